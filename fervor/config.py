@@ -1,0 +1,184 @@
+"""The settings of a run: frozen dataclasses that the command line and the recipes fill.
+
+One YAML recipe is one `Run`. Every default names its source: (paper) and (released code) are those of
+KE-FER, arXiv 2409.08598; (ours) is this project's choice.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+Target = Literal["majority", "probability", "cross_entropy"]
+Selection = Literal["honest", "paper"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which pictures, read under which protocol.
+
+    Attributes:
+        name: data set: ferplus, or folder (one sub-folder per expression).
+        root: its folder.
+        protocol: the rule that turns annotations into labels; empty for the data set's default.
+        annotations: label source where a data set has several (ferplus: label.csv,
+            fer2013new.csv, fer2013.csv); empty for the first that is found.
+        target: what the loss compares with (names of FERPlus's own training code): the majority's
+            class, a class drawn from the votes anew each epoch, or the distribution of the votes.
+        faces: precropped = each picture is a face; largest = find, align and crop it first.
+        validation: share of train held out where the data set has no validation split (ours).
+        balance: draw every class equally often in training.
+    """
+
+    name: str = "ferplus"
+    root: str = ""
+    protocol: str = ""
+    annotations: str = ""
+    target: Target = "majority"
+    faces: Literal["precropped", "largest"] = "precropped"
+    validation: float = 0.1
+    balance: bool = False
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training picture; each strength 0 switches its change off.
+
+    Attributes:
+        flip: probability of mirroring (paper: 0.5).
+        rotation: largest angle in degrees (paper: rotation is named, its angle is not).
+        scale: largest zoom in or out, as a share: 0.15 means 1/1.15 to 1.15 (ours).
+        shift: largest shift as a share of the width (ours).
+        crop_padding: pixels of padding before a random crop, at probability 0.5 (released code: 4).
+        erase: probability of erasing a rectangle (paper).
+        erase_area: largest erased share of the picture, from 0.02 (released code: 0.25).
+        brightness: largest additive change, of a range of 1 (ours).
+        contrast: largest relative change of contrast (ours).
+        gamma: largest exponent, 1/(1+gamma) to 1+gamma (ours).
+        blur: probability of a Gaussian blur (ours).
+        mixup: parameter of the Beta distribution that mixes pairs and their targets (ours).
+    """
+
+    flip: float = 0.5
+    rotation: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    crop_padding: int = 4
+    erase: float = 0.5
+    erase_area: float = 0.25
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    blur: float = 0.0
+    mixup: float = 0.0
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The image encoder.
+
+    Attributes:
+        name: face-mobilenet, face-resnet, resnet18, swin-t-112, swin-t, vit-b16, clip, align, blip.
+        weights: where to start: empty for the packaged face weights (random elsewhere), random, a
+            local folder or hub name of transformers, a state dict (.safetensors, .pt, .pth), or
+            embedded for the trunk of the shipped model.
+        size: width and height in pixels that pictures are resized to.
+        grey: turn pictures to luminance inside the network (for models trained on grey ones).
+        last_stride: 1 keeps face-mobilenet's last map at 1/16 of the input; 2 is the original.
+        frozen_blocks: blocks of face-mobilenet, from the input on, that stay as they are.
+    """
+
+    name: str = "face-mobilenet"
+    weights: str = ""
+    size: int = 112
+    grey: bool = False
+    last_stride: int = 1
+    frozen_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text side, frozen.
+
+    Attributes:
+        name: minilm-vectors (stored with the package), minilm, or a local folder or hub name of a
+            CLIP, ALIGN or BLIP model.
+        template: number of the prompt template, 1 to 9 (paper, Table 3; default 9).
+    """
+
+    name: str = "minilm-vectors"
+    template: int = 9
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Stochastic gradient descent and its schedule.
+
+    Attributes:
+        epochs: passes over the training split (paper: 50).
+        batch_size: pictures a step (paper: 64); the last, smaller batch is dropped.
+        rate: learning rate (paper: 2e-3).
+        momentum: (paper: 0.9)
+        nesterov: look-ahead momentum (ours; the paper's is plain).
+        weight_decay: (paper: 5e-4)
+        decay_all: decay biases and normalisation too (released code); off leaves them out.
+        schedule: epoch = cosine stepped each epoch (released code); step = each batch.
+        warmup_epochs: epochs before the cosine (released code: 1).
+        warmup_rate: constant rate of the warm-up (released code: 1e-4); 0 rises linearly.
+        average: decay of the moving average of the weights that is evaluated and kept; 0 = off.
+        clip: largest gradient norm; 0 = off.
+        precision: bf16 (autocast, weights stay fp32) or fp32.
+    """
+
+    epochs: int = 50
+    batch_size: int = 64
+    rate: float = 2e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_all: bool = True
+    schedule: Literal["epoch", "step"] = "epoch"
+    warmup_epochs: int = 1
+    warmup_rate: float = 1e-4
+    average: float = 0.0
+    clip: float = 0.0
+    precision: Literal["bf16", "fp32"] = "fp32"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        method: ke or classifier.
+        data: which pictures.
+        augment: how training pictures vary.
+        encoder: the image encoder.
+        text: the text encoder.
+        optim: optimiser and schedule.
+        options: the method's own options, by name.
+        selection: honest chooses the epoch on the validation split; paper on the test split, as
+            published results do, and says so in every file it writes.
+        seed: seed of weights, order and augmentation.
+        threads: CPU threads; 0 leaves the choice to torch.
+        workers: processes that prepare batches; 0 = none beside the training itself.
+        output: run folder; empty for runs/<recipe>-seed<seed>.
+        profile: name of a profile that makes rows comparable (evidence); a remark, no setting.
+    """
+
+    method: str = "ke"
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    encoder: Encoder = field(default_factory=Encoder)
+    text: Text = field(default_factory=Text)
+    optim: Optim = field(default_factory=Optim)
+    options: dict[str, Any] = field(default_factory=dict)
+    selection: Selection = "honest"
+    seed: int = 0
+    threads: int = 0
+    workers: int = 0
+    output: str = ""
+    profile: str = ""
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration as plain values, for config.yaml and model.json."""
+        return asdict(self)

@@ -1,0 +1,30 @@
+"""The exceptions a user can meet.
+
+FervorError
+├── UsageError   a wrong option, name or combination of them
+├── InputError   a picture, video or folder that is missing or cannot be read
+├── DataError    a data set that differs from its official layout, labels or counts
+└── ModelError   a model folder or weight file that is missing, damaged or of another kind
+
+Each message is one line: what was given, what was expected, what to do.
+"""
+
+
+class FervorError(Exception):
+    """Root of all errors that fervor raises on purpose; the command line prints its one line."""
+
+
+class UsageError(FervorError):
+    """A wrong option, name or combination of them."""
+
+
+class InputError(FervorError):
+    """A picture, video or folder that is missing or cannot be read."""
+
+
+class DataError(FervorError):
+    """A data set that differs from its official layout, labels or counts."""
+
+
+class ModelError(FervorError):
+    """A model folder or weight file that is missing, damaged or of another kind."""
