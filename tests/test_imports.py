@@ -1,0 +1,178 @@
+"""Which module may import what: the package's layers, checked in fresh processes.
+
+Every module below fervor/ must fall under exactly one rule; a new module that falls under none
+fails here until it is given its place.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+import fervor
+
+
+PACKAGE = Path(fervor.__file__).parent
+
+LIGHTNING = ("lightning", "pytorch_lightning", "torchmetrics")
+TORCH = (*LIGHTNING, "torch", "transformers", "kornia", "onnx", "onnxscript", "ray")
+HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarrow", "scipy")
+
+PLAIN = ("fervor", "labels", "errors", "config", "preprocess", "prompts")
+RUNTIME = ("inference", "faces", "media", "tracking", "tables", "explain", "render", "serve")
+NETWORKS = ("encoders", "facenets", "text", "losses")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a group of modules may load.
+
+    Names of modules are patterns without the leading `fervor.`; `fervor` is the package itself.
+    """
+
+    modules: tuple[str, ...]
+    never: tuple[str, ...] = ()
+    """Packages that importing the module must not load."""
+    own: tuple[str, ...] = ("*",)
+    """Modules of fervor that importing the module may load."""
+    lazy: bool = False
+    """Whether a function may import what the module must not load."""
+    preload: tuple[str, ...] = ()
+    """Allowed packages that are loaded once for the whole group, which only saves time."""
+
+
+RULES = {
+    "nothing heavy": Rule(PLAIN, never=HEAVY, own=PLAIN),
+    "command line": Rule(("__main__",), never=HEAVY, lazy=True),
+    "prediction": Rule(RUNTIME, never=TORCH, own=(*PLAIN, *RUNTIME)),
+    "data sets": Rule(
+        ("datasets", "datasets.*"),
+        never=HEAVY,
+        own=("fervor", "labels", "errors", "datasets", "datasets.*"),
+    ),
+    "networks": Rule(
+        NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), preload=("torch", "transformers")
+    ),
+    "data": Rule(("data",), never=LIGHTNING, preload=("torch",)),
+    "methods": Rule(
+        ("methods", "methods.*"),
+        never=LIGHTNING,
+        own=(*PLAIN, *NETWORKS, "methods", "methods.*"),
+        preload=("torch", "transformers"),
+    ),
+    "measuring and storing": Rule(
+        ("evaluation", "robustness", "export", "checkpoint"),
+        never=LIGHTNING,
+        preload=("torch", "transformers"),
+    ),
+    "training": Rule(("training", "reproduce", "vlm", "landmarks"), preload=("torch",)),
+    "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
+}
+
+PROBE = """
+import importlib, json, os, sys, traceback
+
+names, preload = json.loads(sys.argv[1])
+for name in preload:
+    importlib.import_module(name)
+assert "fervor" not in sys.modules
+for name in names:  # each in its own copy of this process
+    if os.fork() == 0:
+        try:
+            importlib.import_module(name)
+            answer = sorted(sys.modules)
+        except BaseException:
+            answer = traceback.format_exc()
+        os.write(1, json.dumps([name, answer]).encode() + b"\\n")
+        os._exit(0)
+    os.wait()
+"""
+
+
+def short_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts) or "fervor"
+
+
+MODULES = {short_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def governed(rule: Rule) -> list[str]:
+    return [name for name in MODULES if matches(name, rule.modules)]
+
+
+def full_name(name: str) -> str:
+    return name if name == "fervor" else f"fervor.{name}"
+
+
+def loaded_by(names: list[str], preload: tuple[str, ...]) -> dict[str, list[str]]:
+    """The names in sys.modules after importing each module alone."""
+    request = json.dumps([[full_name(name) for name in names], preload])
+    answer = subprocess.run(
+        [sys.executable, "-c", PROBE, request], capture_output=True, text=True, check=True
+    )
+    found = dict(json.loads(line) for line in answer.stdout.splitlines())
+    broken = {name: loaded for name, loaded in found.items() if isinstance(loaded, str)}
+    assert not broken, "\n".join(broken.values())
+    return {name: found[full_name(name)] for name in names}
+
+
+def imported_in(path: Path) -> set[str]:
+    """First parts of the names of all modules that a file imports anywhere, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_has_one_rule(name: str) -> None:
+    rules = [title for title, rule in RULES.items() if matches(name, rule.modules)]
+    assert len(rules) == 1, f"fervor/{name} falls under {rules or 'no rule'}: see RULES"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork (Linux, macOS)")
+@pytest.mark.parametrize("title", [title for title, rule in RULES.items() if governed(rule)])
+def test_modules_load_only_what_their_rule_allows(title: str) -> None:
+    rule = RULES[title]
+    for name, loaded in loaded_by(governed(rule), rule.preload).items():
+        forbidden = sorted(set(rule.never) & set(loaded))
+        assert not forbidden, f"importing fervor/{name} loads {forbidden}"
+        own = {part.removeprefix("fervor.") for part in loaded if part.split(".")[0] == "fervor"}
+        strangers = sorted(part for part in own if not matches(part, (*rule.own, name)))
+        assert not strangers, f"importing fervor/{name} loads fervor's {strangers}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for rule in RULES.values() if not rule.lazy and rule.never for name in governed(rule)],
+)
+def test_no_function_imports_what_its_module_must_not(name: str) -> None:
+    never = next(rule.never for rule in RULES.values() if matches(name, rule.modules))
+    forbidden = sorted(imported_in(MODULES[name]) & set(never))
+    assert not forbidden, f"fervor/{name} imports {forbidden}"
+
+
+def test_the_probe_sees_a_forbidden_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "intruder.py").write_text("def f():\n    import wave\n\n\nf()\n", encoding="utf-8")
+    (tmp_path / "bystander.py").write_text("", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(f"{__name__}.full_name", str)
+    loaded = loaded_by(["intruder", "bystander"], ())
+    assert "wave" in loaded["intruder"]
+    assert "wave" not in loaded["bystander"]
+    assert imported_in(tmp_path / "intruder.py") == {"wave"}
