@@ -1,3 +1,19 @@
 """Facial expression recognition with vision-language models: train, evaluate, predict, export."""
 
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from fervor.inference import Prediction, Predictor
+
+__all__ = ["Prediction", "Predictor", "__version__"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: `import fervor` and `fervor --help` wait for no runtime.
+    if name in ("Prediction", "Predictor"):
+        from fervor import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

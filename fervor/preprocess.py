@@ -1,0 +1,93 @@
+"""Any picture -> RGB -> what a network takes in. The only evaluation-time resize of the project."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fervor.errors import InputError
+
+
+WHITE = (255, 255, 255, 255)
+SIXTEEN_BIT = 257
+"""65535 / 255: one step of 8 bits in steps of 16."""
+
+
+def to_rgb(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB, uint8 in 0..255, [h w 3]: of a PIL image of any mode, or of an array [h w] or [h w 3].
+
+    What is transparent shows white; 16 bits become 8 by scale; float pictures are read as 0..1
+    where nothing exceeds 1, as 0..255 otherwise.
+
+    Raises:
+        InputError: the array is no uint8 picture, or the picture has no pixels.
+    """
+    if isinstance(picture, Image.Image):
+        pixels = _from_image(picture)
+    else:
+        pixels = _from_array(picture)
+    if pixels.size == 0:
+        raise InputError(f"a picture of shape {pixels.shape}: expected at least one pixel")
+    return pixels
+
+
+def to_input(picture: Image.Image | NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """The whole picture as a network's input: RGB, float32 in 0..1, [3 size size].
+
+    Bilinear, averaging over all pixels that fall into one when it shrinks; the aspect is not kept.
+    """
+    pixels = to_rgb(picture)
+    if pixels.shape[:2] != (size, size):
+        resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+
+
+def _from_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if not isinstance(array, np.ndarray):
+        raise InputError(
+            f"a picture of type {type(array).__name__}: expected a path, a PIL image or an array"
+        )
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+        raise InputError(
+            f"an array of {array.dtype} {list(array.shape)}: "
+            "expected uint8 in 0..255, RGB [h w 3] or grey [h w]"
+        )
+    if grey:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(array)
+
+
+def _from_image(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
+    elif image.mode == "La":  # PIL turns premultiplied grey into LA only
+        image = image.convert("LA")
+    elif image.mode == "LAB":
+        image = _from_lab(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return np.array(image.convert("RGB"))
+
+
+def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values of 16 bits, of 32 bits (which hold 16 in practice) or floats -> uint8."""
+    if values.dtype.kind == "f":
+        values = np.clip(np.nan_to_num(values, nan=0, posinf=0, neginf=0), 0, 255)
+        scaled = values * 255 if values.max(initial=0) <= 1 else values
+    else:
+        scaled = np.clip(values.astype(np.float64) / SIXTEEN_BIT, 0, 255)
+    eight: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return eight
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    turned = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert turned is not None, "only a change in place returns nothing"
+    return turned
