@@ -1,0 +1,251 @@
+"""Pictures and folders become frames in order; what cannot be read says why in its frame."""
+
+import io
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.errors import InputError
+from fervor.media import ENDINGS, Frame, find, frame_of, open_inputs, read_picture
+
+
+def gradient(width: int = 24, height: int = 16) -> Image.Image:
+    rows, columns = np.indices((height, width))
+    planes = [rows * 255 // height, columns * 255 // width, (rows + columns) * 4 % 256]
+    return Image.fromarray(np.stack(planes, axis=2).astype(np.uint8))
+
+
+def pixels_of(frame: Frame) -> np.ndarray:
+    assert frame.error is None, frame.error
+    assert frame.image is not None
+    return frame.image
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_format_is_read(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"picture{ending}"
+    lossless = {"lossless": True} if ending == ".webp" else {}
+    gradient().save(path, **lossless)
+    frame = read_picture(str(path))
+    assert (frame.source, frame.frame, frame.time_s) == (str(path), 0, None)
+    tolerance = 40 if ending in (".jpg", ".jpeg") else 0
+    difference = pixels_of(frame).astype(int) - np.asarray(gradient())
+    assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+def test_modes_of_png(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "picture.png"
+    image = gradient().convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image.save(path)
+    expected = np.asarray(gradient().convert("L" if mode == "I;16" else mode).convert("RGB"))
+    np.testing.assert_array_equal(pixels_of(read_picture(str(path))), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    """Each way to store a picture shows the same upright one."""
+    store = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = gradient()
+    stored = upright.transpose(store[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    stored.save(path, exif=exif)
+    np.testing.assert_array_equal(pixels_of(read_picture(str(path))), np.asarray(upright))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(pixels_of(frame_of(image)), np.asarray(upright))
+
+
+def test_camera_file_with_several_pictures_shows_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    gradient().save(path, "MPO", save_all=True, append_images=[gradient(8, 8)])
+    assert pixels_of(read_picture(str(path))).shape == (16, 24, 3)
+
+
+def test_damaged_metadata_does_not_hide_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    gradient().save(path, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
+    assert pixels_of(read_picture(str(path))).shape == (16, 24, 3)
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) * 2 // 3]
+
+
+def saved(format_name: str) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, format_name)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("empty.jpg", b"", "the file is empty (0 bytes)"),
+        ("text.jpg", b"no picture at all\n", "not a picture in a known format"),
+        ("cut.jpg", truncated(saved("JPEG")), "damaged or truncated"),
+        ("cut.png", truncated(saved("PNG")), "damaged or truncated"),
+        ("cut.webp", truncated(saved("WEBP")), ""),
+        ("cut.bmp", truncated(saved("BMP")), "damaged or truncated"),
+        ("cut.tiff", truncated(saved("TIFF")), ""),
+        ("header.png", saved("PNG")[:20], ""),
+        ("cartoon.png", saved("GIF"), "not a picture in a known format"),  # not on the list
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    ],
+)
+def test_unreadable_pictures_give_one_line(
+    tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    frame = read_picture(str(path))
+    assert frame.image is None
+    assert frame.error
+    assert reason in frame.error
+    assert "\n" not in frame.error
+    assert str(tmp_path) not in frame.error
+
+
+def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    chance = random.Random(0)
+    for format_name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):
+        good = saved(format_name)
+        for _ in range(40):
+            data = bytearray(good)
+            for _ in range(chance.randint(1, 30)):
+                data[chance.randrange(min(len(data), chance.choice([60, 10**9])))] = (
+                    chance.randrange(256)
+                )
+            path.write_bytes(data)
+            frame = read_picture(str(path), max_pixels=10**6)
+            assert (frame.image is None) == (frame.error is not None)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    ends = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + ends
+
+
+@pytest.mark.parametrize("side", [12_000, 16_000, 50_000])
+def test_size_is_checked_before_decoding(tmp_path: Path, side: int) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(side, side))
+    error = read_picture(str(path)).error
+    assert error
+    assert "pixels: expected at most 128,000,000" in error
+
+
+def test_largest_size_is_an_option(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    gradient().save(path)
+    assert read_picture(str(path), max_pixels=24 * 16).error is None
+    assert read_picture(str(path), max_pixels=24 * 16 - 1).error
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert read_picture(str(tmp_path / "pipe.jpg")).error == "not a regular file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    gradient().save(path)
+    path.chmod(0)
+    assert read_picture(str(path)).error == "cannot be read: Permission denied"
+
+
+def test_folder_is_read_sorted_and_below(tmp_path: Path) -> None:
+    names = ["b.png", "a/z.JPG", "a/b/c.webp", "a.png", "a-b/q.png", ".DS_Store", "notes.txt"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "folder.png").mkdir()
+    found = [os.path.relpath(source, tmp_path) for source in find([tmp_path])]
+    assert found == ["a/b/c.webp", "a/z.JPG", "a-b/q.png", "a.png", "b.png"]
+
+
+def test_link_to_its_own_folder_ends(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert find([tmp_path]) == [str(tmp_path / "a.png")]
+
+
+def test_inputs_keep_their_order(tmp_path: Path) -> None:
+    for name in ("2.png", "1.png", "folder/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        gradient().save(tmp_path / name)
+    inputs = [tmp_path / "2.png", tmp_path / "folder", tmp_path / "1.png", tmp_path / "2.png"]
+    sources = [Path(frame.source).name for frame in open_inputs(inputs)]
+    assert sources == ["2.png", "3.png", "1.png", "2.png"]
+
+
+def test_named_file_of_any_ending_is_read_by_its_content(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "download", "PNG")
+    assert next(open_inputs([tmp_path / "download"])).error is None
+
+
+def test_missing_input_is_said_before_the_first_frame(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"nowhere does not exist: expected"):
+        open_inputs([tmp_path / "a.png", tmp_path / "nowhere"])
+
+
+def test_folder_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no picture"):
+        open_inputs([tmp_path])
+
+
+def test_dangling_link_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (frame,) = open_inputs([tmp_path])
+    assert frame.error == "cannot be read: No such file or directory"
+
+
+def test_arrays_and_images() -> None:
+    image = gradient()
+    for picture in (image, np.asarray(image)):
+        frame = frame_of(picture)
+        assert frame.source == ""
+        np.testing.assert_array_equal(pixels_of(frame), np.asarray(image))
+
+
+def test_lazily_opened_damaged_image(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(truncated(saved("PNG")))
+    with Image.open(path) as image:
+        frame = frame_of(image)
+    assert frame.source == str(path)
+    assert frame.error
+
+
+def test_folder_is_not_one_picture(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: expected a picture"):
+        frame_of(tmp_path)
