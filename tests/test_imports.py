@@ -25,7 +25,17 @@ TORCH = (*LIGHTNING, "torch", "transformers", "kornia", "onnx", "onnxscript", "r
 HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarrow", "scipy")
 
 PLAIN = ("fervor", "labels", "errors", "config", "preprocess", "prompts")
-RUNTIME = ("inference", "faces", "media", "tracking", "tables", "explain", "render", "serve")
+RUNTIME = (
+    "inference",
+    "detector",
+    "faces",
+    "media",
+    "tracking",
+    "tables",
+    "explain",
+    "render",
+    "serve",
+)
 NETWORKS = ("encoders", "facenets", "text", "losses")
 
 

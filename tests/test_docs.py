@@ -1,0 +1,169 @@
+"""README and docs: marked blocks run, links lead somewhere, stated facts are those of the code."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fervor.datasets.ferplus import COUNTS
+from fervor.labels import SYNONYMS
+from fervor.prompts import TEMPLATES
+
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+}
+
+BLOCK = re.compile(r"^(<!-- run -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+RECIPE = re.compile(r"--config ([a-z0-9-]+/[a-z0-9-]+)")
+
+
+def blocks(page: str) -> list[tuple[bool, str, str]]:
+    """Whether it is marked, language and text of each fenced block."""
+    return [(bool(mark), language, text) for mark, language, text in BLOCK.findall(PAGES[page])]
+
+
+RUNNABLE = [
+    pytest.param(language, text, id=f"{page}-{number}")
+    for page in PAGES
+    for number, (marked, language, text) in enumerate(blocks(page))
+    if marked
+]
+
+
+def run(command: list[str], folder: Path) -> str:
+    scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": scripts},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """The lines of a console block after `$ `, each with the output that is shown below it."""
+    parts = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+    pairs = [part.split("\n", 1) for part in parts]
+    return [(command, output.strip("\n")) for command, output in pairs]
+
+
+@pytest.mark.parametrize(("language", "text"), RUNNABLE)
+def test_marked_block_runs(language: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    if language == "python":
+        run([sys.executable, "-W", "error", "-c", text], tmp_path)
+        return
+    assert language == "console", f"a block of kind {language} cannot be run"
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for command, expected in commands(text):
+        output = run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+        if expected:
+            assert doctest.OutputChecker().check_output(f"{expected}\n", output, flags), output
+
+
+def test_some_blocks_are_run() -> None:
+    assert {param.values[0] for param in RUNNABLE} == {"python", "console"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_are_python(page: str) -> None:
+    for _, language, text in blocks(page):
+        if language == "python":
+            compile(text, page, "exec")
+
+
+def anchors(page: Path) -> set[str]:
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in LINK.findall(PAGES[page]):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page} links to {target}"
+
+
+def test_every_decision_is_listed() -> None:
+    listed = PAGES["docs/decisions.md"]
+    for page in ROOT.glob("docs/decisions/*.md"):
+        assert f"(decisions/{page.name})" in listed, f"docs/decisions.md does not link {page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_recipes_that_are_named_exist(page: str) -> None:
+    for recipe in RECIPE.findall(PAGES[page]):
+        assert (ROOT / "fervor" / "recipes" / f"{recipe}.yaml").is_file(), f"no recipe {recipe}"
+
+
+def test_readme_tree_exists() -> None:
+    tree = next(text for _, language, text in blocks("README.md") if language == "text")
+    for line in tree.splitlines():
+        assert (ROOT / line.split()[0]).is_dir(), f"the README's tree names {line}"
+
+
+def test_counts_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.+)\|$", PAGES["docs/data.md"], re.MULTILINE)
+    stated = {name: cells.split("|") for name, cells in rows if "/" in cells}
+    assert stated.keys() == {protocol for counts in COUNTS.values() for protocol in counts}
+    for source, place in {"label.csv": 0, "fer2013new.csv": 1, "fer2013.csv": 2}.items():
+        for protocol, cells in stated.items():
+            counts = COUNTS[source].get(protocol, ())
+            assert cells[place].strip() == " / ".join(f"{count:,}" for count in counts)
+
+
+def test_synonyms_are_those_of_the_code() -> None:
+    section = PAGES["docs/data.md"].split("## Your own folder")[1]
+    missing = [word for word in SYNONYMS if not re.search(rf"\b{word}\b", section)]
+    assert not missing, f"docs/data.md does not name {missing}"
+
+
+def test_templates_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d) \| (.+\[CLS\].+) \|$", PAGES["docs/methods/ke.md"], re.MULTILINE)
+    assert {int(number): template for number, template in rows} == TEMPLATES
+
+
+def test_options_are_those_of_the_code() -> None:
+    pytest.importorskip("torch", reason="methods need the [train] extra")
+    from dataclasses import asdict
+
+    from fervor.methods.ke import KE
+
+    section = PAGES["docs/methods/ke.md"].split("## Options")[1].split("## Sentences")[0]
+    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
+    defaults = {name: str(value).lower() for name, value in asdict(KE.Options()).items()}
+    assert stated.keys() == defaults.keys()
+    for name, value in stated.items():
+        assert value.strip("`") in (defaults[name], defaults[name].removesuffix(".0"))
+
+
+def test_ci_runs_the_readme_s_test_command() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "README.md" in lines
+    section = PAGES["README.md"].split("<!-- tests -->\n")[1]
+    assert section.startswith("```console\n$ pip install -c constraints.txt")
+    assert section.splitlines()[1].endswith("scripts/test")
+
+
+def test_docs_build_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs mkdocs of the [dev] extra")
+    site = str(tmp_path / "site")
+    run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site], ROOT)
+    assert (tmp_path / "site" / "index.html").is_file()
