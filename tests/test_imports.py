@@ -24,18 +24,10 @@ LIGHTNING = ("lightning", "pytorch_lightning", "torchmetrics")
 TORCH = (*LIGHTNING, "torch", "transformers", "kornia", "onnx", "onnxscript", "ray")
 HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarrow", "scipy")
 
-PLAIN = ("fervor", "labels", "errors", "config", "preprocess", "prompts")
-RUNTIME = (
-    "inference",
-    "detector",
-    "faces",
-    "media",
-    "tracking",
-    "tables",
-    "explain",
-    "render",
-    "serve",
-)
+PLAIN = ("fervor", "labels", "errors", "config", "preprocess", "prompts", "provenance")
+PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
+OUTPUTS = ("tables", "explain", "render", "serve")
+RUNTIME = (*PICTURES, *OUTPUTS)
 NETWORKS = ("encoders", "facenets", "text", "losses")
 
 
