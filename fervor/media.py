@@ -1,4 +1,4 @@
-"""Pictures and folders -> one stream of frames, in order; what cannot be read says why in its frame.
+"""Pictures and folders -> one stream of frames, in order; an unreadable one says why in its frame.
 
 Only the decoders in `FORMATS` ever run, and a picture's size is read from its header before a pixel
 is decoded.

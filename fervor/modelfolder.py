@@ -1,0 +1,165 @@
+"""A model folder as prediction reads it: model.json checked, model.onnx verified and opened."""
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import onnxruntime
+
+from fervor.errors import ModelError
+
+
+__all__ = ["EMBEDDED", "ModelHeader", "find_model", "open_session", "read_header"]
+
+EMBEDDED = Path(__file__).parent / "weights" / "embedded"
+HEADER_BYTES = 10_000_000
+SCHEMA = 1
+KINDS = {list: "a list", dict: "an object", str: "a text", int: "a whole number"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHeader:
+    """What prediction needs of a model.json.
+
+    Attributes:
+        name: name of the model.
+        labels: expressions in the order of the logits.
+        size: width and height of the network's input.
+        crop: width and height of the face crop that is resized to `size`.
+        temperature: logits are divided by it before the softmax.
+        sha256: of model.onnx.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    size: int
+    crop: int
+    temperature: float
+    sha256: str
+
+
+def find_model(model: str | Path | None) -> Path:
+    """The folder of a model; None stands for the embedded one.
+
+    Raises:
+        ModelError: there is no such folder.
+    """
+    if model is None:
+        if not EMBEDDED.is_dir():
+            raise ModelError(
+                f"this installation holds no embedded model ({EMBEDDED} is missing): "
+                "reinstall fervor, or name a model folder"
+            )
+        return EMBEDDED
+    folder = Path(model)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ModelError(f"model {model} {what}: expected a model folder, as fervor export writes")
+    return folder
+
+
+def read_header(folder: Path) -> ModelHeader:
+    """Read and check a model folder's model.json.
+
+    Raises:
+        ModelError: a file is missing, or model.json is not what fervor export writes.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no model.json: expected a model folder of fervor")
+    if not (folder / "model.onnx").is_file():
+        raise ModelError(
+            f"{folder} holds no model.onnx: "
+            f"run fervor export --model {folder} --output {folder}-onnx and name that folder"
+        )
+    try:
+        if path.stat().st_size > HEADER_BYTES:
+            raise ValueError(f"larger than {HEADER_BYTES:,} bytes")
+        return _header(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OverflowError, RecursionError, OSError) as error:  # json: ValueError
+        raise ModelError(f"{path}: {error}; expected what fervor export writes") from error
+
+
+def _header(content: Any) -> ModelHeader:
+    """Raises ValueError with the first entry that is missing or out of its range."""
+    if not isinstance(content, dict):
+        raise ValueError("holds no object")
+    if content.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {content.get('schema')!r} instead of {SCHEMA}")
+    labels = _entry(content, "labels", list)
+    if not 2 <= len(labels) <= 10_000 or len({str(label) for label in labels}) < len(labels):
+        raise ValueError("labels are not two or more different names")
+    for label in labels:
+        if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= 200):
+            raise ValueError(f"label {label!r} is no name")
+    picture = _entry(content, "input", dict)
+    temperature = content.get("temperature", 1.0)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        raise ValueError(f"temperature is {temperature!r} instead of a number")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature}, expected above 0")
+    sha256 = _entry(_entry(content, "sha256", dict), "model.onnx", str)
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("sha256 of model.onnx is not 64 hexadecimal digits")
+    name = _entry(content, "name", str)
+    if not name.isprintable():
+        raise ValueError(f"name {name!r} holds control characters")
+    size, face = _side(picture, "size"), _side(picture, "crop")
+    return ModelHeader(name, tuple(labels), size, face, float(temperature), sha256)
+
+
+def _entry(content: dict[str, Any], name: str, kind: type[T]) -> T:
+    if not isinstance(value := content.get(name), kind):
+        raise ValueError(f"{name} is {type(value).__name__} instead of {KINDS[kind]}")
+    return value
+
+
+def _side(picture: dict[str, Any], name: str) -> int:
+    side = _entry(picture, name, int)
+    if not 8 <= side <= 2048:
+        raise ValueError(f"input {name} is {side}, expected 8 to 2048 pixels")
+    return side
+
+
+def open_session(path: Path, header: ModelHeader, threads: int) -> onnxruntime.InferenceSession:
+    """Load the graph, after its bytes and its shape were found to be those of the header.
+
+    Raises:
+        ModelError: another file than model.json describes, or a damaged one.
+    """
+    graph = path.read_bytes()  # read once: what is checked is what runs
+    if (found := hashlib.sha256(graph).hexdigest()) != header.sha256:
+        raise ModelError(
+            f"{path} has the sha256 {found[:12]}..., model.json says {header.sha256[:12]}...: "
+            "the file is damaged or was changed; export or copy the model again"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised and said once
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public root
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} cannot be loaded: {reason}") from error
+    inputs = {node.name: node.shape for node in session.get_inputs()}
+    outputs = {node.name: node.shape for node in session.get_outputs()}
+    if set(inputs) != {"image"} or "logits" not in outputs:
+        raise ModelError(
+            f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}: "
+            "expected image -> logits, embedding, local"
+        )
+    if [inputs["image"][1:], outputs["logits"][1:]] != [
+        [3, header.size, header.size],
+        [len(header.labels)],
+    ]:
+        raise ModelError(
+            f"{path} maps {inputs['image']} to {outputs['logits']}: model.json says "
+            f"[b, 3, {header.size}, {header.size}] to [b, {len(header.labels)}]"
+        )
+    return session

@@ -1,0 +1,265 @@
+"""One picture gives its faces; alone, in a list, in a stream, in batches of any size: the same."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import fervor
+from fervor.errors import FervorError, InputError, ModelError, UsageError
+from fervor.faces import TEMPLATE, Face
+from fervor.inference import Prediction, Predictor
+from fervor.media import Frame, open_inputs
+from tests.models import LABELS, SHARPNESS, write_model
+
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+SIDE = 40
+
+
+def drawn(*colours: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A black picture with squares of 40 pixels side by side, each a face; the first is largest."""
+    picture = np.zeros((60, 60 * max(len(colours), 1), 3), np.uint8)
+    for number, colour in enumerate(colours):
+        side = SIDE - number
+        picture[10 : 10 + side, 60 * number + 10 : 60 * number + 10 + side] = colour
+    return picture
+
+
+class SquareDetector:
+    """Finds the squares that `drawn` draws."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
+        self.calls.append(len(images))
+        return [self._squares(image) for image in images]
+
+    def _squares(self, image: NDArray[np.uint8]) -> list[Face]:
+        faces = []
+        for left in range(10, image.shape[1], 60):
+            side = int(image[10, left:].any(axis=1).argmin())
+            if side:
+                points = np.array([left, 10], np.float32) + side * TEMPLATE
+                faces.append(Face((float(left), 10.0, float(side), float(side)), points, 0.9))
+        return faces
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+def predictor(model: Path, **options: Any) -> Predictor:
+    return Predictor(model, threads=1, **{"detector": SquareDetector(), **options})
+
+
+def labels(answer: Sequence[Prediction]) -> list[str | None]:
+    return [prediction.label for prediction in answer]
+
+
+def test_fields_in_their_order() -> None:
+    names = [field.name for field in dataclasses.fields(Prediction)]
+    assert names == [
+        *("source", "frame", "time_s", "face", "track", "status", "box", "det_score"),
+        *("label", "prob", "probabilities", "model", "error"),
+    ]
+
+
+def test_names_of_the_package() -> None:
+    assert fervor.Predictor is Predictor
+    assert fervor.Prediction is Prediction
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = fervor.nothing
+
+
+def test_one_face(model: Path) -> None:
+    (face,) = predictor(model)(drawn(GREEN))
+    assert (face.source, face.frame, face.time_s, face.face, face.track) == ("", 0, None, 0, None)
+    assert (face.status, face.error, face.model) == ("ok", None, "tiny")
+    assert (face.box, face.det_score) == ((10.0, 10.0, 40.0, 40.0), 0.9)
+    assert face.label == "happiness"
+    assert tuple(face.probabilities) == LABELS
+    best = math.exp(SHARPNESS) / (math.exp(SHARPNESS) + 2)
+    assert face.prob == face.probabilities["happiness"] == pytest.approx(best, abs=0.02)
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-9)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        face.label = "anger"  # type: ignore[misc]
+
+
+def test_temperature_divides_logits(tmp_path: Path) -> None:
+    sharp = predictor(write_model(tmp_path / "one"))(drawn(RED))[0].probabilities
+    soft = predictor(write_model(tmp_path / "two", temperature=2.0))(drawn(RED))[0].probabilities
+    ratio = math.log(sharp["neutral"] / sharp["sadness"])
+    assert math.log(soft["neutral"] / soft["sadness"]) == pytest.approx(ratio / 2, abs=1e-6)
+
+
+def test_several_faces_and_none(model: Path) -> None:
+    ask = predictor(model)
+    answer = ask(drawn(BLUE, RED, GREEN))
+    assert labels(answer) == ["sadness", "neutral", "happiness"]
+    assert [face.face for face in answer] == [0, 1, 2]
+    assert ask(drawn()) == []
+
+
+def test_largest_keeps_one(model: Path) -> None:
+    assert labels(predictor(model, faces="largest")(drawn(BLUE, RED))) == ["sadness"]
+
+
+def test_precropped_takes_the_whole_picture(model: Path) -> None:
+    ask = Predictor(model, faces="precropped")
+    (face,) = ask(np.full((48, 32, 3), RED, np.uint8))
+    assert (face.label, face.box, face.det_score) == ("neutral", (0, 0, 32, 48), None)
+    (grey,) = ask(np.zeros((48, 48), np.uint8))
+    assert grey.prob == pytest.approx(1 / 3)
+
+
+def test_path_image_and_array_agree(model: Path, tmp_path: Path) -> None:
+    pixels = drawn(GREEN, BLUE)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    ask = predictor(model)
+    for picture in (path, str(path), Image.open(path), Image.fromarray(pixels)):
+        answer = ask(picture)
+        plain = [dataclasses.replace(face, source="") for face in answer]
+        assert plain == ask(pixels)
+    assert ask(path)[0].source == str(path)
+
+
+PICTURES = [
+    drawn(*colours) for n in range(4) for colours in itertools.product([RED, BLUE], repeat=n)
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
+def test_batches_change_nothing(model: Path, batch_size: int) -> None:
+    single = predictor(model)
+    expected = [single(picture) for picture in PICTURES]
+    answers = predictor(model, batch_size=batch_size)(PICTURES)
+    assert [labels(answer) for answer in answers] == [labels(answer) for answer in expected]
+    for face, other in zip(itertools.chain(*answers), itertools.chain(*expected), strict=True):
+        assert face.box == other.box
+        assert list(face.probabilities.values()) == pytest.approx(
+            list(other.probabilities.values()), abs=1e-6
+        )
+
+
+def test_list_of_one_and_of_none(model: Path) -> None:
+    ask = predictor(model)
+    assert ask([drawn(RED)]) == [ask(drawn(RED))]
+    assert ask([]) == []
+
+
+def test_unreadable_files_stand_in_their_place(model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"")
+    ask = predictor(model, batch_size=2)
+    before, error, after = ask([drawn(RED), broken, drawn(BLUE, RED)])
+    assert labels(before) + labels(after) == ["neutral", "sadness", "neutral"]
+    (row,) = error
+    assert (row.status, row.source, row.face, row.label, row.prob) == (
+        *("error", str(broken), None, None, None),
+    )
+    assert row.error == "the file is empty (0 bytes)"
+    assert row.probabilities == {}
+    assert ask(broken) == error
+
+
+def test_missing_path_raises(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        predictor(model)(tmp_path / "nowhere.jpg")
+
+
+@pytest.mark.parametrize("picture", [np.zeros((4, 4, 3)), [np.zeros((4, 4))], 3, None])
+def test_what_is_no_picture_raises(model: Path, picture: Any) -> None:
+    with pytest.raises(FervorError, match="expected"):
+        predictor(model)(picture)
+
+
+def test_stream_gives_a_row_for_every_frame(model: Path, tmp_path: Path) -> None:
+    Image.fromarray(drawn(RED, BLUE)).save(tmp_path / "a.png")
+    Image.fromarray(drawn()).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_text("text")
+    rows = list(predictor(model).stream(open_inputs([tmp_path])))
+    assert [[row.status for row in answer] for answer in rows] == [
+        *(["ok", "ok"], ["no_face"], ["error"]),
+    ]
+
+
+def test_stream_keeps_number_and_time(model: Path) -> None:
+    frames = [Frame("film.mp4", n, n / 25, drawn(RED), None) for n in range(5)]
+    rows = list(predictor(model, batch_size=2).stream(frames))
+    assert [(row.source, row.frame, row.time_s) for (row,) in rows] == [
+        ("film.mp4", n, n / 25) for n in range(5)
+    ]
+
+
+def test_stream_may_be_endless(model: Path) -> None:
+    taken = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal taken
+        for taken in itertools.count(1):
+            yield Frame("webcam:0", taken, None, drawn(GREEN), None)
+
+    rows = predictor(model, batch_size=4).stream(frames())
+    assert labels(next(rows)) == ["happiness"]
+    assert taken == 4
+
+
+def test_large_pictures_are_grouped_by_their_pixels(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fervor.inference.GROUP_PIXELS", 60 * 60 + 1)
+    detector = SquareDetector()
+    predictor(model, detector=detector)([drawn(RED)] * 5)
+    assert detector.calls == [2, 2, 1]
+
+
+def test_abstaining_keeps_the_probabilities(model: Path) -> None:
+    picture = drawn(GREEN)
+    (sure,) = predictor(model)(picture)
+    assert sure.prob is not None
+    (unsure,) = predictor(model, abstain=sure.prob + 0.01)(picture)
+    assert unsure == dataclasses.replace(sure, label="uncertain")
+    assert predictor(model, abstain=sure.prob - 0.01)(picture) == [sure]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"faces": "some"}, {"threads": -1}, {"batch_size": 0}, {"abstain": 1.5}, {"abstain": -0.1}],
+)
+def test_options_out_of_range(model: Path, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match=rf"{name}=.*: expected"):
+        Predictor(model, **options)
+
+
+def test_model_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist: expected a model folder"):
+        Predictor(tmp_path / "nowhere")
+
+
+def test_real_detector_finds_the_photographs_face(model: Path) -> None:
+    photograph = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+    (face,) = Predictor(model, threads=1)(photograph)
+    assert face.box is not None
+    x, y, width, height = face.box
+    with Image.open(photograph) as image:
+        assert 0 <= x < x + width <= image.width
+        assert 0 <= y < y + height <= image.height
+    assert face.det_score is not None
+    assert face.det_score > 0.9
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (2, 5, 3)])
+def test_odd_shapes_with_the_real_detector(model: Path, shape: tuple[int, int, int]) -> None:
+    assert Predictor(model, threads=1)(np.full(shape, 128, np.uint8)) == []
