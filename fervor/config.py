@@ -79,8 +79,7 @@ class Encoder:
     Attributes:
         name: face-mobilenet, face-resnet, resnet18, swin-t-112, swin-t, vit-b16, clip, align, blip.
         weights: where to start: empty for the packaged face weights (random elsewhere), random, a
-            local folder or hub name of transformers, a state dict (.safetensors, .pt, .pth), or
-            embedded for the trunk of the shipped model.
+            local folder or hub name of transformers, or a state dict (.safetensors, .pt, .pth).
         size: width and height in pixels that pictures are resized to.
         grey: turn pictures to luminance inside the network (for models trained on grey ones).
         last_stride: 1 keeps face-mobilenet's last map at 1/16 of the input; 2 is the original.
@@ -102,11 +101,9 @@ class Text:
     Attributes:
         name: minilm-vectors (stored with the package), minilm, or a local folder or hub name of a
             CLIP, ALIGN or BLIP model.
-        template: number of the prompt template, 1 to 9 (paper, Table 3; default 9).
     """
 
     name: str = "minilm-vectors"
-    template: int = 9
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,9 @@ class Run:
         seed: seed of weights, order and augmentation.
         threads: CPU threads; 0 leaves the choice to torch.
         workers: processes that prepare batches; 0 = none beside the training itself.
-        output: run folder; empty for runs/<recipe>-seed<seed>.
+        start: model folder whose weights the run starts from; embedded for the shipped model.
+        output: run folder; empty for runs/<name>-seed<seed>.
+        name: what results are filed under; the command line fills in the recipe's name.
         profile: name of a profile that makes rows comparable (evidence); a remark, no setting.
     """
 
@@ -176,7 +175,9 @@ class Run:
     seed: int = 0
     threads: int = 0
     workers: int = 0
+    start: str = ""
     output: str = ""
+    name: str = ""
     profile: str = ""
 
     def resolved(self) -> dict[str, Any]:

@@ -111,7 +111,9 @@ def _from_pictures(root: Path, split: str, protocol: str, source: str) -> Iterat
     """Written pictures with either label file."""
     folder = root / FOLDERS[split]
     if not folder.is_dir():
-        raise DataError(f"{root} has no folder {FOLDERS[split]}: expected the official FERPlus tree")
+        raise DataError(
+            f"{root} has no folder {FOLDERS[split]}: expected the official FERPlus tree"
+        )
     present = {path.name for path in folder.glob("*.png")}
     rows = _label_rows(folder / "label.csv") if source == "label.csv" else _new_rows(root, split)
     for name, votes in rows:
@@ -139,7 +141,9 @@ def _new_rows(root: Path, split: str) -> Iterator[Row]:
     for number, cells in _cells(path):
         if number == 1:
             if cells != expected:
-                raise DataError(f"{path} begins {cells[:3]}, expected the header {expected[:3]} ...")
+                raise DataError(
+                    f"{path} begins {cells[:3]}, expected the header {expected[:3]} ..."
+                )
         elif len(cells) != _CELLS:
             raise DataError(f"{path}:{number} has {len(cells)} columns, expected {_CELLS}")
         elif cells[0] == USAGES[split]:
@@ -168,7 +172,9 @@ def _from_tables(root: Path, split: str, protocol: str) -> Iterator[Sample]:
             continue
         row = next(votes, None)
         if row is None:
-            raise DataError(f"{path}:{number} has no partner: fer2013new.csv has fewer {usage} rows")
+            raise DataError(
+                f"{path}:{number} has no partner: fer2013new.csv has fewer {usage} rows"
+            )
         decision = decide(row[1], protocol)
         if decision is not None and row[0]:
             yield _pixel_sample(pixels, *decision, where=f"{path}:{number}")

@@ -1,0 +1,94 @@
+"""The methods' losses as pure functions on tensors, one equation each.
+
+Equation numbers are those of docs/methods/ke.md (KE-FER, arXiv 2409.08598).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def similarities(
+    features: Float[Tensor, "b d"], texts: Float[Tensor, "c d"]
+) -> Float[Tensor, "b c"]:
+    """Cosine of every picture with every text (eq. 4), in -1..1; fp32 under autocast too.
+
+    In bfloat16 a cosine is off by up to 0.004, which a temperature of 0.01 turns into 0.4.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return F.normalize(features.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
+
+
+def text_similarity_loss(
+    logits: Float[Tensor, "b c"], target: Float[Tensor, "b c"]
+) -> Float[Tensor, ""]:
+    """L_s (eq. 5): cross-entropy of similarity / temperature with the class, or with shares.
+
+    A one-hot target gives the paper's equation. 0 for a perfect picture, log c at equal logits.
+    """
+    return F.cross_entropy(logits, target)
+
+
+def transformation_loss(
+    features: Float[Tensor, "m d"],
+    neutral_features: Float[Tensor, "m d"],
+    texts: Float[Tensor, "m d"],
+    neutral_text: Float[Tensor, " d"],
+) -> Float[Tensor, ""]:
+    """L_t (eq. 9): mean of 1 - cos(f - G(f), t_y - t_neutral), both differences unnormalised.
+
+    0 where the change from expression to neutral points alike in pictures and texts, about 1 for
+    random directions, 2 for opposite ones; 0 for m = 0.
+    """
+    if not len(features):
+        return features.sum() * 0.0
+    change = features - neutral_features
+    return (1.0 - F.cosine_similarity(change, texts - neutral_text, dim=-1)).mean()
+
+
+def self_contrast_loss(
+    features: Float[Tensor, "m d"],
+    neutral_features: Float[Tensor, "m d"],
+    texts: Float[Tensor, "m d"],
+    *,
+    margin: float = 2.0,
+    all_pairs: bool = False,
+) -> Float[Tensor, ""]:
+    """L_c (eq. 10): mean of cos(t_y, G(f)) - cos(t_y, f) + margin.
+
+    The default pairs each picture with its own text (paper). `all_pairs` averages over every text
+    with every picture of the batch, as the released code does. With margin 2 the value lies in
+    0..4: 0 is perfect, 2 is random; `margin` for m = 0.
+    """
+    if not len(features):
+        return features.sum() * 0.0 + margin
+    texts = F.normalize(texts, dim=-1)
+    difference = F.normalize(neutral_features, dim=-1) - F.normalize(features, dim=-1)
+    if all_pairs:
+        return (texts.mean(0) * difference.mean(0)).sum() + margin
+    return (texts * difference).sum(-1).mean() + margin
+
+
+def contrastive_loss(
+    features: Float[Tensor, "m d"],
+    neutral_features: Float[Tensor, "m d"],
+    texts: Float[Tensor, "m d"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """The paper's SimCLR-like alternative to L_c (its Figure 4; our reading of it).
+
+    Mean of -log(e^(cos(t_y, f)/tau) / (e^(cos(t_y, f)/tau) + e^(cos(t_y, G(f))/tau))). 0 is
+    perfect, log 2 is random; 0 for m = 0.
+    """
+    if not len(features):
+        return features.sum() * 0.0
+    positive = F.cosine_similarity(features, texts, dim=-1)
+    negative = F.cosine_similarity(neutral_features, texts, dim=-1)
+    return F.softplus((negative - positive) / temperature).mean()
+
+
+def soft_target(label: Tensor, classes: int) -> Float[Tensor, "b c"]:
+    """One-hot shares of class numbers [b]."""
+    return F.one_hot(label, classes).to(torch.float32)

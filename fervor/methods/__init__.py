@@ -1,0 +1,81 @@
+"""The contract of a method, and the methods by name.
+
+The next method is one file here and one line in `METHODS`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fervor.encoders import Features, ImageEncoder
+from fervor.text import TextEncoder
+
+
+class Batch(NamedTuple):
+    """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at."""
+
+    image: Float[Tensor, "b 3 h w"]
+    label: Int[Tensor, " b"]
+    target: Float[Tensor, "b c"]
+
+
+class Method(nn.Module):
+    """A way to recognise expressions: encoders come ready, only its own layers are built here."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """The method's own settings; each default says where it comes from."""
+
+    pairs: ClassVar[bool] = False
+    """Whether a training batch shall also hold a same-class partner of each picture."""
+
+    def __init__(
+        self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Any
+    ) -> None:
+        super().__init__()
+        self.image = image
+        self.text_width = text.width
+        self.labels = tuple(labels)
+        self.options = options
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """A single pass over training data before the first step; nothing by default."""
+
+    def class_vectors(self) -> Float[Tensor, "c d"]:
+        """What pictures are compared with, one row per label."""
+        raise NotImplementedError
+
+    def text_centre(self) -> Float[Tensor, " d"]:
+        """What was subtracted from raw text vectors before they became class vectors."""
+        return torch.zeros_like(self.class_vectors()[0])
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Prediction, in train and in eval mode alike: logits."""
+        raise NotImplementedError
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """What `forward` compares with the class vectors, whole and place by place."""
+        raise NotImplementedError
+
+    def logits(self, features: Features) -> Float[Tensor, "b c"]:
+        """The logits of features that are already there: forward(x) = logits(features(x))."""
+        raise NotImplementedError
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The objective: `loss` is minimised, every other key is logged under its name."""
+        raise NotImplementedError
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """Learning rates by part; by default one for everything that trains."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": rate}]
+
+
+from fervor.methods.classifier import Classifier  # noqa: E402  (both need Method)
+from fervor.methods.ke import KE  # noqa: E402
+
+
+METHODS: dict[str, type[Method]] = {"classifier": Classifier, "ke": KE}

@@ -1,0 +1,48 @@
+"""The baseline without language: a linear layer on pooled features, cross-entropy with labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fervor.encoders import Features, ImageEncoder
+from fervor.losses import text_similarity_loss
+from fervor.methods import Batch, Method
+from fervor.text import TextEncoder
+
+
+class Classifier(Method):
+    """Discrete labels: p = Cls(f) (KE-FER, eq. 2), the row every other row is compared with."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """No settings."""
+
+    def __init__(
+        self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
+    ) -> None:
+        super().__init__(image, text, labels, options)
+        self.head = nn.Linear(image.width, len(labels))
+
+    def class_vectors(self) -> Float[Tensor, "c d"]:
+        """The linear layer's rows, in the space of the features."""
+        return self.head.weight
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """The encoder's own features."""
+        features: Features = self.image(image)
+        return features
+
+    def logits(self, features: Features) -> Float[Tensor, "b c"]:
+        """Scores of the linear layer."""
+        scores: Tensor = self.head(features.pooled)
+        return scores
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Scores of the linear layer."""
+        return self.logits(self.features(image))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy with the target's shares."""
+        return {"loss": text_similarity_loss(self(batch.image), batch.target)}

@@ -1,0 +1,174 @@
+"""KE-FER: "Knowledge-Enhanced Facial Expression Recognition with Emotional-to-Neutral
+Transformation", Li et al., 2024, https://arxiv.org/abs/2409.08598.
+
+Published: frozen text vectors as class weights (L_s), a network G that turns an expression's
+features into neutral ones (L_t), and the contrast of a picture's two features with its text (L_c).
+Ours: centred text vectors, the side of the layer that joins unequal widths, shares as targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fervor import prompts
+from fervor.encoders import Features, ImageEncoder
+from fervor.errors import UsageError
+from fervor.labels import EXPRESSIONS, NEUTRAL
+from fervor.losses import (
+    contrastive_loss,
+    self_contrast_loss,
+    similarities,
+    text_similarity_loss,
+    transformation_loss,
+)
+from fervor.methods import Batch, Method
+from fervor.text import TextEncoder
+
+
+class KE(Method):
+    """Any image encoder against frozen text vectors."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Settings of KE-FER.
+
+        Attributes:
+            temperature: tau (released code: 0.01, CLIP's logit scale of 100).
+            similarity_weight: of L_s (paper: 1).
+            transformation_weight: of L_t (paper: 1).
+            contrast_weight: of L_c (paper: 1).
+            contrast: self (paper), or simclr, the alternative of the paper's Figure 4.
+            self_contrast: diagonal pairs each picture with its own text (paper, eq. 10);
+                all_pairs averages every text with every picture (released code).
+            margin: of L_c (paper: 2, keeps it positive).
+            template: number of the prompt template, 1 to 9 (paper, Table 3: 9).
+            centre: subtract the mean text vector of the eight expressions, whatever the data set's
+                classes are (ours; for crowded text spaces).
+            join: side of the layer that joins unequal widths (paper: a layer; side: ours). On
+                frozen texts a trained layer can collapse the classes.
+            bottleneck: G is d -> d / bottleneck -> d (paper: 512 -> 128 -> 512).
+        """
+
+        temperature: float = 0.01
+        similarity_weight: float = 1.0
+        transformation_weight: float = 1.0
+        contrast_weight: float = 1.0
+        contrast: Literal["self", "simclr"] = "self"
+        self_contrast: Literal["diagonal", "all_pairs"] = "diagonal"
+        margin: float = 2.0
+        template: int = 9
+        centre: bool = False
+        join: Literal["image", "text"] = "image"
+        bottleneck: int = 4
+
+        def __post_init__(self) -> None:
+            if self.temperature <= 0:
+                raise UsageError(f"temperature is {self.temperature}, expected a number above 0")
+            if self.bottleneck < 1:
+                raise UsageError(f"bottleneck is {self.bottleneck}, expected 1 or more")
+
+    options: Options
+    texts: Tensor
+    neutral_text: Tensor
+    centre: Tensor
+
+    def __init__(
+        self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
+    ) -> None:
+        super().__init__(image, text, labels, options)
+        # the neutral prompt takes part even where neutral is no class (ours)
+        vectors = _encoded(text, options.template, [*labels, NEUTRAL])
+        centre = torch.zeros_like(vectors[0])
+        if options.centre:
+            centre = _encoded(text, options.template, EXPRESSIONS).mean(0)
+        self.register_buffer("texts", vectors[:-1] - centre)
+        self.register_buffer("neutral_text", vectors[-1] - centre)
+        self.register_buffer("centre", centre)
+        self.joint: nn.Module = nn.Identity()
+        self.text_joint: nn.Module = nn.Identity()
+        width = text.width
+        if image.width != text.width and options.join == "image":
+            self.joint = nn.Linear(image.width, text.width)
+        elif image.width != text.width:
+            self.text_joint = nn.Linear(text.width, image.width)
+            width = image.width
+        hidden = max(1, width // options.bottleneck)
+        self.to_neutral = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
+        )
+        self.neutral_index = self.labels.index(NEUTRAL) if NEUTRAL in self.labels else -1
+
+    def class_vectors(self) -> Float[Tensor, "c d"]:
+        """The classes' text vectors in the joint space, unit length."""
+        return F.normalize(self.text_joint(self.texts), dim=-1)
+
+    def text_centre(self) -> Float[Tensor, " d"]:
+        """The mean over the classes, zeros where texts are not centred."""
+        return self.centre
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """The encoder's features, joined to the width of the texts, not normalised."""
+        features: Features = self.image(image)
+        return Features(self.joint(features.pooled), self.joint(features.tokens), features.grid)
+
+    def logits(self, features: Features) -> Float[Tensor, "b c"]:
+        """Cosine / temperature (eq. 4 and 5)."""
+        return similarities(features.pooled, self.class_vectors()) / self.options.temperature
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Cosine / temperature; G is for training only."""
+        return self.logits(self.features(image))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L = lambda_s L_s + lambda_t L_t + lambda_c L_c (eq. 11) and its parts."""
+        pooled = self.joint(self.image(batch.image).pooled).float()
+        vectors = self.text_joint(self.texts)
+        logits = similarities(pooled, vectors) / self.options.temperature
+        similarity = text_similarity_loss(logits, batch.target)
+        transformation, contrast = self._neutral_losses(pooled, vectors, batch.label)
+        weights = self.options
+        total = (
+            weights.similarity_weight * similarity
+            + weights.transformation_weight * transformation
+            + weights.contrast_weight * contrast
+        )
+        return {
+            "loss": total,
+            "similarity": similarity,
+            "transformation": transformation,
+            "contrast": contrast,
+        }
+
+    def _neutral_losses(
+        self, pooled: Float[Tensor, "b d"], vectors: Float[Tensor, "c d"], label: Int[Tensor, " b"]
+    ) -> tuple[Tensor, Tensor]:
+        """L_t and L_c over the pictures that are not neutral; no stop-gradient (released code)."""
+        expressive = label != self.neutral_index
+        features, texts = pooled[expressive], vectors[label[expressive]]
+        neutral = self.to_neutral(features).float()
+        neutral_text = self.text_joint(self.neutral_text)
+        transformation = transformation_loss(features, neutral, texts, neutral_text)
+        options = self.options
+        if options.contrast == "simclr":
+            contrast = contrastive_loss(features, neutral, texts, temperature=options.temperature)
+        else:
+            contrast = self_contrast_loss(
+                features,
+                neutral,
+                texts,
+                margin=options.margin,
+                all_pairs=options.self_contrast == "all_pairs",
+            )
+        return transformation, contrast
+
+
+@torch.no_grad()
+def _encoded(text: TextEncoder, number: int, words: Sequence[str]) -> Float[Tensor, "n d"]:
+    """The raw text vectors of the words in a template."""
+    template = prompts.template(number)
+    return text.encode([prompts.fill(template, word) for word in words]).float()

@@ -1,0 +1,31 @@
+"""A method's options from plain values: names and types checked, the right names listed."""
+
+from dataclasses import fields
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from fervor.errors import UsageError
+from fervor.methods import METHODS
+
+
+def method_options(method: str, values: dict[str, Any]) -> Any:
+    """The `Options` of a method, filled with the given values and its defaults.
+
+    Raises:
+        UsageError: an option that the method does not have, or a value of another type.
+    """
+    kind = METHODS[method].Options
+    names = [field.name for field in fields(kind)]
+    unknown = sorted(values.keys() - set(names))
+    if unknown:
+        raise UsageError(
+            f"method {method} has no option {unknown[0]!r}: expected one of "
+            f"{', '.join(names) or 'none'}"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "options")
+    try:
+        return parser.instantiate_classes(parser.parse_object({"options": values})).options
+    except ArgumentError as error:
+        raise UsageError(f"method {method}: {' '.join(str(error).split())}") from None

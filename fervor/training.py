@@ -1,0 +1,391 @@
+"""Training: one LightningModule that wraps any method, and the run folder it leaves behind."""
+
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+import yaml
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from fervor import checkpoint, datasets, provenance
+from fervor.card import card
+from fervor.config import Optim, Run
+from fervor.data import (
+    Pictures,
+    evaluation_batches,
+    hold_out,
+    mixed_seed,
+    read_pictures,
+    training_loader,
+)
+from fervor.encoders import FaceEncoder, build_image_encoder
+from fervor.errors import UsageError
+from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
+from fervor.methods import METHODS, Batch, Method
+from fervor.options import method_options
+from fervor.text import build_text_encoder
+
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+LAST = "last.ckpt"
+BEST = "best.safetensors"
+HISTORY = "history.json"
+RESTORE_FACES = 256
+"""Faces that put BatchNorm's statistics back into folded weights."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run reads: training pictures, and those that choose the epoch."""
+
+    labels: tuple[str, ...]
+    train: Pictures
+    selection: Pictures
+    selected_on: str
+
+
+def train(run: Run, *, resume: bool = False) -> Path:
+    """Train one model and return its run folder; `resume` goes on after the last whole epoch.
+
+    Raises:
+        FervorError: a setting, data set or weight file that does not fit.
+    """
+    folder = run_folder(run)
+    if resume and not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
+    if not resume and (folder / LAST).exists():
+        raise UsageError(
+            f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
+        )
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    lightning.seed_everything(run.seed, workers=True, verbose=False)
+    splits = read_splits(run)
+    method = build_method(run, splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
+    module = Training(method, run, splits, folder)
+    trainer = _trainer(run, folder)
+    last = folder / LAST
+    trainer.fit(
+        module,
+        training_loader(splits.train, run),
+        ckpt_path=last if resume and last.is_file() else None,
+        weights_only=False,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    _finish(module)
+    return folder
+
+
+def run_folder(run: Run) -> Path:
+    """Where a run's files go."""
+    return Path(run.output or f"runs/{run.name or run.method}-seed{run.seed}")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder, as plain values.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
+
+
+def read_splits(run: Run) -> Splits:
+    """Training and selection pictures under the run's protocol."""
+    data = run.data
+
+    def samples(split: str) -> list[datasets.Sample]:
+        return datasets.load(
+            data.name, data.root, split, protocol=data.protocol, annotations=data.annotations
+        )
+
+    train_samples = samples("train")
+    labels = datasets.labels_of(data.name, train_samples, data.protocol)
+    size = run.encoder.size
+
+    def pictures(chosen: list[datasets.Sample]) -> Pictures:
+        return read_pictures(chosen, labels, size=size, faces=data.faces)
+
+    split = "test" if run.selection == "paper" else "valid"
+    chosen = samples(split)
+    if chosen:
+        return Splits(labels, pictures(train_samples), pictures(chosen), split)
+    if run.selection == "paper":
+        raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
+    train_part, held = hold_out(pictures(train_samples), data.validation, run.seed)
+    return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")
+
+
+def build_method(run: Run, splits: Splits) -> Method:
+    """The run's method with its starting weights."""
+    if run.method not in METHODS:
+        raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
+    options = method_options(run.method, run.options)
+    encoder = build_image_encoder(run.encoder)
+    text = build_text_encoder(run.text.name)
+    method = METHODS[run.method](encoder, text, splits.labels, options)
+    if run.start:
+        _start_from(method, run.start)
+    if isinstance(encoder, FaceEncoder):
+        generator = torch.Generator().manual_seed(run.seed)
+        faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
+        sample = splits.train.subset(faces)
+        images = [batch.image for batch in evaluation_batches(sample, size=run.encoder.size)]
+        encoder.restore_batchnorm(torch.cat(images))
+    return method
+
+
+def _start_from(method: Method, model: str) -> None:
+    """Take over a model's weights; the new label set keeps its own text vectors.
+
+    Raises:
+        ModelError: the model is of another kind.
+    """
+    loaded = checkpoint.load_model(model)
+    tensors = load_file(loaded.folder / checkpoint.WEIGHTS)
+    trained = {name for name, _ in method.named_parameters()}
+    constant = {
+        key: value
+        for key, value in method.state_dict().items()
+        if key not in trained and not key.startswith("image.")
+    }
+    checkpoint.fill(method, {**tensors, **constant}, loaded.folder / checkpoint.WEIGHTS)
+
+
+def learning_rate(step: int, steps_per_epoch: int, optim: Optim) -> float:
+    """The rate of a step (from 0) as a share of `optim.rate`: warm-up, then a cosine to zero."""
+    warmup = optim.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return optim.warmup_rate / optim.rate if optim.warmup_rate else (step + 1) / warmup
+    total = optim.epochs * steps_per_epoch
+    if optim.schedule == "epoch":
+        # the released code runs the cosine over all epochs, the warm-up's included
+        return (1 + math.cos(math.pi * (step // steps_per_epoch) / optim.epochs)) / 2
+    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
+
+
+class Training(lightning.LightningModule):
+    """Any method under Lightning: steps, schedule, moving average, choice of the epoch."""
+
+    def __init__(self, method: Method, run: Run, splits: Splits, folder: Path) -> None:
+        super().__init__()
+        self.method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.run = run
+        self.splits = splits
+        self.folder = folder
+        self.history: list[dict[str, float]] = []
+        self.average: AveragedModel | None = None
+        if run.optim.average:
+            self.average = AveragedModel(
+                method, multi_avg_fn=_moving_average(run.optim.average), use_buffers=True
+            )
+
+    def kept(self) -> Method:
+        """The weights that are evaluated and kept: the moving average where there is one."""
+        return self.method if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def configure_optimizers(self) -> Any:
+        """SGD over the method's groups, its rate set anew for each step."""
+        optim = self.run.optim
+        groups = [
+            part for g in self.method.parameter_groups(optim.rate) for part in _decay(g, optim)
+        ]
+        optimizer = torch.optim.SGD(
+            groups, optim.rate, momentum=optim.momentum, nesterov=optim.nesterov
+        )
+        steps = int(self.trainer.estimated_stepping_batches) // optim.epochs
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, steps, optim)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        """Whatever a module draws (drop-path) is a function of seed and epoch."""
+        torch.manual_seed(mixed_seed(self.run.seed, self.current_epoch))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The method's objective on one batch."""
+        image = batch.image.contiguous(memory_format=torch.channels_last)
+        losses = self.method.losses(batch._replace(image=image))
+        for name, value in losses.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
+        return losses["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        """Move the average."""
+        if self.average is not None:
+            self.average.update_parameters(self.method)
+
+    def on_train_epoch_end(self) -> None:
+        """Measure on the selection split; keep the weights if they are the best so far."""
+        pictures, label = self.splits.selection, self.splits.selection.label.numpy()
+        batches = evaluation_batches(pictures, size=self.run.encoder.size)
+        probabilities = softmax(torch_logits(self.kept(), batches))
+        figures = summary(probabilities, label, self.splits.labels)
+        chosen = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
+        row = {"epoch": float(self.current_epoch), **{name: figures[name] for name in chosen}}
+        for name in chosen:
+            self.log(f"selection/{name}", row[name], prog_bar=name == "accuracy")
+        best = max((past["accuracy"] for past in self.history), default=-1.0)
+        self.history.append(row)
+        if row["accuracy"] > best:
+            checkpoint.save_weights(self.folder / BEST, _state(self.kept()))
+        provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
+
+    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
+        """The choice so far goes on with a resumed run."""
+        saved["history"] = self.history
+
+    def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
+        """Take the choice so far up again."""
+        self.history = saved["history"]
+
+
+class _KeepLast(lightning.Callback):
+    """After each epoch: the whole state, written aside and renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
+        """Save for `--resume`."""
+        aside = self.path.with_suffix(".part")
+        trainer.save_checkpoint(aside)
+        aside.replace(self.path)
+
+
+def _state(method: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in method.state_dict().items()}
+
+
+def _decay(group: dict[str, Any], optim: Optim) -> list[dict[str, Any]]:
+    """One group, or two where biases and normalisation go without weight decay."""
+    if optim.decay_all:
+        return [{**group, "weight_decay": optim.weight_decay}]
+    return [
+        {
+            **group,
+            "params": [p for p in group["params"] if (p.ndim > 1) == matrices],
+            "weight_decay": optim.weight_decay if matrices else 0.0,
+        }
+        for matrices in (True, False)
+    ]
+
+
+def _moving_average(decay: float) -> Any:
+    """An exponential moving average that starts fast: its decay is at most (1 + n) / (10 + n)."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, share)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
+
+
+def _trainer(run: Run, folder: Path) -> lightning.Trainer:
+    return lightning.Trainer(
+        max_epochs=run.optim.epochs,
+        accelerator="auto",
+        devices=1,
+        precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
+        gradient_clip_val=run.optim.clip or None,
+        logger=[
+            CSVLogger(folder, name="", version="logs"),
+            TensorBoardLogger(folder, name="", version="logs"),
+        ],
+        callbacks=[_KeepLast(folder / LAST)],
+        enable_checkpointing=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        log_every_n_steps=20,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _finish(module: Training) -> None:
+    """Write the model folder: best weights, temperature, description and card."""
+    run, splits, folder = module.run, module.splits, module.folder
+    tensors = load_file(folder / BEST)
+    method = module.method.float()
+    checkpoint.fill(method, tensors, folder / BEST)
+    batches = evaluation_batches(splits.selection, size=run.encoder.size)
+    logits = torch_logits(method, batches)
+    label = splits.selection.label.numpy()
+    temperature = fitted_temperature(logits, label)
+    best = max(module.history, key=lambda row: row["accuracy"])
+    info = _description(run, splits, method) | {
+        "temperature": temperature,
+        "selection": {
+            "mode": run.selection,
+            "split": splits.selected_on,
+            "epoch": int(best["epoch"]),
+            **{key: value for key, value in best.items() if key != "epoch"},
+            "calibration_error": summary(softmax(logits, temperature), label, splits.labels)[
+                "calibration_error"
+            ],
+        },
+    }
+    checkpoint.save_model(folder, tensors, info, card(info))
+    (folder / BEST).unlink()
+    (folder / LAST).unlink(missing_ok=True)
+
+
+def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
+    """What model.json says of a run before its outcome."""
+    resolved = run.resolved()
+    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    size = run.encoder.size
+    with torch.no_grad():
+        grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
+    return {
+        "name": run.name or run.method,
+        "method": run.method,
+        "labels": list(splits.labels),
+        "input": {"size": size, "crop": 48, "grey": run.encoder.grey},
+        "grid": list(grid),
+        "options": resolved["options"],
+        "encoder": resolved["encoder"],
+        "text": {**resolved["text"], "width": int(method.text_width)},
+        "parameters": {
+            "all": sum(p.numel() for p in method.parameters()),
+            "trainable": trainable,
+        },
+        "data": {
+            "name": run.data.name,
+            "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
+            "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
+            "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+        },
+        "config": resolved,
+        "seed": run.seed,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+    }
