@@ -1,0 +1,271 @@
+"""Predictions -> rows: JSON Lines, CSV and Parquet of one schema, and a table for a terminal.
+
+JSON Lines and CSV hold every finished row at any moment; Parquet appears when it is complete.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from fervor.errors import UsageError
+from fervor.inference import Prediction
+
+
+__all__ = ["FORMATS", "TextTable", "Writer", "check_output", "columns", "open_table", "row_of"]
+
+SCHEMA = 1
+ROW_GROUP = 10_000
+"""Rows of a Parquet row group: what is held in memory."""
+
+BEFORE = (
+    *("source", "frame", "time_s", "face", "track", "status", "x", "y", "width", "height"),
+    *("det_score", "label", "prob"),
+)
+AFTER = ("model", "schema", "error")
+TEXTS = ("source", "status", "label", "model", "error")
+WHOLE_NUMBERS = ("frame", "face", "track", "schema")
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet may take for the start of a formula, full-width signs included."""
+
+LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""What some readers take for the end of a line, as JSON escapes."""
+
+
+def columns(labels: Sequence[str]) -> tuple[str, ...]:
+    """The names of the columns in their order, for a model's ordered labels."""
+    return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER)
+
+
+def row_of(prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
+    """One row, columns in their order; None is an empty field."""
+    x, y, width, height = prediction.box or (None, None, None, None)
+    shares = prediction.probabilities
+    return {
+        "source": _encodable(prediction.source),
+        "frame": prediction.frame,
+        "time_s": prediction.time_s,
+        "face": prediction.face,
+        "track": prediction.track,
+        "status": prediction.status,
+        "x": x,
+        "y": y,
+        "width": width,
+        "height": height,
+        "det_score": prediction.det_score,
+        "label": prediction.label,
+        "prob": prediction.prob,
+        **{f"p_{label}": shares.get(label) for label in labels},
+        "model": prediction.model,
+        "schema": SCHEMA,
+        "error": None if prediction.error is None else _encodable(prediction.error),
+    }
+
+
+def _encodable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8: they show as backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Writer(Protocol):
+    """A file of rows; leaving the `with` block finishes it, also after an interruption."""
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Add the rows of one frame."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class _Lines:
+    """Rows as lines of text; those of one frame reach the file together, at once."""
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._file = path.open("wb")
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        lines = [self._line(row_of(prediction, self._labels)) for prediction in predictions]
+        self._put("".join(lines))
+
+    def _line(self, row: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+    def _put(self, text: str) -> None:
+        self._file.write(text.encode("utf-8"))
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class JsonLines(_Lines):
+    """One JSON object a line; empty fields are null."""
+
+    def _line(self, row: dict[str, Any]) -> str:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        return text.translate(LINE_ENDS) + "\n"
+
+
+class Csv(_Lines):
+    """Comma separated, with a header; empty fields are empty, and no text starts a formula."""
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        super().__init__(path, labels)
+        self._put(_csv_line(columns(labels)))
+
+    def _line(self, row: dict[str, Any]) -> str:
+        return _csv_line([_harmless(name, value) for name, value in row.items()])
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()
+
+
+def _harmless(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    # A path stays the same path with "./" before it; other texts get the sign for "this is text".
+    return (f".{os.sep}" if name == "source" else "'") + value
+
+
+class Parquet:
+    """Row groups in a file beside the asked one, renamed when it is finished."""
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        self._labels = labels
+        self._path, self._partial = path, path.with_name(f"{path.name}.partial")
+        self._arrow = pyarrow
+        self._schema = pyarrow.schema(
+            [(name, _arrow_type(pyarrow, name)) for name in columns(labels)]
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._writer = parquet.ParquetWriter(self._partial, self._schema)
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        self._rows.extend(row_of(prediction, self._labels) for prediction in predictions)
+        if len(self._rows) >= ROW_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        rows, self._rows = self._rows, []
+        self._writer.write_table(self._arrow.Table.from_pylist(rows, schema=self._schema))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rows:
+            self._write_group()
+        self._writer.close()
+        self._partial.replace(self._path)
+
+
+def _arrow_type(pyarrow: Any, name: str) -> Any:
+    if name in TEXTS:
+        return pyarrow.string()
+    return pyarrow.int64() if name in WHOLE_NUMBERS else pyarrow.float64()
+
+
+FORMATS: dict[str, Callable[[Path, Sequence[str]], Writer]] = {
+    ".jsonl": JsonLines,
+    ".csv": Csv,
+    ".parquet": Parquet,
+}
+
+
+def check_output(path: Path) -> None:
+    """Say before the work starts what would stop its output.
+
+    Raises:
+        UsageError: another ending than those of FORMATS, no such folder, or pyarrow is missing.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"output {path}: expected a name that ends in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"output {path}: the folder {path.parent} does not exist; create it first")
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UsageError(
+                f"output {path}: Parquet needs pyarrow; "
+                'pip install "fervor[parquet]", or name a .csv or .jsonl file'
+            ) from error
+
+
+def open_table(path: Path, labels: Sequence[str]) -> Writer:
+    """A file of rows in the format that the path's ending names; an existing one is replaced.
+
+    Raises:
+        UsageError: see `check_output`.
+    """
+    check_output(path)
+    return FORMATS[path.suffix.lower()](path, labels)
+
+
+class TextTable:
+    """Rows for a reader: the expression, the one that comes next, and where the face is."""
+
+    def __init__(self, stream: TextIO, sources: Sequence[str] = ()) -> None:
+        longest = max((len(_visible(source)) for source in sources), default=0)
+        self._width = min(max(longest, len("source")), 60)
+        self._stream = stream
+        self._stream.write(
+            f"{'source':{self._width}}  face  expression   prob  next"
+            f"{'':17}x      y  width height\n"
+        )
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Add the rows of one frame."""
+        for prediction in predictions:
+            source = f"{_visible(prediction.source):{self._width}}"
+            self._stream.write(f"{source}  {_answer(prediction)}".rstrip() + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.flush()
+
+
+def _answer(prediction: Prediction) -> str:
+    if prediction.box is None or prediction.prob is None:
+        reason = f": {_visible(prediction.error)}" if prediction.error else ""
+        return f"   -  {prediction.status.replace('_', ' ')}{reason}"
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
+    x, y, width, height = (round(value) for value in prediction.box)
+    return (
+        f"{prediction.face:4}  {prediction.label:11} {prediction.prob:.3f}  {following:16}"
+        f"{x:6} {y:6} {width:6} {height:6}"
+    )
+
+
+def _visible(text: str) -> str:
+    """Control characters, which could command a terminal, as escapes."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in text
+    )
