@@ -28,7 +28,7 @@ PLAIN = ("fervor", "labels", "errors", "config", "preprocess", "prompts", "prove
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
-NETWORKS = ("encoders", "facenets", "text", "losses")
+NETWORKS = ("encoders", "statedicts", "facenets", "text", "losses")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ RULES = {
         preload=("torch", "transformers"),
     ),
     "measuring and storing": Rule(
-        ("evaluation", "robustness", "export", "checkpoint"),
+        ("evaluation", "robustness", "export", "checkpoint", "card", "options"),
         never=LIGHTNING,
         preload=("torch", "transformers"),
     ),
