@@ -45,12 +45,12 @@ class ModelHeader:
 
 
 def find_model(model: str | Path | None) -> Path:
-    """The folder of a model; None stands for the embedded one.
+    """The folder of a model; None and "embedded" stand for the one that fervor ships.
 
     Raises:
         ModelError: there is no such folder.
     """
-    if model is None:
+    if model is None or str(model) == "embedded":
         if not EMBEDDED.is_dir():
             raise ModelError(
                 f"this installation holds no embedded model ({EMBEDDED} is missing): "

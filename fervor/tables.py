@@ -135,8 +135,9 @@ class Csv(_Lines):
 
 def _csv_line(values: Sequence[Any]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
+    # Fields are quoted for what ends a line, so both signs; the line itself ends as on Unix.
+    csv.writer(buffer, lineterminator="\r\n").writerow(values)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _harmless(name: str, value: Any) -> Any:
