@@ -1,0 +1,151 @@
+"""From a trained model folder to one that needs no torch: model.onnx, checked against torch.
+
+The graph takes RGB pictures in 0..1 and answers with `logits` [b c], `embedding` [b d] (unit
+length, joint space) and `local` [b n d]: each place's share of the embedding. For encoders that
+average over places, the mean of `local` is the embedding, so its products with a class vector
+divide the answer among the places.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fervor import checkpoint, provenance
+from fervor.card import card
+from fervor.errors import ModelError, UsageError
+from fervor.methods import Method
+
+
+GRAPH = "model.onnx"
+VECTORS = "class_vectors.safetensors"
+TOLERANCE = 1e-4
+"""Largest accepted difference between the graph and torch."""
+
+
+class _Graph(nn.Module):
+    """What is exported: prediction, embedding and local features in one pass."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, embedding, local."""
+        features = self.method.features(image)
+        length = features.pooled.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        embedding = features.pooled / length
+        return self.method.logits(features), embedding, features.tokens / length[:, None]
+
+
+def export(model: str, output: str, *, half: bool = False) -> Path:
+    """Export a model folder to `output` and return the graph's path.
+
+    Args:
+        model: a run folder, or embedded.
+        output: folder to write; may be the run folder itself.
+        half: store matrices and kernels in half precision; the graph still computes in fp32.
+
+    Raises:
+        ModelError: the graph's answers differ from torch's by more than 1e-4.
+    """
+    loaded = checkpoint.load_model(model)
+    method = loaded.method()
+    tensors = method.state_dict()
+    if half:
+        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
+        checkpoint.fill(method, tensors, loaded.folder)
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder to export to")
+    folder.mkdir(parents=True, exist_ok=True)
+    size = int(loaded.info["input"]["size"])
+    aside = folder / f".{GRAPH}"
+    _write_graph(_Graph(method), size, aside, half=half)
+    _check(_Graph(method), size, aside)
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, tensors)
+    with torch.no_grad():
+        vectors = {
+            "class_vectors": F.normalize(method.class_vectors().float(), dim=-1),
+            "centre": method.text_centre().float(),
+        }
+    checkpoint.save_weights(folder / VECTORS, vectors)
+    aside.replace(folder / GRAPH)
+    files = (checkpoint.WEIGHTS, VECTORS, GRAPH)
+    info = {**loaded.info, "sha256": {name: provenance.sha256(folder / name) for name in files}}
+    provenance.write_text(folder / "README.md", card(info))
+    checkpoint.describe(folder, info)
+    return folder / GRAPH
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Half precision for what has two dimensions or more; statistics and biases keep theirs."""
+    return tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+
+
+def _write_graph(graph: nn.Module, size: int, path: Path, *, half: bool) -> None:
+    """Trace, name the outputs, leave the batch open."""
+    graph.eval()
+    levels = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        graph,
+        (torch.rand(2, 3, size, size),),
+        input_names=["image"],
+        output_names=["logits", "embedding", "local"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        optimize=False,
+    )
+    logging.getLogger("torch.onnx").setLevel(levels)
+    assert program is not None
+    model = program.model_proto
+    if half:
+        _store_half(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Keep matrices and kernels as half-precision constants that are cast up when loaded."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if not np.array_equal(values.astype(np.float16).astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _check(graph: nn.Module, size: int, path: Path) -> None:
+    """Compare graph and torch on noise, alone and in a batch."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            expected = [tensor.numpy() for tensor in graph(image)]
+        answers = session.run(None, {"image": image.numpy()})
+        gaps = [float(np.abs(a - b).max()) for a, b in zip(answers, expected, strict=True)]
+        if not max(gaps) <= TOLERANCE:
+            path.unlink()
+            raise ModelError(
+                f"the exported graph differs from torch by {max(gaps):.2e}, expected at most "
+                f"{TOLERANCE:.0e}: report this model's encoder and versions"
+            )

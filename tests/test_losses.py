@@ -1,0 +1,158 @@
+"""Each loss against a slow loop written out here, and the relations it must obey."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fervor.losses import (
+    contrastive_loss,
+    self_contrast_loss,
+    similarities,
+    soft_target,
+    text_similarity_loss,
+    transformation_loss,
+)
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """Cosine of two vectors, number by number."""
+    product = sum(float(a) * float(b) for a, b in zip(first, second, strict=True))
+    lengths = [math.sqrt(sum(float(a) ** 2 for a in vector)) for vector in (first, second)]
+    return product / (lengths[0] * lengths[1])
+
+
+@pytest.fixture
+def vectors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features, neutral features, texts [5 7] and the neutral text [7], of unequal lengths."""
+    generator = torch.Generator().manual_seed(0)
+    features, neutral, texts = (3 * torch.randn(3, 5, 7, generator=generator)).double()
+    return features, neutral, texts, torch.randn(7, generator=generator).double()
+
+
+def test_similarities_are_cosines(vectors: tuple[Tensor, ...]) -> None:
+    features, _, texts, _ = vectors
+    expected = [[cosine(f, t) for t in texts] for f in features]
+    assert similarities(features, texts) == pytest.approx(torch.tensor(expected), abs=1e-6)
+
+
+def test_similarities_ignore_lengths(vectors: tuple[Tensor, ...]) -> None:
+    features, _, texts, _ = vectors
+    scaled = similarities(7 * features, texts * torch.arange(1, 6)[:, None])
+    torch.testing.assert_close(scaled, similarities(features, texts))
+
+
+def test_similarities_stay_exact_under_autocast(vectors: tuple[Tensor, ...]) -> None:
+    features, _, texts, _ = (vector.float() for vector in vectors)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = similarities(features, texts)
+    assert under.dtype == torch.float32
+    torch.testing.assert_close(under, similarities(features, texts))
+
+
+def test_text_similarity_against_a_loop() -> None:
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)).double() / 0.01
+    labels = [0, 2, 1, 1]
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        peak = float(row.max())
+        total += math.log(sum(math.exp(float(s) - peak) for s in row)) + peak - float(row[label])
+    target = soft_target(torch.tensor(labels), 3).double()
+    assert float(text_similarity_loss(logits, target)) == pytest.approx(total / 4)
+
+
+def test_text_similarity_of_shares_is_their_mixture() -> None:
+    logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
+    share = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6]])
+    parts = sum(
+        (share[:, number] * -torch.log_softmax(logits, 1)[:, number]).mean()
+        for number in range(3)
+    )
+    torch.testing.assert_close(text_similarity_loss(logits, share), parts)
+
+
+def test_transformation_against_a_loop(vectors: tuple[Tensor, ...]) -> None:
+    features, neutral, texts, neutral_text = vectors
+    expected = [
+        1 - cosine(f - n, t - neutral_text)
+        for f, n, t in zip(features, neutral, texts, strict=True)
+    ]
+    assert float(transformation_loss(*vectors)) == pytest.approx(sum(expected) / 5)
+
+
+def test_transformation_reaches_its_ends(vectors: tuple[Tensor, ...]) -> None:
+    features, _, texts, neutral_text = vectors
+    change = texts - neutral_text
+    perfect = transformation_loss(features, features - 3 * change, texts, neutral_text)
+    opposite = transformation_loss(features, features + change, texts, neutral_text)
+    assert float(perfect) == pytest.approx(0, abs=1e-9)
+    assert float(opposite) == pytest.approx(2)
+
+
+def test_self_contrast_against_a_loop(vectors: tuple[Tensor, ...]) -> None:
+    features, neutral, texts, _ = vectors
+    rows = list(zip(features, neutral, texts, strict=True))
+    diagonal = sum(cosine(t, n) - cosine(t, f) + 2 for f, n, t in rows) / 5
+    assert float(self_contrast_loss(features, neutral, texts)) == pytest.approx(diagonal)
+    pairs = sum(cosine(t, n) - cosine(t, f) + 2 for _, _, t in rows for f, n, _ in rows) / 25
+    everyone = self_contrast_loss(features, neutral, texts, all_pairs=True)
+    assert float(everyone) == pytest.approx(pairs)
+    assert abs(pairs - diagonal) > 1e-3
+
+
+def test_self_contrast_variants_agree_where_pairs_are_alike(vectors: tuple[Tensor, ...]) -> None:
+    features, neutral, texts, _ = vectors
+    one_text = texts[:1].expand(5, -1)
+    torch.testing.assert_close(
+        self_contrast_loss(features, neutral, one_text),
+        self_contrast_loss(features, neutral, one_text, all_pairs=True),
+    )
+
+
+def test_self_contrast_bounds(vectors: tuple[Tensor, ...]) -> None:
+    _, _, texts, _ = vectors
+    assert float(self_contrast_loss(texts, -texts, texts)) == pytest.approx(0, abs=1e-9)
+    assert float(self_contrast_loss(-texts, texts, texts)) == pytest.approx(4)
+    assert float(self_contrast_loss(texts, texts, texts, margin=0.5)) == pytest.approx(0.5)
+
+
+def test_contrastive_against_a_loop(vectors: tuple[Tensor, ...]) -> None:
+    features, neutral, texts, _ = vectors
+    total = 0.0
+    for f, n, t in zip(features, neutral, texts, strict=True):
+        positive, negative = (math.exp(cosine(t, x) / 0.5) for x in (f, n))
+        total -= math.log(positive / (positive + negative))
+    loss = contrastive_loss(features, neutral, texts, temperature=0.5)
+    assert float(loss) == pytest.approx(total / 5)
+    same = contrastive_loss(features, features, texts, temperature=0.5)
+    assert float(same) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("name", ["transformation", "self", "all_pairs", "contrastive"])
+def test_a_batch_without_expressive_faces_is_finite(name: str) -> None:
+    empty, text = torch.zeros(0, 7, requires_grad=True), torch.zeros(0, 7)
+    loss = {
+        "transformation": lambda: transformation_loss(empty, empty, text, torch.ones(7)),
+        "self": lambda: self_contrast_loss(empty, empty, text),
+        "all_pairs": lambda: self_contrast_loss(empty, empty, text, all_pairs=True),
+        "contrastive": lambda: contrastive_loss(empty, empty, text, temperature=0.1),
+    }[name]()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert empty.grad is not None
+    assert torch.isfinite(empty.grad).all()
+
+
+def test_zero_features_give_finite_gradients() -> None:
+    features = torch.zeros(3, 7, requires_grad=True)
+    texts = torch.randn(3, 7, generator=torch.Generator().manual_seed(3))
+    loss = (
+        transformation_loss(features, torch.zeros(3, 7), texts, texts[0] + 1)
+        + self_contrast_loss(features, features * 0, texts)
+        + text_similarity_loss(similarities(features, texts) / 0.01, torch.eye(3))
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert features.grad is not None
+    assert torch.isfinite(features.grad).all()
