@@ -208,11 +208,13 @@ def _layers(trunk: nn.Module) -> list[_Layer]:
 
 
 @torch.no_grad()
-def load_folded(trunk: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_folded(
+    trunk: nn.Module, tensors: Mapping[str, Tensor]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Fill the trunk with folded weights: per layer `weight`, `scale` and `bias`.
 
-    BatchNorm gets mean 0 and a variance that makes it the identity before its scale and bias, so
-    that the eval-mode function is the folded one.
+    Gives the names that were used, and those left over. BatchNorm gets mean 0 and a variance that
+    makes it the identity before its scale and bias: the eval-mode function is the folded one.
 
     Raises:
         ModelError: a tensor is missing, left over or of another shape. The last block's tensors
@@ -222,13 +224,12 @@ def load_folded(trunk: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     blocks = len(trunk.get_submodule("blocks")._modules)
     wanted = {f"{name}.{part}" for name, _ in layers for part in ("weight", "scale", "bias")}
     missing = sorted(wanted - tensors.keys())
-    left_over = sorted(
-        key for key in tensors.keys() - wanted if not key.startswith(f"blocks.{blocks}.")
-    )
-    if missing or left_over:
+    left_over = sorted(tensors.keys() - wanted)
+    strange = [key for key in left_over if not key.startswith(f"blocks.{blocks}.")]
+    if missing or strange:
         raise ModelError(
             f"folded weights do not fit: missing {missing or 'none'}, left over "
-            f"{left_over or 'none'}; give a file made for {type(trunk).__name__}"
+            f"{strange or 'none'}; give a file made for {type(trunk).__name__}"
         )
     for name, unit in layers:
         if tensors[f"{name}.weight"].shape != unit.conv.weight.shape:
@@ -243,6 +244,7 @@ def load_folded(trunk: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         assert unit.norm.running_mean is not None and unit.norm.running_var is not None
         unit.norm.running_mean.zero_()
         unit.norm.running_var.fill_(1 - unit.norm.eps)
+    return tuple(sorted(wanted)), tuple(left_over)
 
 
 @torch.no_grad()

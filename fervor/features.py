@@ -1,0 +1,120 @@
+"""What every image encoder takes and gives: pictures in 0..1 -> Features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fervor.errors import UsageError
+from fervor.statedicts import LoadReport
+
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, as PIL's mode L; FER2013's pictures are grey."""
+
+
+class Features(NamedTuple):
+    """What an encoder sees in a batch: one vector per picture, and one per place of its grid.
+
+    Tokens are in the space of `pooled`, row by row from the top left; grid = (rows, columns).
+    """
+
+    pooled: Float[Tensor, "b d"]
+    tokens: Float[Tensor, "b n d"]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The pictures that an encoder expects.
+
+    Attributes:
+        size: width and height it is made for.
+        grey: turn pictures to luminance first.
+        mean: per channel, of pictures in 0..1; subtracted.
+        deviation: per channel; divides.
+    """
+
+    size: int
+    grey: bool
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+class ImageEncoder(nn.Module):
+    """Base of all image encoders; each normalises its pictures itself.
+
+    Attributes:
+        width: d of the features.
+        size: width and height of the pictures it is made for.
+        report: what loading its weights did; None for random weights.
+        architecture: settings of transformers that rebuild it; None for this package's own nets.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    luminance: Tensor
+
+    def __init__(self, width: int, pixels: Pixels, *, keep_statistics: bool = True) -> None:
+        super().__init__()
+        self.width = width
+        self.size = pixels.size
+        self.grey = pixels.grey
+        self.report: LoadReport | None = None
+        self.architecture: Mapping[str, Any] | None = None
+        self._frozen = 0
+        statistics = {"mean": pixels.mean, "deviation": pixels.deviation}
+        for name, values in statistics.items():
+            tensor = torch.tensor(values).view(3, 1, 1)
+            self.register_buffer(name, tensor, persistent=keep_statistics)
+        luminance = torch.tensor(LUMINANCE).view(3, 1, 1)
+        self.register_buffer("luminance", luminance, persistent=False)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of RGB pictures in 0..1."""
+        raise NotImplementedError
+
+    def parts(self) -> list[nn.Module]:
+        """The stem and then the blocks, in the order in which they run and are frozen."""
+        raise NotImplementedError
+
+    def normalised(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The picture as the pretrained net expects it."""
+        if self.grey:
+            image = (image * self.luminance).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+        return (image - self.mean) / self.deviation
+
+    def freeze(self, blocks: int) -> None:
+        """Stop training the stem and the first blocks, their BatchNorm statistics included.
+
+        0 freezes nothing.
+
+        Raises:
+            UsageError: the encoder has fewer blocks.
+        """
+        parts = self.parts()
+        if not 0 <= blocks < len(parts):
+            raise UsageError(
+                f"frozen_blocks is {blocks}, expected 0 to {len(parts) - 1} for this encoder"
+            )
+        self._frozen = blocks + 1 if blocks else 0
+        for part in parts[: self._frozen]:
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but what is frozen stays in eval mode."""
+        super().train(mode)
+        if self._frozen:
+            for part in self.parts()[: self._frozen]:
+                part.eval()
+        return self
+
+
+def from_map(maps: Float[Tensor, "b d i j"]) -> Features:
+    """Features of a convolutional net: the mean over the last map, and its places as tokens."""
+    rows, columns = maps.shape[-2:]
+    return Features(maps.mean(dim=(2, 3)), maps.flatten(2).transpose(1, 2), (rows, columns))
