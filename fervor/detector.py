@@ -1,4 +1,4 @@
-"""The detector's network around its graph: pictures to batches, anchors to boxes and points, overlaps removed.
+"""Around the detector's graph: pictures to batches, anchors to boxes and points, no overlaps.
 
 Coordinates are continuous: the pixel in row i and column j covers [j, j + 1) x [i, i + 1).
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
 
 STRIDES = (8, 16, 32)
@@ -39,13 +40,13 @@ class Letterbox:
         return np.array([self.width / self.inner[1], self.height / self.inner[0]], np.float32)
 
 
-def letterbox(height: int, width: int, longest: int) -> Letterbox:
-    """Scale so that the longer side is at most `longest`, then pad to multiples of 32."""
-    factor = min(1.0, longest / max(height, width))
-    inner = (max(1, round(height * factor)), max(1, round(width * factor)))
-    return Letterbox(
-        height, width, inner, (-(-inner[0] // STEP) * STEP, -(-inner[1] // STEP) * STEP)
-    )
+def letterbox(height: int, width: int, *, low: int, high: int) -> Letterbox:
+    """Scale so that the longer side lies in `low`..`high`, then pad to multiples of 32."""
+    longer = max(height, width)
+    factor = min(max(longer, low), high) / longer
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    outer = (-(-rows // STEP) * STEP, -(-columns // STEP) * STEP)
+    return Letterbox(height, width, (rows, columns), outer)
 
 
 def place(image: Pixels, frame: Letterbox, target: Pixels) -> None:
@@ -63,7 +64,7 @@ def place(image: Pixels, frame: Letterbox, target: Pixels) -> None:
 
 @lru_cache(maxsize=16)
 def anchors(rows: int, columns: int) -> Floats:
-    """Centre x, centre y and side of every anchor [n 3] in the graph's order, pixels of its input."""
+    """Centre x, centre y and side of every anchor [n 3] in the graph's order, in input pixels."""
     levels = []
     for stride, sides in zip(STRIDES, ANCHOR_SIDES, strict=True):
         y, x, side = np.meshgrid(
@@ -88,7 +89,10 @@ def decode(anchor: Floats, box: Floats, points: Floats) -> tuple[Floats, Floats]
 
 
 def suppress(corners: Floats, score: Floats, overlap: float) -> NDArray[np.intp]:
-    """Greedy choice, best score first, of boxes that share at most `overlap` (intersection over union)."""
+    """Indices of boxes [n 4], best score first, that overlap no better one by more than `overlap`.
+
+    Overlap is intersection over union.
+    """
     area = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
     order = np.argsort(-score, kind="stable")
     kept = []
@@ -112,7 +116,7 @@ def read(
     threshold: float,
     overlap: float,
 ) -> tuple[Floats, Floats, Floats]:
-    """One picture's outputs -> corners [k 4], points [k 5 2] in the picture's pixels, scores [k]."""
+    """One picture's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k]."""
     found = np.flatnonzero(score >= threshold)
     if found.size > CANDIDATES:
         found = found[np.argsort(-score[found], kind="stable")[:CANDIDATES]]

