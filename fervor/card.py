@@ -18,8 +18,8 @@ def card(info: dict[str, Any]) -> str:
     }
     best_on_test = selection["mode"] == "paper"
     warning = (
-        "\n**The epoch was chosen on the test split, as published results do: the figures below are "
-        "no estimate for new pictures.**\n"
+        "\n**The epoch was chosen on the test split, as published results do: the figures below "
+        "are no estimate for new pictures.**\n"
         if best_on_test
         else ""
     )
@@ -43,8 +43,8 @@ Method {info["method"]}, encoder {info["encoder"]["name"]}, input {info["input"]
 
 {data["name"]}, protocol `{data["protocol"]}`; epoch {selection["epoch"]} was chosen on
 `{selection["split"]}` ({selection["mode"]}): accuracy {selection["accuracy"]:.4f}, mean class
-accuracy {selection["mean_class_accuracy"]:.4f}, macro F1 {selection["macro_f1"]:.4f}. The temperature
-{info["temperature"]:.4f} was fitted there too.
+accuracy {selection["mean_class_accuracy"]:.4f}, macro F1 {selection["macro_f1"]:.4f}.
+The temperature {info["temperature"]:.4f} was fitted there too.
 
 | class | train | selection |
 |---|---|---|

@@ -65,7 +65,7 @@ def built(info: dict[str, Any]) -> Method:
     method_class = METHODS[info["method"]]
     encoder = build_image_encoder(Encoder(**{**info["encoder"], "weights": "random"}))
     text: Any = _KnownWidth(info["text"]["width"])
-    options: Any = method_class.Options(**info["options"])  # type: ignore[call-arg]
+    options: Any = method_class.Options(**info["options"])
     return method_class(encoder, text, info["labels"], options)
 
 
@@ -80,8 +80,8 @@ def fill(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
     shapes = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
     if missing or left_over or shapes:
         raise ModelError(
-            f"{source} does not fit {type(method).__name__}: missing {missing or 'none'}, left over "
-            f"{left_over or 'none'}, of another shape {sorted(shapes) or 'none'}"
+            f"{source} does not fit {type(method).__name__}: missing {missing or 'none'}, left "
+            f"over {left_over or 'none'}, of another shape {sorted(shapes) or 'none'}"
         )
     method.load_state_dict({key: tensors[key].to(own[key].dtype) for key in own})
 

@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import kornia.augmentation as kornia
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fervor.config import Augment, Data, Run, Target
+from fervor.config import Augment, Run, Target
 from fervor.datasets import Sample
 from fervor.errors import DataError
 from fervor.faces import FaceDetector, crop, select
@@ -57,7 +56,7 @@ class Pictures:
 
     def counts(self) -> list[int]:
         """Pictures per class."""
-        return torch.bincount(self.label, minlength=self.votes.shape[1]).tolist()  # type: ignore[no-any-return]
+        return torch.bincount(self.label, minlength=self.votes.shape[1]).tolist()
 
     def subset(self, indices: Tensor) -> "Pictures":
         """The pictures with the given numbers, in that order."""
@@ -156,9 +155,7 @@ def hold_out(pictures: Pictures, share: float, seed: int) -> tuple[Pictures, Pic
     for number in range(pictures.votes.shape[1]):
         members = torch.nonzero(pictures.label == number).flatten()
         order = members[torch.randperm(len(members), generator=generator)]
-        held.append(
-            order[: min(len(members) - 1, round(share * len(members)))] if len(members) else order
-        )
+        held.append(order[: max(0, min(len(members) - 1, round(share * len(members))))])
     chosen = torch.zeros(len(pictures), dtype=torch.bool)
     chosen[torch.cat(held)] = True
     if not chosen.any():
@@ -331,7 +328,7 @@ def training_loader(pictures: Pictures, run: Run) -> "DataLoader[Batch]":
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=sampler,  # type: ignore[arg-type]  # a whole batch by its key
+        sampler=sampler,  # a whole batch by its key
         num_workers=run.workers,
         persistent_workers=run.workers > 0,
     )

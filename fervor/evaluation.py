@@ -34,7 +34,7 @@ def confusion(label: Ints, predicted: Ints, classes: int) -> Ints:
 
 
 def expected_calibration_error(probabilities: Floats, label: Ints, *, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins of equal mass (equal numbers of pictures)."""
+    """Mean gap between confidence and accuracy over bins that hold equally many pictures."""
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
     order = np.argsort(confidence, kind="stable")
     gaps = [

@@ -14,6 +14,7 @@ import onnx
 import torch
 from jaxtyping import Float
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,10 +104,12 @@ def _write_graph(graph: nn.Module, size: int, path: Path, *, half: bool) -> None
         dynamo=True,
         external_data=False,
         verbose=False,
-        optimize=False,
+        optimize=False,  # its rewriting would fold BatchNorm into kernels that no longer are halves
     )
     logging.getLogger("torch.onnx").setLevel(levels)
     assert program is not None
+    fold_constants(program.model)
+    remove_unused_nodes(program.model)
     model = program.model_proto
     if half:
         _store_half(model)

@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of the source tree, `-dirty` where it was changed; empty outside a checkout."""
+    """The source tree's git commit, `-dirty` where it was changed; empty outside a checkout."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],

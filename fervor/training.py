@@ -230,7 +230,8 @@ class Training(lightning.LightningModule):
         losses = self.method.losses(batch._replace(image=image))
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
-        return losses["loss"]
+        loss: Tensor = losses["loss"]
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Move the average."""
