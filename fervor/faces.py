@@ -217,7 +217,7 @@ def square(face: Face, height: int, width: int, *, rotate: bool = False) -> NDAr
         weights=np.concatenate([np.ones((5, 2)), inside]),
         angle=angle,
     )
-    side = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    side = float(matrix[0, 0] * np.cos(angle) + matrix[1, 0] * np.sin(angle))  # may be negative
     offset = float(np.abs(matrix @ [0.5, 0.5, 1.0] - centre).max())
     if np.isfinite(matrix).all() and 0.5 <= side / longer <= 1.6 and offset <= 0.5 * longer:
         return matrix
