@@ -8,7 +8,8 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ Triple = tuple[float, float, float]
 _WRAPPERS = ("state_dict_backbone", "state_dict", "model")
 _PREFIX = re.compile(r"^(module\.|backbone\.|resnet\.|swin\.|vit\.)+")
 _OPTIONAL = re.compile(r"(num_batches_tracked|^mean|^deviation)$")
-_HUB_NAME = re.compile(r"^[\w-][\w.-]*(/[\w-][\w.-]*)?$")
+_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
 @dataclass(frozen=True)
@@ -236,30 +237,18 @@ def load_pretrained(
         ModelError: it cannot be found or fetched, is of another kind, or does not fit.
     """
     import transformers
-    from transformers.utils import logging as transformers_logging
 
-    local = _is_local(name)
-    bar = transformers_logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
-        if config.model_type != model_type:
-            raise ModelError(
-                f"{name} holds a model of kind {config.model_type}, expected {model_type}"
-            )
+    kind = model_kind(name)
+    if kind != model_type:
+        raise ModelError(f"{name} holds a model of kind {kind}, expected {model_type}")
+    with _fetching(name):
         model, info = getattr(transformers, class_name).from_pretrained(
             name,
-            local_files_only=local,
+            local_files_only=_is_local(name),
             output_loading_info=True,
             dtype=torch.float32,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name} cannot be loaded: {reason}") from error
-    finally:
-        if bar:
-            transformers_logging.enable_progress_bar()
     left_over = tuple(sorted(info["unexpected_keys"]))
     missing = tuple(sorted(info["missing_keys"]))
     _check(
@@ -274,6 +263,48 @@ def load_pretrained(
     return model, report
 
 
+def model_kind(name: str) -> str:
+    """The kind that a local folder or hub name of transformers says it is: clip, bert, ...
+
+    Raises:
+        ModelError: it cannot be found or fetched.
+    """
+    from transformers import AutoConfig
+
+    with _fetching(name):
+        config = AutoConfig.from_pretrained(name, local_files_only=_is_local(name))
+    return str(config.model_type)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a local folder or hub name.
+
+    Raises:
+        ModelError: it cannot be found or fetched.
+    """
+    from transformers import AutoTokenizer
+
+    with _fetching(name):
+        return AutoTokenizer.from_pretrained(name, local_files_only=_is_local(name))
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Turn what transformers raises into one line, and hide its progress bars."""
+    from transformers.utils import logging as transformers_logging
+
+    bar = transformers_logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name} cannot be loaded: {reason}") from error
+    finally:
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
 def _is_local(name: str) -> bool:
     """True for a folder; false for what can be a hub name.
 
@@ -283,7 +314,7 @@ def _is_local(name: str) -> bool:
     if Path(name).is_dir():
         return True
     if not _HUB_NAME.match(name):
-        raise ModelError(f"{name} is no folder and no hub name: give a model folder that exists")
+        raise ModelError(f"{name} is no folder and no hub name (owner/model): give one of them")
     return False
 
 

