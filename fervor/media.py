@@ -7,7 +7,7 @@ is decoded.
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fervor.errors import InputError
 from fervor.preprocess import to_rgb
 
 
-__all__ = ["ENDINGS", "Frame", "Picture", "find", "frame_of", "open_inputs", "read_picture"]
+__all__ = ["ENDINGS", "Frame", "Picture", "find", "frame_of", "open_inputs", "read", "read_picture"]
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image of any mode, or an array uint8 RGB [h w 3] or grey [h w]."""
@@ -55,13 +55,19 @@ class Frame:
 
 
 def open_inputs(inputs: Sequence[str | Path], *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
-    """The frames of all inputs (pictures and folders) in order; one picture in memory at a time.
+    """The frames of all inputs (pictures and folders) in order.
 
     Raises:
         InputError: at once, not at the first frame: an input does not exist, or a folder holds no
             picture.
     """
-    return (read_picture(source, max_pixels=max_pixels) for source in find(inputs))
+    return read(find(inputs), max_pixels=max_pixels)
+
+
+def read(sources: Iterable[str], *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
+    """The frames of files, in order; one picture in memory at a time."""
+    for source in sources:
+        yield read_picture(source, max_pixels=max_pixels)
 
 
 def find(inputs: Sequence[str | Path]) -> list[str]:

@@ -1,0 +1,173 @@
+"""A function's parameters are its options; a mistake is one line that lists the right names."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from fervor.commands import RECIPES, arguments_of, nearest, recipe_path, recipes
+from fervor.config import Data, Run
+from fervor.errors import UsageError
+
+
+def look(
+    inputs: list[str],
+    *,
+    model: str,
+    faces: Literal["all", "largest"] = "all",
+    threads: int = 0,
+    share: float = 0.5,
+    strict: bool = False,
+) -> int:
+    """Look at pictures.
+
+    Args:
+        inputs: pictures.
+        model: a folder.
+        faces: which faces.
+        threads: how many.
+        share: of the faces.
+        strict: stop early.
+    """
+    return 0
+
+
+def measure(*, data: Data, split: str = "test") -> int:
+    """Measure.
+
+    Args:
+        data: which pictures.
+        split: which part.
+    """
+    return 0
+
+
+def learn(run: Run, *, resume: str = "") -> int:
+    """Learn.
+
+    Args:
+        run: a recipe.
+        resume: a run folder.
+    """
+    return 0
+
+
+def looked(*given: str) -> dict[str, Any]:
+    return arguments_of("look", look, given)
+
+
+def run_of(*given: str) -> Run:
+    run = arguments_of("learn", learn, given)["run"]
+    assert isinstance(run, Run)
+    return run
+
+
+def test_values_and_defaults() -> None:
+    assert looked("a", "b", "--model", "12", "--strict", "--share=0.25") == {
+        **{"inputs": ["a", "b"], "model": "12", "faces": "all", "threads": 0},
+        **{"share": 0.25, "strict": True},
+    }
+
+
+def test_words_after_two_dashes_are_inputs() -> None:
+    assert looked("--model", "m", "--", "-a.jpg")["inputs"] == ["-a.jpg"]
+
+
+def test_dataclass_by_dots() -> None:
+    values = arguments_of("measure", measure, ["--data.root", "here", "--data.protocol", "votes"])
+    assert values == {"data": Data(root="here", protocol="votes"), "split": "test"}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            ["a", "--model", "m", "--thread", "2"],
+            "unknown option --thread: expected one of --threads, ",
+        ),
+        (
+            ["a", "--model", "m", "--treads=2"],
+            "unknown option --treads: expected one of --threads, ",
+        ),
+        (["a", "--model", "m", "-threads", "2"], "unknown option --threads"),
+        (["a", "--model", "m", "--threads", "two"], "--threads two: expected a whole number"),
+        (["a", "--model", "m", "--threads", "1.5"], "--threads 1.5: expected a whole number"),
+        (["a", "--model", "m", "--threads"], "--threads: expected a value"),
+        (["a", "--model", "m", "--share", "x\ny"], "--share x y: expected a number"),
+        (["a", "--model", "m", "--faces", "some"], "--faces some: expected one of all, largest"),
+        (["a"], "missing --model: see fervor look --help"),
+        (["--model", "m"], "missing INPUT: see fervor look --help"),
+        (["a", "--model", "m", "--strict", "b"], "unexpected argument b"),
+    ],
+)
+def test_mistakes_are_one_line(given: list[str], line: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        looked(*given)
+    message = " ".join(str(refused.value).split())
+    assert message.startswith(line)
+
+
+def test_right_names_come_nearest_first() -> None:
+    assert nearest("thread", ["model", "share", "threads"])[0] == "threads"
+    with pytest.raises(
+        UsageError, match=r"^unknown option --optim.rat: expected one of --optim.rate"
+    ):
+        run_of("--optim.rat", "1")
+
+
+def test_options_override_a_recipe_wherever_it_stands(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("optim: {rate: 0.5, epochs: 7}\noptions: {margin: 1, scale: 2}\n")
+    for given in (
+        ["--config", str(recipe), "--optim.epochs", "3", "--options.scale", "4"],
+        ["--optim.epochs", "3", "--options.scale", "4", f"--config={recipe}"],
+    ):
+        run = run_of(*given)
+        assert (run.optim.rate, run.optim.epochs) == (0.5, 3)
+        assert run.options == {"margin": 1, "scale": 4}
+        assert run.name == "mine"
+    assert run_of("--config", str(recipe), "--name", "other").name == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("methd: ke\n", "unknown option --methd: expected one of --method, "),
+        ("optim: {rat: 1}\n", "unknown option --optim.rat: expected one of --optim.rate, "),
+        ("seed: many\n", "--seed many: expected a whole number"),
+        ("optim: [\n", "Problems parsing config"),
+        ("- ke\n", "Unexpected config"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_one_line(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        run_of("--config", str(path))
+    assert str(refused.value).startswith(line)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_recipe_of_the_package_parses(recipe: str) -> None:
+    assert run_of("--config", recipe).name == recipe
+    assert recipe_path(recipe) == RECIPES / f"{recipe}.yaml"
+
+
+def test_unknown_recipe_lists_the_known() -> None:
+    first = recipes()[0]
+    with pytest.raises(UsageError, match=f"expected a YAML file or one of .*{first}"):
+        run_of("--config", f"{first}x")
+    with pytest.raises(UsageError, match=r"^--config .*: expected"):
+        run_of("--config")
+
+
+def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 7\nname: ke/mine\n")
+    run = run_of("--resume", str(tmp_path), "--threads", "1")
+    assert (run.seed, run.threads, run.name) == (7, 1, "ke/mine")
+    assert arguments_of("learn", learn, ["--resume", str(tmp_path)])["resume"] == str(tmp_path)
+    with pytest.raises(UsageError, match="it has no"):
+        run_of("--resume", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="leave --config out"):
+        run_of("--resume", str(tmp_path), "--config", "a.yaml")
