@@ -24,7 +24,10 @@ LIGHTNING = ("lightning", "pytorch_lightning", "torchmetrics")
 TORCH = (*LIGHTNING, "torch", "transformers", "kornia", "onnx", "onnxscript", "ray")
 HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarrow", "scipy")
 
-PLAIN = ("fervor", "labels", "errors", "config", "preprocess", "prompts", "provenance")
+PLAIN = (
+    *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
+    *("provenance", "inventory"),
+)
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
@@ -51,7 +54,7 @@ class Rule:
 
 RULES = {
     "nothing heavy": Rule(PLAIN, never=HEAVY, own=PLAIN),
-    "command line": Rule(("__main__",), never=HEAVY, lazy=True),
+    "command line": Rule(("__main__", "commands"), never=HEAVY, lazy=True),
     "prediction": Rule(RUNTIME, never=TORCH, own=(*PLAIN, *RUNTIME)),
     "data sets": Rule(
         ("datasets", "datasets.*"),
