@@ -32,8 +32,21 @@ class FaceEncoder(ImageEncoder):
         self.trunk = trunk
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
-        return from_map(self.trunk(self.normalised(image)))
+        """Features of RGB pictures in 0..1, or of what `lower` made of them (by its channels)."""
+        return self.upper(self.lower(image) if image.shape[1] == 3 else image)
+
+    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+        """What the frozen parts make of pictures; the normalised pictures where none is frozen."""
+        maps = self.normalised(image)
+        for part in self.parts()[: self._frozen]:
+            maps = part(maps)
+        return maps
+
+    def upper(self, maps: Float[Tensor, "b d i j"]) -> Features:
+        """Features of what `lower` gave."""
+        for part in self.parts()[self._frozen :]:
+            maps = part(maps)
+        return from_map(maps)
 
     def parts(self) -> list[nn.Module]:
         """The stem and then the blocks."""
@@ -54,6 +67,8 @@ def _face_encoder(config: Encoder) -> FaceEncoder:
         trunk, packaged = FaceMobileNet(last_stride=config.last_stride), "face_mobilenet"
     else:  # its last block halves the size: without it the last map is finer
         trunk, packaged = FaceResNet(last_block=config.last_stride == 2), "dlib_resnet"
+    if config.size < trunk.least:
+        raise UsageError(f"size is {config.size}, {config.name} expects at least {trunk.least}")
     encoder = FaceEncoder(trunk, size=config.size, grey=config.grey)
     if config.weights == "random":
         return encoder

@@ -106,6 +106,8 @@ class FaceMobileNet(nn.Module):
     mean = (0.0, 0.0, 0.0)
     scale = 255.0
     """The input is RGB 0..1; the net was trained on (input - mean) * scale."""
+    least = 32
+    """Smallest picture; the pretraining is known to carry from 96."""
 
     def __init__(self, *, last_stride: int = 1) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class FaceMobileNet(nn.Module):
         )
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1024 i j"]:
-        """The last map for normalised pictures of any size from 96."""
+        """The last map for normalised pictures of any size from `least`."""
         maps = self.stem(image)
         for block in self.blocks:
             maps = block(maps)
@@ -178,6 +180,7 @@ class FaceResNet(nn.Module):
 
     def __init__(self, *, last_block: bool = True) -> None:
         super().__init__()
+        self.least = 103 if last_block else 55
         widths = (*(32,) * 4, *(64,) * 4, *(128,) * 3, *(256,) * (4 if last_block else 3))
         self.stem = ResidualStem()
         self.blocks = nn.ModuleList(
@@ -186,7 +189,7 @@ class FaceResNet(nn.Module):
         )
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 256 i j"]:
-        """The last map for normalised pictures of any size from 96."""
+        """The last map for normalised pictures of any size from `least`."""
         maps = self.stem(image)
         for block in self.blocks:
             maps = block(maps)

@@ -1,4 +1,4 @@
-"""Text encoders against the library's own forward, and the stored vectors against the real tower."""
+"""Text encoders against the library's own forward; stored vectors against the real tower."""
 
 import hashlib
 import json

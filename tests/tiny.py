@@ -1,4 +1,4 @@
-"""Tiny random models of transformers, saved as a hub folder holds them: no test needs the network."""
+"""Tiny random models of transformers, saved as a hub folder holds them: no network needed."""
 
 import json
 from pathlib import Path
