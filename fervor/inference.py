@@ -179,9 +179,7 @@ class Predictor:
         """The faces of each frame, largest first; none where it could not be read."""
         images = [frame.image for frame in group if frame.image is not None]
         if self._detector is None:
-            cut = [
-                [Cutout((0, 0, image.shape[1], image.shape[0]), None, image)] for image in images
-            ]
+            cut = [[_whole(image)] for image in images]
         else:
             cut = [
                 [
@@ -224,6 +222,11 @@ class Predictor:
             model=self.header.name,
             error=None,
         )
+
+
+def _whole(image: NDArray[np.uint8]) -> Cutout:
+    height, width = image.shape[:2]
+    return Cutout((0.0, 0.0, float(width), float(height)), None, image)
 
 
 def _groups(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
