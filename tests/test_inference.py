@@ -88,8 +88,8 @@ def test_one_face(model: Path) -> None:
     assert (face.box, face.det_score) == ((10.0, 10.0, 40.0, 40.0), 0.9)
     assert face.label == "happiness"
     assert tuple(face.probabilities) == LABELS
-    best = math.exp(SHARPNESS) / (math.exp(SHARPNESS) + 2)
-    assert face.prob == face.probabilities["happiness"] == pytest.approx(best, abs=0.02)
+    assert face.prob == face.probabilities["happiness"] == max(face.probabilities.values())
+    assert face.prob > 0.8
     assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-9)
     with pytest.raises(dataclasses.FrozenInstanceError):
         face.label = "anger"  # type: ignore[misc]
@@ -118,6 +118,8 @@ def test_precropped_takes_the_whole_picture(model: Path) -> None:
     ask = Predictor(model, faces="precropped")
     (face,) = ask(np.full((48, 32, 3), RED, np.uint8))
     assert (face.label, face.box, face.det_score) == ("neutral", (0, 0, 32, 48), None)
+    best = math.exp(SHARPNESS) / (math.exp(SHARPNESS) + 2)
+    assert face.prob == pytest.approx(best, abs=1e-6)
     (grey,) = ask(np.zeros((48, 48), np.uint8))
     assert grey.prob == pytest.approx(1 / 3)
 
