@@ -7,10 +7,14 @@ fails here until it is given its place.
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -31,7 +35,7 @@ PLAIN = (
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
-NETWORKS = ("encoders", "statedicts", "facenets", "text", "losses")
+NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Rule:
     """Modules of fervor that importing the module may load."""
     lazy: bool = False
     """Whether a function may import what the module must not load."""
-    preload: tuple[str, ...] = ()
-    """Allowed packages that are loaded once for the whole group, which only saves time."""
+    torch: bool = False
+    """Whether torch is allowed; it is then loaded once for all such modules, to save time."""
 
 
 RULES = {
@@ -61,24 +65,25 @@ RULES = {
         never=HEAVY,
         own=("fervor", "labels", "errors", "datasets", "datasets.*"),
     ),
-    "networks": Rule(
-        NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), preload=("torch", "transformers")
-    ),
-    "data": Rule(("data",), never=LIGHTNING, preload=("torch",)),
+    "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
+    "data": Rule(("data", "views"), never=LIGHTNING, torch=True),
     "methods": Rule(
         ("methods", "methods.*"),
         never=LIGHTNING,
         own=(*PLAIN, *NETWORKS, "methods", "methods.*"),
-        preload=("torch", "transformers"),
+        torch=True,
     ),
     "measuring and storing": Rule(
         ("evaluation", "robustness", "export", "checkpoint", "card", "options"),
         never=LIGHTNING,
-        preload=("torch", "transformers"),
+        torch=True,
     ),
-    "training": Rule(("training", "reproduce", "vlm", "landmarks"), preload=("torch",)),
+    "training": Rule(("training", "reproduce", "vlm", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
+
+INDIRECT = {"onnxscript", "tensorboard"}
+"""Declared, and loaded by others: by torch.onnx, and by Lightning's logger."""
 
 PROBE = """
 import importlib, json, os, sys, traceback
@@ -121,7 +126,8 @@ def full_name(name: str) -> str:
     return name if name == "fervor" else f"fervor.{name}"
 
 
-def loaded_by(names: list[str], preload: tuple[str, ...]) -> dict[str, list[str]]:
+@cache
+def loaded_by(names: tuple[str, ...], *preload: str) -> dict[str, list[str]]:
     """The names in sys.modules after importing each module alone."""
     request = json.dumps([[full_name(name) for name in names], preload])
     answer = subprocess.run(
@@ -145,6 +151,28 @@ def imported_in(path: Path) -> set[str]:
     return found
 
 
+def declared(*sections: list[str]) -> set[str]:
+    """Distributions named by lists of requirements, fervor's own extras left out."""
+    names = {re.split(r"[\[<>=;~! ]", line)[0] for section in sections for line in section}
+    return names - {"fervor"}
+
+
+def test_dependencies_are_what_the_package_imports() -> None:
+    pytest.importorskip("torch", reason="names of distributions need them installed")
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    project = project["project"]
+    extras = {key: value for key, value in project["optional-dependencies"].items() if key != "dev"}
+    imported = set().union(*map(imported_in, MODULES.values()))
+    owners = packages_distributions()
+    used = {
+        owner.lower().replace("_", "-")
+        for module in imported - sys.stdlib_module_names - {"fervor"}
+        for owner in owners[module][:1]
+    }
+    assert used <= declared(project["dependencies"], *extras.values())
+    assert declared(project["dependencies"], *extras.values()) - used <= INDIRECT
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_has_one_rule(name: str) -> None:
     rules = [title for title, rule in RULES.items() if matches(name, rule.modules)]
@@ -155,7 +183,12 @@ def test_every_module_has_one_rule(name: str) -> None:
 @pytest.mark.parametrize("title", [title for title, rule in RULES.items() if governed(rule)])
 def test_modules_load_only_what_their_rule_allows(title: str) -> None:
     rule = RULES[title]
-    for name, loaded in loaded_by(governed(rule), rule.preload).items():
+    alike = [
+        name for other in RULES.values() if other.torch == rule.torch for name in governed(other)
+    ]
+    found = loaded_by(tuple(alike), *(("torch", "transformers") if rule.torch else ()))
+    for name in governed(rule):
+        loaded = found[name]
         forbidden = sorted(set(rule.never) & set(loaded))
         assert not forbidden, f"importing fervor/{name} loads {forbidden}"
         own = {part.removeprefix("fervor.") for part in loaded if part.split(".")[0] == "fervor"}
@@ -178,7 +211,7 @@ def test_the_probe_sees_a_forbidden_import(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "bystander.py").write_text("", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(f"{__name__}.full_name", str)
-    loaded = loaded_by(["intruder", "bystander"], ())
+    loaded = loaded_by(("intruder", "bystander"))
     assert "wave" in loaded["intruder"]
     assert "wave" not in loaded["bystander"]
     assert imported_in(tmp_path / "intruder.py") == {"wave"}
