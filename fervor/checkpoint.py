@@ -63,7 +63,9 @@ class Model:
 def built(info: dict[str, Any]) -> Method:
     """An empty method of the kind that a model.json describes."""
     method_class = METHODS[info["method"]]
-    encoder = build_image_encoder(Encoder(**{**info["encoder"], "weights": "random"}))
+    encoder = build_image_encoder(
+        Encoder(**{**info["encoder"], "weights": "random"}), architecture=info.get("architecture")
+    )
     text: Any = _KnownWidth(info["text"]["width"])
     options: Any = method_class.Options(**info["options"])
     return method_class(encoder, text, info["labels"], options)

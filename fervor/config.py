@@ -1,7 +1,7 @@
 """The settings of a run: frozen dataclasses that the command line and the recipes fill.
 
-One YAML recipe is one `Run`. Every default names its source: (paper) and (released code) are those of
-KE-FER, arXiv 2409.08598; (ours) is this project's choice.
+One YAML recipe is one `Run`. Every default names its source: (paper) and (released code) are of
+KE-FER (arXiv 2409.08598); (ours) is this project's choice.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -27,6 +27,9 @@ class Data:
         faces: precropped = each picture is a face; largest = find, align and crop it first.
         validation: share of train held out where the data set has no validation split (ours).
         balance: draw every class equally often in training.
+        views: fixed augmented views per picture, taken in turn by epoch, their frozen layers
+            computed once and cached; 0 draws anew each time.
+        cache: folder of the cached views (25 kB to 100 kB a picture and view).
     """
 
     name: str = "ferplus"
@@ -37,6 +40,8 @@ class Data:
     faces: Literal["precropped", "largest"] = "precropped"
     validation: float = 0.1
     balance: bool = False
+    views: int = 0
+    cache: str = "runs/cache"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from fervor.preprocess import to_input, to_rgb
 logger = logging.getLogger(__name__)
 
 CROP = 48
-"""Pixels of a found face's crop: FERPlus's resolution, so that photographs look like its pictures."""
+"""Pixels of a found face's crop: FERPlus's resolution, so that photographs look alike."""
 
 
 @dataclass(frozen=True)
@@ -223,29 +223,25 @@ def mixed_seed(*numbers: int) -> int:
 class TrainingBatches(Dataset[Batch]):
     """Batches by key: pictures chosen, augmented and resized to the encoder's input."""
 
-    def __init__(
-        self, pictures: Pictures, augment: Augment, *, size: int, seed: int, target: Target
-    ) -> None:
+    def __init__(self, pictures: Pictures, run: Run) -> None:
         self.pictures = pictures
-        self.augmentation = Augmentation(augment, size)
-        self.mixup = augment.mixup
-        self.seed = seed
-        self.target: Target = target
+        self.run = run
+        self.augmentation = Augmentation(run.augment, run.encoder.size)
 
     def __getitem__(self, key: Key) -> Batch:
         indices = torch.tensor(key.indices)
         label, votes = self.pictures.label[indices], self.pictures.votes[indices]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
-            target = _targets(label, votes, self.target)
+            torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
+            target = targets(label, votes, self.run.data.target)
             image = self.augmentation(self.pictures.images[indices])
-            if self.mixup:
-                image, target = _mixed_pairs(image, target, self.mixup)
+            if self.run.augment.mixup:
+                image, target = _mixed_pairs(image, target, self.run.augment.mixup)
                 label = target.argmax(1)
         return Batch(image.expand(-1, 3, -1, -1), label, target)
 
 
-def _targets(label: Tensor, votes: Tensor, target: Target) -> Float[Tensor, "b c"]:
+def targets(label: Tensor, votes: Tensor, target: Target) -> Float[Tensor, "b c"]:
     """What the loss aims at; see `config.Data.target`."""
     if target == "majority":
         return soft_target(label, votes.shape[1])
@@ -317,11 +313,8 @@ def _uniform(count: int, bound: float) -> Tensor:
     return (2 * torch.rand(count) - 1) * bound
 
 
-def training_loader(pictures: Pictures, run: Run) -> "DataLoader[Batch]":
-    """Augmented batches of a run, the last and smaller one dropped."""
-    batches = TrainingBatches(
-        pictures, run.augment, size=run.encoder.size, seed=run.seed, target=run.data.target
-    )
+def training_loader(batches: Dataset[Batch], pictures: Pictures, run: Run) -> DataLoader[Batch]:
+    """The run's batches in their order, the last and smaller one of an epoch dropped."""
     sampler = EpochSampler(
         pictures.label, run.optim.batch_size, seed=run.seed, balance=run.data.balance
     )

@@ -15,12 +15,14 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
 
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card
 from fervor.config import Optim, Run
 from fervor.data import (
     Pictures,
+    TrainingBatches,
     evaluation_batches,
     hold_out,
     mixed_seed,
@@ -33,6 +35,7 @@ from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
 from fervor.options import method_options
 from fervor.text import build_text_encoder
+from fervor.views import view_batches
 
 
 logger = logging.getLogger(__name__)
@@ -80,7 +83,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     last = folder / LAST
     trainer.fit(
         module,
-        training_loader(splits.train, run),
+        training_loader(_batches(method, splits.train, run), splits.train, run),
         ckpt_path=last if resume and last.is_file() else None,
         weights_only=False,
     )
@@ -151,6 +154,13 @@ def build_method(run: Run, splits: Splits) -> Method:
         images = [batch.image for batch in evaluation_batches(sample, size=run.encoder.size)]
         encoder.restore_batchnorm(torch.cat(images))
     return method
+
+
+def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
+    """Augmented anew each time, or from fixed views whose frozen layers are cached."""
+    if run.data.views:
+        return view_batches(method.image, pictures, run)
+    return TrainingBatches(pictures, run)
 
 
 def _start_from(method: Method, model: str) -> None:
@@ -226,7 +236,7 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The method's objective on one batch."""
-        image = batch.image.contiguous(memory_format=torch.channels_last)
+        image = batch.image.contiguous(memory_format=torch.channels_last)  # maps come so already
         losses = self.method.losses(batch._replace(image=image))
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
@@ -374,6 +384,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "grid": list(grid),
         "options": resolved["options"],
         "encoder": resolved["encoder"],
+        "architecture": method.image.architecture,
         "text": {**resolved["text"], "width": int(method.text_width)},
         "parameters": {
             "all": sum(p.numel() for p in method.parameters()),

@@ -1,0 +1,116 @@
+"""Fixed augmented views whose frozen layers are computed once: short runs at a fraction of the cost.
+
+Epoch e takes view e mod n of every picture. A view is a function of the picture's place in the
+split and of the view's number, not of a run's seed. With no more epochs than views a run sees what
+it would see with the layers computed anew each time; runs that are compared share the cache.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fervor.config import Run
+from fervor.data import Augmentation, Key, Pictures, mixed_seed, targets
+from fervor.encoders import FaceEncoder, ImageEncoder
+from fervor.errors import UsageError
+from fervor.methods import Batch
+
+
+CHUNK = 64
+"""Pictures augmented together; part of what a view is."""
+
+
+class ViewBatches(Dataset[Batch]):
+    """Batches whose `image` is what the encoder's frozen layers made of a view."""
+
+    def __init__(self, pictures: Pictures, run: Run, views: list[NDArray[np.uint16]]) -> None:
+        self.pictures = pictures
+        self.run = run
+        self.views = views
+
+    def __getitem__(self, key: Key) -> Batch:
+        """The batch of a key: maps [b d i j] in place of pictures."""
+        indices = torch.tensor(key.indices)
+        rows = self.views[key.epoch % len(self.views)][indices.numpy()]
+        maps = torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2)
+        label, votes = self.pictures.label[indices], self.pictures.votes[indices]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
+            target = targets(label, votes, self.run.data.target)
+        return Batch(maps, label, target)
+
+
+def view_batches(encoder: ImageEncoder, pictures: Pictures, run: Run) -> ViewBatches:
+    """The run's batches from its cached views; computes those that are not there yet.
+
+    Raises:
+        UsageError: the encoder has no frozen layers, or pairs shall be mixed.
+    """
+    if not isinstance(encoder, FaceEncoder) or not run.encoder.frozen_blocks:
+        raise UsageError("data.views needs a face encoder with encoder.frozen_blocks above 0")
+    if run.augment.mixup:
+        raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run)
+    return ViewBatches(
+        pictures,
+        run,
+        [_view(encoder, pictures, run, folder, view) for view in range(run.data.views)],
+    )
+
+
+def _fingerprint(encoder: FaceEncoder, pictures: Pictures, run: Run) -> str:
+    """What a view depends on, as a name: pictures, augmentation, frozen layers."""
+    settings = {"augment": asdict(run.augment), "encoder": asdict(run.encoder), "chunk": CHUNK}
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    found.update(pictures.images.numpy().tobytes())
+    with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
+        probe = torch.linspace(0, 1, run.encoder.size).expand(1, 3, run.encoder.size, -1)
+        maps = encoder.eval().lower(probe).mean(dim=(2, 3))
+    found.update(np.round(maps.double().numpy(), 2).tobytes())
+    return found.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _view(
+    encoder: FaceEncoder, pictures: Pictures, run: Run, folder: Path, view: int
+) -> NDArray[np.uint16]:
+    """One view's maps [n i j d], bfloat16 seen as uint16, mapped from its file."""
+    path = folder / f"view{view}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+        augmentation = Augmentation(run.augment, run.encoder.size)
+        stored: np.memmap[Any, np.dtype[np.uint16]] | None = None
+        for start in range(0, len(pictures), CHUNK):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mixed_seed(view, start))
+                image = augmentation(pictures.images[start : start + CHUNK])
+            maps = _lower(encoder, image)
+            if stored is None:
+                shape = (len(pictures), *maps.shape[1:])
+                stored = np.lib.format.open_memmap(aside, "w+", np.uint16, shape)
+            stored[start : start + len(maps)] = maps
+        assert stored is not None, "a split holds pictures"
+        stored.flush()
+        aside.replace(path)
+    mapped: NDArray[np.uint16] = np.load(path, mmap_mode="r")
+    return mapped
+
+
+def _lower(encoder: FaceEncoder, image: Tensor) -> NDArray[np.uint16]:
+    image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = encoder.eval().lower(image)
+    stored: NDArray[np.uint16] = (
+        maps.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous().view(torch.uint16).numpy()
+    )
+    return stored
