@@ -1,0 +1,179 @@
+"""Drawn faces, and small data sets of them in exactly the official layouts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from fervor.data import Pictures
+from fervor.labels import EXPRESSIONS, FER2013, FERPLUS_COLUMNS
+
+
+Pixels = NDArray[np.uint8]
+
+SIDE = 48
+"""Pixels of a FERPlus picture."""
+
+USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
+FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+HEADER = ",".join(["Usage", "Image name", *FERPLUS_COLUMNS])
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How an expression is drawn, in shares of the face.
+
+    Attributes:
+        corners: height of the mouth's corners above its middle.
+        side: height of the right corner above the left.
+        opening: height of the open mouth.
+        eyes: height of the open eyes.
+        brows: height of the brows above the eyes.
+        frown: how much lower the brows' inner ends are.
+    """
+
+    corners: float = 0.0
+    side: float = 0.0
+    opening: float = 0.0
+    eyes: float = 0.06
+    brows: float = 0.10
+    frown: float = 0.0
+
+
+LOOKS = {
+    "neutral": Looks(),
+    "happiness": Looks(corners=0.09, opening=0.03, eyes=0.04),
+    "surprise": Looks(opening=0.13, eyes=0.10, brows=0.16),
+    "sadness": Looks(corners=-0.08, frown=-0.05, eyes=0.04),
+    "anger": Looks(corners=-0.03, frown=0.07, brows=0.06),
+    "disgust": Looks(corners=-0.06, opening=0.05, eyes=0.02, frown=0.04),
+    "fear": Looks(corners=-0.04, opening=0.07, eyes=0.10, frown=-0.06, brows=0.13),
+    "contempt": Looks(side=0.09),
+}
+
+
+def face(expression: str, seed: int = 0, *, side: int = SIDE) -> Pixels:
+    """A grey face, uint8 [side side]; the seed moves its parts, its light and its noise."""
+    random = np.random.default_rng([seed, EXPRESSIONS.index(expression)])
+    looks, large = LOOKS[expression], 4 * side
+    centre = np.array([0.5, 0.5]) + random.uniform(-0.04, 0.04, 2)
+    skin, dark = int(random.integers(150, 220)), int(random.integers(10, 60))
+    image = Image.new("L", (large, large), int(random.integers(40, 130)))
+    draw = ImageDraw.Draw(image)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (large * (centre[0] + x), large * (centre[1] + y))
+
+    draw.ellipse([place(-0.36, -0.46), place(0.36, 0.46)], fill=skin)
+    width = max(2, large // 40)
+    for half in (-1, 1):
+        eye = 0.17 * half
+        draw.ellipse([place(eye - 0.07, -0.1 - looks.eyes), place(eye + 0.07, -0.1)], fill=dark)
+        brow = -0.12 - looks.eyes - looks.brows / 2
+        ends = [place(eye + 0.1 * half, brow - looks.frown / 2)]
+        ends.append(place(eye - 0.1 * half, brow + looks.frown / 2))
+        draw.line(ends, fill=dark, width=width)
+    draw.line([place(0, -0.05), place(0, 0.08)], fill=dark, width=width)
+    turn = np.linspace(-1, 1, 15)
+    upper = 0.24 - looks.corners * turn**2 - looks.side * turn.clip(0)
+    lower = upper + looks.opening * (1 - turn**2)
+    outline = [place(0.18 * x, y) for x, y in zip(turn, upper, strict=True)]
+    outline += [place(0.18 * x, y) for x, y in zip(turn[::-1], lower[::-1], strict=True)]
+    draw.polygon(outline, fill=dark)
+    draw.line(outline, fill=dark, width=width)
+    small = np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float64)
+    return (small + random.normal(0, 4, small.shape)).clip(0, 255).astype(np.uint8)
+
+
+def pictures(labels: Sequence[str], count: int, *, seed: int = 0, side: int = SIDE) -> Pictures:
+    """A split in memory: `count` faces of each class, classes taking turns."""
+    shown = [(name, seed * 1000 + turn) for turn in range(count) for name in labels]
+    images = np.stack([face(name, number, side=side) for name, number in shown])
+    label = torch.tensor([labels.index(name) for name, _ in shown])
+    votes = torch.eye(len(labels))[label]
+    sources = tuple(f"{name}{number}.png" for name, number in shown)
+    return Pictures(torch.from_numpy(images[:, None]), label, votes, sources)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A FERPlus row: the picture's name, the ten columns' votes, and FER2013's own number."""
+
+    name: str
+    votes: tuple[int, ...]
+    emotion: int = 6
+
+
+def ballot(**votes: int) -> tuple[int, ...]:
+    """The ten columns, those that are not named at 0."""
+    assert votes.keys() <= set(FERPLUS_COLUMNS)
+    return tuple(votes.get(name, 0) for name in FERPLUS_COLUMNS)
+
+
+def rows(start: int, expressions: Sequence[str]) -> list[Row]:
+    """One clear majority each: eight votes, and two for another expression."""
+    found = []
+    for number, name in enumerate(expressions, start=start):
+        other = "sadness" if name == "neutral" else "neutral"
+        votes = ballot(**{name: 8, other: 2})
+        emotion = FER2013.index(name) if name in FER2013 else FER2013.index("neutral")
+        found.append(Row(f"fer{number:07d}.png", votes, emotion))
+    return found
+
+
+def shown(row: Row) -> Pixels:
+    """The face that a row's votes describe."""
+    best = max(range(len(EXPRESSIONS)), key=lambda column: row.votes[column])
+    return face(EXPRESSIONS[best], int(row.name[3:10] or 0) if row.name else 0)
+
+
+def write_pictures(root: Path, splits: Mapping[str, Sequence[Row]], *, labels: bool = True) -> Path:
+    """FER2013Train, FER2013Valid and FER2013Test with their pictures and (`labels`) label.csv."""
+    for split, entries in splits.items():
+        folder = root / FOLDERS[split]
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for row in entries:
+            if row.name:
+                Image.fromarray(shown(row)).save(folder / row.name)
+                votes = ",".join(map(str, row.votes))
+                lines.append(f'{row.name},"(0, 0, 48, 48)",{votes}\n')
+        if labels:
+            (folder / "label.csv").write_text("".join(lines))
+    return root
+
+
+def write_votes(root: Path, splits: Mapping[str, Sequence[Row]]) -> Path:
+    """fer2013new.csv."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [HEADER]
+    for split, entries in splits.items():
+        lines += [f"{USAGES[split]},{row.name},{','.join(map(str, row.votes))}" for row in entries]
+    (root / "fer2013new.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_pixels(root: Path, splits: Mapping[str, Sequence[Row]]) -> Path:
+    """fer2013.csv."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = ["emotion,pixels,Usage"]
+    for split, entries in splits.items():
+        for row in entries:
+            pixels = " ".join(map(str, shown(row).ravel()))
+            lines.append(f"{row.emotion},{pixels},{USAGES[split]}")
+    (root / "fer2013.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_folder(root: Path, names: Sequence[str], count: int, *, seed: int = 0) -> Path:
+    """`count` faces in a sub-folder of each expression."""
+    for name in names:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            image = Image.fromarray(face(name, seed * 1000 + number))
+            image.save(root / name / f"{number:03d}.png")
+    return root
