@@ -58,6 +58,8 @@ def load(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
         raise DataError(
             f"FERPlus has no label source {source!r}: expected one of {', '.join(SOURCES)}"
         )
+    if protocol == "raw" and source != "fer2013.csv":
+        raise DataError(f"raw reads fer2013.csv alone, not {source}: leave --data.annotations out")
     if protocol == "raw":
         samples = list(_raw(root, split))
     elif source == "fer2013.csv":

@@ -49,11 +49,13 @@ def load(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
 
 def _split_folder(root: Path, split: str) -> Path | None:
     """Where a split's class folders stand; None where the data set has no such split."""
-    named = {
-        SPLIT_NAMES[path.name.lower()]: path
-        for path in root.iterdir()
-        if path.is_dir() and path.name.lower() in SPLIT_NAMES
-    }
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    found = [path for path in folders if path.name.lower() in SPLIT_NAMES]
+    named = {SPLIT_NAMES[path.name.lower()]: path for path in found}
+    if len(named) < len(found):
+        raise DataError(
+            f"{root} names a split twice: {', '.join(p.name for p in found)}; merge them"
+        )
     if named:
         return named.get(split)
     return root if split == "train" else None
