@@ -22,10 +22,11 @@ def save(model: Any, folder: Path) -> str:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() and tensor.ndim == 1:
-                start = 0.5 if name.endswith(("running_var", "norm.weight")) else -0.2
+                start = 0.5 if name.endswith(("running_var", "weight")) else -0.2
                 tensor.uniform_(start, start + 0.4)
-            elif tensor.is_floating_point() and tensor.ndim == 2:
-                tensor.normal_(std=0.3)
+            elif tensor.is_floating_point():
+                inputs = tensor[0].numel() if tensor.ndim == 4 else 4
+                tensor.normal_(std=2 / inputs**0.5)
     model.save_pretrained(folder)
     return str(folder)
 
@@ -60,9 +61,8 @@ def save_clip_tokenizer(folder: Path) -> dict[str, int]:
 def save_resnet(folder: Path) -> str:
     from transformers import ResNetConfig, ResNetModel
 
-    widths = [4, 8, 12, 16]
     config = ResNetConfig(
-        embedding_size=4, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic"
+        embedding_size=4, hidden_sizes=[4, 8, 12], depths=[1, 1, 1], layer_type="basic"
     )
     return save(ResNetModel(config), folder)
 
@@ -101,8 +101,8 @@ def save_align(folder: Path) -> str:
         "image_size": 32,
         "width_coefficient": 0.5,
         "depth_coefficient": 0.5,
-        "in_channels": [8, 8],
-        "out_channels": [8, 16],
+        "in_channels": [32, 16],
+        "out_channels": [16, 32],
         "kernel_sizes": [3, 3],
         "strides": [1, 2],
         "num_block_repeats": [1, 1],
