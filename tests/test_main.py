@@ -84,17 +84,19 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith(f"usage: fervor {command}")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the processor time of a child")
 @pytest.mark.parametrize("words", [["--help"], ["predict", "--help"]])
 def test_help_is_quick(words: list[str]) -> None:
-    """Relative to a bare start of Python, so that a slow machine passes too."""
+    """In seconds of processor time, which other work on the machine hardly changes."""
+    import resource
 
-    def seconds(*command: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        return time.perf_counter() - start
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert fervor_process(*words).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    bare = min(seconds("-c", "import numpy") for _ in range(3))
-    assert min(seconds("-m", "fervor", *words) for _ in range(3)) < 0.3 + bare
+    assert min(seconds() for _ in range(3)) < 0.3
 
 
 @pytest.mark.parametrize("words", [[], ["predct"], ["--hlp"]])
@@ -228,11 +230,11 @@ def test_interruption_keeps_the_rows(model: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (output.exists() and output.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (130, b"")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert 0 < len(rows) < 500
