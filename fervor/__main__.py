@@ -110,14 +110,15 @@ def evaluate(*, model: str, data: Data, split: str = "test", output: str = "resu
     return DONE
 
 
-def export(*, model: str, output: str) -> int:
+def export(*, model: str, output: str, half: bool = False) -> int:
     """Write a trained model as model.onnx and model.json, checked against torch.
 
     Args:
         model: the run folder.
         output: the model folder that is written.
+        half: store kernels and matrices in half precision; they are computed with in single.
     """
-    print(_with_torch("fervor.export").export(model=model, output=output))
+    print(_with_torch("fervor.export").export(model=model, output=output, half=half))
     return DONE
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fervor import provenance
@@ -24,6 +24,11 @@ EMBEDDED = Path(__file__).parent / "weights" / "embedded"
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 SCHEMA = 1
+REQUIRED = (
+    *("name", "method", "labels", "input", "options", "encoder", "text", "temperature"),
+    *("selection", "data", "parameters", "seed", "commit", "sha256"),
+)
+"""What evaluation, export and the card read."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,12 @@ def load_model(model: str | Path) -> Model:
         raise ModelError(f"{path} is no readable JSON: {error}") from None
     if not isinstance(info, dict) or info.get("schema") != SCHEMA:
         raise ModelError(f"{path} has no schema {SCHEMA}: train or export again with this version")
-    if info.get("method") not in METHODS:
+    missing = [key for key in REQUIRED if key not in info]
+    if missing:
+        raise ModelError(f"{path} lacks {', '.join(missing)}: train or export again")
+    if info["method"] not in METHODS:
         raise ModelError(
-            f"{path} names method {info.get('method')!r}, expected one of {', '.join(METHODS)}"
+            f"{path} names method {info['method']!r}, expected one of {', '.join(METHODS)}"
         )
     return Model(folder, info)
 
@@ -114,7 +122,8 @@ def load_model(model: str | Path) -> Model:
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, aside)
+    # safetensors' own writer leaves files that their owner alone can read
+    aside.write_bytes(save({key: tensor.contiguous() for key, tensor in tensors.items()}))
     aside.replace(path)
 
 
