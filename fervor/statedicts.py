@@ -6,9 +6,8 @@ transformers. In both, a trunk's tensor that is missing or left over is an error
 
 import json
 import logging
-import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +77,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"weights {path} cannot be read: {reason}; give a file that holds tensors alone"
         ) from error
@@ -159,7 +158,7 @@ RESNET_HEADS = r"^(trunk\.)?(fc|feature|classifier)\."
 SWIN_DERIVED = r"(^head\.(weight|bias)$|^classifier\.|relative_position_index$|attn_mask$)"
 """Swin's classifier, and the buffers that every implementation computes for itself."""
 
-_RESNET_NAMES = [
+_RESNET_NAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^conv1\.", "embedder.embedder.convolution."),
     (r"^bn1\.", "embedder.embedder.normalization."),
     (r"\.conv(\d)\.", lambda found: f".layer.{int(found[1]) - 1}.convolution."),
@@ -293,16 +292,17 @@ def _fetching(name: str) -> Iterator[None]:
     """Turn what transformers raises into one line, and hide its progress bars."""
     from transformers.utils import logging as transformers_logging
 
-    bar = transformers_logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()
+    bars: Any = transformers_logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{name} cannot be loaded: {reason}") from error
     finally:
-        if bar:
-            transformers_logging.enable_progress_bar()
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _is_local(name: str) -> bool:
@@ -323,7 +323,7 @@ def pixel_statistics(name: str) -> tuple[Triple, Triple] | None:
 
     None where they say nothing.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for file in ("preprocessor_config.json", "processor_config.json"):
         path = cached_file(
