@@ -1,5 +1,6 @@
-"""Drawn faces, and small data sets of them in exactly the official layouts."""
+"""Drawn faces, small data sets of them in exactly the official layouts, and drawn networks."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fervor.data import Pictures
+from fervor.data import Pictures, evaluation_batches
+from fervor.features import Features, ImageEncoder, Pixels, from_map
 from fervor.labels import EXPRESSIONS, FER2013, FERPLUS_COLUMNS
+from fervor.methods import Batch
 
 
-Pixels = NDArray[np.uint8]
+Grey = NDArray[np.uint8]
 
 SIDE = 48
 """Pixels of a FERPlus picture."""
@@ -56,7 +61,7 @@ LOOKS = {
 }
 
 
-def face(expression: str, seed: int = 0, *, side: int = SIDE) -> Pixels:
+def face(expression: str, seed: int = 0, *, side: int = SIDE) -> Grey:
     """A grey face, uint8 [side side]; the seed moves its parts, its light and its noise."""
     random = np.random.default_rng([seed, EXPRESSIONS.index(expression)])
     looks, large = LOOKS[expression], 4 * side
@@ -99,6 +104,49 @@ def pictures(labels: Sequence[str], count: int, *, seed: int = 0, side: int = SI
     return Pictures(torch.from_numpy(images[:, None]), label, votes, sources)
 
 
+def batch(labels: Sequence[str], count: int, *, size: int = SIDE, seed: int = 0) -> Batch:
+    """`count` faces of each class as an encoder sees them."""
+    split = pictures(labels, count, seed=seed)
+    return next(evaluation_batches(split, size=size))
+
+
+class TinyEncoder(ImageEncoder):
+    """Two convolutions; every weight is a sine of its place."""
+
+    def __init__(self, width: int = 6, *, size: int = SIDE) -> None:
+        half = (0.5, 0.5, 0.5)
+        super().__init__(width, Pixels(size, False, half, half))
+        self.stem = nn.Conv2d(3, 8, 5, 3)
+        self.blocks = nn.Sequential(nn.Conv2d(8, width, 3, 2))
+        with torch.no_grad():
+            for start, parameter in enumerate(self.parameters()):
+                places = torch.arange(parameter.numel(), dtype=torch.float64)
+                spread = (2 / parameter[0].numel()) ** 0.5
+                parameter.copy_((torch.sin(37.0 * places + start) * spread).view_as(parameter))
+
+    def forward(self, image: Tensor) -> Features:
+        return from_map(self.blocks(F.leaky_relu(self.stem(self.normalised(image)))))
+
+    def parts(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks]
+
+
+class DrawnText:
+    """A text encoder whose vectors are drawn by the sentence; it counts what it is asked."""
+
+    def __init__(self, width: int = 6) -> None:
+        self.width = width
+        self.asked: list[str] = []
+
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        self.asked += sentences
+        return torch.stack([self.vector(sentence) for sentence in sentences])
+
+    def vector(self, sentence: str) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(sentence.encode()))
+        return 2 + torch.randn(self.width, generator=generator)
+
+
 @dataclass(frozen=True)
 class Row:
     """A FERPlus row: the picture's name, the ten columns' votes, and FER2013's own number."""
@@ -125,7 +173,7 @@ def rows(start: int, expressions: Sequence[str]) -> list[Row]:
     return found
 
 
-def shown(row: Row) -> Pixels:
+def shown(row: Row) -> Grey:
     """The face that a row's votes describe."""
     best = max(range(len(EXPRESSIONS)), key=lambda column: row.votes[column])
     return face(EXPRESSIONS[best], int(row.name[3:10] or 0) if row.name else 0)
