@@ -26,6 +26,6 @@ def method_options(method: str, values: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "options")
     try:
-        return parser.instantiate_classes(parser.parse_object({"options": values})).options
+        return parser.instantiate(parser.parse_object({"options": values})).options
     except ArgumentError as error:
         raise UsageError(f"method {method}: {' '.join(str(error).split())}") from None
