@@ -25,7 +25,7 @@ TEMPLATES = {
 }
 
 DEFAULT_TEMPLATE = 9
-"""The paper's choice, best in most columns of its Table 3."""
+"""The paper's choice, best in every column of its Table 3."""
 
 BARE = SLOT
 """The class word alone, as a template."""
