@@ -28,7 +28,7 @@ LOW, HIGH = 320, 640
 """The network looks at pictures whose longer side, in pixels, is brought between these."""
 THRESHOLD = 0.65
 OVERLAP = 0.4
-BATCH_PIXELS = 8 * HIGH * HIGH
+BATCH_PIXELS = 4 * HIGH * HIGH
 """Pictures run together up to this many pixels."""
 
 Mode = Literal["all", "largest"]
