@@ -1,0 +1,99 @@
+"""Cached views against the same layers computed anew."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor.data import Augmentation, EpochSampler, Key, Pictures, mixed_seed
+from fervor.encoders import FaceEncoder, build_image_encoder
+from fervor.errors import UsageError
+from fervor.views import CHUNK, view_batches
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    """70 grey noise pictures of 48 pixels, two classes: more than one chunk."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (70, 1, 48, 48), generator=generator, dtype=torch.uint8)
+    label = torch.arange(70) % 2
+    return Pictures(images, label, torch.eye(2)[label], ("",) * 70)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two views of a face-pretrained trunk with six frozen blocks."""
+    return Run(
+        data=Data(views=2, cache=str(tmp_path / "cache")),
+        augment=Augment(rotation=10, brightness=0.1),
+        encoder=Encoder(size=96, grey=True, frozen_blocks=6),
+        optim=Optim(batch_size=8),
+    )
+
+
+def built(run: Run) -> FaceEncoder:
+    encoder = build_image_encoder(run.encoder)
+    assert isinstance(encoder, FaceEncoder)
+    return encoder
+
+
+def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> None:
+    encoder = built(run)
+    batches = view_batches(encoder, pictures, run)
+    indices = (0, 3, 69)
+    batch = batches[Key(epoch=1, step=0, indices=indices)]
+    seen = {}
+    for start in (0, CHUNK):
+        torch.manual_seed(mixed_seed(1, start))
+        augmented = Augmentation(run.augment, 96)(pictures.images[start : start + CHUNK])
+        seen |= dict(enumerate(augmented, start))
+    images = torch.stack([seen[index] for index in indices]).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        expected = encoder.eval()(images)
+        cached = encoder(batch.image.float())
+    # the frozen layers run in bfloat16, which keeps eight bits
+    gaps = torch.cdist(cached.pooled, expected.pooled) / expected.pooled.norm(dim=1)
+    assert float(gaps.diagonal().max()) < 0.1
+    assert gaps.argmin(dim=1).tolist() == [0, 1, 2]
+    assert cached.grid == expected.grid
+    assert batch.label.tolist() == [0, 1, 1]
+
+
+def test_views_differ_take_turns_and_ignore_the_seed(pictures: Pictures, run: Run) -> None:
+    batches = view_batches(built(run), pictures, run)
+    images = [batches[Key(epoch, 0, (5,))].image for epoch in range(3)]
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+    other = view_batches(built(run), pictures, replace(run, seed=1))
+    assert torch.equal(other[Key(0, 0, (5,))].image, images[0])
+
+
+def test_runs_share_the_cache_and_other_pictures_do_not(pictures: Pictures, run: Run) -> None:
+    view_batches(built(run), pictures, run)
+    files = set(Path(run.data.cache).rglob("*.npy"))
+    assert len(files) == 2
+    encoder = built(run)
+    encoder.restore_batchnorm(torch.rand(8, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    view_batches(encoder, pictures, replace(run, seed=3, method="classifier"))
+    assert set(Path(run.data.cache).rglob("*.npy")) == files
+    view_batches(built(run), pictures.subset(torch.arange(64)), run)
+    assert len(set(Path(run.data.cache).rglob("*.npy"))) == 4
+
+
+def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
+    batches = view_batches(built(run), pictures, run)
+    keys = list(EpochSampler(pictures.label, 8, seed=0))
+    assert [batches[key].label.tolist() for key in keys[:2]] == [
+        pictures.label[list(key.indices)].tolist() for key in keys[:2]
+    ]
+
+
+def test_what_views_cannot_do(pictures: Pictures, run: Run) -> None:
+    thawed = replace(run, encoder=replace(run.encoder, frozen_blocks=0))
+    with pytest.raises(UsageError, match="frozen_blocks"):
+        view_batches(built(thawed), pictures, thawed)
+    mixed = replace(run, augment=replace(run.augment, mixup=0.2))
+    with pytest.raises(UsageError, match="mix"):
+        view_batches(built(run), pictures, mixed)
