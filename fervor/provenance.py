@@ -6,6 +6,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fervor import __version__
+
 
 PACKAGES = (
     "numpy",
@@ -20,8 +22,8 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of fervor, and of what decides its numbers, where installed."""
-    found = {}
-    for package in ("fervor", *PACKAGES):
+    found = {"fervor": __version__}
+    for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
