@@ -1,8 +1,31 @@
 """The card of a model folder: README.md with the metadata that the Hugging Face Hub reads."""
 
+import json
+from importlib.resources import files
 from typing import Any
 
 import yaml
+
+from fervor import datasets
+from fervor.config import Run
+
+
+PACKAGED = {"face-mobilenet": "face_mobilenet.json", "face-resnet": "dlib_resnet.json"}
+"""Descriptions of the weights that an encoder starts from where a run names none."""
+
+
+def terms(run: Run) -> dict[str, str]:
+    """Licence and data terms of what a run makes: its starting weights' and its data set's."""
+    start = run.encoder.weights or run.start or PACKAGED.get(run.encoder.name, "random")
+    licence = "Apache-2.0 (this training)"
+    data_terms = [f"trained on {run.data.name}: {datasets.dataset(run.data.name).TERMS}"]
+    if start in PACKAGED.values():
+        weights = json.loads((files("fervor") / "weights" / start).read_text(encoding="utf-8"))
+        licence += f"; starting weights {weights['name']}: {weights['licence']}"
+        data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
+    elif start != "random":
+        data_terms.append(f"starting weights {start}: the terms of their source apply")
+    return {"licence": licence, "data_terms": "; ".join(data_terms)}
 
 
 def card(info: dict[str, Any]) -> str:
@@ -10,7 +33,8 @@ def card(info: dict[str, Any]) -> str:
     selection, data = info["selection"], info["data"]
     metadata = {
         "library_name": "fervor",
-        "license": info.get("licence", "other"),
+        "license": "other",
+        "license_name": "see-licence-and-data-terms",
         "pipeline_tag": "image-classification",
         "datasets": [data["name"]],
         "metrics": ["accuracy", "f1"],
@@ -52,6 +76,10 @@ The temperature {info["temperature"]:.4f} was fitted there too.
 
 ## Licence and data terms
 
-{info.get("licence", "The licence of the starting weights and of the data set applies.")}
-{info.get("data_terms", "")}
+Licence: {info["licence"]}.
+
+Data terms: {info["data_terms"]}.
+
+Use it to study or to help people, with their consent; not to judge applicants, employees or pupils,
+where the European Union's AI Act forbids emotion inference.
 """

@@ -26,7 +26,7 @@ DESCRIPTION = "model.json"
 SCHEMA = 1
 REQUIRED = (
     *("name", "method", "labels", "input", "options", "encoder", "text", "temperature"),
-    *("selection", "data", "parameters", "seed", "commit", "sha256"),
+    *("selection", "data", "parameters", "licence", "data_terms", "seed", "commit", "sha256"),
 )
 """What evaluation, export and the card read."""
 

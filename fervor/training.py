@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from fervor import checkpoint, datasets, provenance
-from fervor.card import card
+from fervor.card import card, terms
 from fervor.config import Optim, Run
 from fervor.data import (
     Pictures,
@@ -396,6 +396,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
             "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
             "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
         },
+        **terms(run),
         "config": resolved,
         "seed": run.seed,
         "commit": provenance.commit(),

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fervor.card import card
+from fervor.card import card, terms
+from fervor.config import Encoder, Run
 
 
 def info(mode: str = "honest", **changes: Any) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def info(mode: str = "honest", **changes: Any) -> dict[str, Any]:
         },
         "selection": {"mode": mode, "split": split, "epoch": 7, **figures},
         "temperature": 1.25,
+        "licence": "Apache-2.0 (this training)",
+        "data_terms": "trained on ferplus",
         **changes,
     }
 
@@ -40,13 +43,12 @@ def metadata(text: str) -> dict[str, Any]:
 
 
 def test_metadata_is_what_the_hub_reads() -> None:
-    found = metadata(card(info(licence="apache-2.0")))
-    assert found["license"] == "apache-2.0"
+    found = metadata(card(info()))
+    assert found["license"] == "other"
     assert found["library_name"] == "fervor"
     assert found["pipeline_tag"] == "image-classification"
     assert found["datasets"] == ["ferplus"]
     assert "facial-expression-recognition" in found["tags"]
-    assert metadata(card(info()))["license"] == "other"
 
 
 def test_the_card_holds_counts_and_figures() -> None:
@@ -72,3 +74,14 @@ def test_a_choice_on_test_is_said_aloud() -> None:
 @pytest.mark.parametrize("commit", ["", "abc123"])
 def test_an_unknown_commit_is_called_unknown(commit: str) -> None:
     assert f"commit {commit or 'unknown'}." in card(info(commit=commit))
+
+
+def test_terms_name_data_and_starting_weights() -> None:
+    packaged = terms(Run())
+    assert "FER2013" in packaged["data_terms"]
+    assert "VGGFace2" in packaged["data_terms"]
+    assert "MIT" in packaged["licence"]
+    random = terms(Run(encoder=Encoder(weights="random")))
+    assert "VGGFace2" not in random["data_terms"]
+    own = terms(Run(encoder=Encoder(name="resnet18", weights="mine.pt")))
+    assert "mine.pt" in own["data_terms"]

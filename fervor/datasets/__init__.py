@@ -1,6 +1,6 @@
 """Data sets: official annotation files -> lists of samples, with the counts of a named protocol.
 
-The next data set is one file here with `LABELS`, `PROTOCOLS` and `load`, and a line in `DATASETS`.
+The next data set is one file here (`PROTOCOLS`, `TERMS`, `labels`, `load`), one line in `DATASETS`.
 """
 
 from collections.abc import Sequence

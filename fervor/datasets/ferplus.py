@@ -18,6 +18,8 @@ from fervor.labels import BASIC, EXPRESSIONS, FER2013, FERPLUS_COLUMNS
 
 PROTOCOLS = ("majority", "majority7", "argmax10", "argmax8", "raw")
 
+TERMS = "labels under the MIT licence; FER2013's pictures were collected from the web for research"
+
 FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
 USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 SOURCES = ("label.csv", "fer2013new.csv", "fer2013.csv")

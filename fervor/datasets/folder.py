@@ -15,6 +15,8 @@ from fervor.labels import canonical, ordered
 
 PROTOCOLS = ("folders",)
 
+TERMS = "the user's own pictures, under the user's terms"
+
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 

@@ -1,0 +1,75 @@
+"""The shipped model gives the same answers whichever way a face reaches it, on real pictures."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from fervor import Predictor, datasets
+from fervor.__main__ import main
+from fervor.checkpoint import EMBEDDED, load_model
+from fervor.config import Data
+from fervor.data import evaluation_batches, read_pictures
+from fervor.evaluation import evaluate, onnx_logits, torch_logits
+
+
+def test_onnx_and_torch_agree_on_real_faces(ferplus: Path) -> None:
+    model = load_model("embedded")
+    samples = datasets.load("ferplus", ferplus, "valid")[:100]
+    pictures = read_pictures(samples, model.info["labels"], size=model.info["input"]["size"])
+    batches = list(evaluation_batches(pictures, size=model.info["input"]["size"]))
+    graph, torch = (
+        onnx_logits(EMBEDDED / "model.onnx", batches),
+        torch_logits(model.method(), batches),
+    )
+    assert float(np.abs(graph - torch).max()) < 1e-4
+
+
+@pytest.mark.slow
+def test_predict_equals_evaluate_to_the_last_picture(ferplus: Path, tmp_path: Path) -> None:
+    data = Data(root=str(ferplus), protocol="argmax8")
+    path, result = evaluate("embedded", data, output=str(tmp_path))
+    assert json.loads(path.read_text())["correct"] == result["correct"]
+    rows = tmp_path / "rows.csv"
+    command = ["predict", str(ferplus / "FER2013Test"), "--faces", "precropped"]
+    assert main([*command, "--output", str(rows)]) == 0
+    truth = {
+        Path(sample.path).name: sample.label
+        for sample in datasets.load("ferplus", ferplus, "test", protocol="argmax8")
+    }
+    with rows.open(newline="") as file:
+        answers = {Path(row["source"]).name: row["label"] for row in csv.DictReader(file)}
+    assert len(answers) == result["count"] == 3573
+    assert sum(answers[name] == label for name, label in truth.items()) == result["correct"]
+
+
+def pasted(face: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
+    """The face, enlarged and its border continued, somewhere in a smooth 640 x 480 picture."""
+    coarse = generator.integers(60, 200, (6, 8, 3), dtype=np.uint8)
+    scene = np.array(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
+    side = int(generator.integers(100, 260))
+    large = np.asarray(Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC))
+    framed = np.pad(large, side // 4, mode="edge")
+    top, left = (int(generator.integers(0, limit - len(framed))) for limit in (480, 640))
+    scene[top : top + len(framed), left : left + len(framed)] = framed[:, :, None]
+    return scene
+
+
+@pytest.mark.slow
+def test_a_pasted_face_loses_at_most_a_point(ferplus: Path) -> None:
+    samples = datasets.load("ferplus", ferplus, "test")
+    faces = [np.asarray(Image.open(sample.path).convert("L")) for sample in samples]
+    generator = np.random.default_rng(0)
+    whole = Predictor(faces="precropped")([np.repeat(face[:, :, None], 3, 2) for face in faces])
+    found = Predictor(faces="largest")
+    right = {"precropped": 0, "pasted": 0}
+    for face, sample, direct in zip(faces, samples, whole, strict=True):
+        right["precropped"] += direct[0].label == sample.label
+        answer = found(pasted(face, generator))
+        right["pasted"] += bool(answer) and answer[0].label == sample.label
+    lost = (right["precropped"] - right["pasted"]) / len(samples)
+    assert lost <= 0.01, f"{right} of {len(samples)}"
