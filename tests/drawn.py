@@ -2,8 +2,9 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fervor.config import Encoder
 from fervor.data import Pictures, evaluation_batches
 from fervor.features import Features, ImageEncoder, Pixels, from_map
 from fervor.labels import EXPRESSIONS, FER2013, FERPLUS_COLUMNS
-from fervor.methods import Batch
+from fervor.methods import Batch, Method
 
 
 Grey = NDArray[np.uint8]
@@ -145,6 +147,33 @@ class DrawnText:
     def vector(self, sentence: str) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(sentence.encode()))
         return 2 + torch.randn(self.width, generator=generator)
+
+
+def description(
+    name: str, encoder: Encoder, method: Method, *, mode: str = "honest", **changes: Any
+) -> dict[str, Any]:
+    """What a model.json says of a method, as training writes it; `changes` replace entries."""
+    counts = dict.fromkeys(method.labels, 2)
+    figures = {"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.7}
+    split = "test" if mode == "paper" else "valid"
+    return {
+        "name": name,
+        "method": name,
+        "labels": list(method.labels),
+        "input": {"size": encoder.size, "crop": 48, "grey": encoder.grey},
+        "grid": [1, 1],
+        "options": asdict(method.options),
+        "encoder": asdict(encoder),
+        "architecture": method.image.architecture,
+        "text": {"name": "drawn", "width": method.text_width},
+        "parameters": {"all": 10, "trainable": 9},
+        "data": {"name": "drawn", "protocol": "all", "train": counts, "selection": counts},
+        "temperature": 1.5,
+        "selection": {"mode": mode, "split": split, "epoch": 3, **figures},
+        "seed": 29,
+        "commit": "abc",
+        **changes,
+    }
 
 
 @dataclass(frozen=True)
