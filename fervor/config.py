@@ -89,6 +89,8 @@ class Encoder:
         grey: turn pictures to luminance inside the network (for models trained on grey ones).
         last_stride: 1 keeps face-mobilenet's last map at 1/16 of the input; 2 is the original.
         frozen_blocks: blocks of face-mobilenet, from the input on, that stay as they are.
+        mirror: predict from the mean over the picture and its mirror image, at twice the cost;
+            training is the same with and without (face nets).
     """
 
     name: str = "face-mobilenet"
@@ -97,6 +99,7 @@ class Encoder:
     grey: bool = False
     last_stride: int = 1
     frozen_blocks: int = 0
+    mirror: bool = False
 
 
 @dataclass(frozen=True)

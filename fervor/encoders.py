@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fervor.config import Encoder
 from fervor.errors import UsageError
 from fervor.facenets import FaceMobileNet, FaceResNet, load_folded, restore_batchnorm
-from fervor.features import Features, ImageEncoder, Pixels, from_map
+from fervor.features import Features, ImageEncoder, Pixels, from_map, mean_with_mirror
 from fervor.statedicts import LoadReport, load_state, read_state
 from fervor.towers import TOWERS, build_tower
 
@@ -25,15 +25,20 @@ ENCODERS = ("face-mobilenet", "face-resnet", *TOWERS)
 class FaceEncoder(ImageEncoder):
     """A face-pretrained trunk; features are the places of its last map and their mean."""
 
-    def __init__(self, trunk: FaceMobileNet | FaceResNet, *, size: int, grey: bool) -> None:
+    def __init__(
+        self, trunk: FaceMobileNet | FaceResNet, *, size: int, grey: bool, mirror: bool = False
+    ) -> None:
         deviation = 1 / trunk.scale
         pixels = Pixels(size, grey, trunk.mean, (deviation, deviation, deviation))
         super().__init__(trunk.width, pixels, keep_statistics=False)
         self.trunk = trunk
+        self.mirror = mirror
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of RGB pictures in 0..1, or of what `lower` made of them (by its channels)."""
-        return self.upper(self.lower(image) if image.shape[1] == 3 else image)
+        if self.training or not self.mirror:
+            return self.upper(self.lower(image) if image.shape[1] == 3 else image)
+        return mean_with_mirror(self.upper(self.lower(torch.cat([image, image.flip(3)]))))
 
     def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the frozen parts make of pictures; the normalised pictures where none is frozen."""
@@ -69,7 +74,7 @@ def _face_encoder(config: Encoder) -> FaceEncoder:
         trunk, packaged = FaceResNet(last_block=config.last_stride == 2), "dlib_resnet"
     if config.size < trunk.least:
         raise UsageError(f"size is {config.size}, {config.name} expects at least {trunk.least}")
-    encoder = FaceEncoder(trunk, size=config.size, grey=config.grey)
+    encoder = FaceEncoder(trunk, size=config.size, grey=config.grey, mirror=config.mirror)
     if config.weights == "random":
         return encoder
     path = Path(str(files("fervor") / "weights" / f"{packaged}.safetensors"))

@@ -118,3 +118,12 @@ def from_map(maps: Float[Tensor, "b d i j"]) -> Features:
     """Features of a convolutional net: the mean over the last map, and its places as tokens."""
     rows, columns = maps.shape[-2:]
     return Features(maps.mean(dim=(2, 3)), maps.flatten(2).transpose(1, 2), (rows, columns))
+
+
+def mean_with_mirror(both: Features) -> Features:
+    """Of pictures followed by their mirror images: the mean, each place with its counterpart."""
+    rows, columns = both.grid
+    pooled, mirrored_pooled = both.pooled.chunk(2)
+    tokens, mirrored = both.tokens.chunk(2)
+    mirrored = mirrored.unflatten(1, (rows, columns)).flip(2).flatten(1, 2)
+    return Features((pooled + mirrored_pooled) / 2, (tokens + mirrored) / 2, both.grid)

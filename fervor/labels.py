@@ -1,6 +1,6 @@
 """Expression names, and the order in which each data set numbers them.
 
-Labels are names everywhere; an index exists only inside a model, whose ordered names travel with it.
+Labels are names; an index exists only inside a model, whose ordered names travel with it.
 """
 
 from collections.abc import Sequence

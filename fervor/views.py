@@ -1,4 +1,4 @@
-"""Fixed augmented views whose frozen layers are computed once: short runs at a fraction of the cost.
+"""Fixed augmented views, their frozen layers computed once: short runs at a fraction of the cost.
 
 Epoch e takes view e mod n of every picture. A view is a function of the picture's place in the
 split and of the view's number, not of a run's seed. With no more epochs than views a run sees what

@@ -363,3 +363,20 @@ def test_a_classifiers_folder_leaves_its_head_over(tmp_path: Path) -> None:
     encoder = build_image_encoder(Encoder(name="vit-b16", weights=folder, size=32))
     assert encoder.report is not None
     assert encoder.report.left_over == ("classifier.bias", "classifier.weight")
+
+
+def test_a_mirrored_picture_gives_the_same_with_mirror() -> None:
+    encoder = build_image_encoder(Encoder(size=96, grey=True, mirror=True)).eval()
+    image = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        here, there = encoder(image), encoder(image.flip(3))
+        plain = build_image_encoder(Encoder(size=96, grey=True)).eval()
+        one, other = plain(image), plain(image.flip(3))
+    torch.testing.assert_close(here.pooled, there.pooled, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(here.pooled, (one.pooled + other.pooled) / 2, rtol=1e-4, atol=1e-4)
+    rows, columns = here.grid
+    places = here.tokens.unflatten(1, (rows, columns))
+    swapped = there.tokens.unflatten(1, (rows, columns)).flip(2)
+    torch.testing.assert_close(places, swapped, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(here.tokens.mean(1), here.pooled, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(one.pooled, other.pooled, atol=1e-3)
