@@ -150,15 +150,15 @@ class DrawnText:
 
 
 def description(
-    name: str, encoder: Encoder, method: Method, *, mode: str = "honest", **changes: Any
+    kind: str, encoder: Encoder, method: Method, *, mode: str = "honest", **changes: Any
 ) -> dict[str, Any]:
     """What a model.json says of a method, as training writes it; `changes` replace entries."""
     counts = dict.fromkeys(method.labels, 2)
     figures = {"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.7}
     split = "test" if mode == "paper" else "valid"
     return {
-        "name": name,
-        "method": name,
+        "name": kind,
+        "method": kind,
         "labels": list(method.labels),
         "input": {"size": encoder.size, "crop": 48, "grey": encoder.grey},
         "grid": [1, 1],
@@ -170,6 +170,8 @@ def description(
         "data": {"name": "drawn", "protocol": "all", "train": counts, "selection": counts},
         "temperature": 1.5,
         "selection": {"mode": mode, "split": split, "epoch": 3, **figures},
+        "licence": "Apache-2.0",
+        "data_terms": "drawn by the tests",
         "seed": 29,
         "commit": "abc",
         **changes,

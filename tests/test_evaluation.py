@@ -1,0 +1,307 @@
+"""Metrics against slow restatements on random inputs, and the result file of an evaluation."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from fervor import provenance
+from fervor.checkpoint import load_model, save_model
+from fervor.config import Data, Encoder
+from fervor.data import read_pictures
+from fervor.datasets import load
+from fervor.encoders import build_image_encoder
+from fervor.errors import DataError, UsageError
+from fervor.evaluation import (
+    accuracy_interval,
+    confusion,
+    evaluate,
+    expected_calibration_error,
+    fitted_temperature,
+    logits_of,
+    softmax,
+    summary,
+    torch_logits,
+)
+from fervor.methods.ke import KE
+from tests import tiny
+from tests.drawn import DrawnText, batch, description, write_folder
+
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Case = tuple[Floats, Ints]
+
+LABELS = ("neutral", "happiness", "sadness", "anger")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Probabilities [n 4] and labels [n]; ties and absent classes occur."""
+    count = draw(st.integers(1, 40))
+    logits = draw(
+        arrays.arrays(np.float64, (count, 4), elements=st.sampled_from([0.0, 0.5, 1.0, 3.0, 8.0]))
+    )
+    label = draw(arrays.arrays(np.int64, count, elements=st.integers(0, 3)))
+    return softmax(logits), label
+
+
+def answer(row: Floats) -> int:
+    """The first of the most probable classes."""
+    best = 0
+    for number, probability in enumerate(row):
+        if probability > row[best]:
+            best = number
+    return best
+
+
+@settings(max_examples=40)
+@given(cases())
+def test_figures_against_counting(case: Case) -> None:
+    probabilities, label = case
+    found = summary(probabilities, label, LABELS)
+    answers = [answer(row) for row in probabilities]
+    pairs = list(zip(label.tolist(), answers, strict=True))
+    assert found["count"] == len(pairs)
+    assert found["correct"] == sum(a == b for a, b in pairs)
+    assert found["accuracy"] == pytest.approx(found["correct"] / len(pairs))
+    recalls, scores = [], []
+    for number, name in enumerate(LABELS):
+        hit = pairs.count((number, number))
+        true, given_ = (sum(pair[side] == number for pair in pairs) for side in (0, 1))
+        precision, recall = hit / max(given_, 1), hit / max(true, 1)
+        score = 2 * hit / max(true + given_, 1)
+        figures = found["classes"][name]
+        assert figures["count"] == true
+        expected = (precision, recall, score)
+        assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx(expected)
+        assert found["confusion"][number] == [pairs.count((number, other)) for other in range(4)]
+        if true:
+            recalls.append(recall)
+            scores.append(score)
+    assert found["mean_class_accuracy"] == pytest.approx(sum(recalls) / len(recalls))
+    assert found["macro_f1"] == pytest.approx(sum(scores) / len(scores))
+    surprise = [-math.log(row[k]) for row, k in zip(probabilities.tolist(), label, strict=True)]
+    assert found["negative_log_likelihood"] == pytest.approx(sum(surprise) / len(surprise))
+    json.dumps(found)
+
+
+@settings(max_examples=25)
+@given(cases(), st.randoms(use_true_random=False))
+def test_the_order_of_pictures_changes_nothing(case: Case, random: Any) -> None:
+    probabilities, label = case
+    order = list(range(len(label)))
+    random.shuffle(order)
+    first = summary(probabilities, label, LABELS)
+    second = summary(probabilities[order], label[order], LABELS)
+    for name in ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"):
+        assert second[name] == pytest.approx(first[name])
+
+
+def test_a_certain_mistake_stays_finite() -> None:
+    found = summary(np.array([[1.0, 0.0]]), np.array([1]), ("neutral", "anger"))
+    assert found["negative_log_likelihood"] == pytest.approx(-math.log(1e-12))
+
+
+def test_confusion_keeps_absent_classes() -> None:
+    found = confusion(np.array([0, 0]), np.array([0, 2]), 3)
+    assert found.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
+# Calibration
+
+
+def calibration_by_hand(probabilities: Floats, label: Ints, bins: int) -> float:
+    """Pictures in order of confidence, dealt out to bins whose sizes differ by one at most."""
+    ranked = sorted(
+        (max(row), float(answer(np.array(row)) == k))
+        for row, k in zip(probabilities.tolist(), label.tolist(), strict=True)
+    )
+    total, start = 0.0, 0
+    for number in range(bins):
+        size = len(ranked) // bins + (number < len(ranked) % bins)
+        chunk = ranked[start : start + size]
+        start += size
+        if chunk:
+            confidence = sum(pair[0] for pair in chunk) / size
+            total += size * abs(sum(pair[1] for pair in chunk) / size - confidence)
+    assert start == len(ranked)
+    return total / len(ranked)
+
+
+@pytest.mark.parametrize(("count", "bins"), [(1, 15), (14, 15), (15, 15), (100, 15), (97, 4)])
+def test_calibration_error_against_a_slow_loop(count: int, bins: int) -> None:
+    random = np.random.default_rng(count)
+    probabilities = softmax(random.normal(size=(count, 4)) * 2)  # confidences without ties
+    label = random.integers(0, 4, count)
+    found = expected_calibration_error(probabilities, label, bins=bins)
+    assert found == pytest.approx(calibration_by_hand(probabilities, label, bins))
+    assert 0 <= found <= 1
+
+
+def test_calibration_error_at_its_ends() -> None:
+    sure = np.tile([0.0, 1.0], (30, 1))
+    assert expected_calibration_error(sure, np.ones(30, np.int64)) == 0
+    assert expected_calibration_error(sure, np.zeros(30, np.int64)) == 1
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1, 60_000)
+    label = (random.uniform(size=60_000) < confidence).astype(np.int64)
+    honest = np.stack([1 - confidence, confidence], 1)
+    assert expected_calibration_error(honest, label) < 0.01
+
+
+def overconfident(count: int = 400, *, factor: float = 5.0) -> Case:
+    """Logits that are `factor` times as large as the labels deserve."""
+    random = np.random.default_rng(1)
+    logits = 2 * random.normal(size=(count, 4))
+    label = np.array([random.choice(4, p=row) for row in softmax(logits)])
+    return factor * logits, label
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 5.0])
+def test_the_fitted_temperature_is_the_best_of_a_scan(factor: float) -> None:
+    logits, label = overconfident(factor=factor)
+
+    def loss(temperature: float) -> float:
+        return float(-np.log(softmax(logits, temperature)[np.arange(len(label)), label]).mean())
+
+    found = fitted_temperature(logits, label)
+    scan = np.exp(np.linspace(math.log(0.05), math.log(20), 400))
+    best = min(scan, key=loss)
+    assert loss(found) <= loss(best) + 1e-6
+    assert found == pytest.approx(best, rel=0.03)
+    assert found == pytest.approx(factor, rel=0.25)
+    assert (softmax(logits, found).argmax(1) == logits.argmax(1)).all()
+
+
+@given(cases(), st.floats(0.05, 20))
+def test_probabilities_sum_to_one_at_any_temperature(case: Case, temperature: float) -> None:
+    logits = 100 * np.log(case[0])
+    found = softmax(logits, temperature)
+    np.testing.assert_allclose(found.sum(1), 1)
+    direct = [math.exp((x - max(logits[0])) / temperature) for x in logits[0]]
+    np.testing.assert_allclose(found[0], np.array(direct) / sum(direct), atol=1e-12)
+
+
+# Wilson's interval
+
+
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_the_interval_is_wilsons(count: int, share: float) -> None:
+    correct = round(share * count)
+    z, p = 1.959963984540054, correct / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    low, high = accuracy_interval(correct, count)
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-9)
+    assert 0 <= low <= p <= high <= 1
+    wider = accuracy_interval(correct, count)
+    narrower = accuracy_interval(4 * correct, 4 * count)
+    assert narrower[1] - narrower[0] < wider[1] - wider[0]
+
+
+# A whole evaluation
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of a tiny network."""
+    root = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = Encoder(name="resnet18", weights=tiny.save_resnet(root / "net"), size=32)
+    built = KE(build_image_encoder(config), DrawnText(12), LABELS, KE.Options())
+    with torch.no_grad():
+        built.train()(batch(LABELS, 4, size=32).image)
+    info = description("ke", config, built, mode="paper", name="ke/drawn", config={"seed": 29})
+    save_model(root / "run", built.state_dict(), info, "")
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("faces")
+    write_folder(root / "train", LABELS, 1)
+    write_folder(root / "valid", LABELS[:2], 2)
+    return write_folder(root / "test", LABELS, 3, seed=1).parent
+
+
+def test_the_result_file_says_where_its_numbers_come_from(
+    model: Path, faces: Path, tmp_path: Path
+) -> None:
+    data = Data(name="folder", root=str(faces))
+    path, result = evaluate(str(model), data, output=str(tmp_path / "results"))
+    assert path.is_relative_to(tmp_path / "results")
+    assert "seed29" in path.name and path.name.endswith(".json")
+    stored = json.loads(path.read_text())
+    assert stored == json.loads(json.dumps(result))
+    info = json.loads((model / "model.json").read_text())
+    assert stored["model"] == "ke/drawn"
+    assert stored["data"] == {
+        "name": "folder",
+        "protocol": "folders",
+        "split": "test",
+        "faces": "precropped",
+    }
+    assert stored["sha256"] == info["sha256"]
+    assert stored["versions"] == provenance.versions()
+    assert stored["commit"] == provenance.commit()
+    assert stored["run"]["seed"] == 29
+    assert stored["run"]["config"] == {"seed": 29}
+    assert stored["run"]["selection"]["mode"] == "paper"
+    assert stored["count"] == 12
+    assert [stored["classes"][name]["count"] for name in LABELS] == [3, 3, 3, 3]
+
+
+def test_the_figures_are_those_of_the_models_answers(
+    model: Path, faces: Path, tmp_path: Path
+) -> None:
+    data = Data(name="folder", root=str(faces))
+    _, result = evaluate(str(model), data, split="valid", output=str(tmp_path))
+    split = read_pictures(load("folder", faces, "valid"), LABELS, size=32)
+    logits = logits_of(load_model(model), split)
+    expected = summary(softmax(logits, 1.5), split.label.numpy(), LABELS)
+    assert {name: result[name] for name in expected} == expected
+    assert result["count"] == 4
+    assert result["data"]["split"] == "valid"
+    assert result["classes"]["anger"] == {"count": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_splits_write_files_of_their_own(model: Path, faces: Path, tmp_path: Path) -> None:
+    data = Data(name="folder", root=str(faces))
+    paths = {
+        evaluate(str(model), data, split=s, output=str(tmp_path))[0] for s in ("valid", "test")
+    }
+    assert len(paths) == 2
+
+
+def test_a_class_that_the_model_lacks(model: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "test", ["neutral", "fear"], 1)
+    with pytest.raises(
+        UsageError, match=r"holds fear, the model knows neutral, .*: choose"
+    ) as info:
+        evaluate(str(model), Data(name="folder", root=str(tmp_path)))
+    assert "\n" not in str(info.value)
+
+
+def test_an_empty_split(model: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, ["neutral"], 1)
+    with pytest.raises(DataError, match="the split holds no pictures"):
+        evaluate(str(model), Data(name="folder", root=str(tmp_path)))
+
+
+def test_logits_are_those_of_eval_mode_and_leave_the_mode(model: Path) -> None:
+    method = load_model(model).method()
+    batches = [batch(LABELS, 2, size=32, seed=seed) for seed in range(2)]
+    with torch.no_grad():
+        expected = torch.cat([method(part.image) for part in batches])
+    found = torch_logits(method.train(), batches)
+    assert method.training
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
