@@ -66,8 +66,7 @@ def test_text_similarity_of_shares_is_their_mixture() -> None:
     logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
     share = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6]])
     parts = sum(
-        (share[:, number] * -torch.log_softmax(logits, 1)[:, number]).mean()
-        for number in range(3)
+        (share[:, number] * -torch.log_softmax(logits, 1)[:, number]).mean() for number in range(3)
     )
     torch.testing.assert_close(text_similarity_loss(logits, share), parts)
 
