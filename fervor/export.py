@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fervor import checkpoint, provenance
 from fervor.card import card
@@ -95,17 +96,18 @@ def _write_graph(graph: nn.Module, size: int, path: Path, *, half: bool) -> None
     graph.eval()
     levels = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        graph,
-        (torch.rand(2, 3, size, size),),
-        input_names=["image"],
-        output_names=["logits", "embedding", "local"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-        optimize=False,  # its rewriting would fold BatchNorm into kernels that no longer are halves
-    )
+    with sdpa_kernel(SDPBackend.MATH):  # Swin's windows cannot be decomposed from the fused kernel
+        program = torch.onnx.export(
+            graph,
+            (torch.rand(2, 3, size, size),),
+            input_names=["image"],
+            output_names=["logits", "embedding", "local"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            optimize=False,  # would fold BatchNorm into kernels, which then are halves no longer
+        )
     logging.getLogger("torch.onnx").setLevel(levels)
     assert program is not None
     fold_constants(program.model)
