@@ -34,17 +34,19 @@ BATCH_PIXELS = 4 * HIGH * HIGH
 Mode = Literal["all", "largest"]
 
 TEMPLATE: Floats = np.array(
-    [[0.3287, 0.3785], [0.6713, 0.3785], [0.5000, 0.5806], [0.3636, 0.7527], [0.6364, 0.7527]],
+    [[0.3009, 0.3588], [0.6991, 0.3588], [0.5000, 0.5937], [0.3415, 0.7938], [0.6585, 0.7938]],
     np.float32,
 )
 """Left eye, right eye, nose, left and right corner of the mouth (left as seen) in a crop of side 1.
 
-The mean over FERPlus's training pictures and their mirror images: scripts/weights/make_template.py.
+The mean over FERPlus's training pictures and their mirror images (scripts/weights/make_template.py)
+with the square drawn in to 0.86 of its side, which classifies better (docs/decisions/detector.md).
 """
 BOX_TEMPLATE: Floats = np.array(
-    [[0.1155, 0.0089], [0.8845, 0.0089], [0.1155, 1.0069], [0.8845, 1.0069]], np.float32
+    [[0.0529, -0.0711], [0.9471, -0.0711], [0.0529, 1.0894], [0.9471, 1.0894]],
+    np.float32,
 )
-"""The corners of the box in the same pictures: top left, top right, bottom left, bottom right."""
+"""The corners of the box in the same square: top left, top right, bottom left, bottom right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,23 +189,24 @@ def turn(source: Floats, target: Floats) -> float:
     return float(np.arctan2(x @ v - y @ u, x @ u + y @ v))
 
 
-def crop(image: Pixels, face: Face, size: int, *, rotate: bool = False) -> Pixels:
+def crop(image: Pixels, face: Face, size: int, *, rotate: bool = True) -> Pixels:
     """The face laid on TEMPLATE, [size size 3]; beyond the picture its edge is repeated.
 
-    The square is upright unless `rotate`: FERPlus's heads are as tilted as they were taken, and
-    turning them moves the crop away from the original (docs/decisions/detector.md).
+    `rotate` turns the head upright, without it the square is: FERPlus's own pictures are not
+    turned, yet a turned crop loses nothing on them and holds where a head is tilted far
+    (docs/decisions/detector.md).
     """
     check(image)
     matrix = square(face, image.shape[0], image.shape[1], rotate=rotate)
     return warp(image, matrix / [size, size, 1], size)
 
 
-def square(face: Face, height: int, width: int, *, rotate: bool = False) -> NDArray[np.float64]:
+def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArray[np.float64]:
     """Map [2 3] from a crop of side 1 to the picture: the best fit of five points and box corners.
 
     Sides of the box that lie on the picture's edge are cut off and do not count. Where the fit
-    still disagrees with the box (its side is not 0.5 to 1.6 of the box's longer one, or its centre
-    is more than half of that away: the points are wrong), the square around the box is taken.
+    still disagrees with the box (its side is not 0.45 to 1.4 of the box's longer one, or its centre
+    is more than half of that away: the points are wrong), it is the upright square at the box.
     """
     x, y, w, h = face.box
     corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]])
@@ -219,9 +222,10 @@ def square(face: Face, height: int, width: int, *, rotate: bool = False) -> NDAr
     )
     side = float(matrix[0, 0] * np.cos(angle) + matrix[1, 0] * np.sin(angle))  # may be negative
     offset = float(np.abs(matrix @ [0.5, 0.5, 1.0] - centre).max())
-    if np.isfinite(matrix).all() and 0.5 <= side / longer <= 1.6 and offset <= 0.5 * longer:
+    if np.isfinite(matrix).all() and 0.45 <= side / longer <= 1.4 and offset <= 0.5 * longer:
         return matrix
-    return np.array([[longer, 0, centre[0] - longer / 2], [0, longer, centre[1] - longer / 2]])
+    side = longer / float(BOX_TEMPLATE[2, 1] - BOX_TEMPLATE[0, 1])
+    return np.array([[side, 0, centre[0] - side / 2], [0, side, centre[1] - side / 2]])
 
 
 def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:

@@ -4,7 +4,8 @@
 
 A sample of the training pictures (48 px) is enlarged to 192 px by bicubic interpolation, its edge
 repeated for 48 px around it; the mean of what the detector finds, together with its mirror images,
-is written in coordinates where the picture is the unit square.
+is written in coordinates where the picture is the unit square, which is then drawn in to --draw-in
+of its side around its centre.
 """
 
 import argparse
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="FER2013Train of FERPlus")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draw-in", type=float, default=0.86)
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.glob("*.png"))
     if not paths:
@@ -64,10 +66,12 @@ def main() -> None:
     random.Random(arguments.seed).shuffle(paths)
     found = landmarks(paths[: arguments.count])
     points = np.concatenate([found, mirrored(found)])
-    mean = points.mean(axis=0).round(4)
+    mean = points.mean(axis=0)
+    drawn = (0.5 + (mean - 0.5) / arguments.draw_in).round(4)
     print(f"faces: {len(found)} of {min(arguments.count, len(paths))} pictures")
-    print("TEMPLATE", mean[:5].tolist())
-    (left, top), (right, bottom) = mean[5:].tolist()
+    print("mean", mean.round(4).tolist())
+    print("TEMPLATE", drawn[:5].tolist())
+    (left, top), (right, bottom) = drawn[5:].tolist()
     print("BOX_TEMPLATE", [[left, top], [right, top], [left, bottom], [right, bottom]])
     print("standard deviation", points.std(axis=0).round(3).tolist())
 
