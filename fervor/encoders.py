@@ -36,9 +36,10 @@ class FaceEncoder(ImageEncoder):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of RGB pictures in 0..1, or of what `lower` made of them (by its channels)."""
+        features = self.upper(self.lower(image) if image.shape[1] == 3 else image)
         if self.training or not self.mirror:
-            return self.upper(self.lower(image) if image.shape[1] == 3 else image)
-        return mean_with_mirror(self.upper(self.lower(torch.cat([image, image.flip(3)]))))
+            return features
+        return mean_with_mirror(features, self.upper(self.lower(image.flip(3))))
 
     def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the frozen parts make of pictures; the normalised pictures where none is frozen."""

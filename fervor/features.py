@@ -120,10 +120,9 @@ def from_map(maps: Float[Tensor, "b d i j"]) -> Features:
     return Features(maps.mean(dim=(2, 3)), maps.flatten(2).transpose(1, 2), (rows, columns))
 
 
-def mean_with_mirror(both: Features) -> Features:
-    """Of pictures followed by their mirror images: the mean, each place with its counterpart."""
-    rows, columns = both.grid
-    pooled, mirrored_pooled = both.pooled.chunk(2)
-    tokens, mirrored = both.tokens.chunk(2)
-    mirrored = mirrored.unflatten(1, (rows, columns)).flip(2).flatten(1, 2)
-    return Features((pooled + mirrored_pooled) / 2, (tokens + mirrored) / 2, both.grid)
+def mean_with_mirror(features: Features, mirrored: Features) -> Features:
+    """The mean of a picture's features and its mirror image's, each place with its counterpart."""
+    rows, columns = features.grid
+    tokens = mirrored.tokens.unflatten(1, (rows, columns)).flip(2).flatten(1, 2)
+    pooled = (features.pooled + mirrored.pooled) / 2
+    return Features(pooled, (features.tokens + tokens) / 2, features.grid)

@@ -67,7 +67,9 @@ def train(run: Run, *, resume: bool = False) -> Path:
     folder = run_folder(run)
     if resume and not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
-    if not resume and (folder / LAST).exists():
+    if resume and (folder / checkpoint.DESCRIPTION).is_file():
+        raise UsageError(f"{folder} holds a finished run: train again with another --output")
+    if not resume and (folder / CONFIG).exists():
         raise UsageError(
             f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
         )
@@ -81,14 +83,15 @@ def train(run: Run, *, resume: bool = False) -> Path:
     module = Training(method, run, splits, folder)
     trainer = _trainer(run, folder)
     last = folder / LAST
-    trainer.fit(
-        module,
-        training_loader(_batches(method, splits.train, run), splits.train, run),
-        ckpt_path=last if resume and last.is_file() else None,
-        weights_only=False,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(
+            module,
+            training_loader(_batches(method, splits.train, run), splits.train, run),
+            ckpt_path=last if resume and last.is_file() else None,
+            weights_only=False,
+        )
+    except SystemExit:  # what Lightning makes of an interruption
+        raise KeyboardInterrupt from None
     _finish(module)
     return folder
 
@@ -263,6 +266,13 @@ class Training(lightning.LightningModule):
         if row["accuracy"] > best:
             checkpoint.save_weights(self.folder / BEST, _state(self.kept()))
         provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
+        self._keep_last()
+
+    def _keep_last(self) -> None:
+        """The whole state, for `--resume`; a callback would save it before the epoch's figures."""
+        aside = (self.folder / LAST).with_suffix(".part")
+        self.trainer.save_checkpoint(aside)
+        aside.replace(self.folder / LAST)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         """The choice so far goes on with a resumed run."""
@@ -271,21 +281,6 @@ class Training(lightning.LightningModule):
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
         """Take the choice so far up again."""
         self.history = saved["history"]
-
-
-class _KeepLast(lightning.Callback):
-    """After each epoch: the whole state, written aside and renamed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule
-    ) -> None:
-        """Save for `--resume`."""
-        aside = self.path.with_suffix(".part")
-        trainer.save_checkpoint(aside)
-        aside.replace(self.path)
 
 
 def _state(method: torch.nn.Module) -> dict[str, Tensor]:
@@ -321,6 +316,8 @@ def _moving_average(decay: float) -> Any:
 
 
 def _trainer(run: Run, folder: Path) -> lightning.Trainer:
+    earlier = len(list(folder.glob("logs*")))
+    version = f"logs-{earlier + 1}" if earlier else "logs"  # a resumed run keeps its first logs
     return lightning.Trainer(
         max_epochs=run.optim.epochs,
         accelerator="auto",
@@ -328,10 +325,9 @@ def _trainer(run: Run, folder: Path) -> lightning.Trainer:
         precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
         gradient_clip_val=run.optim.clip or None,
         logger=[
-            CSVLogger(folder, name="", version="logs"),
-            TensorBoardLogger(folder, name="", version="logs"),
+            CSVLogger(folder, name="", version=version),
+            TensorBoardLogger(folder, name="", version=version),
         ],
-        callbacks=[_KeepLast(folder / LAST)],
         enable_checkpointing=False,
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,

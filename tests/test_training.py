@@ -235,7 +235,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-@pytest.mark.xfail(reason="resume loses an epoch's figures and the first logs")
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +265,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
         assert found == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3))
 
 
-@pytest.mark.xfail(reason="resume loses an epoch's figures and the first logs")
 def test_a_run_stopped_while_finishing_finishes_later(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +284,6 @@ def test_a_run_stopped_while_finishing_finishes_later(
     load_model(tmp_path / "run").method()
 
 
-@pytest.mark.xfail(reason="a finished run is overwritten")
 def test_an_existing_run_is_not_overwritten(finished: Path, root: Path) -> None:
     before = (finished / "weights.safetensors").read_bytes()
     with pytest.raises(UsageError, match=r"holds a run already: .*another --output") as caught:
@@ -295,7 +292,6 @@ def test_an_existing_run_is_not_overwritten(finished: Path, root: Path) -> None:
     assert (finished / "weights.safetensors").read_bytes() == before
 
 
-@pytest.mark.xfail(reason="a finished run starts again")
 def test_a_finished_run_does_not_go_on(finished: Path, root: Path) -> None:
     before = (finished / "weights.safetensors").read_bytes()
     with pytest.raises(UsageError, match="finished"):
@@ -310,7 +306,6 @@ def test_nothing_to_resume(root: Path, tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-@pytest.mark.xfail(reason="Lightning exits with 1")
 def test_an_interrupted_run_is_left_to_be_resumed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
