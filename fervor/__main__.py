@@ -1,8 +1,10 @@
 """The command line: short functions in a dict, whose parameters are the options."""
 
 import importlib
+import logging
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -82,6 +84,9 @@ def train(run: Run, *, resume: str = "") -> int:
         resume: run folder of an interrupted run that goes on where it stopped.
     """
     training = _with_torch("fervor.training")
+    # hardware notes, product tips, and warnings about Lightning's own code
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
     print(training.train(run, resume=bool(resume)))

@@ -88,7 +88,8 @@ def read_pictures(
     votes = np.zeros((len(kept), len(labels)), np.float32)
     for row, (sample, _) in enumerate(kept):
         for name, share in (sample.votes or {sample.label: 1.0}).items():
-            votes[row, numbers[name]] = share
+            if name in numbers:  # seven classes of eight votes
+                votes[row, numbers[name]] = share
     votes /= votes.sum(1, keepdims=True)
     return Pictures(
         _stacked([array for _, array in kept], size),
@@ -129,12 +130,17 @@ def _face_crops(samples: Sequence[Sample]) -> list[NDArray[np.uint8] | None]:
 def _stacked(arrays: Sequence[NDArray[np.uint8]], size: int) -> UInt8[Tensor, "n k h w"]:
     shapes = {array.shape[:2] for array in arrays}
     if len(shapes) > 1 or max(max(shape) for shape in shapes) > size:
-        resized = (to_input(array, size).transpose(1, 2, 0) for array in arrays)
-        arrays = [np.rint(array * 255).astype(np.uint8) for array in resized]
+        arrays = [_resized(array, size) for array in arrays]
     if any(array.ndim == 3 for array in arrays):
         arrays = [to_rgb(array) for array in arrays]
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return torch.from_numpy(np.stack(arrays)[:, None])
+
+
+def _resized(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """By the project's one resize; a grey picture [h w] stays grey."""
+    inputs = np.rint(to_input(array, size) * 255).astype(np.uint8)
+    return inputs[0] if array.ndim == 2 else inputs.transpose(1, 2, 0)
 
 
 def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int = 128) -> Iterator[Batch]:

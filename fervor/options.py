@@ -23,6 +23,8 @@ def method_options(method: str, values: dict[str, Any]) -> Any:
             f"method {method} has no option {unknown[0]!r}: expected one of "
             f"{', '.join(names) or 'none'}"
         )
+    if empty := [name for name, value in values.items() if value is None]:
+        raise UsageError(f"method {method}: option {empty[0]!r} has no value")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "options")
     try:

@@ -44,6 +44,9 @@ CONFIG = "config.yaml"
 LAST = "last.ckpt"
 BEST = "best.safetensors"
 HISTORY = "history.json"
+FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
+"""What is measured after each epoch; the first chooses."""
+
 RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
 
@@ -204,7 +207,7 @@ class Training(lightning.LightningModule):
         self.run = run
         self.splits = splits
         self.folder = folder
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
         self.average: AveragedModel | None = None
         if run.optim.average:
             self.average = AveragedModel(
@@ -257,10 +260,14 @@ class Training(lightning.LightningModule):
         batches = evaluation_batches(pictures, size=self.run.encoder.size)
         probabilities = softmax(torch_logits(self.kept(), batches))
         figures = summary(probabilities, label, self.splits.labels)
-        chosen = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
-        row = {"epoch": float(self.current_epoch), **{name: figures[name] for name in chosen}}
-        for name in chosen:
-            self.log(f"selection/{name}", row[name], prog_bar=name == "accuracy")
+        row = {
+            "epoch": self.current_epoch,
+            "selected_on": self.splits.selected_on,
+            **{name: figures[name] for name in FIGURES},
+        }
+        split = "test" if self.run.selection == "paper" else "valid"
+        for name in FIGURES:
+            self.log(f"{split}/{name}", row[name], prog_bar=name == "accuracy")
         best = max((past["accuracy"] for past in self.history), default=-1.0)
         self.history.append(row)
         if row["accuracy"] > best:
@@ -353,8 +360,8 @@ def _finish(module: Training) -> None:
         "selection": {
             "mode": run.selection,
             "split": splits.selected_on,
-            "epoch": int(best["epoch"]),
-            **{key: value for key, value in best.items() if key != "epoch"},
+            "epoch": best["epoch"],
+            **{name: best[name] for name in FIGURES},
             "calibration_error": summary(softmax(logits, temperature), label, splits.labels)[
                 "calibration_error"
             ],

@@ -105,7 +105,7 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
         table = list(csv.DictReader(file))
     losses = [row["train/loss_epoch"] for row in table if row.get("train/loss_epoch")]
     assert len(losses) == EPOCHS
-    assert {"train/similarity_epoch", "selection/accuracy"} <= table[0].keys()
+    assert {"train/similarity_epoch", "valid/accuracy"} <= table[0].keys()
 
 
 def test_the_configuration_is_written_resolved(finished: Path, root: Path) -> None:
