@@ -289,8 +289,8 @@ def test_evaluate_and_export_get_their_arguments(
         result = {**dict.fromkeys(shares, 0.5), "accuracy_interval": [0.4, 0.6]}
         return Path("results/r.json"), {**result, "correct": 1, "count": 2}
 
-    def export(*, model: str, output: str) -> Path:
-        return Path(output) / model
+    def export(*, model: str, output: str, half: bool) -> Path:
+        return Path(output) / f"{model}-{half}"
 
     evaluation, exporting = SimpleNamespace(evaluate=evaluate), SimpleNamespace(export=export)
     monkeypatch.setitem(sys.modules, "fervor.evaluation", evaluation)  # type: ignore[arg-type]
@@ -298,7 +298,8 @@ def test_evaluate_and_export_get_their_arguments(
     assert main(["evaluate", "--model", "m", "--data.root", "here", "--split", "valid"]) == 0
     assert "accuracy             50.00% (40.00% to 60.00%" in capsys.readouterr().out
     assert main(["export", "--model", "m", "--output", "o"]) == 0
-    assert capsys.readouterr().out == "o/m\n"
+    assert main(["export", "--model", "m", "--output", "o", "--half"]) == 0
+    assert capsys.readouterr().out == "o/m-False\no/m-True\n"
 
 
 def test_training_without_torch_names_the_extra(
