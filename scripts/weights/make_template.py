@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="FER2013Train of FERPlus")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--draw-in", type=float, default=0.86)
+    parser.add_argument("--draw-in", type=float, default=0.88)
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.glob("*.png"))
     if not paths:
