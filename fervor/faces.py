@@ -27,6 +27,9 @@ WEIGHTS = Path(__file__).parent / "weights" / "detector.onnx"
 LOW, HIGH = 320, 640
 """The network looks at pictures whose longer side, in pixels, is brought between these."""
 THRESHOLD = 0.65
+SURE, LEAST = 0.95, 0.12
+"""Score, and side as a share of the picture's shorter side, of a face that only enlarging shows."""
+
 OVERLAP = 0.4
 BATCH_PIXELS = 4 * HIGH * HIGH
 """Pictures run together up to this many pixels."""
@@ -97,19 +100,28 @@ class FaceDetector:
         """Faces of each picture, largest first.
 
         A picture without a face is looked at again at the lowest size, where a face that fills all
-        of it is found.
+        of it is found, and then at twice its size, where blurred ones are. What looks like a face
+        only there must be surer and larger (SURE, LEAST): textures pass for faces too.
         """
         for image in images:
             check(image)
         found: list[list[Face]] = [[] for _ in images]
-        for high in (self.high, LOW):
-            frames = {
-                index: letterbox(*image.shape[:2], low=min(LOW, high), high=high)
-                for index, image in enumerate(images)
-                if not found[index] and (high == self.high or max(image.shape[:2]) > LOW)
-            }
+        tried: list[set[Letterbox]] = [set() for _ in images]
+        for low, high in ((LOW, self.high), (LOW, LOW), (2 * self.high, 2 * self.high)):
+            frames = {}
+            for index, image in enumerate(images):
+                height, width = image.shape[:2]
+                least = min(low, high, max(LOW, 2 * max(height, width)))
+                frame = letterbox(height, width, low=least, high=high)
+                if not found[index] and frame not in tried[index]:
+                    frames[index] = frame
+                    tried[index].add(frame)
             for index, faces in self._look(images, frames):
-                found[index] = faces
+                least = LEAST * min(images[index].shape[:2]) if low > LOW else 0.0
+                sure = SURE if low > LOW else 0.0
+                found[index] = [
+                    face for face in faces if face.score >= sure and max(face.box[2:]) >= least
+                ]
         return found
 
     def _look(
