@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fervor import detector, faces
+from fervor import faces
 from fervor.errors import ModelError, UsageError
 from fervor.faces import TEMPLATE, Face, FaceDetector, crop, precropped, select, similarity
 
@@ -174,44 +174,6 @@ class TestDetect:
         content = faces.WEIGHTS.read_bytes()
         assert hashlib.sha256(content).hexdigest() == card["sha256"]
         assert len(content) == card["bytes"] < 2_000_000
-
-
-class TestLetterbox:
-    @given(height=st.integers(1, 5000), width=st.integers(1, 5000))
-    def test_any_size(self, height: int, width: int) -> None:
-        frame = detector.letterbox(height, width, low=320, high=640)
-        assert 320 <= max(frame.inner) <= 640
-        assert min(frame.inner) >= 1
-        for inner, outer in zip(frame.inner, frame.outer, strict=True):
-            assert outer % 32 == 0
-            assert 0 <= outer - inner < 32
-        # Both axes are scaled alike, up to rounding to whole pixels.
-        longer = max(height, width) / max(frame.inner)
-        assert abs(min(height, width) / longer - min(frame.inner)) <= 1
-
-    def test_anchors_by_loop(self) -> None:
-        expected = [
-            ((column + 0.5) * stride, (row + 0.5) * stride, side)
-            for stride, sides in ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
-            for row in range(64 // stride)
-            for column in range(96 // stride)
-            for side in sides
-        ]
-        np.testing.assert_array_equal(detector.anchors(64, 96), expected)
-
-    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0.1, 0.9))
-    def test_suppress_by_loop(self, seed: int, count: int, overlap: float) -> None:
-        generator = np.random.default_rng(seed)
-        low = generator.uniform(0, 50, (count, 2))
-        corners = np.concatenate([low, low + generator.uniform(1, 40, (count, 2))], axis=1)
-        score = generator.permutation(count) / max(count, 1)
-        boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in corners.tolist()]
-        expected: list[int] = []
-        for index in sorted(range(count), key=lambda i: -score[i]):
-            if all(shared(boxes[index], boxes[kept]) <= overlap for kept in expected):
-                expected.append(index)
-        assert detector.suppress(corners, score, overlap).tolist() == expected
 
 
 def by_singular_values(source: np.ndarray, target: np.ndarray) -> np.ndarray:
