@@ -21,7 +21,7 @@ from fervor.detector import Floats, Letterbox, Pixels, letterbox, place, read
 from fervor.errors import ModelError, UsageError
 
 
-__all__ = ["TEMPLATE", "Face", "FaceDetector", "Mode", "crop", "precropped", "select", "similarity"]
+__all__ = ["TEMPLATE", "Face", "FaceDetector", "Mode", "crop", "select", "similarity"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "detector.onnx"
 LOW, HIGH = 320, 640
@@ -263,11 +263,3 @@ def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
         (size * finer, size * finer), Image.Transform.AFFINE, sampling, Image.Resampling.BICUBIC
     )
     return np.asarray(turned.reduce(finer))
-
-
-def precropped(image: Pixels, size: int) -> Pixels:
-    """A picture that is one face already, as a whole: [size size 3], sampled as `crop` does."""
-    check(image)
-    if image.shape[:2] == (size, size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fervor import faces
 from fervor.errors import ModelError, UsageError
-from fervor.faces import TEMPLATE, Face, FaceDetector, crop, precropped, select, similarity
+from fervor.faces import TEMPLATE, Face, FaceDetector, crop, select, similarity
 
 
 ASTRONAUT = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
@@ -319,8 +319,3 @@ class TestCrop:
         cut = crop(picture, on_template(x, y, side), size, rotate=rotate)
         assert cut.shape == (size, size, 3)
         assert cut.dtype == np.uint8
-
-    def test_precropped_is_the_whole_picture(self) -> None:
-        picture = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-        assert precropped(picture, 48) is picture
-        assert precropped(picture[:40], 96).shape == (96, 96, 3)
