@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ from fervor.data import (
     Pictures,
     TrainingBatches,
     evaluation_batches,
-    hold_out,
     mixed_seed,
-    read_pictures,
     training_loader,
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
@@ -34,6 +31,7 @@ from fervor.errors import UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
 from fervor.options import method_options
+from fervor.splits import Splits, read_splits
 from fervor.text import build_text_encoder
 from fervor.views import view_batches
 
@@ -49,16 +47,6 @@ FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likeliho
 
 RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What a run reads: training pictures, and those that choose the epoch."""
-
-    labels: tuple[str, ...]
-    train: Pictures
-    selection: Pictures
-    selected_on: str
 
 
 def train(run: Run, *, resume: bool = False) -> Path:
@@ -115,32 +103,6 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return values
-
-
-def read_splits(run: Run) -> Splits:
-    """Training and selection pictures under the run's protocol."""
-    data = run.data
-
-    def samples(split: str) -> list[datasets.Sample]:
-        return datasets.load(
-            data.name, data.root, split, protocol=data.protocol, annotations=data.annotations
-        )
-
-    train_samples = samples("train")
-    labels = datasets.labels_of(data.name, train_samples, data.protocol)
-    size = run.encoder.size
-
-    def pictures(chosen: list[datasets.Sample]) -> Pictures:
-        return read_pictures(chosen, labels, size=size, faces=data.faces)
-
-    split = "test" if run.selection == "paper" else "valid"
-    chosen = samples(split)
-    if chosen:
-        return Splits(labels, pictures(train_samples), pictures(chosen), split)
-    if run.selection == "paper":
-        raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
-    train_part, held = hold_out(pictures(train_samples), data.validation, run.seed)
-    return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")
 
 
 def build_method(run: Run, splits: Splits) -> Method:

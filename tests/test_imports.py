@@ -66,7 +66,7 @@ RULES = {
         own=("fervor", "labels", "errors", "datasets", "datasets.*"),
     ),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
-    "data": Rule(("data", "views"), never=LIGHTNING, torch=True),
+    "data": Rule(("data", "splits", "views"), never=LIGHTNING, torch=True),
     "methods": Rule(
         ("methods", "methods.*"),
         never=LIGHTNING,

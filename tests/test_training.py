@@ -29,7 +29,8 @@ from fervor.labels import EXPRESSIONS
 from fervor.methods import METHODS
 from fervor.methods.ke import KE
 from fervor.provenance import sha256, versions
-from fervor.training import learning_rate, read_run, read_splits, run_folder, train
+from fervor.splits import read_splits
+from fervor.training import learning_rate, read_run, run_folder, train
 from tests import tiny
 from tests.drawn import rows, write_folder, write_pictures
 

@@ -1,0 +1,44 @@
+"""What a run reads: its training pictures, and those on which its epoch is chosen."""
+
+from dataclasses import dataclass
+
+from fervor import datasets
+from fervor.config import Run
+from fervor.data import Pictures, hold_out, read_pictures
+from fervor.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and selection pictures, and the classes they share; `selected_on` names the split."""
+
+    labels: tuple[str, ...]
+    train: Pictures
+    selection: Pictures
+    selected_on: str
+
+
+def read_splits(run: Run) -> Splits:
+    """Training and selection pictures under the run's protocol."""
+    data = run.data
+
+    def samples(split: str) -> list[datasets.Sample]:
+        return datasets.load(
+            data.name, data.root, split, protocol=data.protocol, annotations=data.annotations
+        )
+
+    train_samples = samples("train")
+    labels = datasets.labels_of(data.name, train_samples, data.protocol)
+    size = run.encoder.size
+
+    def pictures(chosen: list[datasets.Sample]) -> Pictures:
+        return read_pictures(chosen, labels, size=size, faces=data.faces)
+
+    split = "test" if run.selection == "paper" else "valid"
+    chosen = samples(split)
+    if chosen:
+        return Splits(labels, pictures(train_samples), pictures(chosen), split)
+    if run.selection == "paper":
+        raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
+    train_part, held = hold_out(pictures(train_samples), data.validation, run.seed)
+    return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")
