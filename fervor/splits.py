@@ -10,7 +10,7 @@ from fervor.errors import UsageError
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and selection pictures, and the classes they share; `selected_on` names the split."""
+    """Training and selection pictures and their classes; `selected_on` names the split."""
 
     labels: tuple[str, ...]
     train: Pictures
