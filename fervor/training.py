@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +337,8 @@ def _finish(module: Training) -> None:
 
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
-    resolved = run.resolved()
+    # where the pictures lay on the machine is nobody else's business
+    resolved = replace(run, output="", data=replace(run.data, root="")).resolved()
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     size = run.encoder.size
     with torch.no_grad():
