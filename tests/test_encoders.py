@@ -1,6 +1,5 @@
 """Image encoders: one signature, frozen blocks, grey pictures, and agreement with the library."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from tests import tiny
 
 
 FACE_NETS = ("face-mobilenet", "face-resnet")
-FOLDERS: dict[str, Callable[[Path], str]] = {
-    "resnet18": tiny.save_resnet,
-    "swin-t": tiny.save_swin,
-    "vit-b16": tiny.save_vit,
-    "clip": tiny.save_clip,
-    "align": tiny.save_align,
-    "blip": tiny.save_blip,
-}
 
 
 def pictures(count: int = 2, size: int = 32) -> Tensor:
@@ -37,12 +28,12 @@ def pictures(count: int = 2, size: int = 32) -> Tensor:
 
 def build(name: str, folder: Path, **options: Any) -> ImageEncoder:
     """A face net with its packaged weights, or a tiny one from a folder."""
-    if name in FOLDERS:
-        options |= {"weights": FOLDERS[name](folder / name), "size": 32}
+    if name in tiny.SAVED:
+        options |= {"weights": tiny.SAVED[name](folder / name), "size": 32}
     return build_image_encoder(Encoder(name=name, **options))
 
 
-@pytest.mark.parametrize("name", [*FACE_NETS, *FOLDERS])
+@pytest.mark.parametrize("name", [*FACE_NETS, *tiny.SAVED])
 def test_every_encoder_gives_features(name: str, tmp_path: Path) -> None:
     encoder = build(name, tmp_path).eval()
     image = pictures(size=encoder.size)
@@ -60,7 +51,7 @@ def test_every_encoder_gives_features(name: str, tmp_path: Path) -> None:
     assert encoder.report.loaded
 
 
-@pytest.mark.parametrize("name", [*FACE_NETS, *FOLDERS])
+@pytest.mark.parametrize("name", [*FACE_NETS, *tiny.SAVED])
 def test_one_block_frozen_is_really_frozen(name: str, tmp_path: Path) -> None:
     encoder = build(name, tmp_path, frozen_blocks=1).train()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
@@ -240,7 +231,7 @@ def test_other_sizes_than_the_pretrained_one_work(name: str, tmp_path: Path) -> 
     assert features.grid[0] > encoder(pictures(1, 32)).grid[0]
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", tiny.SAVED)
 def test_an_encoder_is_rebuilt_from_its_architecture(name: str, tmp_path: Path) -> None:
     encoder = build(name, tmp_path).eval()
     assert encoder.architecture is not None

@@ -189,22 +189,12 @@ def test_predictor_gives_the_graphs_answer(exported: Path) -> None:
     assert found.label == LABELS[int(expected.argmax())]
 
 
-SAVED = {
-    "resnet18": tiny.save_resnet,
-    "swin-t": tiny.save_swin,
-    "vit-b16": tiny.save_vit,
-    "clip": tiny.save_clip,
-    "align": tiny.save_align,
-    "blip": tiny.save_blip,
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", SAVED)
+@pytest.mark.parametrize("encoder", tiny.SAVED)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_encoder_exports(method: str, encoder: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = Encoder(name=encoder, weights=SAVED[encoder](tmp_path / "net"), size=32)
+    config = Encoder(name=encoder, weights=tiny.SAVED[encoder](tmp_path / "net"), size=32)
     run = save(tmp_path / "run", config, method=method)
     images = batch(LABELS, 1, size=32)
     by_torch = torch_logits(load_model(run).method(), [images])

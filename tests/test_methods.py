@@ -1,7 +1,6 @@
 """Every method with every encoder: it learns, predicts, and comes back from its folder the same."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,8 @@ from tests.drawn import DrawnText, TinyEncoder, batch, description, pictures
 
 LABELS = ("neutral", "happiness", "surprise", "anger")
 
-SAVED: dict[str, Callable[[Path], str]] = {
-    "resnet18": tiny.save_resnet,
-    "swin-t": tiny.save_swin,
-    "vit-b16": tiny.save_vit,
-    "clip": tiny.save_clip,
-    "align": tiny.save_align,
-    "blip": tiny.save_blip,
-}
-"""Encoders of transformers: tiny, out of a local folder."""
 
-ENCODERS = ("face-mobilenet", "face-resnet", *SAVED)
+ENCODERS = ("face-mobilenet", "face-resnet", *tiny.SAVED)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,8 +31,8 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     """The configuration of each encoder."""
     root = tmp_path_factory.mktemp("encoders")
     torch.manual_seed(0)
-    found = {name: Encoder(name=name, size=96) for name in ENCODERS if name not in SAVED}
-    for name, save in SAVED.items():
+    found = {name: Encoder(name=name, size=96) for name in ENCODERS if name not in tiny.SAVED}
+    for name, save in tiny.SAVED.items():
         found[name] = Encoder(name=name, weights=save(root / name), size=32)
     return found
 

@@ -1,6 +1,7 @@
 """Tiny random models of transformers, saved as a hub folder holds them: no network needed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,14 @@ def save_blip(folder: Path) -> str:
     text |= {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     config = BlipConfig(text_config=text, vision_config=VISION, image_text_hidden_size=12)
     return save(BlipForImageTextRetrieval(config), folder)
+
+
+SAVED: dict[str, Callable[[Path], str]] = {
+    "resnet18": save_resnet,
+    "swin-t": save_swin,
+    "vit-b16": save_vit,
+    "clip": save_clip,
+    "align": save_align,
+    "blip": save_blip,
+}
+"""Encoders of transformers by name: tiny, written to a folder as the hub would give them."""
