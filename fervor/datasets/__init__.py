@@ -11,7 +11,10 @@ from types import ModuleType
 from fervor.errors import DataError, UsageError
 
 
-@dataclass(frozen=True)
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One annotated picture.
 
@@ -21,6 +24,8 @@ class Sample:
         votes: raters' votes by expression, after the protocol's rule; empty where there are none.
         pixels: the picture itself, grey, row by row, for sets that keep pixels in a table.
         side: width and height of `pixels`.
+        box: x, y, width, height of the face in the file's pixels; None where the picture is one.
+        group: what must not be torn apart by a split (a subject, a recording); empty for none.
     """
 
     path: str
@@ -28,6 +33,8 @@ class Sample:
     votes: dict[str, float] = field(default_factory=dict)
     pixels: bytes = b""
     side: int = 0
+    box: Box | None = None
+    group: str = ""
 
 
 from fervor.datasets import ferplus, folder  # noqa: E402  (both need Sample)
