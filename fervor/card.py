@@ -47,6 +47,8 @@ def card(info: dict[str, Any]) -> str:
         if best_on_test
         else ""
     )
+    wider = data.get("train_protocol", data["protocol"])
+    training = "" if wider == data["protocol"] else f" (training pictures: `{wider}`)"
     counts = "\n".join(
         f"| {name} | {count:,} | {data['selection'][name]:,} |"
         for name, count in data["train"].items()
@@ -65,7 +67,7 @@ Method {info["method"]}, encoder {info["encoder"]["name"]}, input {info["input"]
 {warning}
 ## Data
 
-{data["name"]}, protocol `{data["protocol"]}`; epoch {selection["epoch"]} was chosen on
+{data["name"]}, protocol `{data["protocol"]}`{training}; epoch {selection["epoch"]} was chosen on
 `{selection["split"]}` ({selection["mode"]}): accuracy {selection["accuracy"]:.4f}, mean class
 accuracy {selection["mean_class_accuracy"]:.4f}, macro F1 {selection["macro_f1"]:.4f}.
 The temperature {info["temperature"]:.4f} was fitted there too.

@@ -20,6 +20,8 @@ class Data:
         name: data set: ferplus, or folder (one sub-folder per expression).
         root: its folder.
         protocol: the rule that turns annotations into labels; empty for the data set's default.
+        train_protocol: the rule for the training split where it is another one; empty for the same
+            (ours: ferplus's argmax8 adds the pictures without a majority, with their votes).
         annotations: label source where a data set has several (ferplus: label.csv,
             fer2013new.csv, fer2013.csv); empty for the first that is found.
         target: what the loss compares with (names of FERPlus's own training code): the majority's
@@ -35,6 +37,7 @@ class Data:
     name: str = "ferplus"
     root: str = ""
     protocol: str = ""
+    train_protocol: str = ""
     annotations: str = ""
     target: Target = "majority"
     faces: Literal["precropped", "largest"] = "precropped"

@@ -19,15 +19,21 @@ class Splits:
 
 
 def read_splits(run: Run) -> Splits:
-    """Training and selection pictures under the run's protocol."""
+    """Training and selection pictures under the run's protocols.
+
+    Raises:
+        UsageError: no test split under `paper`, or one protocol for training and another for a
+            selection that is held out of train.
+        DataError: a training picture is of a class that the protocol does not have.
+    """
     data = run.data
 
-    def samples(split: str) -> list[datasets.Sample]:
+    def samples(split: str, protocol: str) -> list[datasets.Sample]:
         return datasets.load(
-            data.name, data.root, split, protocol=data.protocol, annotations=data.annotations
+            data.name, data.root, split, protocol=protocol, annotations=data.annotations
         )
 
-    train_samples = samples("train")
+    train_samples = samples("train", data.train_protocol or data.protocol)
     labels = datasets.labels_of(data.name, train_samples, data.protocol)
     size = run.encoder.size
 
@@ -35,10 +41,15 @@ def read_splits(run: Run) -> Splits:
         return read_pictures(chosen, labels, size=size, faces=data.faces)
 
     split = "test" if run.selection == "paper" else "valid"
-    chosen = samples(split)
+    chosen = samples(split, data.protocol)
     if chosen:
         return Splits(labels, pictures(train_samples), pictures(chosen), split)
     if run.selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
+    if data.train_protocol:
+        raise UsageError(
+            f"{data.name} has no validation split, so train and selection share one protocol: "
+            "leave --data.train_protocol out"
+        )
     train_part, held = hold_out(pictures(train_samples), data.validation, run.seed)
     return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")

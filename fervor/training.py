@@ -360,6 +360,9 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "data": {
             "name": run.data.name,
             "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
+            "train_protocol": datasets.protocol_of(
+                run.data.name, run.data.train_protocol or run.data.protocol
+            ),
             "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
             "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
         },

@@ -85,3 +85,10 @@ def test_terms_name_data_and_starting_weights() -> None:
     assert "VGGFace2" not in random["data_terms"]
     own = terms(Run(encoder=Encoder(name="resnet18", weights="mine.pt")))
     assert "mine.pt" in own["data_terms"]
+
+
+def test_a_training_protocol_of_its_own_is_named() -> None:
+    data = info()["data"]
+    assert "training pictures" not in card(info(data=data | {"train_protocol": "majority"}))
+    text = card(info(data=data | {"train_protocol": "argmax8"}))
+    assert "protocol `majority` (training pictures: `argmax8`)" in text

@@ -133,6 +133,7 @@ def test_the_description_says_what_was_done(finished: Path) -> None:
     assert info["data"] == {
         "name": "folder",
         "protocol": "folders",
+        "train_protocol": "folders",
         "train": dict.fromkeys(LABELS, 6),
         "selection": dict.fromkeys(LABELS, 3),
     }
