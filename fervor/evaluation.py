@@ -164,7 +164,10 @@ def evaluate(
     probabilities = softmax(logits, loaded.info["temperature"])
     result = {
         "model": loaded.info["name"],
-        "run": {key: loaded.info.get(key) for key in ("config", "seed", "commit", "selection")},
+        "run": {
+            key: loaded.info.get(key)
+            for key in ("config", "seed", "commit", "selection", "average_of")
+        },
         "sha256": loaded.info["sha256"],
         "data": {"name": data.name, "protocol": protocol, "split": split, "faces": data.faces},
         "commit": provenance.commit(),
