@@ -16,7 +16,7 @@ RESULTS = ROOT / "results"
 BEGIN = "<!-- {name}: written from results/ by scripts/write_results.py; do not edit by hand -->"
 END = "<!-- end of {name} -->"
 
-EMBEDDED = "ke/ferplus-mobilenet-seed0-test.json"
+EMBEDDED = "ke/ferplus-mobilenet-averaged-seed0-test.json"
 
 ROWS = {
     "classifier": "classifier/ferplus-mobilenet-evidence",
