@@ -115,6 +115,25 @@ def evaluate(*, model: str, data: Data, split: str = "test", output: str = "resu
     return DONE
 
 
+def data_check(
+    name: str, root: str, *, protocol: str = "", annotations: str = "", quick: bool = False
+) -> int:
+    """Compare a data set's folder with its official tree, counts and pictures.
+
+    Args:
+        name: the data set: ferplus, rafdb, affectnet, ckplus, folder or csv.
+        root: its folder.
+        protocol: the rule that turns annotations into labels; empty for the data set's default.
+        annotations: label source or kind of pictures, where a data set has several.
+        quick: read only the headers of pictures, and compare files instead of pixels.
+    """
+    from fervor import datacheck
+
+    report = datacheck.check(name, root, protocol=protocol, annotations=annotations, quick=quick)
+    print("\n".join(report.lines))
+    return FOUND if report.problems else DONE
+
+
 def export(*, model: str, output: str, half: bool = False) -> int:
     """Write a trained model as model.onnx and model.json, checked against torch.
 
@@ -153,6 +172,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
     "train": train,
     "evaluate": evaluate,
+    "data check": data_check,
     "export": export,
     "models": models,
 }
