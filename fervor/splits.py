@@ -24,7 +24,12 @@ def read_splits(run: Run) -> Splits:
 
     def samples(split: str) -> list[datasets.Sample]:
         return datasets.load(
-            data.name, data.root, split, protocol=data.protocol, annotations=data.annotations
+            data.name,
+            data.root,
+            split,
+            protocol=data.protocol,
+            annotations=data.annotations,
+            fold=data.fold,
         )
 
     train_samples = samples("train")
