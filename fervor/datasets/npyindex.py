@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _cache(folder: Path) -> Path:
 def _kept(cache: Path, fingerprint: str) -> Labels | None:
     """The labels that were kept; None where there are none, or others, or they cannot be read."""
     try:
-        with np.load(cache, allow_pickle=False) as stored:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             labels: Labels = stored["labels"]
             if str(stored["fingerprint"]) == fingerprint:
                 return labels
@@ -183,5 +184,6 @@ def _keep(cache: Path, fingerprint: str, labels: Labels) -> None:
         np.savez(aside, fingerprint=np.array(fingerprint), labels=labels)
         aside.replace(cache)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         logger.warning("the index of labels is not kept: %s: %s", shown(cache), error.strerror)
