@@ -24,12 +24,12 @@ def files(folder: Path) -> list[str]:
     Raises:
         DataError: no such folder, a link that leads back to itself, or a name that is no UTF-8.
     """
-    return sorted(name for name, is_folder in _entries(folder) if not is_folder)
+    return sorted(name for name, is_folder in entries(folder) if not is_folder)
 
 
 def folders(folder: Path) -> list[str]:
     """Sorted names of a folder's sub-folders; raises as `files` does."""
-    return sorted(name for name, is_folder in _entries(folder) if is_folder)
+    return sorted(name for name, is_folder in entries(folder) if is_folder)
 
 
 def pictures(folder: Path) -> list[str]:
@@ -37,10 +37,11 @@ def pictures(folder: Path) -> list[str]:
     return [name for name in files(folder) if name.lower().endswith(ENDINGS)]
 
 
-def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
+def entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Name of each file and sub-folder, in no order, and whether it is one; raises as `files`."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
+        with os.scandir(folder) as found:
+            for entry in found:
                 if entry.name.startswith("."):
                     continue
                 _check_name(entry.path)

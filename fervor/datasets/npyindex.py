@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fervor.datasets.files import files, pictures, shown
+from fervor.datasets.files import ENDINGS, entries, shown
 from fervor.errors import DataError
 
 
@@ -60,43 +61,43 @@ def index(folder: Path) -> Iterator[tuple[int, int]]:
 def _numbers(folder: Path) -> Numbers:
     """The sorted numbers of the pictures, each of which has a label."""
     images, annotations = folder / "images", folder / "annotations"
-    labelled = _stems(annotations, SUFFIX)
-    pictured = _stems(images, ".jpg")
-    if lost := labelled - pictured:
-        raise DataError(f"{images}/{min(lost)}.jpg is missing but a label names it")
-    if lost := pictured - labelled:
-        raise DataError(f"{annotations}/{min(lost)}{SUFFIX} is missing: a picture has no label")
-    if not pictured:
+    labelled, pictured = _stems(annotations, SUFFIX), _stems(images, ".jpg")
+    for lost in np.setdiff1d(labelled, pictured, assume_unique=True)[:1]:
+        raise DataError(f"{images}/{lost}.jpg is missing but a label names it")
+    for lost in np.setdiff1d(pictured, labelled, assume_unique=True)[:1]:
+        raise DataError(f"{annotations}/{lost}{SUFFIX} is missing: a picture has no label")
+    if not len(pictured):
         raise DataError(f"{images} holds no pictures: expected <number>.jpg")
-    return np.array(sorted(pictured), np.int32)
+    return pictured
 
 
-def _stems(folder: Path, suffix: str) -> set[int]:
-    found = set()
-    for name in pictures(folder) if suffix == ".jpg" else files(folder):
+def _stems(folder: Path, suffix: str) -> Numbers:
+    """The sorted numbers that the names of a folder's files begin with."""
+    found = array("i")  # four bytes each: a folder may hold a million names
+    for name, is_folder in entries(folder):
+        if is_folder or not name.lower().endswith((suffix, *ENDINGS)):
+            continue  # such as annotations of other kinds
         stem = name.removesuffix(suffix)
-        if stem == name and suffix != ".jpg":  # other kinds of annotations
-            continue
-        if not stem.isascii() or not stem.isdigit() or str(int(stem)) != stem or len(stem) > 9:
+        if not (stem.isascii() and stem.isdigit() and len(stem) < 10 and str(int(stem)) == stem):
             raise DataError(f"{folder / name} has an unexpected name: expected <number>{suffix}")
-        found.add(int(stem))
-    return found
+        found.append(int(stem))
+    return np.sort(np.frombuffer(found, np.int32)) if found else np.zeros(0, np.int32)
 
 
 def _fingerprint(folder: Path, numbers: Numbers) -> str:
     """Of the names, sizes and times of all label files."""
-    digest = hashlib.sha256()
-    states = np.empty((len(numbers), 3), np.int64)
-    places = {int(number): place for place, number in enumerate(numbers)}
-    with os.scandir(folder) as entries:
-        for entry in entries:
+    columns = [array("q") for _ in range(4)]
+    with os.scandir(folder) as listed:
+        for entry in listed:
             if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                 state = entry.stat()
-                place = places[int(entry.name.removesuffix(SUFFIX))]
-                states[place] = state.st_size, state.st_mtime_ns, state.st_ctime_ns
-    digest.update(numbers.tobytes())
-    digest.update(states.tobytes())
-    return digest.hexdigest()
+                row = (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+                number = int(entry.name.removesuffix(SUFFIX))
+                for column, value in zip(columns, (number, *row), strict=True):
+                    column.append(value)
+    states = np.stack([np.frombuffer(column, np.int64) for column in columns])
+    ordered = np.ascontiguousarray(states[:, np.argsort(states[0])])
+    return hashlib.sha256(numbers.tobytes() + ordered.tobytes()).hexdigest()
 
 
 def _built(folder: Path, numbers: Numbers) -> Labels:
