@@ -22,7 +22,7 @@ from fervor.errors import DataError
 LISTED = 5
 """Entries of a kind that are listed; the others are counted."""
 
-DEPTH = 3
+DEPTH = 4
 """Levels of folders that the found tree shows."""
 
 
@@ -183,10 +183,11 @@ def _pairs(groups: Iterable[Sequence[tuple[str, Sample]]]) -> Mapping[str, list[
 
 
 def _tree(root: Path, depth: int = 0) -> Iterator[str]:
-    """The found folders with their files by ending; links are shown and not followed."""
+    """The found folders with their files by ending; links are shown, not followed."""
     try:
         with os.scandir(root) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
+            seen = (entry for entry in entries if not entry.name.startswith("."))
+            listed = sorted(seen, key=lambda entry: entry.name)
     except OSError as error:
         yield f"{'  ' * depth}cannot be listed: {error.strerror}"
         return

@@ -28,8 +28,13 @@ def is_number(label: str) -> bool:
     return NUMBER.fullmatch(label.strip()) is not None
 
 
-def refused(root: Path) -> str:
-    """Why what stands below the root is a third-party copy; empty where no known one does."""
+def refused(root: Path, *, words: bool = True) -> str:
+    """Why what stands below the root is a third-party copy; empty where no known one does.
+
+    Args:
+        root: the data set's folder.
+        words: whether class folders that are named in words make a copy of it.
+    """
     for folder in _candidates(root):
         names = _names(folder, want_files=True)
         if config := next((n for n in names if n in ("data.yaml", "data.yml")), ""):
@@ -44,9 +49,10 @@ def refused(root: Path) -> str:
                 "numbers, as in third-party copies, and nothing says in which order (the official "
                 f"one, or the alphabetical one that many use); {ADVICE}"
             )
-        if len(words := [name for name in classes if _is_expression(name)]) > 1:
+        named = [name for name in classes if _is_expression(name)]
+        if words and len(named) > 1:
             return (
-                f"{files.shown(folder / words[0])} and {len(words) - 1} more are class folders, as "
+                f"{files.shown(folder / named[0])} and {len(named) - 1} more are class folders, as "
                 "in third-party copies, whose pictures and labels are not the official ones; for "
                 "results of your own use --data.name folder"
             )

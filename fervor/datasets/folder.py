@@ -59,7 +59,7 @@ def _label(folder: Path, root: Path) -> str:
     try:
         return canonical(folder.name)
     except DataError as error:
-        reason = refused(root)
+        reason = refused(root, words=False)
         if is_number(folder.name) and not reason:
             reason = "a number says nothing about an expression: name the folder in words"
         raise DataError(f"{folder}: {reason or error}") from None
