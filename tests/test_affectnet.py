@@ -231,7 +231,7 @@ ORIGINAL: Damages = {
     "a link to itself": (lambda root: loop(root / IMAGES / "2"), "a symbolic link that leads back"),
     "a picture that is no UTF-8": (
         lambda root: undecodable(root / IMAGES / "1"),
-        r"caf\\xe9\.jpg has a name that is no UTF-8",
+        r"face\\xe9\.jpg has a name that is no UTF-8",
     ),
     "a list that is no UTF-8": (
         lambda root: (root / "training.csv").write_bytes(b"\xff\xfe"),
@@ -245,9 +245,9 @@ ORIGINAL: Damages = {
         lambda root: change(root, 1, "left"),
         r"training\.csv:12 has the box \['left', .*expected four numbers",
     ),
-    "a flat box": (
-        lambda root: change(root, 4, "0"),
-        r"training\.csv:12 has the box .*: expected a width and height above 0",
+    "an endless box": (
+        lambda root: change(root, 4, "inf"),
+        r"training\.csv:12 has the box .*, which ends nowhere",
     ),
 }
 
@@ -256,6 +256,17 @@ ORIGINAL: Damages = {
 @pytest.mark.usefixtures("small_counts")
 def test_damage_to_the_original_release(tmp_path: Path) -> None:
     check_refusals("affectnet", tmp_path, WRITERS["original"], ORIGINAL)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_a_box_without_area_leaves_the_picture_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_affectnet(tmp_path, FREE)
+    change(root, 3, "-1")
+    boxes = [sample.box for sample in load("affectnet", root, "train")]
+    assert boxes.count(None) == 1
+    assert "training.csv: 1 boxes have no area" in caplog.text
 
 
 @pytest.mark.usefixtures("small_counts")
@@ -311,7 +322,7 @@ NEW: Damages = {
     ),
     "a picture that is no UTF-8": (
         lambda root: undecodable(root / "train_set" / "images"),
-        r"caf\\xe9\.jpg has a name that is no UTF-8",
+        r"face\\xe9\.jpg has a name that is no UTF-8",
     ),
     "label 11": (
         lambda root: save_label(root / LABELS / "0_exp.npy", 11),

@@ -203,7 +203,7 @@ DAMAGES: Damages = {
     ),
     "a picture that is no UTF-8": (
         lambda root: undecodable(root / FRAMES),
-        r"caf\\xe9\.jpg has a name that is no UTF-8",
+        r"face\\xe9\.jpg has a name that is no UTF-8",
     ),
     "a label that is no UTF-8": (
         lambda root: (root / FIRST).write_bytes(b"\xff"),

@@ -153,7 +153,7 @@ DAMAGES: Damages = {
     ),
     "a picture that is no UTF-8": (
         lambda root: undecodable(root / FEAR),
-        r"caf\\xe9\.jpg has a name that is no UTF-8",
+        r"face\\xe9\.jpg has a name that is no UTF-8",
     ),
 }
 

@@ -161,7 +161,7 @@ DAMAGES: Damages = {
     "a link to itself": (lambda root: loop(root / ALIGNED), "a symbolic link that leads back"),
     "a picture that is no UTF-8": (
         lambda root: undecodable(root / ALIGNED),
-        r"caf\\xe9\.jpg has a name that is no UTF-8",
+        r"face\\xe9\.jpg has a name that is no UTF-8",
     ),
     "a list that is no UTF-8": (
         lambda root: (root / LIST).write_bytes(b"train_00001\xe9.jpg 1\n"),

@@ -52,7 +52,7 @@ def write_rafdb(root: Path, sizes: Mapping[str, Mapping[str, int]], *, base: str
     for split, by_class in sizes.items():
         labels = in_turns({name: by_class[name] for name in RAFDB})
         for number, label in enumerate(labels, start=1):
-            name = f"{split}_{number:05d}"
+            name = f"{split}_{number:0{5 if split == 'train' else 4}d}"
             lines.append(f"{name}.jpg {RAFDB.index(label) + 1}\n")
             link(picture, root / base / "Image" / "aligned" / f"{name}_aligned.jpg")
     (root / base / "EmoLabel").mkdir()
@@ -136,7 +136,7 @@ def loop(path: Path) -> None:
 
 def undecodable(folder: Path) -> None:
     """A picture whose name is no UTF-8."""
-    place = os.fsencode(folder) + b"/caf\xe9.jpg"
+    place = os.fsencode(folder) + b"/face\xe9.jpg"
     with open(place, "wb"):
         pass
 

@@ -10,17 +10,20 @@ are equally large, so that it cannot show a permuted label order: the training a
 classes differ in size, are therefore looked at for either split.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fervor.datasets import npyindex
 from fervor.datasets.copies import refused
-from fervor.datasets.files import pictures, rows
+from fervor.datasets.files import files, rows
 from fervor.datasets.samples import Box, Expected, Sample, check_counts
 from fervor.errors import DataError
 from fervor.labels import AFFECTNET, EXPRESSIONS
 
+
+logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("affectnet8", "affectnet7")
 
@@ -145,7 +148,7 @@ def _from_list(root: Path, split: str, names: Sequence[str]) -> list[Sample]:
         images = root / "Manually_Annotated" / images.name
     path = _place(root, LISTS[split])
     present: dict[str, frozenset[str]] = {}
-    samples, seen = [], set()
+    samples, seen, unboxed = [], set(), 0
     for number, cells in _used(path):
         label = AFFECTNET[int(cells[6])]
         if label not in names:
@@ -153,14 +156,17 @@ def _from_list(root: Path, split: str, names: Sequence[str]) -> list[Sample]:
         where = f"{path}:{number}"
         folder, _, name = cells[0].rpartition("/")
         if folder not in present:
-            present[folder] = frozenset(pictures(images / folder))
+            present[folder] = frozenset(files(images / folder))
         if name not in present[folder]:
             raise DataError(f"{images / cells[0]} is missing but {where} names it")
         box = _box(cells[1:5], where)
+        unboxed += box is None
         if (cells[0], box) in seen:
             raise DataError(f"{where} names {cells[0]} for the second time")
         seen.add((cells[0], box))
         samples.append(Sample(f"{images}/{cells[0]}", label, box=box))
+    if unboxed:
+        logger.warning("%s: %d boxes have no area; these pictures are taken whole", path, unboxed)
     return samples
 
 
@@ -183,11 +189,12 @@ def _used(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, cells
 
 
-def _box(cells: Sequence[str], where: str) -> Box:
+def _box(cells: Sequence[str], where: str) -> Box | None:
+    """The face's box; None where it has no area: the picture counts all the same."""
     try:
         x, y, width, height = (float(cell) for cell in cells)
     except ValueError:
         raise DataError(f"{where} has the box {list(cells)}, expected four numbers") from None
-    if not (0 < width < math.inf and 0 < height < math.inf and math.isfinite(x + y)):
-        raise DataError(f"{where} has the box {list(cells)}: expected a width and height above 0")
-    return x, y, width, height
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise DataError(f"{where} has the box {list(cells)}, which ends nowhere")
+    return (x, y, width, height) if width > 0 and height > 0 else None

@@ -24,7 +24,7 @@ TERMS = "on request from the makers, for research that is not commercial"
 TREE = """\
 basic/ (or raf-basic/, or this folder itself)
   EmoLabel/list_patition_label.txt     train_00001.jpg 5 ...
-  Image/aligned/                       train_00001_aligned.jpg ...
+  Image/aligned/                       train_00001_aligned.jpg ...  test_0001_aligned.jpg ...
   Image/original/                      train_00001.jpg ...  (for --data.annotations original)"""
 
 VARIANTS = {"aligned": "{}_aligned.jpg", "original": "{}.jpg"}
@@ -39,7 +39,8 @@ COUNTS = {
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 """The official name, and the one that it gets where somebody mends it: the content tells."""
 
-LINE = re.compile(r"(train|test)_\d{5}\.jpg")
+NAME = re.compile(r"(train|test)_\d{4,5}\.jpg")
+"""Numbers have five digits in train and four in test."""
 
 
 def labels(protocol: str, samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -100,9 +101,9 @@ def _entries(path: Path) -> dict[str, str]:
     for number, line in lines(path):
         cells = line.split()
         where = f"{path}:{number}"
-        if len(cells) == 2 and LINE.fullmatch(cells[1]):
+        if len(cells) == 2 and NAME.fullmatch(cells[1]):
             raise DataError(f"{where} has its columns swapped: expected a picture, then a label")
-        if len(cells) != 2 or not LINE.fullmatch(cells[0]):
+        if len(cells) != 2 or not NAME.fullmatch(cells[0]):
             raise DataError(f"{where} reads {line[:60]!r}: expected a line as train_00001.jpg 5")
         name, label = cells
         if not label.isascii() or not label.isdigit():
