@@ -23,7 +23,8 @@ LISTED = 5
 """Entries of a kind that are listed; the others are counted."""
 
 DEPTH = 4
-"""Levels of folders that the found tree shows."""
+BREADTH = 3
+"""Levels of folders that the found tree shows, and folders of one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ def check(
         UsageError: no such data set or protocol.
         DataError: no such folder.
     """
-    module = datasets.dataset(name)
     rule = datasets.protocol_of(name, protocol)
     if not root or not Path(root).is_dir():
         raise DataError(f"no folder {root!r} for data set {name}: expected the root of its tree")
@@ -78,21 +78,28 @@ def check(
     ]
     if unreadable:
         problems.append(f"{len(unreadable):,} pictures cannot be read; the first: {unreadable[0]}")
+    title = f"{name}, protocol {rule}, {shown(root)}"
     sections = {
-        "expected tree": module.TREE.splitlines(),
+        "expected tree": datasets.dataset(name).TREE.splitlines(),
         "found tree": list(_tree(Path(root))),
         "pictures": list(_table(splits)),
         "unreadable pictures": _shortened(unreadable) or ["none"],
         "identical pictures (a warning)": list(_identical(splits, prints)) or ["none"],
     }
-    lines = [f"{name}, protocol {rule}, {shown(root)}"]
-    for title, body in sections.items():
-        lines += ["", title, *(f"  {line}" for line in body)]
-    verdict = [f"DIFFERS: {problem}" for problem in problems]
+    official = any(split.official is not None for split in splits)
+    return Report(tuple(problems), tuple(_text(title, sections, problems, official)))
+
+
+def _text(
+    title: str, sections: Mapping[str, Sequence[str]], problems: Sequence[str], official: bool
+) -> Iterator[str]:
+    yield title
+    for heading, body in sections.items():
+        yield from ("", heading, *(f"  {line}" for line in body))
+    yield ""
+    yield from (f"DIFFERS: {problem}" for problem in problems)
     if not problems:
-        official = any(split.official is not None for split in splits)
-        verdict = ["agrees with the official release" if official else "no problem found"]
-    return Report(tuple(problems), (*lines, "", *verdict))
+        yield "agrees with the official release" if official else "no problem found"
 
 
 def _read(name: str, root: Path, rule: str, annotations: str) -> tuple[list[Split], list[str]]:
@@ -194,12 +201,12 @@ def _tree(root: Path, depth: int = 0) -> Iterator[str]:
     inner = [entry for entry in listed if entry.is_dir(follow_symlinks=False)]
     others = [entry for entry in listed if not entry.is_dir(follow_symlinks=False)]
     indent = "  " * depth
-    for entry in inner[:LISTED]:
+    for entry in inner[:BREADTH]:
         yield f"{indent}{shown(entry.name)}/"
         if depth + 1 < DEPTH:
             yield from _tree(Path(entry.path), depth + 1)
-    if len(inner) > LISTED:
-        yield f"{indent}... {len(inner) - LISTED:,} more folders"
+    if len(inner) > BREADTH:
+        yield f"{indent}... {len(inner) - BREADTH:,} more folders"
     endings: defaultdict[str, list[str]] = defaultdict(list)
     for entry in others:
         kind = "link" if entry.is_symlink() else Path(entry.name).suffix.lower() or "no ending"
