@@ -1,5 +1,6 @@
 """FERPlus: the rules against a slow restatement, the three label sources, and damaged trees."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from fervor.datasets.ferplus import COUNTS, FOLDERS, PROTOCOLS, decide
 from fervor.errors import DataError
 from fervor.labels import BASIC, EXPRESSIONS, FER2013, FERPLUS_COLUMNS
 from tests.drawn import Row, ballot, rows, shown, write_pictures, write_pixels, write_votes
+from tests.trees import Damages, check_refusals, loop, undecodable
 
 
 RULES = PROTOCOLS[:-1]
@@ -296,6 +298,55 @@ def test_a_damaged_tree_is_one_line(damage: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load("ferplus", root, "train")
     assert "\n" not in str(caught.value)
+
+
+def swap(root: Path, one: int, two: int) -> None:
+    """Two columns of label.csv exchanged, counted from the end."""
+    lines = []
+    for line in (root / LABELS).read_text().splitlines():
+        cells = line.split(",")
+        cells[one], cells[two] = cells[two], cells[one]
+        lines.append(",".join(cells))
+    (root / LABELS).write_text("\n".join(lines))
+
+
+TEN_KINDS: Damages = {
+    **{
+        name: DAMAGED_PICTURES[name]
+        for name in ("split folder", "label file", "count", "picture", "short row", "no number")
+    },
+    **{name: DAMAGED_PICTURES[name] for name in ("negative", "encoding", "all labels")},
+    "swapped columns": (
+        lambda root: swap(root, -6, -5),  # anger and disgust
+        "numbers its labels in another order: .*anger has that of disgust",
+    ),
+    "a picture named twice": (
+        lambda root: edit(root / LABELS, "fer0000004", "fer0000009"),
+        r"label\.csv:2 names fer0000009\.png for the second time",
+    ),
+    "a link to itself": (
+        lambda root: loop(root / "FER2013Train" / "fer0000009.png"),
+        r"fer0000009\.png is a symbolic link that leads back to itself",
+    ),
+    "a picture that is no UTF-8": (
+        lambda root: undecodable(root / "FER2013Train"),
+        r"face\\xe9\.jpg has a name that is no UTF-8",
+    ),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs names of bytes and symbolic links")
+@pytest.mark.usefixtures("small_counts")
+def test_each_kind_of_damage_has_its_own_line(tmp_path: Path) -> None:
+    check_refusals("ferplus", tmp_path, lambda root: write_pictures(root, SPLITS), TEN_KINDS)
+
+
+@pytest.mark.parametrize("names", [["angry", "happy"], ["0", "3"]])
+def test_copies_with_class_folders_are_refused(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / "train" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds no FERPlus labels: .*as in third-party copies"):
+        load("ferplus", tmp_path, "train")
 
 
 NEW, PIXELS = "fer2013new.csv", "fer2013.csv"

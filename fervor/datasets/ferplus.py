@@ -188,9 +188,13 @@ def _from_pictures(root: Path, split: str, protocol: str, source: str) -> Iterat
 
 def _label_rows(path: Path) -> Iterator[Row]:
     """The rows of an official label.csv."""
+    seen = set()
     for number, cells in rows(path):
         if len(cells) != _CELLS:
             raise DataError(f"{path}:{number} has {len(cells)} columns, expected {_CELLS}")
+        if cells[0] in seen:
+            raise DataError(f"{path}:{number} names {cells[0]} for the second time")
+        seen.add(cells[0])
         yield cells[0], _votes(cells[2:], path, number)
 
 
