@@ -270,6 +270,16 @@ def test_a_box_without_area_leaves_the_picture_whole(
 
 
 @pytest.mark.usefixtures("small_counts")
+@pytest.mark.parametrize("label", ["08", "9" * 5000, "²", "-1", ""])
+def test_odd_numbers_are_refused_or_left_out(label: str, tmp_path: Path) -> None:
+    root = write_affectnet(tmp_path, FREE)
+    change(root, 6, label)
+    said = line_of_refusal("affectnet", root)
+    expected = "gives 43 train pictures" if label == "08" else r"csv:12 has the expression"
+    assert expected in said
+
+
+@pytest.mark.usefixtures("small_counts")
 def test_two_faces_of_one_picture(tmp_path: Path) -> None:
     root = write_affectnet(tmp_path, FREE)
     change(root, 0, pick(root, "neutral").split(",")[0])

@@ -75,8 +75,8 @@ def test_lines_and_rows_have_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes("\ufeffone 1\r\n\r\n  two 2 \n".encode())
     assert list(lines(path)) == [(1, "one 1"), (3, "two 2")]
-    path.write_bytes('\ufeffa,"b\nc"\nd,e\n'.encode())
-    assert list(rows(path)) == [(2, ["a", "b\nc"]), (3, ["d", "e"])]
+    path.write_bytes('\ufeffa,"b\nc"\n\nd,e\n\n'.encode())
+    assert list(rows(path)) == [(2, ["a", "b\nc"]), (4, ["d", "e"])]
 
 
 @pytest.mark.parametrize("read", [lines, rows])

@@ -12,6 +12,7 @@ classes differ in size, are therefore looked at for either split.
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,8 +56,10 @@ SLACK = 0.01
 """Of the release of 2021 we know no authoritative counts: each class may differ by a hundredth from
 the original release, less than its classes differ from each other."""
 
-UNUSED = ("8", "9", "10")
-"""None, uncertain, no face: no expressions."""
+HIGHEST = 10
+"""8 none, 9 uncertain and 10 no face are no expressions."""
+
+NUMBER = re.compile(r"[0-9]{1,9}")
 
 HEADER = (
     *("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height"),
@@ -181,11 +184,13 @@ def _used(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise DataError(f"{path} begins {cells[:7]}, expected the header {list(HEADER)}")
         elif len(cells) != len(HEADER):
             raise DataError(f"{where} has {len(cells)} columns, expected {len(HEADER)}")
-        elif not cells[6].isascii() or not cells[6].isdigit():
-            raise DataError(f"{where} has the expression {cells[6]!r}, expected a number, 0 to 10")
-        elif int(cells[6]) > int(UNUSED[-1]):
+        elif not NUMBER.fullmatch(cells[6]):
+            raise DataError(
+                f"{where} has the expression {cells[6][:20]!r}, expected a number, 0 to 10"
+            )
+        elif int(cells[6]) > HIGHEST:
             raise DataError(f"{where} has expression {cells[6]}, out of range: expected 0 to 10")
-        elif cells[6] not in UNUSED:
+        elif int(cells[6]) < len(AFFECTNET):
             yield number, cells
 
 

@@ -12,7 +12,9 @@ from fervor.errors import DataError
 from fervor.labels import canonical
 
 
-SPLITS = frozenset({"train", "training", "valid", "val", "validation", "test", "train_set"})
+SPLITS = frozenset(
+    {"train", "training", "valid", "val", "validation", "test", "train_set", "val_set", "test_set"}
+)
 WRAPPERS = frozenset({"dataset", "data", "images", "raf-db", "affectnet", "yolo_format"})
 """Folders between the root and the class folders, beside those of splits."""
 

@@ -91,7 +91,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """A CSV file's rows with their line numbers, from 1.
+    """A CSV file's rows with their line numbers, from 1; empty ones are left out.
 
     Raises:
         DataError: no such file, or no CSV in UTF-8.
@@ -100,7 +100,8 @@ def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             for cells in reader:
-                yield reader.line_num, cells
+                if cells:
+                    yield reader.line_num, cells
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no readable CSV file: {error}") from None
     except OSError as error:

@@ -42,6 +42,8 @@ LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 NAME = re.compile(r"(train|test)_\d{4,5}\.jpg")
 """Numbers have five digits in train and four in test."""
 
+NUMBER = re.compile(r"[0-9]{1,9}")
+
 
 def labels(protocol: str, samples: Sequence[Sample]) -> tuple[str, ...]:
     """Neutral and the six basic expressions."""
@@ -106,7 +108,7 @@ def _entries(path: Path) -> dict[str, str]:
         if len(cells) != 2 or not NAME.fullmatch(cells[0]):
             raise DataError(f"{where} reads {line[:60]!r}: expected a line as train_00001.jpg 5")
         name, label = cells
-        if not label.isascii() or not label.isdigit():
+        if not NUMBER.fullmatch(label):
             raise DataError(f"{where} has the class {label!r}, expected a number, 1 to 7")
         if not 1 <= int(label) <= len(RAFDB):
             raise DataError(f"{where} has label {label}, out of range: expected 1 to {len(RAFDB)}")

@@ -78,8 +78,6 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     for number, cells in rows(path):
         if not columns:
             columns = _columns(cells, path)
-        elif not cells:
-            continue
         elif len(cells) != len(columns):
             raise DataError(f"{path}:{number} has {len(cells)} columns, expected {len(columns)}")
         else:
