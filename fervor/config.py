@@ -17,13 +17,17 @@ class Data:
     """Which pictures, read under which protocol.
 
     Attributes:
-        name: data set: ferplus, or folder (one sub-folder per expression).
+        name: data set: ferplus, rafdb, affectnet, ckplus, folder (one sub-folder per expression) or
+            csv (a table of pictures).
         root: its folder.
         protocol: the rule that turns annotations into labels; empty for the data set's default.
         train_protocol: the rule for the training split where it is another one; empty for the same
             (ours: ferplus's argmax8 adds the pictures without a majority, with their votes).
-        annotations: label source where a data set has several (ferplus: label.csv,
-            fer2013new.csv, fer2013.csv); empty for the first that is found.
+        annotations: label source or kind of pictures where a data set has several (ferplus:
+            label.csv, fer2013new.csv, fer2013.csv; rafdb: aligned, original; affectnet: original,
+            2021; csv: the table's name); empty for the first that is found.
+        fold: 1 to 10: test on that tenth of the subjects, train on the others (ckplus, csv with
+            groups); 0 for the usual splits.
         target: what the loss compares with (names of FERPlus's own training code): the majority's
             class, a class drawn from the votes anew each epoch, or the distribution of the votes.
         faces: precropped = each picture is a face; largest = find, align and crop it first.
@@ -39,6 +43,7 @@ class Data:
     protocol: str = ""
     train_protocol: str = ""
     annotations: str = ""
+    fold: int = 0
     target: Target = "majority"
     faces: Literal["precropped", "largest"] = "precropped"
     validation: float = 0.1

@@ -150,7 +150,12 @@ def evaluate(
     loaded = load_model(model)
     protocol = datasets.protocol_of(data.name, data.protocol)
     samples = datasets.load(
-        data.name, data.root, split, protocol=protocol, annotations=data.annotations
+        data.name,
+        data.root,
+        split,
+        protocol=protocol,
+        annotations=data.annotations,
+        fold=data.fold,
     )
     names = loaded.info["labels"]
     unknown = sorted({sample.label for sample in samples} - set(names))
@@ -169,7 +174,8 @@ def evaluate(
             for key in ("config", "seed", "commit", "selection", "average_of")
         },
         "sha256": loaded.info["sha256"],
-        "data": {"name": data.name, "protocol": protocol, "split": split, "faces": data.faces},
+        "data": {"name": data.name, "protocol": protocol, "split": split, "faces": data.faces}
+        | ({"fold": data.fold} if data.fold else {}),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         **summary(probabilities, pictures.label.numpy(), names),

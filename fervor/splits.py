@@ -30,7 +30,12 @@ def read_splits(run: Run) -> Splits:
 
     def samples(split: str, protocol: str) -> list[datasets.Sample]:
         return datasets.load(
-            data.name, data.root, split, protocol=protocol, annotations=data.annotations
+            data.name,
+            data.root,
+            split,
+            protocol=protocol,
+            annotations=data.annotations,
+            fold=data.fold,
         )
 
     train_samples = samples("train", data.train_protocol or data.protocol)

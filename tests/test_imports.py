@@ -65,6 +65,11 @@ RULES = {
         never=HEAVY,
         own=("fervor", "labels", "errors", "datasets", "datasets.*"),
     ),
+    "checking data": Rule(
+        ("duplicates", "datacheck"),
+        never=TORCH,
+        own=(*PLAIN, *PICTURES, "datasets", "datasets.*", "duplicates"),
+    ),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
     "data": Rule(("data", "splits", "views"), never=LIGHTNING, torch=True),
     "methods": Rule(
