@@ -30,7 +30,7 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory"),
+    *("provenance", "inventory", "describe"),
 )
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
