@@ -122,7 +122,7 @@ def build_method(run: Run, splits: Splits) -> Method:
     method = METHODS[run.method](encoder, text, splits.labels, options)
     if run.start:
         _start_from(method, run.start)
-    if isinstance(encoder, FaceEncoder):
+    if isinstance(encoder, FaceEncoder) and "image" not in method.frozen():
         generator = torch.Generator().manual_seed(run.seed)
         faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
         sample = splits.train.subset(faces)
