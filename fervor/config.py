@@ -54,8 +54,8 @@ class Augment:
         scale: largest zoom in or out, as a share: 0.15 means 1/1.15 to 1.15 (ours).
         shift: largest shift as a share of the width (ours).
         crop_padding: pixels of padding before a random crop, at probability 0.5 (released code: 4).
-        crop_area: largest share of the area that a random crop leaves out before it is resized back,
-            with sides of 3:4 to 4:3 (MPA-FER; 0.2 by a public re-implementation).
+        crop_area: largest share of the area that a random crop leaves out before it is resized
+            back, with sides of 3:4 to 4:3 (MPA-FER; 0.2 by a public re-implementation).
         erase: probability of erasing a rectangle (paper).
         erase_area: largest erased share of the picture, from 0.02 (released code: 0.25).
         brightness: largest additive change, of a range of 1 (ours).
