@@ -204,7 +204,8 @@ class TowerText(_Tower):
         if self._causal:
             state = self._last_states(embeddings, mask)
         else:
-            output = self._tower(inputs_embeds=embeddings, attention_mask=mask)
+            own = embeddings.clone()  # BLIP adds positions in place
+            output = self._tower(inputs_embeds=own, attention_mask=mask)
             state = output.last_hidden_state[:, 0]
         projected: Tensor = self._projection(state)
         return projected
