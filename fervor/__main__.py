@@ -180,7 +180,9 @@ def models() -> int:
         "  to predict                          model.onnx and model.json (from fervor export)\n"
         "  to evaluate, export and start from  weights.safetensors and model.json; "
         'pip install "fervor[train]"\n'
-        "  its text tower                      nothing: its class vectors are inside"
+        "  its text tower                      nothing: its class vectors are inside\n"
+        "  frozen towers (method mpa)          found by name and checksum, see model.json; an "
+        "export holds them"
     )
     return DONE if all(weight.intact for weight in weights) else FOUND
 

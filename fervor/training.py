@@ -35,6 +35,7 @@ from fervor.options import method_options
 from fervor.preparation import prepare
 from fervor.splits import Splits, read_splits
 from fervor.text import build_text_encoder
+from fervor.towers import TOWERS
 from fervor.views import view_batches
 
 
@@ -120,6 +121,12 @@ def build_method(run: Run, splits: Splits) -> Method:
     encoder = build_image_encoder(run.encoder)
     text = build_text_encoder(run.text.name)
     method = METHODS[run.method](encoder, text, splits.labels, options)
+    drawn = not run.encoder.weights and run.encoder.name in TOWERS
+    if "image" in method.frozen() and (drawn or run.encoder.weights == "random"):
+        raise UsageError(
+            f"method {run.method} leaves the image encoder as it came, and a random "
+            f"{run.encoder.name} has learned nothing: name its weights with --encoder.weights"
+        )
     if run.start:
         _start_from(method, run.start)
     if isinstance(encoder, FaceEncoder) and "image" not in method.frozen():

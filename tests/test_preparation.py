@@ -165,6 +165,14 @@ def test_a_wrong_description_file_leaves_nothing_behind(root: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_frozen_tower_has_weights(root: Path, tmp_path: Path) -> None:
+    run = replace(settings(root, tmp_path / "run"), method="classifier", text=Text())
+    for weights in ("", "random"):
+        encoder = Encoder(name="resnet18", weights=weights, size=32)
+        with pytest.raises(UsageError, match=r"a random resnet18 .*: name its weights"):
+            train(replace(run, options={"probe": True}, encoder=encoder))
+
+
 def test_the_command_says_what_trains(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
