@@ -6,8 +6,8 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +89,8 @@ def train(run: Run, *, resume: str = "") -> int:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    print(training.train(run, resume=bool(resume)))
+    with _notes("fervor.training"):
+        print(training.train(run, resume=bool(resume)))
     return DONE
 
 
@@ -146,6 +147,41 @@ def export(*, model: str, output: str, half: bool = False) -> int:
     return DONE
 
 
+def describe(
+    *,
+    labels: str,
+    endpoint: str,
+    model: str,
+    output: str = "descriptions.json",
+    seed: int = 0,
+    timeout: float = 60.0,
+    tries: int = 4,
+    cache: str = "runs/cache/describe",
+) -> int:
+    """Ask a language model what distinguishes each expression, for options.descriptions of mpa.
+
+    Args:
+        labels: names of the expressions, separated by commas.
+        endpoint: root of an OpenAI-compatible interface, such as http://localhost:8080/v1; its key,
+            where it needs one, is taken from the environment variable FERVOR_API_KEY.
+        model: the model's name there.
+        output: the file of descriptions that is written.
+        seed: sent with each question, for endpoints that heed it.
+        timeout: seconds to wait for an answer.
+        tries: how often a question is asked before it is given up.
+        cache: folder of the answers so far; a question that it holds is not asked again.
+    """
+    from fervor.describe import Endpoint
+    from fervor.describe import describe as ask
+
+    where = Endpoint(endpoint, model, seed=seed, timeout=timeout, tries=tries)
+    texts = ask(labels.split(","), where, output=Path(output), cache=Path(cache))
+    for label, text in texts.items():
+        print(f"{label}: {text}")
+    print(f"written to {output}")
+    return DONE
+
+
 def models() -> int:
     """List the weights that fervor ships, and what a checkpoint needs."""
     from fervor import inventory
@@ -163,7 +199,9 @@ def models() -> int:
         "  to predict                          model.onnx and model.json (from fervor export)\n"
         "  to evaluate, export and start from  weights.safetensors and model.json; "
         'pip install "fervor[train]"\n'
-        "  its text tower                      nothing: its class vectors are inside"
+        "  its text tower                      nothing: its class vectors are inside\n"
+        "  frozen towers (method mpa)          found by name and checksum, see model.json; an "
+        "export holds them"
     )
     return DONE if all(weight.intact for weight in weights) else FOUND
 
@@ -174,6 +212,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "data check": data_check,
     "export": export,
+    "describe": describe,
     "models": models,
 }
 
@@ -241,6 +280,18 @@ def _with_torch(module: str) -> Any:
         raise UsageError(
             f'needs {error.name}, which is not installed: pip install "fervor[train]"'
         ) from error
+
+
+@contextmanager
+def _notes(name: str) -> Iterator[None]:
+    """What a module has to say about its work, on the error stream."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _progress(total: int | None) -> AbstractContextManager[Any]:

@@ -62,6 +62,8 @@ class Augment:
         scale: largest zoom in or out, as a share: 0.15 means 1/1.15 to 1.15 (ours).
         shift: largest shift as a share of the width (ours).
         crop_padding: pixels of padding before a random crop, at probability 0.5 (released code: 4).
+        crop_area: largest share of the area that a random crop leaves out before it is resized
+            back, with sides of 3:4 to 4:3 (MPA-FER; 0.2 by a public re-implementation).
         erase: probability of erasing a rectangle (paper).
         erase_area: largest erased share of the picture, from 0.02 (released code: 0.25).
         brightness: largest additive change, of a range of 1 (ours).
@@ -76,6 +78,7 @@ class Augment:
     scale: float = 0.0
     shift: float = 0.0
     crop_padding: int = 4
+    crop_area: float = 0.0
     erase: float = 0.5
     erase_area: float = 0.25
     brightness: float = 0.0
@@ -112,7 +115,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Text:
-    """The text side, frozen.
+    """The text encoder, frozen; prompts in front of its words may learn (mpa, ke).
 
     Attributes:
         name: minilm-vectors (stored with the package), minilm, or a local folder or hub name of a
@@ -162,7 +165,7 @@ class Run:
     """One training run.
 
     Attributes:
-        method: ke or classifier.
+        method: ke, mpa or classifier.
         data: which pictures.
         augment: how training pictures vary.
         encoder: the image encoder.

@@ -278,6 +278,9 @@ class Augmentation:
         changes: list[torch.nn.Module] = []
         if config.crop_padding:
             changes.append(kornia.RandomCrop((size, size), padding=config.crop_padding, p=0.5))
+        if config.crop_area:
+            kept = (1 - config.crop_area, 1.0)
+            changes.append(kornia.RandomResizedCrop((size, size), kept, (3 / 4, 4 / 3), p=1.0))
         if config.brightness:
             low, high = 1 - config.brightness, 1 + config.brightness
             changes.append(kornia.RandomBrightness((low, high), p=1.0))

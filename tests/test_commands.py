@@ -4,10 +4,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from fervor.commands import RECIPES, arguments_of, nearest, recipe_path, recipes
-from fervor.config import Data, Run
+from fervor.config import Data, Encoder, Run
+from fervor.data import Augmentation
+from fervor.encoders import build_image_encoder
 from fervor.errors import UsageError
+from fervor.labels import BASIC, EXPRESSIONS
+from fervor.methods import METHODS
+from fervor.options import method_options
+from fervor.text import build_text_encoder
+from tests import tiny
+from tests.drawn import batch
 
 
 def look(
@@ -203,3 +212,22 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
         run_of("--resume", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="leave --config out"):
         run_of("--resume", str(tmp_path), "--config", "a.yaml")
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes() if name.startswith("mpa/")])
+def test_recipe_of_mpa_builds_with_tiny_towers(recipe: str, tmp_path: Path) -> None:
+    """With its own options, on a CLIP of two layers that takes long prompts."""
+    run = run_of("--config", recipe)
+    torch.manual_seed(0)
+    folder = tiny.save_clip(tmp_path / "clip", positions=300)
+    encoder = build_image_encoder(Encoder(name="clip", weights=folder, size=32))
+    text = build_text_encoder(folder)
+    labels = BASIC if run.data.protocol.endswith(("basic", "7")) else EXPRESSIONS
+    method = METHODS["mpa"](encoder, text, labels, method_options("mpa", run.options))
+    faces = batch(labels, 1, size=32)
+    method.prepare([faces])
+    losses = method.losses(faces)
+    assert all(value.isfinite() for value in losses.values())
+    assert (
+        Augmentation(run.augment, 32)(torch.zeros(2, 1, 48, 48, dtype=torch.uint8)).shape[-1] == 32
+    )

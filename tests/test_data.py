@@ -330,6 +330,7 @@ STRENGTHS = {
     "scale": 0.2,
     "shift": 0.2,
     "crop_padding": 6,
+    "crop_area": 0.5,
     "erase": 1.0,
     "brightness": 0.2,
     "contrast": 0.3,
@@ -371,6 +372,18 @@ def test_any_augmentation_gives_pictures(
     found = Augmentation(augment, size)(images(2, channels))
     assert found.shape == (2, channels, size, size)
     assert found.isfinite().all() and found.min() >= 0 and found.max() <= 1
+
+
+def test_a_crop_by_area_keeps_the_share_asked_for() -> None:
+    """On a ramp from left to right and one from top to bottom, whose spans are the crop's sides."""
+    torch.manual_seed(0)
+    ramp = torch.arange(64, dtype=torch.uint8)[None].expand(64, -1) * 4
+    both = torch.stack([ramp, ramp.T])[None].expand(40, -1, -1, -1)
+    cropped = Augmentation(dataclasses.replace(NONE, crop_area=0.5), 64)(both)
+    spans = (cropped.amax((2, 3)) - cropped.amin((2, 3))) / (63 * 4 / 255)
+    area, shape = spans.prod(1), spans[:, 0] / spans[:, 1]
+    assert 0.45 < float(area.min()) < 0.6 and 0.85 < float(area.max()) <= 1.01
+    assert 0.7 < float(shape.min()) < 0.85 and 1.2 < float(shape.max()) < 1.4
 
 
 # Sampling

@@ -30,12 +30,15 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory"),
+    *("provenance", "inventory", "describe"),
 )
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
-NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
+NETWORKS = (
+    *("encoders", "features", "towers", "statedicts", "facenets"),
+    *("text", "prompting", "losses"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ RULES = {
         torch=True,
     ),
     "measuring and storing": Rule(
-        ("evaluation", "robustness", "export", "checkpoint", "card", "options"),
+        ("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
         never=LIGHTNING,
         torch=True,
     ),
