@@ -14,13 +14,17 @@ from tests.drawn import Row, face, rows, write_pictures
 
 
 TIED = Row("fer0000090.png", (4, 4, 0, 0, 0, 0, 0, 0, 2, 0), 6)
-"""No majority: dropped under `majority`, happiness or neutral under `argmax8`."""
+"""No majority: dropped under `majority`, neutral, the first of the two, under `argmax8`."""
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run on drawn faces: eight with a majority and one without in train and in valid."""
-    counts = {"majority": (8, 8, 8), "argmax8": (9, 9, 9)}
+    splits = ("train", "valid", "test")
+    counts = {
+        "majority": dict.fromkeys(splits, (1,) * 8),
+        "argmax8": dict.fromkeys(splits, (2, *(1,) * 7)),
+    }
     monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": counts})
     root = write_pictures(
         tmp_path,
