@@ -161,7 +161,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 def main(given: Sequence[str] | None = None) -> int:
     """Run a command; its exit code is 0 (done), 1 (problem found), 2 (wrong use), 130 (stopped)."""
     words = list(sys.argv[1:] if given is None else given)
-    command = words[0] if words and words[0] in COMMANDS else ""
+    command = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), "")
     try:
         return _run(command, words)
     except (FervorError, OSError) as error:
@@ -182,17 +182,21 @@ def _run(command: str, words: list[str]) -> int:
         print(f"fervor {__version__}")
         return DONE
     if not command:
-        given = f"unknown command {words[0]}" if words else "no command"
-        raise UsageError(f"{given}: expected one of {', '.join(COMMANDS)}, --help, --version")
+        group = [name for name in COMMANDS if words and name.startswith(f"{words[0]} ")]
+        given = " ".join(words[: 2 if group else 1])
+        raise UsageError(
+            (f"unknown command {given}" if given else "no command")
+            + f": expected one of {', '.join(group or COMMANDS)}, --help, --version"
+        )
     from fervor.commands import arguments_of
 
     function = COMMANDS[command]
-    return function(**arguments_of(command, function, words[1:]))
+    return function(**arguments_of(command, function, words[len(command.split()) :]))
 
 
 def _help() -> str:
     lines = [
-        f"  {name:10}{(function.__doc__ or '').splitlines()[0]}"
+        f"  {name:12}{(function.__doc__ or '').splitlines()[0]}"
         for name, function in COMMANDS.items()
     ]
     return "\n".join(

@@ -52,6 +52,17 @@ def learn(run: Run, *, resume: str = "") -> int:
     return 0
 
 
+def compare(name: str, root: str, *, rule: str = "") -> int:
+    """Compare.
+
+    Args:
+        name: what.
+        root: where.
+        rule: how.
+    """
+    return 0
+
+
 def looked(*given: str) -> dict[str, Any]:
     return arguments_of("look", look, given)
 
@@ -71,6 +82,27 @@ def test_values_and_defaults() -> None:
 
 def test_words_after_two_dashes_are_inputs() -> None:
     assert looked("--model", "m", "--", "-a.jpg")["inputs"] == ["-a.jpg"]
+
+
+def test_words_by_position() -> None:
+    for given in (["a", "12", "--rule", "r"], ["a", "--rule", "r", "12"]):
+        values = arguments_of("compare", compare, given)
+        assert values == {"name": "a", "root": "12", "rule": "r"}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ([], "missing NAME, ROOT: see fervor compare --help"),
+        (["a", "--rule", "r"], "missing ROOT: see fervor compare --help"),
+        (["a", "b", "c"], "unexpected argument c: see fervor compare --help"),
+        (["a", "b", "--root", "c"], "unknown option --root: expected one of --rule, --help"),
+    ],
+)
+def test_mistakes_with_words_by_position(given: list[str], line: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        arguments_of("compare", compare, given)
+    assert str(refused.value) == line
 
 
 def test_dataclass_by_dots() -> None:

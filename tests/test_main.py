@@ -79,7 +79,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert left.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: fervor {command}")
 
@@ -102,6 +102,26 @@ def test_help_is_quick(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [[], ["predct"], ["--hlp"]])
 def test_no_or_unknown_command(words: list[str]) -> None:
     assert "expected one of predict, train" in refused(fervor_process(*words))
+
+
+def test_commands_of_two_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def describe(name: str, *, loud: bool = False) -> int:
+        """Describe."""
+        print(name, loud)
+        return 1
+
+    monkeypatch.setitem(COMMANDS, "group describe", describe)
+    monkeypatch.setitem(COMMANDS, "group forget", describe)
+    assert main(["group", "describe", "it", "--loud"]) == 1
+    assert capsys.readouterr().out == "it True\n"
+    for words, given in ((["group"], "group"), (["group", "it", "x"], "group it")):
+        assert main(words) == 2
+        expected = f"unknown command {given}: expected one of group describe, group forget, "
+        assert expected in capsys.readouterr().err
+    assert main(["group", "describe"]) == 2
+    assert capsys.readouterr().err.startswith("fervor group describe: missing NAME: see fervor gr")
 
 
 def test_photograph_in_a_table(model: Path) -> None:
