@@ -1,11 +1,18 @@
 """What a run reads: its training pictures, and those on which its epoch is chosen."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from fervor import datasets
-from fervor.config import Run
+from fervor.align import settings_of, substitute
+from fervor.config import Data, Run
 from fervor.data import Pictures, hold_out, read_pictures
 from fervor.errors import UsageError
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,16 @@ def read_splits(run: Run) -> Splits:
     data = run.data
 
     def samples(split: str) -> list[datasets.Sample]:
-        return datasets.load(
-            data.name, data.root, split, protocol=data.protocol, annotations=data.annotations
-        )
+        return load_samples(data, split, protocol=data.protocol)
 
     train_samples = samples("train")
     labels = datasets.labels_of(data.name, train_samples, data.protocol)
     size = run.encoder.size
 
     def pictures(chosen: list[datasets.Sample]) -> Pictures:
-        return read_pictures(chosen, labels, size=size, faces=data.faces)
+        return read_pictures(
+            chosen, labels, size=size, faces=data.faces, margin=data.margin, cache=data.cache
+        )
 
     split = "test" if run.selection == "paper" else "valid"
     chosen = samples(split)
@@ -42,3 +49,26 @@ def read_splits(run: Run) -> Splits:
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
     train_part, held = hold_out(pictures(train_samples), data.validation, run.seed)
     return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")
+
+
+def load_samples(data: Data, split: str, *, protocol: str) -> list[datasets.Sample]:
+    """The samples of one split; with `data.aligned` their crops stand for the pictures."""
+    samples = datasets.load(
+        data.name, data.root, split, protocol=protocol, annotations=data.annotations
+    )
+    if not data.aligned:
+        return samples
+    found = substitute(samples, data.name, data.root, data.aligned)
+    if len(found) < len(samples):
+        logger.warning(
+            "%d of %d %s pictures hold no face and were skipped by fervor data align",
+            len(samples) - len(found),
+            len(samples),
+            split,
+        )
+    return found
+
+
+def alignment(data: Data) -> dict[str, Any] | None:
+    """How the aligned pictures were made that a run reads; None where it reads the data set's."""
+    return asdict(settings_of(Path(data.aligned))) if data.aligned else None

@@ -24,7 +24,6 @@ from fervor.data import (
     Pictures,
     TrainingBatches,
     evaluation_batches,
-    mixed_seed,
     training_loader,
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
@@ -32,7 +31,8 @@ from fervor.errors import UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
 from fervor.options import method_options
-from fervor.splits import Splits, read_splits
+from fervor.sampling import mixed_seed
+from fervor.splits import Splits, alignment, read_splits
 from fervor.text import build_text_encoder
 from fervor.views import view_batches
 
@@ -128,8 +128,8 @@ def build_method(run: Run, splits: Splits) -> Method:
 def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
     """Augmented anew each time, or from fixed views whose frozen layers are cached."""
     if run.data.views:
-        return view_batches(method.image, pictures, run)
-    return TrainingBatches(pictures, run)
+        return view_batches(method.image, pictures, run, pairs=method.pairs)
+    return TrainingBatches(pictures, run, pairs=method.pairs)
 
 
 def _start_from(method: Method, model: str) -> None:
@@ -205,8 +205,9 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The method's objective on one batch."""
-        image = batch.image.contiguous(memory_format=torch.channels_last)  # maps come so already
-        losses = self.method.losses(batch._replace(image=image))
+        image, positive = _channels_last(batch.image), batch.positive
+        positive = None if positive is None else _channels_last(positive)
+        losses = self.method.losses(batch._replace(image=image, positive=positive))
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
         loss: Tensor = losses["loss"]
@@ -251,6 +252,10 @@ class Training(lightning.LightningModule):
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
         """Take the choice so far up again."""
         self.history = saved["history"]
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)  # maps come so already
 
 
 def _state(method: torch.nn.Module) -> dict[str, Tensor]:
@@ -338,16 +343,16 @@ def _finish(module: Training) -> None:
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
     # where the pictures lay on the machine is nobody else's business
-    resolved = replace(run, output="", data=replace(run.data, root="")).resolved()
+    resolved = replace(run, output="", data=replace(run.data, root="", aligned="")).resolved()
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    size = run.encoder.size
+    size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
         grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
     return {
         "name": run.name or run.method,
         "method": run.method,
         "labels": list(splits.labels),
-        "input": {"size": size, "crop": 48, "grey": run.encoder.grey},
+        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
         "grid": list(grid),
         "options": resolved["options"],
         "encoder": resolved["encoder"],
@@ -362,6 +367,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
             "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
             "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
             "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+            "aligned": alignment(run.data),
         },
         **terms(run),
         "config": resolved,
