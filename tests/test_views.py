@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fervor.config import Augment, Data, Encoder, Optim, Run
-from fervor.data import Augmentation, EpochSampler, Key, Pictures, mixed_seed
+from fervor.data import Augmentation, Pictures
 from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
+from fervor.sampling import EpochSampler, Key, mixed_seed
 from fervor.views import CHUNK, view_batches
 
 
