@@ -13,7 +13,10 @@ from fervor.labels import EXPRESSIONS
 def test_every_data_set_has_the_same_members(name: str) -> None:
     module = dataset(name)
     assert module.PROTOCOLS
-    assert callable(module.load)
+    assert module.TREE
+    assert module.TERMS
+    assert callable(module.read)
+    assert callable(module.expected)
     assert all(set(labels_of(name, (), rule)) <= set(EXPRESSIONS) for rule in module.PROTOCOLS)
 
 
@@ -29,7 +32,8 @@ def test_ferplus_reads_the_official_majority_by_default() -> None:
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown data set 'fer': expected one of ferplus, folder"):
+    known = "ferplus, rafdb, affectnet, ckplus, folder, csv"
+    with pytest.raises(UsageError, match=f"unknown data set 'fer': expected one of {known}"):
         load("fer", tmp_path, "train")
     with pytest.raises(UsageError, match=r"ferplus has no protocol 'best': .* majority, majority7"):
         load("ferplus", tmp_path, "train", protocol="best")
