@@ -145,6 +145,25 @@ def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def data_check(
+    name: str, root: str, *, protocol: str = "", annotations: str = "", quick: bool = False
+) -> int:
+    """Compare a data set's folder with its official tree, counts and pictures.
+
+    Args:
+        name: the data set: ferplus, rafdb, affectnet, ckplus, folder or csv.
+        root: its folder.
+        protocol: the rule that turns annotations into labels; empty for the data set's default.
+        annotations: label source or kind of pictures, where a data set has several.
+        quick: read only the headers of pictures, and compare files instead of pixels.
+    """
+    from fervor import datacheck
+
+    report = datacheck.check(name, root, protocol=protocol, annotations=annotations, quick=quick)
+    print("\n".join(report.lines))
+    return FOUND if report.problems else DONE
+
+
 def data_align(
     name: str,
     root: str,
@@ -231,6 +250,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
     "train": train,
     "evaluate": evaluate,
+    "data check": data_check,
     "data align": data_align,
     "export": export,
     "models": models,

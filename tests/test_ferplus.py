@@ -441,7 +441,7 @@ def test_swapped_vote_columns_are_noticed(ferplus: Path, tmp_path: Path) -> None
             swapped.append(",".join(cells))
         (tmp_path / folder / "label.csv").write_text("\n".join(swapped))
     for split in FOLDERS:
-        with pytest.raises(DataError, match="numbers its labels in another order: .*neutral has"):
+        with pytest.raises(DataError, match="numbers its labels in another order"):
             load("ferplus", tmp_path, split)
 
 
