@@ -18,11 +18,15 @@ class Data:
     """Which pictures, read under which protocol.
 
     Attributes:
-        name: data set: ferplus, or folder (one sub-folder per expression).
+        name: data set: ferplus, rafdb, affectnet, ckplus, folder (one sub-folder per expression) or
+            csv (a table of pictures).
         root: its folder.
         protocol: the rule that turns annotations into labels; empty for the data set's default.
-        annotations: label source where a data set has several (ferplus: label.csv,
-            fer2013new.csv, fer2013.csv); empty for the first that is found.
+        annotations: label source or kind of pictures where a data set has several (ferplus:
+            label.csv, fer2013new.csv, fer2013.csv; rafdb: aligned, original; affectnet: original,
+            2021; csv: the table's name); empty for the first that is found.
+        fold: 1 to 10: test on that tenth of the subjects, train on the others (ckplus, csv with
+            groups); 0 for the usual splits.
         target: what the loss compares with (names of FERPlus's own training code): the majority's
             class, a class drawn from the votes anew each epoch, or the distribution of the votes.
         aligned: folder that `fervor data align` wrote; its pictures stand in for the data set's.
@@ -44,6 +48,7 @@ class Data:
     root: str = ""
     protocol: str = ""
     annotations: str = ""
+    fold: int = 0
     target: Target = "majority"
     aligned: str = ""
     faces: Literal["precropped", "largest"] = "precropped"

@@ -188,6 +188,7 @@ def evaluate(
             "name": data.name,
             "protocol": protocol,
             "split": split,
+            "fold": data.fold,
             "faces": data.faces,
             "margin": data.margin,
             "aligned": alignment(data),
@@ -200,6 +201,7 @@ def evaluate(
         **summary(probabilities, label, counted.labels),
     }
     other = "" if counted.report is None else f"-{data.name}-{protocol}"
+    other += f"-fold{data.fold}" if data.fold else ""
     path = Path(output) / f"{info['name']}-seed{info['seed']}{other}-{split}.json"
     provenance.write_text(path, json.dumps(result, indent=1) + "\n")
     return path, result

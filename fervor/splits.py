@@ -54,7 +54,12 @@ def read_splits(run: Run) -> Splits:
 def load_samples(data: Data, split: str, *, protocol: str) -> list[datasets.Sample]:
     """The samples of one split; with `data.aligned` their crops stand for the pictures."""
     samples = datasets.load(
-        data.name, data.root, split, protocol=protocol, annotations=data.annotations
+        data.name,
+        data.root,
+        split,
+        protocol=protocol,
+        annotations=data.annotations,
+        fold=data.fold,
     )
     if not data.aligned:
         return samples
