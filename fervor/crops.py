@@ -3,7 +3,6 @@
 Pictures are RGB, uint8 in 0..255, [h w 3], or grey [h w].
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,9 +96,3 @@ def is_grey(pixels: NDArray[np.uint8]) -> bool:
     if pixels.ndim == 2:
         return True
     return bool((pixels == pixels[:, :, :1]).all())
-
-
-def fingerprint(sample: Sample) -> bytes:
-    """Equal for two pictures exactly where their size and pixels are, however they are stored."""
-    pixels = to_rgb(pixels_of(sample))
-    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()

@@ -20,10 +20,11 @@ from fervor.checkpoint import Model, load_model
 from fervor.config import Data
 from fervor.data import Pictures, evaluation_batches, read_pictures
 from fervor.datasets import Sample
+from fervor.duplicates import repeated
 from fervor.errors import UsageError
 from fervor.methods import Batch, Method
 from fervor.splits import alignment, load_samples
-from fervor.transfer import scope, without_duplicates
+from fervor.transfer import scope
 
 
 Floats = NDArray[np.floating[Any]]
@@ -164,8 +165,9 @@ def evaluate(
     counted = scope(info, data.name, protocol, load_samples(data, split, protocol=protocol))
     samples, left_out = counted.samples, {"no_face": 0, "duplicates": 0}
     if exclude_duplicates:
-        samples = without_duplicates(samples, _training_samples(info, data, split))
-        left_out["duplicates"] = len(counted.samples) - len(samples)
+        seen = set(repeated(samples, _training_samples(info, data, split)))
+        samples = tuple(sample for row, sample in enumerate(samples) if row not in seen)
+        left_out["duplicates"] = len(seen)
     pictures = read_pictures(
         samples,
         counted.labels,

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fervor import datasets
-from fervor.crops import fingerprint
 from fervor.datasets import Sample
 from fervor.errors import UsageError
-from fervor.parallel import in_threads, progress
 
 
 @dataclass(frozen=True)
@@ -73,17 +71,3 @@ def scope(info: dict[str, Any], name: str, protocol: str, samples: Sequence[Samp
     }
     kept = tuple(sample for sample in samples if sample.label in shared)
     return Scope(shared, tuple(known.index(label) for label in shared), kept, report)
-
-
-def without_duplicates(samples: Sequence[Sample], train: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples whose pictures do not stand in train, pixel by pixel."""
-    total = len(samples) + len(train)
-    with in_threads() as each, progress(total, "comparing") as bar:
-        found = []
-        for fingerprint_of_one in each(fingerprint, [*train, *samples]):
-            found.append(fingerprint_of_one)
-            if bar is not None:
-                bar.update()
-    seen = set(found[: len(train)])
-    own = found[len(train) :]
-    return tuple(s for s, pixels in zip(samples, own, strict=True) if pixels not in seen)
