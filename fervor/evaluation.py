@@ -24,7 +24,7 @@ from fervor.duplicates import repeated
 from fervor.errors import UsageError
 from fervor.methods import Batch, Method
 from fervor.splits import alignment, load_samples
-from fervor.transfer import scope
+from fervor.transfer import Scope, scope
 
 
 Floats = NDArray[np.floating[Any]]
@@ -161,13 +161,41 @@ def evaluate(
     """
     loaded = load_model(model)
     info = loaded.info
+    counted, pictures, described = _counted(info, data, split, exclude_duplicates)
+    logits, label = logits_of(loaded, pictures), pictures.label.numpy()
+    probabilities = softmax(logits[:, counted.columns], info["temperature"])
+    cross = counted.report
+    if cross is not None:
+        right = logits.argmax(1) == np.array(counted.columns)[label]
+        cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
+    result = {
+        "model": info["name"],
+        "run": {key: info.get(key) for key in ("config", "seed", "commit", "selection")},
+        "sha256": info["sha256"],
+        "data": described,
+        "cross_data": cross,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        **summary(probabilities, label, counted.labels),
+    }
+    other = f"-{data.name}-{described['protocol']}" if cross else ""
+    fold = f"-fold{data.fold}" if data.fold else ""
+    path = Path(output) / f"{info['name']}-seed{info['seed']}{other}{fold}-{split}.json"
+    provenance.write_text(path, json.dumps(result, indent=1) + "\n")
+    return path, result
+
+
+def _counted(
+    info: dict[str, Any], data: Data, split: str, exclude_duplicates: bool
+) -> tuple[Scope, Pictures, dict[str, Any]]:
+    """The classes and pictures that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
-    counted = scope(info, data.name, protocol, load_samples(data, split, protocol=protocol))
-    samples, left_out = counted.samples, {"no_face": 0, "duplicates": 0}
+    loaded, skipped = load_samples(data, split, protocol=protocol)
+    counted = scope(info, data.name, protocol, loaded)
+    samples, repeats = counted.samples, set()
     if exclude_duplicates:
-        seen = set(repeated(samples, _training_samples(info, data, split)))
-        samples = tuple(sample for row, sample in enumerate(samples) if row not in seen)
-        left_out["duplicates"] = len(seen)
+        repeats = set(repeated(samples, _training_samples(info, data, split)))
+        samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
     pictures = read_pictures(
         samples,
         counted.labels,
@@ -176,37 +204,21 @@ def evaluate(
         margin=data.margin,
         cache=data.cache,
     )
-    left_out["no_face"] = len(samples) - len(pictures)
-    logits, label = logits_of(loaded, pictures), pictures.label.numpy()
-    probabilities = softmax(logits[:, counted.columns], info["temperature"])
-    if counted.report is not None:
-        right = logits.argmax(1) == np.array(counted.columns)[label]
-        counted.report["accuracy_over_all_classes"] = float(right.mean())
-    result = {
-        "model": info["name"],
-        "run": {key: info.get(key) for key in ("config", "seed", "commit", "selection")},
-        "sha256": info["sha256"],
-        "data": {
-            "name": data.name,
-            "protocol": protocol,
-            "split": split,
-            "fold": data.fold,
-            "faces": data.faces,
-            "margin": data.margin,
-            "aligned": alignment(data),
-            "exclude_duplicates": exclude_duplicates,
-            "left_out": left_out,
+    described = {
+        "name": data.name,
+        "protocol": protocol,
+        "split": split,
+        "fold": data.fold,
+        "faces": data.faces,
+        "margin": data.margin,
+        "aligned": alignment(data),
+        "exclude_duplicates": exclude_duplicates,
+        "left_out": {
+            "no_face": skipped + len(samples) - len(pictures),
+            "duplicates": len(repeats),
         },
-        "cross_data": counted.report,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        **summary(probabilities, label, counted.labels),
     }
-    other = "" if counted.report is None else f"-{data.name}-{protocol}"
-    other += f"-fold{data.fold}" if data.fold else ""
-    path = Path(output) / f"{info['name']}-seed{info['seed']}{other}-{split}.json"
-    provenance.write_text(path, json.dumps(result, indent=1) + "\n")
-    return path, result
+    return counted, pictures, described
 
 
 def _training_samples(info: dict[str, Any], data: Data, split: str) -> list[Sample]:
@@ -217,4 +229,5 @@ def _training_samples(info: dict[str, Any], data: Data, split: str) -> list[Samp
             f"--exclude_duplicates with split {split} of {data.name}: expected another split than "
             f"train of the model's own data set, {own['name']}, whose train the pictures may repeat"
         )
-    return load_samples(data, "train", protocol=own.get("train_protocol", own["protocol"]))
+    rule = own.get("train_protocol", own["protocol"])
+    return load_samples(data, "train", protocol=rule)[0]

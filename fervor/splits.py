@@ -30,7 +30,7 @@ def read_splits(run: Run) -> Splits:
     data = run.data
 
     def samples(split: str) -> list[datasets.Sample]:
-        return load_samples(data, split, protocol=data.protocol)
+        return load_samples(data, split, protocol=data.protocol)[0]
 
     train_samples = samples("train")
     labels = datasets.labels_of(data.name, train_samples, data.protocol)
@@ -51,8 +51,11 @@ def read_splits(run: Run) -> Splits:
     return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")
 
 
-def load_samples(data: Data, split: str, *, protocol: str) -> list[datasets.Sample]:
-    """The samples of one split; with `data.aligned` their crops stand for the pictures."""
+def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[datasets.Sample], int]:
+    """The samples of one split, and how many were left out because alignment had skipped them.
+
+    With `data.aligned` the crops there stand for the data set's pictures.
+    """
     samples = datasets.load(
         data.name,
         data.root,
@@ -62,16 +65,16 @@ def load_samples(data: Data, split: str, *, protocol: str) -> list[datasets.Samp
         fold=data.fold,
     )
     if not data.aligned:
-        return samples
+        return samples, 0
     found = substitute(samples, data.name, data.root, data.aligned)
-    if len(found) < len(samples):
+    if skipped := len(samples) - len(found):
         logger.warning(
-            "%d of %d %s pictures hold no face and were skipped by fervor data align",
-            len(samples) - len(found),
+            "%d of %d %s pictures hold no face and were skipped when they were aligned",
+            skipped,
             len(samples),
             split,
         )
-    return found
+    return found, skipped
 
 
 def alignment(data: Data) -> dict[str, Any] | None:
