@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
-from fervor.config import Optim, Run
+from fervor.config import Data, Optim, Run
 from fervor.data import (
     Pictures,
     TrainingBatches,
@@ -209,7 +209,14 @@ class Training(lightning.LightningModule):
         positive = None if positive is None else _channels_last(positive)
         losses = self.method.losses(batch._replace(image=image, positive=positive))
         for name, value in losses.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
+            self.log(
+                f"train/{name}",
+                value,
+                prog_bar=name == "loss",
+                on_step=True,
+                on_epoch=True,
+                batch_size=len(batch.label),
+            )
         loss: Tensor = losses["loss"]
         return loss
 
@@ -343,7 +350,8 @@ def _finish(module: Training) -> None:
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
     # where the pictures lay on the machine is nobody else's business
-    resolved = replace(run, output="", data=replace(run.data, root="", aligned="")).resolved()
+    data = replace(run.data, root="", aligned="", cache=Data().cache)
+    resolved = replace(run, output="", data=data).resolved()
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
