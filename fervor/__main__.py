@@ -190,7 +190,8 @@ def data_align(
             centre, or skip it; the manifest lists which.
         threads: threads; 0 for all cores.
     """
-    from fervor.align import MANIFEST, align
+    from fervor.align import align
+    from fervor.manifest import MANIFEST
 
     counts = align(
         name,

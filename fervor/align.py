@@ -7,11 +7,10 @@ own files, and the manifest only says which crop stands for which picture.
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,42 +22,29 @@ from fervor.datasets import SPLITS, Box, Sample
 from fervor.detector import Pixels
 from fervor.errors import DataError, UsageError
 from fervor.faces import WEIGHTS, Face, FaceDetector, crop
+from fervor.manifest import (
+    MANIFEST,
+    SETTINGS,
+    Missing,
+    Place,
+    Row,
+    Settings,
+    place_of,
+    rows_of,
+    settings_of,
+    source_of,
+    state_of,
+)
 from fervor.parallel import in_threads, progress
 from fervor.preprocess import to_input, to_rgb
 
 
-MANIFEST, PART, SETTINGS, PICTURES = "manifest.jsonl", ".manifest.part", "align.json", "pictures"
+PART, PICTURES = ".manifest.part", "pictures"
 BATCH = 256
 """Pictures between two writings of the manifest."""
 
 SIDES = (16, 2048)
 """Least and largest side of a crop in pixels."""
-
-Missing = Literal["keep", "centre", "skip"]
-
-Row = dict[str, Any]
-Place = tuple[str, Box | None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the crops of a folder are made; what a run that goes on must have in common.
-
-    Attributes:
-        name: the data set.
-        size: pixels of a crop's side.
-        margin: what is added on each side of the crop that `predict` cuts out, as a share of its
-            side; 0 gives exactly that crop.
-        missing: where no face is found: keep = the whole picture or annotated box, resized;
-            centre = the largest square in its middle; skip = no crop.
-        detector: checksum of the detector's weights.
-    """
-
-    name: str
-    size: int
-    margin: float
-    missing: Missing
-    detector: str
 
 
 def align(
@@ -122,7 +108,7 @@ class _Wanted:
 
     @property
     def place(self) -> Place:
-        return _place(self.row)
+        return place_of(self.row)
 
 
 def _wanted(found: dict[str, list[Sample]], root: Path) -> list[_Wanted]:
@@ -146,20 +132,6 @@ def _wanted(found: dict[str, list[Sample]], root: Path) -> list[_Wanted]:
     return list(wanted.values())
 
 
-def source_of(sample: Sample, root: Path) -> str:
-    """A picture's path from the data set's folder on, as the manifest names it.
-
-    Raises:
-        DataError: the picture stands in a table and has no file.
-    """
-    if not sample.path:
-        raise DataError(
-            f"{root} holds its pictures in a table: write them to files first (FERPlus's script "
-            "generate_training_data.py does), aligned pictures are found by their files"
-        )
-    return Path(os.path.relpath(sample.path, root)).as_posix()
-
-
 def _file_name(source: str, face: int) -> str:
     """Where a crop is stored, below the output folder and nowhere else."""
     inside = source if not source.startswith("../") else f"outside/{_short(source)}"
@@ -170,17 +142,12 @@ def _short(source: str) -> str:
     return f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{Path(source).name}"
 
 
-def _place(row: Row) -> Place:
-    box = row["annotated"]
-    return row["source"], None if box is None else (box[0], box[1], box[2], box[3])
-
-
 def _aligned(
     wanted: Sequence[_Wanted], settings: Settings, folder: Path, threads: int
 ) -> list[Row]:
     """The rows of all pictures, written to the manifest; those of other protocols stay in it."""
     earlier = _begun(settings, folder)
-    known = {_place(row): row for row in earlier}
+    known = {place_of(row): row for row in earlier}
     done: dict[Place, Row] = {}
     for one in wanted:
         row = known.get(one.place)
@@ -191,7 +158,7 @@ def _aligned(
         for row in _processed(open_ones, settings, folder, threads, len(wanted)):
             part.write(json.dumps(row) + "\n")
             part.flush()
-            done[_place(row)] = row
+            done[place_of(row)] = row
     rows = [done[one.place] for one in wanted]
     others = [row for place, row in known.items() if place not in done]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *others])
@@ -213,33 +180,16 @@ def _begun(settings: Settings, folder: Path) -> list[Row]:
                 f"{folder} was begun with {name} {getattr(begun, name)}, now {value} is asked for: "
                 "name another folder, or remove this one"
             )
-    part = _rows(folder / PART)  # without a line that a kill cut off
+    part = rows_of(folder / PART)  # without a line that a kill cut off
     provenance.write_text(folder / PART, "".join(json.dumps(row) + "\n" for row in part))
-    return [*_rows(folder / MANIFEST), *part]
-
-
-def _rows(path: Path) -> list[Row]:
-    """The rows of a manifest; a last line that was cut off by a kill is not one."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [*rows_of(folder / MANIFEST), *part]
 
 
 def _unchanged(row: Row, one: _Wanted, folder: Path) -> bool:
     """Whether a row still holds: the same picture, and its crop is there."""
     present = row["status"] == "skipped" or (folder / one.row["file"]).is_file()
-    same: bool = row["status"] != "error" and row["state"] == _state(one.sample.path)
+    same: bool = row["status"] != "error" and row["state"] == state_of(one.sample.path)
     return present and same
-
-
-def _state(path: str) -> list[int] | None:
-    """Bytes and time of change of a file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _processed(
@@ -260,7 +210,7 @@ def _processed(
 def _row(one: _Wanted, detector: FaceDetector, settings: Settings, folder: Path) -> Row:
     """Find and cut out one face, write its crop, and say what was done."""
     empty: Row = {"score": None, "box": None, "points": None, "error": None}
-    row = {**one.row, **empty, "state": _state(one.sample.path)}
+    row = {**one.row, **empty, "state": state_of(one.sample.path)}
     try:
         image = to_rgb(pixels_of(one.sample))
     except DataError as error:
@@ -310,47 +260,3 @@ def _save(pixels: Pixels, path: Path) -> None:
     image = Image.fromarray(pixels[:, :, 0] if is_grey(pixels) else pixels)
     image.save(aside, format="PNG", compress_level=1)
     aside.replace(path)
-
-
-def settings_of(folder: Path) -> Settings:
-    """How the crops of an aligned folder were made.
-
-    Raises:
-        DataError: the folder was not written by `fervor data align`.
-    """
-    try:
-        return Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise DataError(
-            f"{folder} holds no readable {SETTINGS}: expected a folder that fervor data align wrote"
-        ) from None
-
-
-def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) -> list[Sample]:
-    """The samples with their aligned crops in place of the pictures; skipped ones are left out.
-
-    Raises:
-        DataError: the folder is of another data set or unfinished, or has no crop of a picture.
-    """
-    folder = Path(aligned)
-    begun = settings_of(folder)
-    if begun.name != name:
-        raise DataError(f"{folder} holds aligned pictures of {begun.name}, not of {name}")
-    if not (folder / MANIFEST).is_file():
-        raise DataError(f"{folder} is not finished: run fervor data align again, it goes on")
-    rows = {_place(row): row for row in _rows(folder / MANIFEST)}
-    found = []
-    for sample in samples:
-        row = rows.get((source_of(sample, Path(root)), sample.box))
-        if row is None:
-            raise DataError(
-                f"{folder} has no crop of {sample.path}: run fervor data align again with the "
-                "protocol of the run, it adds what is missing"
-            )
-        if row["status"] == "error":
-            raise DataError(f"{row['error']}: mend or remove it, then run fervor data align again")
-        if row["state"] is not None and row["state"][0] != os.path.getsize(sample.path):
-            raise DataError(f"{sample.path} has changed: run fervor data align again")
-        if row["status"] != "skipped":
-            found.append(replace(sample, path=str(folder / row["file"]), box=None))
-    return found

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fervor import datasets
-from fervor.align import settings_of, substitute
 from fervor.config import Data, Run
 from fervor.data import Pictures, hold_out, read_pictures
 from fervor.errors import UsageError
+from fervor.manifest import settings_of, substitute
 
 
 logger = logging.getLogger(__name__)

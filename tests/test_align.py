@@ -1,7 +1,6 @@
 """Aligning a data set: what is cut out and written down, kills, and that training reads it."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -17,12 +16,12 @@ from filelock import FileLock
 from PIL import Image
 
 from fervor import datasets
-from fervor.align import MANIFEST, PART, SETTINGS, align, settings_of, substitute
-from fervor.config import Data, Encoder, Run
+from fervor.align import PART, align
 from fervor.crops import box_crop
 from fervor.datasets import Box, Sample, folder
 from fervor.errors import DataError, UsageError
 from fervor.faces import TEMPLATE, Face, FaceDetector, crop, select
+from fervor.manifest import MANIFEST, SETTINGS, substitute
 from fervor.preprocess import to_input
 
 
@@ -321,15 +320,6 @@ def test_pictures_in_a_table_have_no_files_to_find(
         align("folder", str(tmp_path), str(tmp_path / "out"))
 
 
-def test_what_is_no_aligned_folder(faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no readable align\.json: expected a folder that"):
-        substitute([], "folder", str(faces), str(tmp_path))
-    align("folder", str(faces), str(tmp_path / "out"), size=32)
-    with pytest.raises(DataError, match=r"holds aligned pictures of folder, not of rafdb"):
-        substitute([], "rafdb", str(faces), str(tmp_path / "out"))
-    assert settings_of(tmp_path / "out").size == 32
-
-
 def test_a_path_never_leads_out_of_the_output(tmp_path: Path) -> None:
     """A table may name pictures anywhere; their crops stay below the output."""
     outside = tmp_path / "elsewhere"
@@ -344,36 +334,3 @@ def test_a_path_never_leads_out_of_the_output(tmp_path: Path) -> None:
     assert (tmp_path / "out" / row["file"]).is_file()
     samples = datasets.load("csv", tmp_path / "set", "train")
     assert len(substitute(samples, "csv", str(tmp_path / "set"), str(tmp_path / "out"))) == 1
-
-
-# What reads it
-
-
-def test_training_reads_the_crops_by_protocol_and_label(
-    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    torch = pytest.importorskip("torch", reason="training needs the [train] extra")
-    from fervor.splits import load_samples, read_splits
-
-    output = tmp_path / "out"
-    align("folder", str(faces), str(output), size=32, missing="skip")
-    data = Data(
-        name="folder",
-        root=str(faces),
-        aligned=str(output),
-        cache=str(tmp_path / "cache"),
-        validation=0.4,
-    )
-    splits = read_splits(Run(data=data, encoder=Encoder(size=32)))
-    assert splits.labels == ("neutral", "happiness")
-    assert splits.train.images.shape == (6, 3, 32, 32)
-    assert (len(splits.train), len(splits.selection)) == (4, 2)
-    for index, source in enumerate(splits.train.sources):
-        stored = np.asarray(Image.open(source).convert("RGB"))
-        (image,) = splits.train.take(torch.tensor([index]))
-        assert np.array_equal(image.permute(1, 2, 0), stored)
-        assert splits.labels[splits.train.label[index]] in source
-    with caplog.at_level(logging.WARNING):
-        samples, skipped = load_samples(data, "test", protocol="")
-    assert (len(samples), skipped) == (1, 1)
-    assert "1 of 2 test pictures hold no face and were skipped" in caplog.text

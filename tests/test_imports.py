@@ -36,7 +36,7 @@ PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking"
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = ("crops", "cache", "align", "transfer", "parallel", "duplicates", "datacheck")
+READING = ("crops", "cache", "align", "manifest", "transfer", "parallel", "duplicates", "datacheck")
 NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
 
 

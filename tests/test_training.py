@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fervor import training
-from fervor.align import align, settings_of
+from fervor.align import align
 from fervor.checkpoint import load_model
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data import TrainingBatches
@@ -28,6 +28,7 @@ from fervor.datasets import ferplus
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.labels import EXPRESSIONS
+from fervor.manifest import settings_of
 from fervor.methods import METHODS, Batch
 from fervor.methods.ke import KE
 from fervor.provenance import sha256, versions
