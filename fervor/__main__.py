@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,7 @@ def predict(
         os.environ["HF_HUB_OFFLINE"] = "1"
     from fervor import media, tables
     from fervor.inference import Predictor
+    from fervor.parallel import progress
 
     if output:
         tables.check_output(Path(output))
@@ -62,7 +63,7 @@ def predict(
         table = tables.open_table(Path(output), predictor.labels)
     else:
         table = tables.TextTable(sys.stdout, sources)
-    with table, _progress(len(sources) if output else None) as bar:
+    with table, progress(len(sources) if output else None) as bar:
         for answer in predictor.stream(media.read(sources)):
             table.write(answer)
             statuses.update(prediction.status for prediction in answer)
@@ -94,7 +95,14 @@ def train(run: Run, *, resume: str = "") -> int:
     return DONE
 
 
-def evaluate(*, model: str, data: Data, split: str = "test", output: str = "results") -> int:
+def evaluate(
+    *,
+    model: str,
+    data: Data,
+    split: str = "test",
+    output: str = "results",
+    exclude_duplicates: bool = False,
+) -> int:
     """Measure a model on a data set and write its result file.
 
     Args:
@@ -102,9 +110,10 @@ def evaluate(*, model: str, data: Data, split: str = "test", output: str = "resu
         data: which pictures.
         split: train, valid or test.
         output: folder of result files.
+        exclude_duplicates: leave out pictures that also stand in train, pixel by pixel.
     """
     path, result = _with_torch("fervor.evaluation").evaluate(
-        model, data, split=split, output=output
+        model, data, split=split, output=output, exclude_duplicates=exclude_duplicates
     )
     low, high = result["accuracy_interval"]
     print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
@@ -112,8 +121,30 @@ def evaluate(*, model: str, data: Data, split: str = "test", output: str = "resu
     print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
     print(f"macro F1             {result['macro_f1']:.2%}")
     print(f"calibration error    {result['calibration_error']:.2%}")
+    for title, text in _left_out(result):
+        print(f"{title:21}{text}")
     print(f"written to           {path}")
     return DONE
+
+
+def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation does not count, for people."""
+    lines = []
+    if (cross := result["cross_data"]) is not None:
+        dropped = [f"{name} ({count} pictures)" for name, count in cross["data_only"].items()]
+        lines = [
+            ("trained on", cross["trained_on"]),
+            ("classes counted", ", ".join(cross["shared"])),
+            ("only in the model", ", ".join(cross["model_only"]) or "none"),
+            ("only in the data", ", ".join(dropped) or "none"),
+            ("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"),
+        ]
+    found = result["data"]["left_out"]
+    if found["no_face"]:
+        lines.append(("without a face", f"{found['no_face']} pictures left out"))
+    if result["data"]["exclude_duplicates"]:
+        lines.append(("also in train", f"{found['duplicates']} pictures left out"))
+    return lines
 
 
 def data_check(
@@ -133,6 +164,55 @@ def data_check(
     report = datacheck.check(name, root, protocol=protocol, annotations=annotations, quick=quick)
     print("\n".join(report.lines))
     return FOUND if report.problems else DONE
+
+
+def data_align(
+    name: str,
+    root: str,
+    out: str,
+    *,
+    protocol: str = "",
+    annotations: str = "",
+    size: int = 112,
+    margin: float = 0.0,
+    missing: Literal["keep", "centre", "skip"] = "keep",
+    threads: int = 0,
+) -> int:
+    """Find, align and cut out the faces of a data set once; a stopped run goes on.
+
+    Args:
+        name: the data set.
+        root: its folder.
+        out: folder of the crops and their manifest, for --data.aligned.
+        protocol: whose pictures; empty for the data set's default.
+        annotations: label source where a data set has several.
+        size: pixels of a crop's side.
+        margin: added on each side of the crop that predict cuts out, as a share of its side.
+        missing: where no face is found, keep the whole picture or annotated box, cut out its
+            centre, or skip it; the manifest lists which.
+        threads: threads; 0 for all cores.
+    """
+    from fervor.align import align
+    from fervor.manifest import MANIFEST
+
+    counts = align(
+        name,
+        root,
+        out,
+        protocol=protocol,
+        annotations=annotations,
+        size=size,
+        margin=margin,
+        missing=missing,
+        threads=threads,
+    )
+    lost = counts["kept"] + counts["centred"] + counts["skipped"]
+    print(
+        f"{out}: {sum(counts.values())} pictures, {counts['ok']} aligned, {lost} without a face "
+        f"({counts['kept']} kept, {counts['centred']} centred, {counts['skipped']} skipped), "
+        f"{counts['error']} unreadable; listed in {MANIFEST}"
+    )
+    return FOUND if counts["error"] else DONE
 
 
 def export(*, model: str, output: str, half: bool = False) -> int:
@@ -211,6 +291,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "evaluate": evaluate,
     "data check": data_check,
+    "data align": data_align,
     "export": export,
     "describe": describe,
     "models": models,
@@ -292,16 +373,6 @@ def _notes(name: str) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def _progress(total: int | None) -> AbstractContextManager[Any]:
-    """A bar on a terminal's error stream, once the work takes longer than two seconds."""
-    if total is None or not sys.stderr.isatty():
-        return nullcontext()
-    from tqdm import tqdm
-
-    bar: AbstractContextManager[Any] = tqdm(total=total, unit=" pictures", delay=2, leave=False)
-    return bar
 
 
 def _one_line(error: FervorError | OSError) -> str:

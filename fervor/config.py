@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Target = Literal["majority", "probability", "cross_entropy"]
 Selection = Literal["honest", "paper"]
+Sampling = Literal["plain", "imbalance", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,19 @@ class Data:
             groups); 0 for the usual splits.
         target: what the loss compares with (names of FERPlus's own training code): the majority's
             class, a class drawn from the votes anew each epoch, or the distribution of the votes.
-        faces: precropped = each picture is a face; largest = find, align and crop it first.
+        aligned: folder that `fervor data align` wrote; its pictures stand in for the data set's.
+        faces: precropped = each picture is a face, or its annotated box is; largest = find, align
+            and crop it first.
+        margin: added on each side of an annotated box, as a share of its longer side (ours: 0).
         validation: share of train held out where the data set has no validation split (ours).
-        balance: draw every class equally often in training.
+        sampling: plain = every picture once an epoch; imbalance = drawn with replacement, weighted
+            by 1 / pictures of its class (SCN's for AffectNet); balanced = equally many of each
+            class (DCS's for AffectNet).
+        epoch_share: pictures of an epoch as a share of the split (DCS on AffectNet: 0.125).
         views: fixed augmented views per picture, taken in turn by epoch, their frozen layers
             computed once and cached; 0 draws anew each time.
-        cache: folder of the cached views (25 kB to 100 kB a picture and view).
+        cache: folder of decoded pictures and of cached views (25 kB to 100 kB a picture and view),
+            read by all runs; empty decodes into memory each time and has no views.
     """
 
     name: str = "ferplus"
@@ -45,9 +53,12 @@ class Data:
     annotations: str = ""
     fold: int = 0
     target: Target = "majority"
+    aligned: str = ""
     faces: Literal["precropped", "largest"] = "precropped"
+    margin: float = 0.0
     validation: float = 0.1
-    balance: bool = False
+    sampling: Sampling = "plain"
+    epoch_share: float = 1.0
     views: int = 0
     cache: str = "runs/cache"
 

@@ -201,16 +201,21 @@ def turn(source: Floats, target: Floats) -> float:
     return float(np.arctan2(x @ v - y @ u, x @ u + y @ v))
 
 
-def crop(image: Pixels, face: Face, size: int, *, rotate: bool = True) -> Pixels:
+def crop(
+    image: Pixels, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
+) -> Pixels:
     """The face laid on TEMPLATE, [size size 3]; beyond the picture its edge is repeated.
 
+    `margin` is added on each side, as a share of TEMPLATE's square; models are fed crops without.
     `rotate` turns the head upright, without it the square is: FERPlus's own pictures are not
     turned, yet a turned crop loses nothing on them and holds where a head is tilted far
     (docs/decisions/detector.md).
     """
     check(image)
     matrix = square(face, image.shape[0], image.shape[1], rotate=rotate)
-    return warp(image, matrix / [size, size, 1], size)
+    side = 1 + 2 * margin
+    wider = np.array([[side, 0, -margin], [0, side, -margin], [0, 0, 1]])
+    return warp(image, matrix @ wider / [size, size, 1], size)
 
 
 def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArray[np.float64]:

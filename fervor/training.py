@@ -19,12 +19,11 @@ from torch.utils.data import Dataset
 
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
-from fervor.config import Optim, Run
+from fervor.config import Data, Optim, Run
 from fervor.data import (
     Pictures,
     TrainingBatches,
     evaluation_batches,
-    mixed_seed,
     training_loader,
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
@@ -33,7 +32,8 @@ from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
 from fervor.options import method_options
 from fervor.preparation import prepare
-from fervor.splits import Splits, read_splits
+from fervor.sampling import mixed_seed
+from fervor.splits import Splits, alignment, read_splits
 from fervor.text import build_text_encoder
 from fervor.towers import TOWERS
 from fervor.views import view_batches
@@ -141,8 +141,8 @@ def build_method(run: Run, splits: Splits) -> Method:
 def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
     """Augmented anew each time, or from fixed views whose frozen layers are cached."""
     if run.data.views:
-        return view_batches(method.image, pictures, run)
-    return TrainingBatches(pictures, run)
+        return view_batches(method.image, pictures, run, pairs=method.pairs)
+    return TrainingBatches(pictures, run, pairs=method.pairs)
 
 
 def _start_from(method: Method, model: str) -> None:
@@ -219,10 +219,18 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The method's objective on one batch."""
-        image = batch.image.contiguous(memory_format=torch.channels_last)  # maps come so already
-        losses = self.method.losses(batch._replace(image=image))
+        image, positive = _channels_last(batch.image), batch.positive
+        positive = None if positive is None else _channels_last(positive)
+        losses = self.method.losses(batch._replace(image=image, positive=positive))
         for name, value in losses.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
+            self.log(
+                f"train/{name}",
+                value,
+                prog_bar=name == "loss",
+                on_step=True,
+                on_epoch=True,
+                batch_size=len(batch.label),
+            )
         loss: Tensor = losses["loss"]
         return loss
 
@@ -276,6 +284,10 @@ class Training(lightning.LightningModule):
         self.history = saved["history"]
         own = self.state_dict()
         saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)  # maps come so already
 
 
 def _state(method: Method) -> dict[str, Tensor]:
@@ -363,15 +375,16 @@ def _finish(module: Training) -> None:
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
     # where the pictures lay on the machine is nobody else's business
-    resolved = replace(run, output="", data=replace(run.data, root="")).resolved()
-    size = run.encoder.size
+    data = replace(run.data, root="", aligned="", cache=Data().cache)
+    resolved = replace(run, output="", data=data).resolved()
+    size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
         grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
     return {
         "name": run.name or run.method,
         "method": run.method,
         "labels": list(splits.labels),
-        "input": {"size": size, "crop": 48, "grey": run.encoder.grey},
+        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
         "grid": list(grid),
         "options": resolved["options"],
         "encoder": resolved["encoder"],
@@ -388,6 +401,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
             ),
             "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
             "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+            "aligned": alignment(run.data),
         },
         **terms(run),
         "config": resolved,

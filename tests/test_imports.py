@@ -35,6 +35,8 @@ PLAIN = (
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
+DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
+READING = ("crops", "cache", "align", "manifest", "transfer", "parallel", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses"),
@@ -66,15 +68,11 @@ RULES = {
     "data sets": Rule(
         ("datasets", "datasets.*"),
         never=HEAVY,
-        own=("fervor", "labels", "errors", "datasets", "datasets.*"),
+        own=DATASETS,
     ),
-    "checking data": Rule(
-        ("duplicates", "datacheck"),
-        never=TORCH,
-        own=(*PLAIN, *PICTURES, "datasets", "datasets.*", "duplicates"),
-    ),
+    "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
-    "data": Rule(("data", "splits", "views"), never=LIGHTNING, torch=True),
+    "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
     "methods": Rule(
         ("methods", "methods.*"),
         never=LIGHTNING,

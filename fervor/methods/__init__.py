@@ -17,11 +17,15 @@ from fervor.text import TextEncoder
 
 
 class Batch(NamedTuple):
-    """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at."""
+    """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at.
+
+    `positive` holds another picture of each one's class where the method asks for pairs.
+    """
 
     image: Float[Tensor, "b 3 h w"]
     label: Int[Tensor, " b"]
     target: Float[Tensor, "b c"]
+    positive: Float[Tensor, "b 3 h w"] | None = None
 
 
 class Method(nn.Module):
