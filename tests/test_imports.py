@@ -30,10 +30,13 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory"),
+    *("provenance", "inventory", "frame", "ahead"),
 )
-PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
-OUTPUTS = ("tables", "explain", "render", "serve")
+PICTURES = (
+    *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
+    *("tracking", "smoothing", "neutral"),
+)
+OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
 
