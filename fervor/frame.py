@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from fervor.errors import UsageError
 
 
-__all__ = ["Frame", "Span"]
+__all__ = ["WEBCAM", "Frame", "Span"]
+
+WEBCAM = "webcam:"
+"""How the source of a webcam begins."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +37,11 @@ class Frame:
     def moving(self) -> bool:
         """Whether it belongs to a video or a webcam."""
         return self.time_s is not None
+
+    @property
+    def live(self) -> bool:
+        """Whether it comes from a webcam, so that somebody may wait for the answer."""
+        return self.source.startswith(WEBCAM)
 
     @property
     def pixels(self) -> int:

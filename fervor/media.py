@@ -16,10 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fervor.ahead import ahead
 from fervor.errors import FervorError, InputError
-from fervor.frame import Frame, Span
+from fervor.frame import WEBCAM, Frame, Span
 from fervor.preprocess import to_rgb
 from fervor.video import ENDINGS as VIDEO_ENDINGS
-from fervor.video import WEBCAM, check_webcam, is_container, need_av, read_video, read_webcam
+from fervor.video import check_webcam, is_container, need_av, read_video, read_webcam
 
 
 __all__ = [
@@ -44,6 +44,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", "
 """What counts as a picture in a folder, in any case."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+START = 256
+"""Bytes that tell what a file is."""
+
 WHOLE = Span()
 AHEAD_PIXELS = 32_000_000
 """Frames that wait decoded: so many pixels (100 MB) together, and always one."""
@@ -109,7 +112,7 @@ def is_video(source: str) -> bool:
         if not stat.S_ISREG(os.stat(source).st_mode):
             return False
         with open(source, "rb") as file:
-            start = file.read(64)
+            start = file.read(START)
     except OSError:
         return False
     return is_container(start) and not _is_heif(start)
@@ -214,7 +217,7 @@ def _check_file(source: str) -> None:
 def _formats(source: str) -> tuple[str, ...]:
     """The decoders that may run; HEIC's comes from a plug-in and is loaded where it is needed."""
     with open(source, "rb") as file:
-        if not _is_heif(file.read(64)):
+        if not _is_heif(file.read(START)):
             return FORMATS
     try:
         from pillow_heif import register_heif_opener

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervor.errors import InputError, UsageError
-from fervor.frame import Frame, Span
+from fervor.frame import WEBCAM, Frame, Span
 
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDINGS",
-    "WEBCAM",
     "check_webcam",
     "is_container",
     "need_av",
@@ -42,7 +41,6 @@ CONTAINERS = ("mov", "matroska", "avi", "mpeg", "mpegts", "asf", "flv", "ogg")
 STARTS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"0&\xb2u\x8ef\xcf\x11")
 """How Matroska and WebM, FLV, Ogg, MPEG and ASF files begin; for the others see `is_container`."""
 
-WEBCAM = "webcam:"
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """How a platform's cameras are opened: FFmpeg's input format and its name for a number."""
 
@@ -62,11 +60,12 @@ def need_av(source: str) -> None:
 
 
 def is_container(start: bytes) -> bool:
-    """Whether a file that begins with these (32 or more) bytes is a video by its form."""
+    """Whether a file that begins with these (200 or more) bytes is a video by its form."""
     return (
         start.startswith(STARTS)
         or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
         or start[4:8] in (b"ftyp", b"moov", b"mdat")
+        or start[:1] == start[188:189] == b"G"  # two packets of an MPEG transport stream
     )
 
 

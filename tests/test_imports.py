@@ -34,7 +34,7 @@ PLAIN = (
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "smoothing", "neutral"),
+    *("tracking", "cutouts", "smoothing", "neutral"),
 )
 OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import fervor
 from fervor.errors import FervorError, InputError, ModelError, UsageError
-from fervor.faces import TEMPLATE, Face
+from fervor.faces import TEMPLATE, Box, Face, overlap
 from fervor.inference import Prediction, Predictor
 from fervor.media import Frame, open_inputs
 from tests.models import LABELS, SHARPNESS, write_model
@@ -39,9 +39,13 @@ class SquareDetector:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
+    def detect(self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3) -> list[list[Face]]:
         self.calls.append(len(images))
         return [self._squares(image) for image in images]
+
+    def near(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Face | None]:
+        faces = self._squares(image)
+        return [max(faces, key=lambda face: overlap(face.box, box), default=None) for box in boxes]
 
     def _squares(self, image: NDArray[np.uint8]) -> list[Face]:
         faces = []
