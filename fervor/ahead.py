@@ -14,7 +14,7 @@ PATIENCE = 5.0
 """Seconds that closing waits for an item under way; a camera that hangs must not hang the end."""
 
 
-def ahead(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> Iterator[T]:
+def ahead(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> Generator[T]:
     """The same items in the same order, made by a thread while the reader works.
 
     At most `limit` weight waits, and always room for one item. What the iterator raises is raised

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fervor.cutouts import Cutout, FaceCutter
 from fervor.errors import InputError, UsageError
 from fervor.faces import FaceDetector
-from fervor.frame import WEBCAM, Frame, Span
-from fervor.media import WHOLE, Picture, frame_of, is_video, open_inputs
+from fervor.frame import Frame, Span
+from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
 from fervor.modelfolder import ModelHeader, find_model, open_session, read_header
 from fervor.neutral import AUTO, OwnNeutral
 from fervor.prediction import Prediction, Status
@@ -219,7 +219,7 @@ class Predictor:
 
 
 def _moves(source: str) -> bool:
-    return source.startswith(WEBCAM) or (Path(source).is_file() and is_video(source))
+    return is_webcam(source) or (Path(source).is_file() and is_video(source))
 
 
 def _groups(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:

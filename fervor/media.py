@@ -7,7 +7,7 @@ is decoded.
 import os
 import stat
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "find",
     "frame_of",
     "is_video",
+    "is_webcam",
     "open_inputs",
     "read",
     "read_picture",
@@ -48,8 +49,8 @@ START = 256
 """Bytes that tell what a file is."""
 
 WHOLE = Span()
-AHEAD_PIXELS = 32_000_000
-"""Frames that wait decoded: so many pixels (100 MB) together, and always one."""
+AHEAD_PIXELS = 16_000_000
+"""Frames that wait decoded: so many pixels (50 MB) together, and always one."""
 
 MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
@@ -60,7 +61,7 @@ UPRIGHT = 1
 
 def open_inputs(
     inputs: Sequence[str | Path], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
-) -> Iterator[Frame]:
+) -> Generator[Frame]:
     """The frames of all inputs (pictures, folders, videos, webcams) in order.
 
     Raises:
@@ -73,7 +74,7 @@ def open_inputs(
 
 def read(
     sources: Iterable[str], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
-) -> Iterator[Frame]:
+) -> Generator[Frame]:
     """The frames of files and webcams, in order, decoded ahead by a thread in bounded memory.
 
     `span` says which frames of a video or webcam are read.
@@ -84,7 +85,7 @@ def read(
 
 def _read(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Frame]:
     for source in sources:
-        if source.startswith(WEBCAM):
+        if is_webcam(source):
             yield from read_webcam(source, span, max_pixels=max_pixels)
         elif not is_video(source):
             yield read_picture(source, max_pixels=max_pixels)
@@ -101,6 +102,11 @@ def _unreadable(video: str) -> str | None:
     except Exception as error:
         return _reason(error)
     return None
+
+
+def is_webcam(source: str) -> bool:
+    """Whether it names a webcam, as "webcam:0" does."""
+    return source.startswith(WEBCAM) and not os.path.lexists(source)
 
 
 def is_video(source: str) -> bool:
@@ -132,7 +138,7 @@ def find(inputs: Sequence[str | Path]) -> list[str]:
     found: list[str] = []
     for given in inputs:
         source = os.fspath(given)
-        if source.startswith(WEBCAM) and not os.path.lexists(source):
+        if is_webcam(source):
             check_webcam(source)
             found.append(source)
         elif os.path.isdir(source):

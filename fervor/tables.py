@@ -281,19 +281,23 @@ def open_table(path: Path, labels: Sequence[str], *, smooth: bool = False) -> Wr
 class TextTable:
     """Rows for a reader: the expression, the one that comes next, and where the face is."""
 
-    def __init__(self, stream: TextIO, sources: Sequence[str] = ()) -> None:
+    def __init__(self, stream: TextIO, sources: Sequence[str] = (), *, timed: bool = False) -> None:
         longest = max((len(_visible(source)) for source in sources), default=0)
         self._width = min(max(longest, len("source")), 60)
-        self._stream = stream
+        self._stream, self._timed = stream, timed
         self._stream.write(
-            f"{'source':{self._width}}  face  expression   prob  next"
-            f"{'':17}x      y  width height\n"
+            f"{'source':{self._width}}{'    time  track' if timed else ''}"
+            f"  face  expression   prob  next{'':17}x      y  width height\n"
         )
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Add the rows of one frame."""
         for prediction in predictions:
             source = f"{_visible(prediction.source):{self._width}}"
+            if self._timed:
+                time = "" if prediction.time_s is None else f"{prediction.time_s:.3f}"
+                track = "" if prediction.track is None else prediction.track
+                source += f"{time:>8}{track:>7}"
             self._stream.write(f"{source}  {_answer(prediction)}".rstrip() + "\n")
         self._stream.flush()
 
