@@ -5,11 +5,12 @@ colour vision tell apart; no colour stands without its word.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fervor.prediction import Box, Prediction
 
@@ -33,8 +34,10 @@ BLACK, WHITE, DARK = (0, 0, 0), (255, 255, 255), (30, 30, 30)
 
 LISTED = 4
 """Shares that are listed beside a box, the largest first."""
-SMALLEST, LARGEST = 12, 40
+SMALLEST, LARGEST = 12, 96
 """Height of letters in pixels; a thirtieth of the picture's shorter side between these."""
+LEAST, MOST = 360, 8
+"""A picture whose shorter side is less is drawn so many whole times larger, this often at most."""
 
 
 def colour_of(label: str, labels: Sequence[str]) -> Colour:
@@ -67,14 +70,21 @@ def annotated(
     """A copy of the picture [h w 3] with each face's box, name, track, and shares.
 
     `shares` are those that are drawn, one mapping for each prediction (smoothed ones, in a video).
+    A small picture is enlarged, so that words have room beside its faces.
     """
     picture = Image.fromarray(image)
+    times = min(MOST, -(-LEAST // min(picture.size)))
+    if times > 1:
+        large = (picture.width * times, picture.height * times)
+        picture = picture.resize(large, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     size = round(min(max(min(picture.size) / 30, SMALLEST), LARGEST))
     # Small faces last: where boxes overlap they stay visible.
     for prediction, drawn in zip(predictions, shares, strict=True):
         if prediction.box is not None and drawn:
-            _Face(draw, picture.size, prediction, drawn, size).all()
+            x, y, width, height = prediction.box
+            box = (times * x, times * y, times * width, times * height)
+            _Face(draw, picture.size, replace(prediction, box=box), drawn, size).all()
     return picture
 
 
@@ -95,8 +105,8 @@ class _Face:
         self.box: Box = prediction.box
         best = max(shares, key=lambda label: shares[label])
         # Without smoothing the name is the answer's, which may be "uncertain".
-        same = shares == prediction.probabilities
-        self.label = str(prediction.label) if same or prediction.label not in shares else best
+        known = prediction.label in shares and shares != prediction.probabilities
+        self.label = best if known else str(prediction.label)
         self.share = shares[best]
         self.track = prediction.track
         self.line = max(2, size // 7)
@@ -180,7 +190,7 @@ def tile(image: NDArray[np.uint8] | None, predictions: Sequence[Prediction]) -> 
         picture = Image.fromarray(image)
         if first.box is not None:
             picture = picture.crop(_surroundings(first.box, picture.size))
-        picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+        picture = ImageOps.contain(picture, (TILE, TILE), Image.Resampling.BICUBIC)
         result.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
     answer = first.status.replace("_", " ")
     if first.prob is not None and first.label is not None:

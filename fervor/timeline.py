@@ -143,9 +143,10 @@ def _bands(
 ) -> None:
     if len(x) == 1:  # a single frame is one pixel wide
         x, y = np.array([x[0], x[0] + 1]), np.repeat(y, 2, axis=0)
-    for number, label in enumerate(labels):
-        lower, upper = y[:, number], y[:, number + 1]
-        outline = [*zip(x, lower, strict=True), *zip(x[::-1], upper[::-1], strict=True)]
+    # Each from the bottom up and the last first: what is too thin for a pixel is covered.
+    for number, label in reversed(list(enumerate(labels))):
+        upper = y[:, number + 1]
+        outline = [(x[0], y[0, 0]), *zip(x, upper, strict=True), (x[-1], y[-1, 0])]
         draw.polygon([(float(a), float(b)) for a, b in outline], fill=colour_of(label, labels))
 
 

@@ -65,7 +65,8 @@ def is_container(start: bytes) -> bool:
         start.startswith(STARTS)
         or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
         or start[4:8] in (b"ftyp", b"moov", b"mdat")
-        or start[:1] == start[188:189] == b"G"  # two packets of an MPEG transport stream
+        or start[:1] == start[188:189] == b"G"  # two packets of an MPEG transport stream,
+        or start[4:5] == start[196:197] == b"G"  # each with a time before it
     )
 
 
@@ -162,10 +163,11 @@ class _Reader:
         base = self._stream.time_base
         assert base is not None, "an opened stream has a time base"
         self._base: Fraction = base
-        self._origin = self._stream.start_time
+        # The first frame's stamp; what the header says is at times the sound's.
+        self._origin: int | None = None
         self._last: Fraction | None = None
         self._end = Fraction(0)
-        self._damage: tuple[float | None, str] | None = None
+        self._damage: str | None = None
         self._key: int | None = None
         self._leading = 0
 
@@ -175,13 +177,14 @@ class _Reader:
                 moment = self._time(picture.pts)
                 if not self._counted(picture):
                     continue
-                number, self._last = self.number, moment
-                self.number += 1
-                if moment >= self._span.end:
+                if float(moment) >= self._span.end:
                     return
-                if moment >= self._span.start and number % self._span.every == 0:
+                if float(moment) >= self._span.start or self._span.start == 0:
                     yield from self._damaged()
-                    yield self._frame(number, moment, picture)
+                    if self.number % self._span.every == 0:
+                        yield self._frame(self.number, moment, picture)
+                self._damage, self._last = None, moment
+                self.number += 1
         yield from self._damaged()
         yield from self._cut_off()
 
@@ -190,15 +193,15 @@ class _Reader:
         waiting: list[Packet[VideoStream]] = []
         skipping = self._span.start > 0 and not self._live
         for packet in self._demuxed():
-            if packet.size:
+            if packet.size and not packet.is_discard:
                 self._end = max(self._end, self._time(_stamp(packet)) + self._length(packet))
             if not skipping:
                 self._leading += self._leads(packet)
                 yield packet
                 continue
-            before = packet.size > 0 and self._time(_stamp(packet)) <= self._span.start
+            before = packet.size > 0 and float(self._time(_stamp(packet))) <= self._span.start
             if before and packet.is_keyframe:
-                self.number += len(waiting)
+                self.number += sum(not one.is_discard for one in waiting)
                 self._key = packet.pts if self.number else None
                 waiting.clear()
             waiting.append(packet)
@@ -240,26 +243,24 @@ class _Reader:
         try:
             return packet.decode()
         except av.error.FFmpegError as error:
-            moment = float(self._time(_stamp(packet))) if packet.size else None
-            if self._damage is None:
-                reason = f"damaged part of the video: {_one_line(error)}"
-                self._damage = moment, reason
+            self._damage = self._damage or f"damaged part of the video: {_one_line(error)}"
             return []
 
     def _damaged(self) -> Iterator[Frame]:
+        """One frame for what could not be decoded, at the time at which the next was due."""
         if self._damage is not None:
-            (moment, reason), self._damage = self._damage, None
-            yield Frame(self._source, self.number, moment, None, reason)
+            yield Frame(self._source, self.number, float(self._time(None)), None, self._damage)
+            self._damage = None
             self.number += 1
 
     def _cut_off(self) -> Iterator[Frame]:
         stated = _stated_length(self._container, self._stream)
-        if stated is not None and float(stated - self._end) > MISSING and self._last is not None:
-            reason = (
-                f"the video is cut off: it ends at {float(self._end):.2f} s "
-                f"of {float(stated):.2f} s"
-            )
-            yield Frame(self._source, self.number, None, None, reason)
+        if self._live or stated is None or self._last is None:
+            return
+        late = max(0, (self._origin or 0)) * self._base  # some headers count from before the start
+        if float(stated - self._end - late) > MISSING:
+            ends = f"it ends at {float(self._end):.2f} s of {float(stated):.2f} s"
+            yield Frame(self._source, self.number, None, None, f"the video is cut off: {ends}")
 
     def _time(self, stamp: int | None) -> Fraction:
         """Seconds from the start; where there is no stamp, one frame after the last."""
@@ -296,12 +297,12 @@ def _video_stream(container: "InputContainer") -> "VideoStream":
 
 
 def _stated_length(container: "InputContainer", stream: "VideoStream") -> Fraction | None:
-    """Seconds of video that the header promises; the whole file's only where it is video alone."""
+    """Seconds of video that the header promises; None where they may be those of the sound."""
+    if len(container.streams) > 1 and "mov" not in container.format.name:
+        return None
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
-    if container.duration and len(container.streams) == 1:
-        return container.duration * MICROSECOND
-    return None
+    return container.duration * MICROSECOND if container.duration else None
 
 
 def _stamp(packet: "Packet[VideoStream]") -> int | None:
