@@ -35,8 +35,8 @@ MEASURED = 0.03
 JERK = 10.0
 """How much a head's velocity changes: variance in (sides per second) squared, in a second."""
 
-BLOCKS, BINS, CHANGED = 4, 8, 0.5
-"""A cut: half of the colours changed in at least half of 4 x 4 blocks of the frame."""
+BLOCKS, BINS, CHANGED = 4, 8, 0.4
+"""A cut: two fifths of the colours changed in at least half of 4 x 4 blocks of the frame."""
 
 
 class Detector(Protocol):
@@ -178,15 +178,12 @@ class FaceTracker:
         for track in visible:  # what is out of sight is awaited where it was seen last
             track.motion.predict(time)
         self._time, self._since = time, self._since + 1
-        found: dict[_Track, Face] = {}
-        if not visible or self._since >= self._whole_every:
-            found = self._whole(image, {}, thorough=False)
-            missing = [track for track in visible if track not in found]
-            found |= self._near(image, missing, found)
-        else:
-            found = self._near(image, visible, {})
-            if len(found) < len(visible):
-                found |= self._whole(image, found, thorough=not found)
+        due = not visible or self._since >= self._whole_every
+        found = self._whole(image, {}, thorough=False) if due else {}
+        found |= self._near(image, [track for track in visible if track not in found], found)
+        lost = any(track not in found for track in visible)
+        if lost and not (due and found):
+            found |= self._whole(image, found, thorough=not found)
         self._keep(found)
         faces = [Tracked(face, track.number) for track, face in found.items()]
         return sorted(faces, key=lambda tracked: (-tracked.face.area, tracked.track))
