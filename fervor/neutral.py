@@ -57,7 +57,7 @@ class Rest:
 
     def add(self, logits: Logits, time: float) -> None:
         """Take in a frame's logits [c]; samples thin out as the track grows longer."""
-        if time < self._next:
+        if time < self._next - 1e-6:  # times are sums of steps that are no binary fractions
             return
         self._next = time + self._interval
         self._samples.append(logits)

@@ -119,10 +119,11 @@ class _Face:
 
     def _box(self) -> None:
         x, y, width, height = self.box
-        edges = (x, y, x + width, y + height)
+        left, top = round(x), round(y)
+        right, bottom = max(round(x + width), left + 2), max(round(y + height), top + 2)
         colour = colour_of(self.label, self.labels)
-        self.draw.rectangle(edges, outline=BLACK, width=self.line + 2)
-        inner = (edges[0] + 1, edges[1] + 1, max(edges[2], x + 2) - 1, max(edges[3], y + 2) - 1)
+        self.draw.rectangle((left, top, right, bottom), outline=BLACK, width=self.line + 2)
+        inner = (left + 1, top + 1, right - 1, bottom - 1)
         self.draw.rectangle(inner, outline=colour, width=self.line)
 
     def _tag(self) -> None:

@@ -69,7 +69,7 @@ class Timeline:
         times = np.array(self._times[track])
         shares = np.array(self._shares[track], np.float64).reshape(len(times), -1)
         step = max(self.duration, 1e-9) / POINTS
-        cells, starts = np.unique((times / step).astype(int), return_index=True)
+        cells, starts = np.unique(np.minimum(times / step, POINTS - 1) // 1, return_index=True)
         sizes = np.diff(np.append(starts, len(times)))
         times = np.add.reduceat(times, starts) / sizes
         shares = np.add.reduceat(shares, starts, axis=0) / sizes[:, None]
