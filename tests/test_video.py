@@ -371,11 +371,3 @@ class TestWebcam:
         assert video.check_webcam("webcam:0") == ("dshow", "video=Front")
         with pytest.raises(InputError, match="has 1 webcams, counted from 0"):
             video.check_webcam("webcam:1")
-
-
-@pytest.mark.parametrize(
-    "span", [{"every": 0}, {"start": -1.0}, {"start": float("nan")}, {"start": 3.0, "end": 3.0}]
-)
-def test_spans_out_of_range(span: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="expected"):
-        Span(**span)
