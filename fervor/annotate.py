@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fervor import timeline
+from fervor.aside import aside
 from fervor.errors import UsageError
 from fervor.frame import WEBCAM, Frame
 from fervor.prediction import Prediction
@@ -72,9 +73,8 @@ class Annotator:
         shares = [prediction.probabilities for prediction in predictions]
         drawn = annotated(frame.image, predictions, shares)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        drawn.save(partial, KEPT[path.suffix.lower()], quality=92)
-        partial.replace(path)
+        with aside(path) as partial:
+            drawn.save(partial, KEPT[path.suffix.lower()], quality=92)
 
     def _tile(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
         if self._pictures < 2:
@@ -86,10 +86,8 @@ class Annotator:
     def _sheet(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         number = f"-{self._sheets + 1}" if self._pictures > SHEET else ""
-        path = self._folder / f"contact-sheet{number}.png"
-        partial = path.with_name(f"{path.name}.partial")
-        contact_sheet(self._tiles).save(partial, "PNG")
-        partial.replace(path)
+        with aside(self._folder / f"contact-sheet{number}.png") as path:
+            contact_sheet(self._tiles).save(path)
         self._tiles, self._sheets = [], self._sheets + 1
 
     def _finish(self) -> None:

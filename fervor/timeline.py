@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fervor.aside import aside
 from fervor.prediction import Prediction
 from fervor.render import BLACK, WHITE, colour_of, font, legend
 
 
-__all__ = ["Timeline", "page", "picture"]
+__all__ = ["Timeline", "page", "picture", "write"]
 
 POINTS = 800
 """Steps of time that are drawn; a longer video shows their means."""
@@ -264,16 +265,9 @@ document.querySelectorAll("svg").forEach((svg, number) => {{
 """
 
 
-def write(timeline: Timeline, title: str, stem: Path) -> list[Path]:
-    """Write the timeline as `stem`.png and `stem`.html, aside and then renamed."""
-    written = []
-    for ending in (".png", ".html"):
-        path = stem.with_name(f"{stem.name}{ending}")
-        partial = stem.with_name(f"{stem.name}.partial{ending}")
-        if ending == ".png":
-            picture(timeline, title).save(partial)
-        else:
-            partial.write_text(page(timeline, title), encoding="utf-8")
-        partial.replace(path)
-        written.append(path)
-    return written
+def write(timeline: Timeline, title: str, stem: Path) -> None:
+    """Write the timeline as `stem`.png and `stem`.html."""
+    with aside(stem.with_name(f"{stem.name}.png")) as path:
+        picture(timeline, title).save(path)
+    with aside(stem.with_name(f"{stem.name}.html")) as path:
+        path.write_text(page(timeline, title), encoding="utf-8")

@@ -30,13 +30,13 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "frame", "ahead"),
+    *("provenance", "inventory", "frame", "ahead", "aside"),
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
     *("tracking", "cutouts", "smoothing", "neutral"),
 )
-OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "serve")
+OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
 

@@ -131,7 +131,7 @@ def test_without_av_a_video_is_one_line_and_pictures_work(
 
 def started(model: Path, output: Path, source: Path, *more: str) -> "subprocess.Popen[bytes]":
     """A long run that has written something."""
-    words = [source] * 200 + ["--model", model, "--output", output, "--batch_size", "4", *more]
+    words = [source] * 60 + ["--model", model, "--output", output, "--batch_size", "4", *more]
     process = subprocess.Popen(
         [sys.executable, "-m", "fervor", "predict", *map(str, words)],
         stdout=subprocess.DEVNULL,
