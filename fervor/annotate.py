@@ -59,7 +59,8 @@ class Annotator:
     def write(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
         """Draw one frame."""
         path = self._folder / self._names[frame.source]
-        if self._film is not None and self._film.source != frame.source:
+        film = self._film
+        if film is not None and (film.source != frame.source or film.frame >= frame.frame):
             self._finish()
         if path.suffix == ".mp4":
             if self._film is None:
@@ -160,8 +161,10 @@ class _Film:
         self._smoother = Smoother()
         self._timeline = timeline.Timeline()
         self._last = -1
+        self.frame = -1
 
     def add(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
+        self.frame = frame.frame
         shares = self._smoother(predictions)
         self._timeline.add(predictions, shares)
         if frame.image is None or frame.time_s is None:
