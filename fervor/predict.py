@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fervor import media, tables
-from fervor.annotate import Annotator
 from fervor.inference import Predictor
+
+
+if TYPE_CHECKING:
+    from fervor.annotate import Annotator
 
 
 __all__ = ["Outputs", "run"]
@@ -27,7 +30,11 @@ class Outputs:
         self.output, self.smooth = output, smooth
         if output:
             tables.check_output(Path(output))
-        self.annotator = Annotator(Path(annotate), sources) if annotate else None
+        self.annotator: "Annotator | None" = None
+        if annotate:
+            from fervor.annotate import Annotator  # most runs draw nothing and start sooner
+
+            self.annotator = Annotator(Path(annotate), sources)
 
     def table(self, labels: Sequence[str], sources: Sequence[str]) -> tables.Writer:
         """Opens the rows; on a terminal `smooth` has no place."""

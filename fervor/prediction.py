@@ -1,7 +1,6 @@
 """The answer for one face, as people and notebooks read it."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 
@@ -48,6 +47,8 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """How Jupyter shows it: the place, the expression, and a bar for each probability."""
+        from html import escape  # slow to import, and most runs show nothing
+
         head = escape(self._headline())
         if not self.probabilities:
             return f"<div>{head}</div>"
