@@ -30,11 +30,7 @@ class Outputs:
         self.output, self.smooth = output, smooth
         if output:
             tables.check_output(Path(output))
-        self.annotator: "Annotator | None" = None
-        if annotate:
-            from fervor.annotate import Annotator  # most runs draw nothing and start sooner
-
-            self.annotator = Annotator(Path(annotate), sources)
+        self.annotator = _annotator(Path(annotate), sources) if annotate else None
 
     def table(self, labels: Sequence[str], sources: Sequence[str]) -> tables.Writer:
         """Opens the rows; on a terminal `smooth` has no place."""
@@ -83,6 +79,12 @@ def summary(output: str, counts: Counter[str]) -> str:
         f"{output}: {', '.join(what)}, {counts['ok']} faces, "
         f"{counts['no_face']} without a face, {counts['error']} unreadable"
     )
+
+
+def _annotator(folder: Path, sources: Sequence[str]) -> "Annotator":
+    from fervor.annotate import Annotator  # most runs draw nothing, and start sooner without
+
+    return Annotator(folder, sources)
 
 
 @contextmanager
