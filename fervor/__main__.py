@@ -49,7 +49,7 @@ def predict(
         start: of a video, seconds from its start to the first frame that is taken.
         end: of a video or webcam, seconds at which to stop.
         whole_every: of a video, look for new faces in the whole frame at every N-th.
-        smooth: add columns smooth_<class>, the probabilities smoothed over each track.
+        smooth: add columns smooth_<class> to the output, smoothed over each track.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
         threads: threads of each network; 0 for all cores.

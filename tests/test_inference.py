@@ -17,6 +17,7 @@ from fervor.errors import FervorError, InputError, ModelError, UsageError
 from fervor.faces import TEMPLATE, Box, Face, overlap
 from fervor.inference import Prediction, Predictor
 from fervor.media import Frame, Span, open_inputs
+from fervor.tables import rows
 from tests.models import LABELS, SHARPNESS, write_model
 from tests.videos import portrait, write_video
 
@@ -83,6 +84,7 @@ def test_fields_in_their_order() -> None:
 def test_names_of_the_package() -> None:
     assert fervor.Predictor is Predictor
     assert fervor.Prediction is Prediction
+    assert fervor.rows is rows
     with pytest.raises(AttributeError, match="nothing"):
         _ = fervor.nothing
 
