@@ -130,6 +130,16 @@ class TestFilm:
         read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
         assert len(read) == 4
 
+    def test_the_same_video_again_is_a_new_film(self, tmp_path: Path) -> None:
+        source = str(tmp_path / "clip.mkv")
+        one = replace(shown("anger", (10, 10, 40, 40)), source=source, track=0)
+        with Annotator(tmp_path / "out", [source, source]) as annotator:
+            for number in (0, 1, 2, 0, 1):
+                frame = Frame(source, number, number / 10, GREY, None)
+                annotator.write(frame, [replace(one, time_s=number / 10)])
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert [frame.time_s for frame in read] == pytest.approx([0.0, 0.1])
+
     def test_an_interruption_finishes_the_file(self, tmp_path: Path) -> None:
         source = str(tmp_path / "clip.mkv")
         one = replace(shown("anger", (10, 10, 40, 40)), source=source, time_s=0.0, track=0)
