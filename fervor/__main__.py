@@ -2,10 +2,10 @@
 
 import importlib
 import logging
+import math
 import os
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,19 +26,33 @@ def predict(
     model: str = "embedded",
     faces: Literal["all", "largest", "precropped"] = "all",
     output: str = "",
+    annotate: str = "",
+    every: int = 1,
+    start: float = 0.0,
+    end: float = math.inf,
+    whole_every: int = 10,
+    smooth: bool = False,
+    neutral: str = "",
     batch_size: int = 32,
     threads: int = 0,
     abstain: float = 0.0,
     offline: bool = False,
     strict: bool = False,
 ) -> int:
-    """Recognise the expression that each face shows, in pictures and folders of pictures.
+    """Recognise the expression that each face shows, in pictures, folders, videos or a webcam.
 
     Args:
-        inputs: pictures, or folders, which are searched for pictures.
+        inputs: pictures, videos, folders, which are searched for both, or webcam:0.
         model: a model folder; embedded for the one that fervor ships.
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: a file of rows that ends in .jsonl, .csv or .parquet; without it a readable table.
+        annotate: a folder for the pictures and videos with what was found drawn into them.
+        every: of a video, take every N-th frame.
+        start: of a video, seconds from its start to the first frame that is taken.
+        end: of a video or webcam, seconds at which to stop.
+        whole_every: of a video, look for new faces in the whole frame at every N-th.
+        smooth: add columns smooth_<class> to the output, smoothed over each track.
+        neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
         threads: threads of each network; 0 for all cores.
         abstain: a face whose highest probability is below gets the label "uncertain".
@@ -47,34 +61,26 @@ def predict(
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from fervor import media, tables
+    from fervor import media
+    from fervor import predict as work
     from fervor.inference import Predictor
-    from fervor.parallel import progress
 
-    if output:
-        tables.check_output(Path(output))
+    span = media.Span(every, start, end)
     sources = media.find(inputs)
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources)
     predictor = Predictor(
-        model, faces=faces, threads=threads, batch_size=batch_size, abstain=abstain
+        model,
+        faces=faces,
+        threads=threads,
+        batch_size=batch_size,
+        abstain=abstain,
+        whole_every=whole_every,
+        neutral=neutral or None,
     )
-    statuses: Counter[str] = Counter()
-    table: tables.Writer
+    counts = work.run(predictor, sources, outputs, span=span)
     if output:
-        table = tables.open_table(Path(output), predictor.labels)
-    else:
-        table = tables.TextTable(sys.stdout, sources)
-    with table, progress(len(sources) if output else None) as bar:
-        for answer in predictor.stream(media.read(sources)):
-            table.write(answer)
-            statuses.update(prediction.status for prediction in answer)
-            if bar is not None:
-                bar.update()
-    if output:
-        print(
-            f"{output}: {len(sources)} pictures, {statuses['ok']} faces, "
-            f"{statuses['no_face']} without a face, {statuses['error']} unreadable"
-        )
-    return FOUND if strict and statuses["no_face"] + statuses["error"] else DONE
+        print(work.summary(output, counts))
+    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 
 def train(run: Run, *, resume: str = "") -> int:

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from fervor import datasets
 from fervor.datasets import SPLITS, Expected, Sample
 from fervor.datasets.files import shown
 from fervor.duplicates import Fingerprint, fingerprints
 from fervor.errors import DataError
+from fervor.parallel import progress
 
 
 LISTED = 5
@@ -125,8 +124,13 @@ def _read(name: str, root: Path, rule: str, annotations: str) -> tuple[list[Spli
 
 
 def _watched(found: Iterable[Fingerprint], count: int) -> list[Fingerprint]:
-    """All of them; with a bar on a terminal where it takes more than two seconds."""
-    return list(tqdm(found, total=count, unit=" pictures", delay=2, leave=False, disable=None))
+    prints = []
+    with progress(count, "comparing") as bar:
+        for fingerprint in found:
+            prints.append(fingerprint)
+            if bar is not None:
+                bar.update()
+    return prints
 
 
 def _table(splits: Iterable[Split]) -> Iterator[str]:

@@ -5,9 +5,7 @@ not matter; a picture that was resized or compressed again is another one.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,6 +14,7 @@ from PIL import Image
 
 from fervor import media
 from fervor.datasets import Sample
+from fervor.parallel import in_threads
 
 
 AHEAD = 64
@@ -42,9 +41,9 @@ def fingerprints(
     """
     look = _of_file if quick else _of_pixels
     waiting = iter(samples)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with in_threads(threads) as each:
         while part := list(islice(waiting, AHEAD)):
-            yield from pool.map(look, part)
+            yield from each(look, part)
 
 
 def repeated(samples: Sequence[Sample], others: Iterable[Sample], *, threads: int = 0) -> list[int]:

@@ -34,13 +34,18 @@ def in_threads(count: int = 0) -> Iterator[Mapper]:
             yield pool.map
 
 
-def progress(total: int | None, doing: str = "") -> AbstractContextManager[Any]:
-    """A bar on a terminal's error stream, once the work takes longer than two seconds."""
-    if total is None or not sys.stderr.isatty():
+def progress(
+    total: int | None, doing: str = "", *, unit: str = "pictures", shown: bool = True
+) -> AbstractContextManager[Any]:
+    """A bar on a terminal's error stream, once the work takes longer than two seconds.
+
+    `total` is None where nobody knows it; the block gets None where no bar is `shown`.
+    """
+    if not shown or not sys.stderr.isatty():
         return nullcontext()
     from tqdm import tqdm
 
     bar: AbstractContextManager[Any] = tqdm(
-        total=total, desc=doing or None, unit=" pictures", delay=2, leave=False
+        total=total, desc=doing or None, unit=f" {unit}", delay=2, leave=False
     )
     return bar

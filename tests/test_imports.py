@@ -30,13 +30,16 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "describe"),
+    *("provenance", "inventory", "describe", "frame", "ahead", "aside", "parallel"),
 )
-PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
-OUTPUTS = ("tables", "explain", "render", "serve")
+PICTURES = (
+    *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
+    *("tracking", "cutouts", "smoothing", "neutral"),
+)
+OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = ("crops", "cache", "align", "manifest", "transfer", "parallel", "duplicates", "datacheck")
+READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses"),

@@ -184,8 +184,8 @@ def test_abstaining(model: Path, folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["{folder}/nowhere"], "nowhere does not exist: expected a picture or a folder"),
-        (["{empty}"], "holds no picture: expected .jpg"),
+        (["{folder}/nowhere"], "nowhere does not exist: expected a picture, a video"),
+        (["{empty}"], "holds no picture and no video: expected .jpg"),
         (["{folder}", "--outptu", "a.csv"], "unknown option --outptu: expected one of --output,"),
         (["{folder}", "--output", "a.xlsx"], "a.xlsx: expected a name that ends in .jsonl, .csv,"),
         (["{folder}", "--faces", "some"], "expected one of all, largest, precropped"),

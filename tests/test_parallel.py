@@ -49,14 +49,16 @@ def test_filters_are_as_before() -> None:
     assert list(warnings.filters) == before
 
 
-def test_a_bar_needs_a_terminal_and_a_total(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress(5) as bar:
         assert bar is None
     _, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as screen:
         monkeypatch.setattr(sys, "stderr", screen)
-        with progress(None) as bar:
+        with progress(5, shown=False) as bar:
             assert bar is None
+        with progress(None, unit="frames") as bar:
+            assert (bar.total, bar.unit) == (None, " frames")
         with progress(5, "decoding") as bar:
             bar.update(2)
             assert (bar.n, bar.total, bar.delay) == (2, 5, 2)
