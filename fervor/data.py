@@ -62,6 +62,11 @@ class Pictures:
         """The pictures with the given numbers, in memory."""
         return self.images[indices if self.rows is None else self.rows[indices]]
 
+    def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b k h w"]]:
+        """All pictures in order, so many at a time."""
+        for indices in torch.arange(len(self)).split(count):
+            yield self.take(indices)
+
     def subset(self, indices: Tensor) -> "Pictures":
         """The pictures with the given numbers, in that order; nothing is copied."""
         chosen = indices.tolist()

@@ -27,6 +27,9 @@ from fervor.splits import alignment, load_samples
 from fervor.transfer import Scope, scope
 
 
+RUN_KEYS = ("config", "seed", "commit", "selection", "average_of")
+"""What a result repeats of a model's description."""
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
@@ -171,9 +174,7 @@ def evaluate(
         cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
     result = {
         "model": info["name"],
-        "run": {
-            key: info.get(key) for key in ("config", "seed", "commit", "selection", "average_of")
-        },
+        "run": {key: info.get(key) for key in RUN_KEYS},
         "sha256": info["sha256"],
         "data": described,
         "cross_data": cross,

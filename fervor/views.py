@@ -88,8 +88,8 @@ def _fingerprint(encoder: FaceEncoder, pictures: Pictures, run: Run) -> str:
     """What a view depends on, as a name: pictures, augmentation, frozen layers."""
     settings = {"augment": asdict(run.augment), "encoder": asdict(run.encoder), "chunk": CHUNK}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for indices in torch.arange(len(pictures)).split(4096):  # the split may exceed memory
-        found.update(pictures.take(indices).numpy().data)
+    for images in pictures.blocks():
+        found.update(images.numpy().data)
     with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
         probe = torch.linspace(0, 1, run.encoder.size).expand(1, 3, run.encoder.size, -1)
         maps = encoder.eval().lower(probe).mean(dim=(2, 3))

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fervor.checkpoint import load_model, save_model
 from fervor.config import Augment, Data, Encoder, Optim, Run
-from fervor.data import EpochSampler, TrainingBatches
+from fervor.data import TrainingBatches
 from fervor.encoders import FaceEncoder, ImageEncoder, build_image_encoder
 from fervor.labels import EXPRESSIONS
 from fervor.methods import METHODS, Batch, Method
+from fervor.sampling import EpochSampler
 from tests import tiny
 from tests.drawn import (
     DrawnSoftText,

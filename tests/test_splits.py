@@ -33,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             for number, split in enumerate(("train", "valid", "test"))
         },
     )
-    return Run(data=Data(root=str(root)), encoder=Encoder(size=48))
+    return Run(data=Data(root=str(root), cache=""), encoder=Encoder(size=48))
 
 
 def test_one_protocol_holds_for_both(run: Run) -> None:
@@ -63,6 +63,8 @@ def test_what_is_held_out_of_train_has_the_protocol_of_train(tmp_path: Path) -> 
         (tmp_path / label).mkdir()
         for number in range(4):
             Image.fromarray(face(label, number)).save(tmp_path / label / f"{number}.png")
-    data = Data(name="folder", root=str(tmp_path), train_protocol="folders", validation=0.25)
+    data = Data(
+        name="folder", root=str(tmp_path), train_protocol="folders", validation=0.25, cache=""
+    )
     with pytest.raises(UsageError, match="train and selection share one protocol"):
         read_splits(Run(data=data, encoder=Encoder(size=48)))
