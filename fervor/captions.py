@@ -15,14 +15,18 @@ from typing import Any
 
 import yaml
 
+from fervor import prompts
 from fervor.labels import EXPRESSIONS, NEUTRAL
 
 
 STRONGER, WEAKER, EVEN, SLIGHT = 0.75, 0.25, 0.5, 0.6
-"""Shares of a mixture's parts, and of the expression in "slightly sad"; the rest is neutral (ours)."""
+"""Shares of a mixture's parts, and of the expression in "slightly sad", whose rest is neutral."""
 
 NAMED, DESCRIBED, SLIGHTLY, MIXED = 160, 120, 24, 12
 """Captions of each kind: three for each expression, the last for each ordered pair of them."""
+
+
+_KINDS: tuple[prompts.Granularity, ...] = ("phrase", "sentence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,12 @@ def unseen_stems() -> tuple[str, ...]:
 @cache
 def compose(seed: int) -> tuple[Caption, ...]:
     """Captions of all kinds, as many of each expression; a function of seed and words alone."""
-    descriptions = words()["descriptions"]
     drawn: dict[str, Caption] = {}
     for number, name in enumerate(EXPRESSIONS):
         draw = random.Random(f"{seed}-{name}")
         for kind in (
             _take(NAMED, _named(name, draw)),
-            _take(DESCRIBED, _described(name, descriptions[name], draw)),
+            _take(DESCRIBED, _described(name, draw)),
             _take(SLIGHTLY, _slightly(name, draw)) if name != NEUTRAL else [],
             *(
                 _take(MIXED, _mixed(name, other, draw))
@@ -97,20 +100,27 @@ def _named(name: str, draw: random.Random) -> Iterator[Caption]:
         yield Caption(_sentence(draw.choice(templates[kind]), word), {name: 1.0})
 
 
-def _described(
-    name: str, regions: Mapping[str, Sequence[str]], draw: random.Random
-) -> Iterator[Caption]:
-    """One to three regions of the face, with or without the expression's word."""
+def _described(name: str, draw: random.Random) -> Iterator[Caption]:
+    """One to three parts of the face from the bank, with or without the expression's word."""
     own, templates = words()["expressions"][name], words()["templates"]
     while True:
-        chosen = draw.sample(sorted(regions), draw.choice((1, 2, 2, 3)))
-        parts = [draw.choice(regions[region]).strip().rstrip(".") for region in chosen]
-        text = draw.choice((", ", "; ", " and ") if len(parts) == 2 else (", ",)).join(parts)
-        if draw.random() < 0.3:
-            word = draw.choice(own["adjectives"])
-            yield Caption(_sentence(draw.choice(templates["named"]), word, text), {name: 1.0})
+        kind = draw.choice(_KINDS)
+        chosen = draw.sample(prompts.DIMENSIONS, draw.choice((1, 2, 2, 3)))
+        if "overall" in chosen:  # it speaks of the other parts too
+            chosen = ["overall"]
+        parts = [prompts.description(name, dimension=part, granularity=kind) for part in chosen]
+        if kind == "sentence" and chosen != ["overall"]:
+            text = draw.choice(templates["sentences"]).format(" ".join(parts))
+        elif draw.random() < 0.5:
+            text = draw.choice(templates["phrases"]).format(_joined(parts))
         else:
-            yield Caption(_sentence(draw.choice(templates["described"]), text), {name: 1.0})
+            word = draw.choice(own["adjectives"])
+            text = _sentence(draw.choice(templates["named"]), word, _joined(parts))
+        yield Caption(text, {name: 1.0})
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _slightly(name: str, draw: random.Random) -> Iterator[Caption]:

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fervor.config import Encoder
-from fervor.errors import ModelError, UsageError
+from fervor.errors import UsageError
 from fervor.facenets import FaceMobileNet
-from fervor.features import Features, ImageEncoder, Pixels
+from fervor.features import Features, Pixels, TransformerEncoder, square
 from fervor.statedicts import load_state, read_state
 
 
@@ -37,14 +37,10 @@ ARCHITECTURE: Mapping[str, int] = {
 """Of CLIPVisionConfig: the transformer's sizes and the joint space's width."""
 
 
-class VisionTower(ImageEncoder):
+class VisionTower(TransformerEncoder):
     """Pictures -> the joint space: the class token is `pooled`, the trunk's places are the tokens.
 
-    Three pieces, so that prompts may join the states of any layer: `embed`, `layers`, `finish`.
-
-    Attributes:
-        token_width: width of a state.
-        layer_arguments: what its layers are called with beside the states.
+    Where its trunk is frozen, it also takes what `lower` made of pictures in their place.
     """
 
     layer_arguments: Mapping[str, Any] = {"attention_mask": None}
@@ -80,7 +76,8 @@ class VisionTower(ImageEncoder):
                 nn.init.zeros_(linear.bias)
         for layer in self.transformer:
             for name in ("self_attn.out_proj", "mlp.fc2"):
-                layer.get_submodule(name).weight.div_(math.sqrt(2 * len(self.transformer)))
+                weight = layer.get_parameter(f"{name}.weight")
+                weight.div_(math.sqrt(2 * len(self.transformer)))
         for parameter in (self.class_token, self.positions):
             nn.init.trunc_normal_(parameter, std=0.02)
 
@@ -106,16 +103,8 @@ class VisionTower(ImageEncoder):
 
     def finish(self, states: Float[Tensor, "b n k"]) -> Features:
         """The last normalisation and the projection into the joint space."""
-        joint = self.projection(self.norm(states))
-        side = math.isqrt(joint.shape[1] - 1)
-        return Features(joint[:, 0], joint[:, 1:], (side, side))
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1, or of what `lower` made of them."""
-        states = self.embed(image)
-        for layer in self.layers:
-            states = layer(states, **self.layer_arguments)
-        return self.finish(states)
+        joint: Tensor = self.projection(self.norm(states))
+        return Features(joint[:, 0], joint[:, 1:], square(joint.shape[1] - 1))
 
     def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the trunk's frozen parts make of pictures."""

@@ -1,10 +1,10 @@
 """The embedded image-text model's training: pictures and captions meet in one space (ours).
 
 An image tower and a learned projection of frozen sentence vectors are trained as CLIP's towers are
-(Radford et al., 2021, https://arxiv.org/abs/2103.00020), with soft targets in place of CLIP's pairs:
-captions are composed from expressions (fervor/captions.py), and how much a picture wants a caption
-is the agreement of the raters' votes with what the caption speaks of. Prediction is zero-shot: the
-class is the one whose sentences, under the nine templates, are nearest.
+(Radford et al., 2021, https://arxiv.org/abs/2103.00020), with soft targets in place of CLIP's
+pairs: captions are composed from expressions (fervor/captions.py), and how much a picture wants a
+caption is the agreement of the raters' votes with what the caption speaks of. Prediction is
+zero-shot: the class is the one whose sentences, under the nine templates, are nearest.
 """
 
 import math
