@@ -10,13 +10,19 @@ from fervor import datasets
 from fervor.config import Run
 
 
-PACKAGED = {"face-mobilenet": "face_mobilenet.json", "face-resnet": "dlib_resnet.json"}
+PACKAGED = {
+    "face-mobilenet": "face_mobilenet.json",
+    "face-resnet": "dlib_resnet.json",
+    "vlm": "vlm/model.json",
+    "embedded": "embedded/model.json",
+}
 """Descriptions of the weights that an encoder starts from where a run names none."""
 
 
 def terms(run: Run) -> dict[str, str]:
     """Licence and data terms of what a run makes: its starting weights' and its data set's."""
-    start = run.encoder.weights or run.start or PACKAGED.get(run.encoder.name, "random")
+    start = run.encoder.weights or run.start
+    start = PACKAGED.get(start or run.encoder.name, start or "random")
     licence = "Apache-2.0 (this training)"
     data_terms = [f"trained on {run.data.name}: {datasets.dataset(run.data.name).TERMS}"]
     if start in PACKAGED.values():

@@ -8,19 +8,23 @@ alignment with texts is in methods/vlm.py.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from fervor import prompts
 from fervor.config import Encoder
 from fervor.errors import UsageError
 from fervor.facenets import FaceMobileNet
 from fervor.features import Features, Pixels, TransformerEncoder, square
+from fervor.prompts import TEMPLATES
 from fervor.statedicts import load_state, read_state
+from fervor.text import TextEncoder
 
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -35,6 +39,9 @@ ARCHITECTURE: Mapping[str, int] = {
     "projection_dim": 384,
 }
 """Of CLIPVisionConfig: the transformer's sizes and the joint space's width."""
+
+WORDS = 3
+"""A label of more words is a sentence."""
 
 
 class VisionTower(TransformerEncoder):
@@ -119,6 +126,33 @@ class VisionTower(TransformerEncoder):
     def parts(self) -> list[nn.Module]:
         """The trunk's stem and blocks; the layers above them always train."""
         return [*self._trunk_parts(), nn.ModuleList([self.patches, self.transformer])]
+
+
+def ensemble(vectors: Float[Tensor, "c k d"]) -> Float[Tensor, "c d"]:
+    """One unit vector per class from its k sentences': the mean of their directions."""
+    return F.normalize(F.normalize(vectors, dim=-1).mean(1), dim=-1)
+
+
+def class_vectors(text: TextEncoder, labels: Sequence[str]) -> Float[Tensor, "c d"]:
+    """Unit vectors for words or sentences, in the space of the text encoder (`vlm` for this model).
+
+    Up to three words are put into the nine templates, whose mean stands for them; what is longer or
+    ends with a full stop stands for itself.
+
+    Raises:
+        UsageError: no labels, an empty one, or one twice.
+    """
+    plain = [label.strip() for label in labels]
+    if not plain or not all(plain) or len(set(plain)) < len(plain):
+        raise UsageError(f"labels are {list(labels)}: give words or sentences, each once")
+    rows = []
+    for label in plain:
+        whole = label.endswith((".", "!", "?")) or len(label.split()) > WORDS
+        sentences = (
+            [label] if whole else [prompts.fill(template, label) for template in TEMPLATES.values()]
+        )
+        rows.append(ensemble(text.encode(sentences).float()[None])[0])
+    return torch.stack(rows)
 
 
 def build_vlm(config: Encoder, *, architecture: Mapping[str, Any] | None = None) -> VisionTower:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fervor import captions, prompts
 from fervor.encoders import Features, ImageEncoder
@@ -23,6 +22,7 @@ from fervor.errors import UsageError
 from fervor.losses import agreement, similarities, soft_contrastive_loss
 from fervor.methods import Batch, Method
 from fervor.text import TextEncoder
+from fervor.vlm import ensemble
 
 
 LARGEST_SCALE = 100.0
@@ -45,6 +45,8 @@ class VLM(Method):
             drawn: captions drawn evenly for each step, beside one of its own for each picture.
             sharpness: exponent of the agreement by which a picture's own caption is drawn.
             text_rate: learning rate of the text projection, as a share of the rate.
+            local_weight: of the same contrast for the mean over the places, so that each place can
+                be compared with texts too; CLIP's patches are not trained to.
         """
 
         temperature: float = 0.07
@@ -52,6 +54,7 @@ class VLM(Method):
         drawn: int = 256
         sharpness: float = 4.0
         text_rate: float = 0.1
+        local_weight: float = 0.5
 
         def __post_init__(self) -> None:
             if self.temperature <= 0:
@@ -92,8 +95,7 @@ class VLM(Method):
 
     def class_vectors(self) -> Float[Tensor, "c d"]:
         """The mean of each class's sentences under the nine templates, unit length."""
-        projected = F.normalize(self.projection(self.texts), dim=-1)
-        return F.normalize(projected.mean(1), dim=-1)
+        return ensemble(self.projection(self.texts))
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """The encoder's features; it ends in the joint space."""
@@ -110,15 +112,18 @@ class VLM(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The soft-target contrast between the pictures and the step's captions."""
-        pooled = self.image(batch.image).pooled
-        with torch.autocast(pooled.device.type, enabled=False):
+        features = self.features(batch.image)
+        with torch.autocast(features.pooled.device.type, enabled=False):
             shares = batch.target.float()
             chosen = self._chosen(shares)
             texts = self.projection(self.caption_vectors[chosen])
-            logits = similarities(pooled, texts) * self.scale()
             wanted = agreement(shares, self.caption_shares[chosen])
-            loss = soft_contrastive_loss(logits, wanted)
-        return {"loss": loss, "scale": self.scale().detach()}
+            whole, local = (
+                soft_contrastive_loss(similarities(vectors, texts) * self.scale(), wanted)
+                for vectors in (features.pooled, features.tokens.float().mean(1))
+            )
+        loss = whole + self.options.local_weight * local
+        return {"loss": loss, "whole": whole, "local": local, "scale": self.scale().detach()}
 
     def _chosen(self, shares: Float[Tensor, "b c"]) -> Int[Tensor, " m"]:
         """Numbers of the step's captions: one for each picture by agreement, others evenly."""
