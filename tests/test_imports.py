@@ -30,12 +30,12 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory"),
+    *("provenance", "inventory", "captions"),
 )
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
-NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
+NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses", "vlm")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "vlm", "landmarks"), torch=True),
+    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 
