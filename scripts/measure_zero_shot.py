@@ -36,6 +36,9 @@ MIXED = (0.3, 0.6)
 """A picture shows two expressions where both have at least the first share of the votes and
 neither more than the second."""
 
+OTHER = ("bored", "confused", "proud", "tired", "embarrassed", "interested", "in pain", "asleep")
+"""Words for what FERPlus has no votes on."""
+
 
 def main() -> None:
     """Measure and write."""
@@ -64,6 +67,9 @@ def main() -> None:
     votes = pictures(given.root, given.split, "argmax10")
     pairs = mixtures(text, votes, embeddings(method, votes))
     print(f"two expressions at once: {pairs}")
+    others = nearest(text, OTHER)
+    for word, close in others.items():
+        print(f"{word:12} {', '.join(f'{name} {cosine:.2f}' for name, cosine in close.items())}")
     result = {
         "model": model.info["name"],
         "run": {key: model.info.get(key) for key in ("seed", "commit", "selection")},
@@ -74,6 +80,7 @@ def main() -> None:
         "unseen": {name: list(words) for name, words in captions.unseen().items()},
         "zero_shot": rows,
         "two_expressions": {"protocol": "argmax10", **pairs},
+        "other_words": others,
     }
     path = given.output / f"zero-shot-seed{model.info['seed']}-{given.split}.json"
     provenance.write_text(path, json.dumps(result, indent=1) + "\n")
@@ -123,6 +130,16 @@ def conditions() -> Mapping[str, list[list[str]]]:
 def filled(word: str) -> list[str]:
     """The nine templates with a word."""
     return [fill(template, word) for template in TEMPLATES.values()]
+
+
+def nearest(text: ProjectedText, words: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Cosines of each word with the three nearest expressions, both under the nine templates."""
+    known = class_vectors(text, conditions()["nine templates"])
+    cosines = class_vectors(text, [filled(word) for word in words]) @ known.T
+    return {
+        word: {EXPRESSIONS[place]: float(row[place]) for place in (-row).argsort()[:3]}
+        for word, row in zip(words, cosines, strict=True)
+    }
 
 
 def mixtures(text: ProjectedText, split: Pictures, vectors: Floats) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import get_args
 import torch
 from safetensors.torch import save
 
-from fervor import checkpoint, prompts, provenance
+from fervor import captions, checkpoint, prompts, provenance
 from fervor.export import export
 from fervor.labels import EXPRESSIONS
 from fervor.text import MiniLMText, ProjectedText, vlm_projection
@@ -46,6 +46,11 @@ def main() -> None:
     info = checkpoint.load_model(given.output).info
     info["sha256"][VECTORS] = provenance.sha256(path)
     info["licence"] += "; text tower all-MiniLM-L6-v2: Apache-2.0"
+    info["captions"] = {
+        "version": captions.words()["version"],
+        "description_bank": prompts.bank_version(),
+        "count": len(captions.compose(info["options"]["captions_seed"])),
+    }
     info["script"] = "scripts/weights/make_vlm.py"
     checkpoint.describe(given.output, info)
     card = given.output / "README.md"
