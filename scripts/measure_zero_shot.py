@@ -53,8 +53,11 @@ def main() -> None:
     assert isinstance(method, VLM), f"{given.model} is no model of method vlm"
     text = ProjectedText(MiniLMText(), method.projection)
     clear = pictures(given.root, given.split, "majority")
-    vectors = embeddings(method, clear)
-    scale = float(method.scale()) / model.info["temperature"]
+    votes = pictures(given.root, given.split, "argmax10")  # holds the former's pictures too
+    seen = embeddings(method, votes)
+    places = {source: place for place, source in enumerate(votes.sources)}
+    vectors = seen[[places[source] for source in clear.sources]]
+    scale = float(method.scale().detach()) / model.info["temperature"]
     rows = {}
     for name, sentences in conditions().items():
         classes = class_vectors(text, sentences)
@@ -64,8 +67,7 @@ def main() -> None:
             f"{name:24} accuracy {rows[name]['accuracy']:.2%}, "
             f"mean class accuracy {rows[name]['mean_class_accuracy']:.2%}"
         )
-    votes = pictures(given.root, given.split, "argmax10")
-    pairs = mixtures(text, votes, embeddings(method, votes))
+    pairs = mixtures(text, votes, seen)
     print(f"two expressions at once: {pairs}")
     others = nearest(text, OTHER)
     for word, close in others.items():
