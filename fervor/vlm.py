@@ -96,7 +96,7 @@ class VisionTower(TransformerEncoder):
     def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
         """What the first layer gets; takes pictures, or what `lower` made of them (by channels)."""
         maps = self.lower(image) if image.shape[1] == 3 else image
-        for part in self._trunk_parts()[self._frozen :]:
+        for part in self.parts()[self._frozen :]:
             maps = part(maps)
         places = self.patches(maps.flatten(2).transpose(1, 2))
         if places.shape[1] + 1 != len(self.positions):
@@ -116,16 +116,13 @@ class VisionTower(TransformerEncoder):
     def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the trunk's frozen parts make of pictures."""
         maps = self.normalised(image)
-        for part in self._trunk_parts()[: self._frozen]:
+        for part in self.parts()[: self._frozen]:
             maps = part(maps)
         return maps
 
-    def _trunk_parts(self) -> list[nn.Module]:
-        return [self.trunk.stem, *self.trunk.blocks]
-
     def parts(self) -> list[nn.Module]:
-        """The trunk's stem and blocks; the layers above them always train."""
-        return [*self._trunk_parts(), nn.ModuleList([self.patches, self.transformer])]
+        """The trunk's stem and blocks; what stands above them is not frozen by blocks."""
+        return [self.trunk.stem, *self.trunk.blocks]
 
 
 def ensemble(vectors: Float[Tensor, "c k d"]) -> Float[Tensor, "c d"]:

@@ -137,10 +137,10 @@ def zero_shot() -> str:
     lines += [
         "",
         f"Two expressions at once ({pairs['count']} test pictures under `{pairs['protocol']}` "
-        f"whose two highest shares are at least 30 % and at most 60 %; {pairs['pairs']} pairs): the "
-        f"sentence on the right pair is nearest for {pairs['right_pair_first']:.1%} and among the "
-        f"three nearest for {pairs['right_pair_in_three']:.1%}; the two nearest single expressions "
-        f"are the right ones for {pairs['two_nearest_expressions']:.1%}.",
+        f"whose two highest shares are at least 30 % and at most 60 %; {pairs['pairs']} pairs): "
+        f"the sentence on the right pair is nearest for {pairs['right_pair_first']:.1%} and among "
+        f"the three nearest for {pairs['right_pair_in_three']:.1%}; the two nearest single "
+        f"expressions are the right ones for {pairs['two_nearest_expressions']:.1%}.",
         "",
         "| word | nearest expressions and their cosines |",
         "|---|---|",
