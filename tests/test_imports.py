@@ -30,7 +30,7 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "describe"),
+    *("provenance", "inventory", "describe", "captions"),
 )
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
@@ -39,7 +39,7 @@ DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "parallel", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses"),
+    *("text", "prompting", "losses", "vlm"),
 )
 
 
@@ -84,7 +84,7 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "vlm", "landmarks"), torch=True),
+    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 
