@@ -11,7 +11,12 @@ from fervor.checkpoint import load_model
 from fervor.config import Run
 
 
-PACKAGED = {"face-mobilenet": "face_mobilenet.json", "face-resnet": "dlib_resnet.json"}
+PACKAGED = {
+    "face-mobilenet": "face_mobilenet.json",
+    "face-resnet": "dlib_resnet.json",
+    "vlm": "vlm/model.json",
+    "embedded": "embedded/model.json",
+}
 """Descriptions of the weights that an encoder starts from where a run names none."""
 
 
@@ -21,7 +26,8 @@ def terms(run: Run) -> dict[str, str]:
     Raises:
         ModelError: the model that it starts from cannot be read.
     """
-    start = run.encoder.weights or PACKAGED.get(run.encoder.name, "random")
+    start = run.encoder.weights
+    start = PACKAGED.get(start or run.encoder.name, start or "random")
     licence = "Apache-2.0 (this training)"
     data_terms = [f"trained on {run.data.name}: {datasets.dataset(run.data.name).TERMS}"]
     if run.start:

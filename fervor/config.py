@@ -104,13 +104,15 @@ class Encoder:
     """The image encoder.
 
     Attributes:
-        name: face-mobilenet, face-resnet, resnet18, swin-t-112, swin-t, vit-b16, clip, align, blip.
-        weights: where to start: empty for the packaged face weights (random elsewhere), random, a
-            local folder or hub name of transformers, or a state dict (.safetensors, .pt, .pth).
+        name: face-mobilenet, face-resnet, vlm, resnet18, swin-t-112, swin-t, vit-b16, clip, align,
+            blip.
+        weights: where to start: empty for the packaged weights of face nets and vlm (random
+            elsewhere), random, a local folder or hub name of transformers, or a state dict
+            (.safetensors, .pt, .pth); for vlm also embedded: the embedded classifier's trunk.
         size: width and height in pixels that pictures are resized to.
         grey: turn pictures to luminance inside the network (for models trained on grey ones).
         last_stride: 1 keeps face-mobilenet's last map at 1/16 of the input; 2 is the original.
-        frozen_blocks: blocks of face-mobilenet, from the input on, that stay as they are.
+        frozen_blocks: blocks of a face-pretrained trunk, from the input on, that stay as they are.
         mirror: predict from the mean over the picture and its mirror image, at twice the cost;
             training is the same with and without (face nets).
     """
@@ -138,9 +140,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Optim:
-    """Stochastic gradient descent and its schedule.
+    """The optimiser and its schedule.
 
     Attributes:
+        name: sgd (paper), or adamw, whose momentum is its first beta (for transformers from
+            scratch; ours).
         epochs: passes over the training split (paper: 50).
         batch_size: pictures a step (paper: 64); the last, smaller batch is dropped.
         rate: learning rate (paper: 2e-3).
@@ -156,6 +160,7 @@ class Optim:
         precision: bf16 (autocast, weights stay fp32) or fp32.
     """
 
+    name: Literal["sgd", "adamw"] = "sgd"
     epochs: int = 50
     batch_size: int = 64
     rate: float = 2e-3

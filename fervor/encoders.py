@@ -15,11 +15,12 @@ from fervor.facenets import FaceMobileNet, FaceResNet, load_folded, restore_batc
 from fervor.features import Features, ImageEncoder, Pixels, from_map, mean_with_mirror
 from fervor.statedicts import LoadReport, load_state, read_state
 from fervor.towers import TOWERS, build_tower
+from fervor.vlm import build_vlm
 
 
 __all__ = ["ENCODERS", "FaceEncoder", "Features", "ImageEncoder", "build_image_encoder"]
 
-ENCODERS = ("face-mobilenet", "face-resnet", *TOWERS)
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", *TOWERS)
 
 
 class FaceEncoder(ImageEncoder):
@@ -107,7 +108,9 @@ def build_image_encoder(
     if config.last_stride not in (1, 2):
         raise UsageError(f"last_stride is {config.last_stride}, expected 1 or 2")
     encoder: ImageEncoder
-    if config.name in TOWERS:
+    if config.name == "vlm":
+        encoder = build_vlm(config, architecture=architecture)
+    elif config.name in TOWERS:
         encoder = build_tower(config, architecture=architecture)
     else:
         encoder = _face_encoder(config)

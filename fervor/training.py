@@ -196,14 +196,18 @@ class Training(lightning.LightningModule):
         return self.method if self.average is None else self.average.module  # type: ignore[return-value]
 
     def configure_optimizers(self) -> Any:
-        """SGD over the method's groups, its rate set anew for each step."""
+        """The optimiser over the method's groups, its rate set anew for each step."""
         optim = self.run.optim
         groups = [
             part for g in self.method.parameter_groups(optim.rate) for part in _decay(g, optim)
         ]
-        optimizer = torch.optim.SGD(
-            groups, optim.rate, momentum=optim.momentum, nesterov=optim.nesterov
-        )
+        optimizer: torch.optim.Optimizer
+        if optim.name == "adamw":
+            optimizer = torch.optim.AdamW(groups, optim.rate, betas=(optim.momentum, 0.98))
+        else:
+            optimizer = torch.optim.SGD(
+                groups, optim.rate, momentum=optim.momentum, nesterov=optim.nesterov
+            )
         steps = int(self.trainer.estimated_stepping_batches) // optim.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, optim)

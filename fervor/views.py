@@ -24,6 +24,7 @@ from fervor.encoders import FaceEncoder, ImageEncoder
 from fervor.errors import UsageError
 from fervor.methods import Batch
 from fervor.sampling import Key, Partners, mixed_seed
+from fervor.vlm import VisionTower
 
 
 CHUNK = 64
@@ -71,8 +72,10 @@ def view_batches(
     """
     if not run.data.cache:
         raise UsageError("data.views needs a folder: name one with --data.cache")
-    if not isinstance(encoder, FaceEncoder) or not run.encoder.frozen_blocks:
-        raise UsageError("data.views needs a face encoder with encoder.frozen_blocks above 0")
+    if not isinstance(encoder, FaceEncoder | VisionTower) or not run.encoder.frozen_blocks:
+        raise UsageError(
+            "data.views needs a face encoder or vlm, with encoder.frozen_blocks above 0"
+        )
     if run.augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
     folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run)
@@ -84,7 +87,7 @@ def view_batches(
     )
 
 
-def _fingerprint(encoder: FaceEncoder, pictures: Pictures, run: Run) -> str:
+def _fingerprint(encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run) -> str:
     """What a view depends on, as a name: pictures, augmentation, frozen layers."""
     settings = {"augment": asdict(run.augment), "encoder": asdict(run.encoder), "chunk": CHUNK}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -99,7 +102,7 @@ def _fingerprint(encoder: FaceEncoder, pictures: Pictures, run: Run) -> str:
 
 @torch.no_grad()
 def _view(
-    encoder: FaceEncoder, pictures: Pictures, run: Run, folder: Path, view: int
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, folder: Path, view: int
 ) -> NDArray[np.uint16]:
     """One view's maps [n i j d], bfloat16 seen as uint16, mapped from its file."""
     path = folder / f"view{view}.npy"
@@ -125,7 +128,7 @@ def _view(
     return mapped
 
 
-def _lower(encoder: FaceEncoder, image: Tensor) -> NDArray[np.uint16]:
+def _lower(encoder: FaceEncoder | VisionTower, image: Tensor) -> NDArray[np.uint16]:
     image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         maps = encoder.eval().lower(image)

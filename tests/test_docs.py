@@ -196,6 +196,25 @@ def test_options_are_those_of_the_code(method: str) -> None:
         assert value.strip("`") in (defaults[name], defaults[name].removesuffix(".0"))
 
 
+def test_options_of_the_image_text_model_are_those_of_the_code() -> None:
+    pytest.importorskip("torch", reason="methods need the [train] extra")
+    from dataclasses import asdict
+
+    from fervor.methods.vlm import VLM
+
+    section = PAGES["docs/methods/vlm.md"].split("## Options")[1].split("\n## ")[0]
+    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
+    assert {name: float(value) for name, value in stated.items()} == asdict(VLM.Options())
+
+
+def test_the_unseen_words_are_those_of_the_data() -> None:
+    from fervor.captions import unseen
+
+    page = PAGES["docs/methods/vlm.md"]
+    missing = [word for words in unseen().values() for word in words if word not in page]
+    assert not missing, f"docs/methods/vlm.md does not name {missing}"
+
+
 def test_ci_runs_the_readme_s_test_command() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "README.md" in lines

@@ -30,7 +30,7 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "describe", "frame", "ahead", "aside", "parallel"),
+    *("provenance", "inventory", "describe", "captions", "frame", "ahead", "aside", "parallel"),
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
@@ -42,7 +42,7 @@ DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses"),
+    *("text", "prompting", "losses", "vlm"),
 )
 
 
@@ -87,7 +87,7 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "vlm", "landmarks"), torch=True),
+    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 

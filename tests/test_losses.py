@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from fervor.losses import (
+    agreement,
     class_means,
     contrastive_loss,
     local_similarities,
     prototype_loss,
     self_contrast_loss,
     similarities,
+    soft_contrastive_loss,
     soft_hard_contrast,
     soft_hard_distance,
     soft_target,
@@ -251,3 +253,87 @@ def test_local_similarities_do_not_know_the_order_of_places() -> None:
     torch.testing.assert_close(
         local_similarities(tokens[:, order], texts, 4), local_similarities(tokens, texts, 4)
     )
+
+
+@pytest.fixture
+def shares() -> tuple[Tensor, Tensor]:
+    """Distributions over four classes: of five pictures and of seven captions."""
+    generator = torch.Generator().manual_seed(2)
+    first, second = torch.rand(12, 4, generator=generator).double().square().split([5, 7])
+    second[:4] = torch.eye(4)
+    return first / first.sum(1, keepdim=True), second / second.sum(1, keepdim=True)
+
+
+def test_agreement_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
+    found = agreement(*shares)
+    for row, first in enumerate(shares[0].tolist()):
+        for column, second in enumerate(shares[1].tolist()):
+            root = sum(math.sqrt(p * q) for p, q in zip(first, second, strict=True))
+            assert float(found[row, column]) == pytest.approx(root**2)
+
+
+def test_agreement_is_one_for_equals_and_the_share_for_a_pure_caption(
+    shares: tuple[Tensor, Tensor],
+) -> None:
+    pictures, captions = shares
+    torch.testing.assert_close(agreement(pictures, pictures).diagonal(), torch.ones(5).double())
+    torch.testing.assert_close(agreement(pictures, captions[:4]), pictures)
+    torch.testing.assert_close(agreement(pictures, captions), agreement(captions, pictures).T)
+
+
+def slow_soft_contrast(logits: list[list[float]], agreed: list[list[float]]) -> float:
+    """One direction, number by number."""
+    total, weights = 0.0, 0.0
+    for row, wanted in zip(logits, agreed, strict=True):
+        partition = math.log(sum(math.exp(value) for value in row))
+        mass = sum(wanted)
+        divergence = 0.0
+        for value, share in zip(row, wanted, strict=True):
+            if share:
+                target = share / mass
+                divergence += target * (math.log(target) - (value - partition))
+        total += min(mass, 1) * divergence
+        weights += min(mass, 1)
+    return total / weights
+
+
+def test_soft_contrast_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
+    wanted = agreement(*shares)
+    wanted[:, 5] = 0  # a caption that fits no picture
+    logits = 4 * torch.randn(5, 7, generator=torch.Generator().manual_seed(3)).double()
+    expected = slow_soft_contrast(logits.tolist(), wanted.tolist())
+    expected += slow_soft_contrast(logits.T.tolist(), wanted.T.tolist())
+    assert float(soft_contrastive_loss(logits, wanted)) == pytest.approx(expected / 2)
+
+
+def test_soft_contrast_vanishes_where_logits_follow_agreement(
+    shares: tuple[Tensor, Tensor],
+) -> None:
+    wanted = agreement(*shares)
+    perfect = soft_contrastive_loss(wanted.log() + 3, wanted)
+    assert float(perfect) == pytest.approx(0, abs=1e-9)
+    assert float(soft_contrastive_loss(torch.zeros(5, 7).double(), wanted)) > 0.05
+
+
+def test_soft_contrast_is_symmetric_and_ignores_order(shares: tuple[Tensor, Tensor]) -> None:
+    wanted = agreement(*shares)
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(4)).double()
+    loss = soft_contrastive_loss(logits, wanted)
+    torch.testing.assert_close(soft_contrastive_loss(logits.T, wanted.T), loss)
+    rows, columns = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([6, 2, 0, 1, 5, 3, 4])
+    moved = soft_contrastive_loss(logits[rows][:, columns], wanted[rows][:, columns])
+    torch.testing.assert_close(moved, loss)
+
+
+def test_equal_expressions_are_no_negatives() -> None:
+    """Four pictures of two expressions, each with its caption: the right blocks give no loss."""
+    votes = torch.eye(2)[[0, 0, 1, 1]]
+    logits = torch.tensor([[9.0, 9, -9, -9]] * 2 + [[-9.0, -9, 9, 9]] * 2)
+    assert float(soft_contrastive_loss(logits, agreement(votes, votes))) < 1e-6
+
+
+def test_soft_contrast_of_nothing_in_common_is_zero() -> None:
+    logits = torch.ones(2, 3, requires_grad=True)
+    loss = soft_contrastive_loss(logits, torch.zeros(2, 3))
+    loss.backward()
+    assert float(loss.detach()) == 0 and logits.grad is not None and logits.grad.isfinite().all()

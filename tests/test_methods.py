@@ -30,7 +30,7 @@ from tests.drawn import (
 LABELS = ("neutral", "happiness", "surprise", "anger")
 
 
-ENCODERS = ("face-mobilenet", "face-resnet", *tiny.SAVED)
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", *tiny.SAVED)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,6 +41,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     root = tmp_path_factory.mktemp("encoders")
     torch.manual_seed(0)
     found = {name: Encoder(name=name, size=96) for name in ENCODERS if name not in tiny.SAVED}
+    found["vlm"] = Encoder(name="vlm", weights="embedded", size=64)
     for name, save in tiny.SAVED.items():
         found[name] = Encoder(name=name, weights=save(root / name), size=32)
     return found

@@ -16,7 +16,15 @@ import fervor.text
 from fervor.errors import ModelError, UsageError
 from fervor.labels import EXPRESSIONS
 from fervor.prompts import BARE, TEMPLATES, fill, sentences
-from fervor.text import MINILM_PACKAGE, SoftTextEncoder, StoredText, build_text_encoder
+from fervor.text import (
+    MINILM_PACKAGE,
+    MiniLMText,
+    ProjectedText,
+    SoftTextEncoder,
+    StoredText,
+    build_text_encoder,
+    vlm_projection,
+)
 from tests import tiny
 
 
@@ -75,6 +83,45 @@ def test_minilm_is_frozen_and_gives_no_gradient() -> None:
     assert not any(parameter.requires_grad for parameter in real.parameters())
     assert not real.encode(["anger"]).requires_grad
     assert real.report.missing == ()
+
+
+@pytest.fixture
+def projected() -> ProjectedText:
+    """The real MiniLM under a random projection."""
+    torch.manual_seed(0)
+    return ProjectedText(MiniLMText(), torch.nn.Linear(384, 12))
+
+
+@needs_minilm
+def test_projected_text_is_the_tower_then_the_projection(projected: ProjectedText) -> None:
+    raw = MiniLMText().encode(LINES)
+    assert (projected.width, projected.token_width) == (12, 384)
+    torch.testing.assert_close(projected.encode(LINES), projected._projection(raw))
+    assert not projected.encode(LINES).requires_grad
+    assert not any(parameter.requires_grad for parameter in projected.parameters())
+
+
+@needs_minilm
+def test_projected_text_takes_embeddings_and_gives_them_gradients(
+    projected: ProjectedText,
+) -> None:
+    embeddings, mask = projected.embed_words(["fear", LINES[0]])
+    assert embeddings.shape == (*mask.shape, 384)
+    assert mask.sum(1).tolist() == [3, mask.shape[1]]  # start, fear, end; the longer is not padded
+    embeddings.requires_grad_()
+    vectors = projected.encode_embeddings(embeddings, mask)
+    torch.testing.assert_close(
+        vectors.detach(), projected.encode(["fear", LINES[0]]), rtol=1e-4, atol=1e-5
+    )
+    vectors.square().sum().backward()
+    assert embeddings.grad is not None
+    reached = embeddings.grad.norm(dim=2) > 0
+    assert torch.equal(reached, mask.bool())  # padding takes no part
+
+
+def test_a_projection_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is missing: reinstall fervor"):
+        vlm_projection(tmp_path / "weights.safetensors")
 
 
 def test_minilm_without_its_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,7 @@ class Method(nn.Module):
 from fervor.methods.classifier import Classifier  # noqa: E402  (both need Method)
 from fervor.methods.ke import KE  # noqa: E402
 from fervor.methods.mpa import MPA  # noqa: E402
+from fervor.methods.vlm import VLM  # noqa: E402
 
 
-METHODS: dict[str, type[Method]] = {"classifier": Classifier, "ke": KE, "mpa": MPA}
+METHODS: dict[str, type[Method]] = {"classifier": Classifier, "ke": KE, "mpa": MPA, "vlm": VLM}
