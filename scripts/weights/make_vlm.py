@@ -19,6 +19,7 @@ from safetensors.torch import save
 from fervor import captions, checkpoint, prompts, provenance
 from fervor.export import export
 from fervor.labels import EXPRESSIONS
+from fervor.methods.vlm import VLM
 from fervor.text import MiniLMText, ProjectedText, vlm_projection
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     info["captions"] = {
         "version": captions.words()["version"],
         "description_bank": prompts.bank_version(),
-        "count": len(captions.compose(info["options"]["captions_seed"])),
+        "count": len(captions.compose(VLM.Options(**info["options"]).captions_seed)),
     }
     info["script"] = "scripts/weights/make_vlm.py"
     checkpoint.describe(given.output, info)
