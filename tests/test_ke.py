@@ -149,7 +149,7 @@ def test_the_objective_against_a_slow_loop(variant: str, faces: Batch) -> None:
 def test_variants_of_the_contrast_differ(faces: Batch) -> None:
     found = [numbers(build(**VARIANTS[name]).losses(faces))["contrast"] for name in VARIANTS]
     assert abs(found[0] - found[1]) > 1e-4
-    one_class = Batch(*(part[faces.label == 0] for part in faces))
+    one_class = Batch(*(part[faces.label == 0] for part in faces[:3]))
     same = [
         numbers(build(self_contrast=name).losses(one_class))["contrast"]
         for name in ("diagonal", "all_pairs")
@@ -174,7 +174,7 @@ def test_neutral_faces_stay_out_of_the_neutral_losses(faces: Batch) -> None:
 @pytest.mark.parametrize("contrast", ["self", "simclr"])
 def test_a_batch_of_neutral_faces_is_finite(contrast: str, faces: Batch) -> None:
     method = build(contrast=contrast)
-    neutral = Batch(*(part[faces.label == LABELS.index("neutral")] for part in faces))
+    neutral = Batch(*(part[faces.label == LABELS.index("neutral")] for part in faces[:3]))
     losses = method.losses(neutral)
     losses["loss"].backward()
     assert numbers(losses)["transformation"] == 0
