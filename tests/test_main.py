@@ -21,6 +21,7 @@ import fervor
 from fervor.__main__ import COMMANDS, main
 from fervor.config import Data, Run
 from tests.models import write_model
+from tests.signals import hear_interruptions
 
 
 PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
@@ -249,6 +250,7 @@ def test_interruption_keeps_the_rows(model: Path, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interruptions,
     )
     deadline = time.monotonic() + 300
     while not (output.exists() and output.stat().st_size) and time.monotonic() < deadline:

@@ -434,7 +434,7 @@ def test_a_checkpoint_of_vit_b16_is_below_a_megabyte(tmp_path: Path) -> None:
 def test_prototypes_are_class_means_without_prompts() -> None:
     method = build(prepared=False)
     shown = batch(LABELS, 4, seed=2)
-    chunks = [Batch(*(part[rows] for part in shown)) for rows in torch.arange(12).split(5)]
+    chunks = [Batch(*(part[rows] for part in shown[:3])) for rows in torch.arange(12).split(5)]
     found = method.prepare(chunks)
     expected = prototypes_by_hand(method, shown)
     torch.testing.assert_close(found["prototypes"], torch.tensor(expected), rtol=1e-4, atol=1e-5)

@@ -17,6 +17,7 @@ from PIL import Image
 from fervor import predict
 from fervor.__main__ import main
 from tests.models import write_model
+from tests.signals import hear_interruptions
 from tests.test_main import fervor_process, read_csv, refused
 from tests.videos import flat, portrait, write_video
 
@@ -137,6 +138,7 @@ def started(model: Path, output: Path, source: Path, *more: str) -> "subprocess.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interruptions,
     )
     written = output if output.suffix != ".parquet" else output.with_name(f"{output.name}.partial")
     deadline = time.monotonic() + 300
