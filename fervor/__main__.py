@@ -6,8 +6,8 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +89,8 @@ def train(run: Run, *, resume: str = "") -> int:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    print(training.train(run, resume=bool(resume)))
+    with _notes("fervor.training"):
+        print(training.train(run, resume=bool(resume)))
     return DONE
 
 
@@ -217,6 +218,18 @@ def _with_torch(module: str) -> Any:
         raise UsageError(
             f'needs {error.name}, which is not installed: pip install "fervor[train]"'
         ) from error
+
+
+@contextmanager
+def _notes(name: str) -> Iterator[None]:
+    """What a module has to say about its work, on the error stream."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _progress(total: int | None) -> AbstractContextManager[Any]:

@@ -1,21 +1,27 @@
-"""Model folders: weights.safetensors, model.json and the card README.md; strict both ways."""
+"""Model folders: weights.safetensors, model.json and the card README.md; strict both ways.
 
+Towers that a method leaves as they came are not stored: model.json holds their names (`encoder`,
+`text`) and checksums (`towers`), and loading finds and verifies them.
+"""
+
+import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from fervor import provenance
 from fervor.config import Encoder
 from fervor.encoders import build_image_encoder
 from fervor.errors import ModelError
 from fervor.methods import METHODS, Method
+from fervor.text import build_text_encoder
 
 
 EMBEDDED = Path(__file__).parent / "weights" / "embedded"
@@ -62,27 +68,80 @@ class Model:
             raise ModelError(f"{path} differs from the checksum in {DESCRIPTION}: copy it anew")
         method = built(self.info)
         fill(method, load_file(path), path)
+        self._verify_towers(method)
         return method.eval()
+
+    def _verify_towers(self, method: Method) -> None:
+        """The towers that were found are those of the training; halved where the export was."""
+        names = {"image": self.info["encoder"].get("weights"), "text": self.info["text"]["name"]}
+        for tower, expected in self.info.get("towers", {}).items():
+            if (found := checksum(method.get_submodule(tower))) != expected:
+                raise ModelError(
+                    f"the {tower} tower {names[tower] or 'of the package'} has the checksum "
+                    f"{found[:12]}..., {self.folder / DESCRIPTION} says {expected[:12]}...: give "
+                    "the weights that the model was trained on"
+                )
+        if self.info.get("towers") and self.info.get("half"):
+            halves = {name: halved(tensor) for name, tensor in method.state_dict().items()}
+            method.load_state_dict(halves)
 
 
 def built(info: dict[str, Any]) -> Method:
-    """An empty method of the kind that a model.json describes."""
-    method_class = METHODS[info["method"]]
-    encoder = build_image_encoder(
-        Encoder(**{**info["encoder"], "weights": "random"}), architecture=info.get("architecture")
-    )
+    """A method of the kind that a model.json describes; empty but for its frozen towers."""
+    method_class, towers = METHODS[info["method"]], info.get("towers", {})
+    config, architecture = Encoder(**info["encoder"]), None
+    if "image" not in towers:
+        config, architecture = replace(config, weights="random"), info.get("architecture")
+    encoder = build_image_encoder(config, architecture=architecture)
     text: Any = _KnownWidth(info["text"]["width"])
+    if "text" in towers:
+        text = build_text_encoder(info["text"]["name"])
     options: Any = method_class.Options(**info["options"])
     return method_class(encoder, text, info["labels"], options)
 
 
+def own_state(method: Method) -> dict[str, Tensor]:
+    """What a model folder holds of a method: all but its frozen towers."""
+    towers = tuple(f"{name}." for name in method.frozen())
+    return {key: value for key, value in method.state_dict().items() if not key.startswith(towers)}
+
+
+def tower_checksums(method: Method) -> dict[str, str]:
+    """The checksum of each frozen tower."""
+    return {name: checksum(method.get_submodule(name)) for name in method.frozen()}
+
+
+def checksum(module: nn.Module) -> str:
+    """Of a module's tensors, whatever their names: transformers changes names now and then."""
+    digests = []
+    for tensor in module.state_dict().values():
+        values = tensor.detach().cpu().contiguous().numpy()
+        digests.append(hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def sizes(method: Method) -> dict[str, int]:
+    """Parameters of a method, those that train, and their bytes."""
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return {
+        "all": sum(parameter.numel() for parameter in method.parameters()),
+        "trainable": sum(parameter.numel() for parameter in trained),
+        "trainable_bytes": sum(parameter.nbytes for parameter in trained),
+    }
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """Half precision for what has two dimensions or more; statistics and biases keep theirs."""
+    return tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+
+
 def fill(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
-    """Load tensors strictly, in whatever precision they were stored.
+    """Load tensors strictly, in whatever precision they were stored; frozen towers stay.
 
     Raises:
         ModelError: names or shapes differ.
     """
-    own = method.state_dict()
+    own = own_state(method)
     missing, left_over = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
     if missing or left_over or shapes:
@@ -90,7 +149,8 @@ def fill(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
             f"{source} does not fit {type(method).__name__}: missing {missing or 'none'}, left "
             f"over {left_over or 'none'}, of another shape {sorted(shapes) or 'none'}"
         )
-    method.load_state_dict({key: tensors[key].to(own[key].dtype) for key in own})
+    state = {key: tensors[key].to(own[key].dtype) for key in own}
+    method.load_state_dict({**method.state_dict(), **state})
 
 
 def load_model(model: str | Path) -> Model:

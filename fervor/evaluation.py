@@ -112,10 +112,11 @@ def torch_logits(method: Method, batches: Iterable[Batch]) -> Floats:
     training = method.training
     method.eval()
     device = next(method.parameters()).device
-    logits = [
-        method(batch.image.to(device, memory_format=torch.channels_last)).float().cpu().numpy()
-        for batch in batches
-    ]
+    with method.constant_text():
+        logits = [
+            method(batch.image.to(device, memory_format=torch.channels_last)).float().cpu().numpy()
+            for batch in batches
+        ]
     method.train(training)
     return np.concatenate(logits)
 

@@ -59,18 +59,20 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     """
     loaded = checkpoint.load_model(model)
     method = loaded.method()
-    tensors = method.state_dict()
+    tensors = checkpoint.own_state(method)
     if half:
-        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
-        checkpoint.fill(method, tensors, loaded.folder)
+        state = {name: checkpoint.halved(tensor) for name, tensor in method.state_dict().items()}
+        tensors = {name: state[name] for name in tensors}
+        method.load_state_dict(state)
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder to export to")
     folder.mkdir(parents=True, exist_ok=True)
     size = int(loaded.info["input"]["size"])
     aside = folder / f".{GRAPH}"
-    _write_graph(_Graph(method), size, aside, half=half)
-    _check(_Graph(method), size, aside)
+    with method.constant_text():
+        _write_graph(_Graph(method), size, aside, half=half)
+        _check(_Graph(method), size, aside)
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, tensors)
     with torch.no_grad():
         vectors = {
@@ -80,15 +82,14 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     checkpoint.save_weights(folder / VECTORS, vectors)
     aside.replace(folder / GRAPH)
     files = (checkpoint.WEIGHTS, VECTORS, GRAPH)
-    info = {**loaded.info, "sha256": {name: provenance.sha256(folder / name) for name in files}}
+    info = {
+        **loaded.info,
+        "half": half or bool(loaded.info.get("half")),
+        "sha256": {name: provenance.sha256(folder / name) for name in files},
+    }
     provenance.write_text(folder / "README.md", card(info))
     checkpoint.describe(folder, info)
     return folder / GRAPH
-
-
-def _halved(tensor: Tensor) -> Tensor:
-    """Half precision for what has two dimensions or more; statistics and biases keep theirs."""
-    return tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
 
 
 def _write_graph(graph: nn.Module, size: int, path: Path, *, half: bool) -> None:

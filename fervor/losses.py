@@ -1,10 +1,13 @@
 """The methods' losses as pure functions on tensors, one equation each.
 
-Equation numbers are those of docs/methods/ke.md (KE-FER, arXiv 2409.08598).
+Equation numbers are those of docs/methods/ke.md (KE-FER, arXiv 2409.08598) and, where a docstring
+says MPA, of docs/methods/mpa.md (MPA-FER, arXiv 2506.21017).
 """
 
+from typing import Literal
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -92,3 +95,69 @@ def contrastive_loss(
 def soft_target(label: Tensor, classes: int) -> Float[Tensor, "b c"]:
     """One-hot shares of class numbers [b]."""
     return F.one_hot(label, classes).to(torch.float32)
+
+
+def soft_hard_contrast(
+    soft: Float[Tensor, "c d"],
+    hard: Float[Tensor, "c d"],
+    *,
+    temperature: float,
+    over: Literal["soft", "hard", "both"] = "soft",
+    reduction: Literal["sum", "mean"] = "sum",
+) -> Float[Tensor, ""]:
+    """L_ta and L_pa (MPA, eq. 1 to 3a): each class's soft prompt against its own hard prompt.
+
+    -sum_d log P, P = e^(cos(soft_d, hard_d)/tau) / sum_c e^(cos(soft_c, hard_d)/tau), whose softmax
+    runs over the soft prompts; over the hard ones with `hard`, the mean of both with `both`. 0 is
+    perfect, c log c (log c as a mean) is all prompts alike.
+    """
+    scores = similarities(hard, soft) / temperature
+    own = torch.arange(len(scores), device=scores.device)
+    directions = {"soft": [scores], "hard": [scores.T], "both": [scores, scores.T]}[over]
+    losses = [F.cross_entropy(logits, own, reduction=reduction) for logits in directions]
+    return torch.stack(losses).mean()
+
+
+def soft_hard_distance(soft: Float[Tensor, "c d"], hard: Float[Tensor, "c d"]) -> Float[Tensor, ""]:
+    """L_pa (MPA, eq. 3b): L1 distance of unit vectors, summed over d, mean over the classes.
+
+    0 is perfect; unit length and the mean are ours.
+    """
+    return (F.normalize(soft, dim=-1) - F.normalize(hard, dim=-1)).abs().sum(-1).mean()
+
+
+def class_means(
+    features: Float[Tensor, "n d"], label: Int[Tensor, " n"], classes: int
+) -> Float[Tensor, "c d"]:
+    """Prototypes (MPA, eq. 6): the mean feature of each class; zeros for a class without any."""
+    members = F.one_hot(label, classes).to(features.dtype)
+    return members.T @ features / members.sum(0).clamp_min(1).unsqueeze(-1)
+
+
+def prototype_loss(
+    features: Float[Tensor, "b d"],
+    prototypes: Float[Tensor, "b d"],
+    *,
+    distance: Literal["cosine", "l1"] = "cosine",
+) -> Float[Tensor, ""]:
+    """L_v (MPA, eq. 7): how far each picture is from the prototype of its class, batch mean.
+
+    cosine: 1 - cos, 0 is perfect, 1 random. l1: distance of unit vectors summed over d.
+    """
+    if distance == "l1":
+        gap = F.normalize(features, dim=-1) - F.normalize(prototypes, dim=-1)
+        return gap.abs().sum(-1).mean()
+    return (1.0 - F.cosine_similarity(features, prototypes, dim=-1)).mean()
+
+
+def local_similarities(
+    tokens: Float[Tensor, "b n d"], texts: Float[Tensor, "c d"], k: int
+) -> Float[Tensor, "b c"]:
+    """sim_local (MPA, eq. 8 and 9): mean cosine of each text with its k most similar patches.
+
+    Patches are chosen anew for each picture and text; all of them where there are fewer than k.
+    In -1..1, fp32 under autocast too.
+    """
+    scores = similarities(tokens.flatten(0, 1), texts).unflatten(0, tokens.shape[:2])
+    nearest: Tensor = scores.topk(min(k, tokens.shape[1]), dim=1).values
+    return nearest.mean(1)

@@ -32,6 +32,7 @@ from fervor.errors import UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
 from fervor.options import method_options
+from fervor.preparation import prepare
 from fervor.splits import Splits, read_splits
 from fervor.text import build_text_encoder
 from fervor.views import view_batches
@@ -70,6 +71,11 @@ def train(run: Run, *, resume: bool = False) -> Path:
     lightning.seed_everything(run.seed, workers=True, verbose=False)
     splits = read_splits(run)
     method = build_method(run, splits)
+    prepare(method, splits.train, run)
+    sizes = checkpoint.sizes(method)
+    logger.info(
+        "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(**sizes)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
     module = Training(method, run, splits, folder)
@@ -143,7 +149,7 @@ def _start_from(method: Method, model: str) -> None:
     trained = {name for name, _ in method.named_parameters()}
     constant = {
         key: value
-        for key, value in method.state_dict().items()
+        for key, value in checkpoint.own_state(method).items()
         if key not in trained and not key.startswith("image.")
     }
     checkpoint.fill(method, {**tensors, **constant}, loaded.folder / checkpoint.WEIGHTS)
@@ -171,6 +177,7 @@ class Training(lightning.LightningModule):
         self.splits = splits
         self.folder = folder
         self.history: list[dict[str, Any]] = []
+        self._towers = method.frozen()
         self.average: AveragedModel | None = None
         if run.optim.average:
             self.average = AveragedModel(
@@ -247,14 +254,25 @@ class Training(lightning.LightningModule):
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         """The choice so far goes on with a resumed run."""
         saved["history"] = self.history
+        for key in self._frozen_keys(saved["state_dict"]):
+            del saved["state_dict"][key]
+
+    def _frozen_keys(self, state: dict[str, Tensor]) -> list[str]:
+        """Names of the frozen towers' tensors, the moving average's too: no epoch changes them."""
+        towers = tuple(
+            f"{root}.{tower}." for root in ("method", "average.module") for tower in self._towers
+        )
+        return [key for key in state if key.startswith(towers)]
 
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
         """Take the choice so far up again."""
         self.history = saved["history"]
+        own = self.state_dict()
+        saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}
 
 
-def _state(method: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in method.state_dict().items()}
+def _state(method: Method) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in checkpoint.own_state(method).items()}
 
 
 def _decay(group: dict[str, Any], optim: Optim) -> list[dict[str, Any]]:
@@ -339,7 +357,6 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
     # where the pictures lay on the machine is nobody else's business
     resolved = replace(run, output="", data=replace(run.data, root="")).resolved()
-    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     size = run.encoder.size
     with torch.no_grad():
         grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
@@ -353,10 +370,9 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "encoder": resolved["encoder"],
         "architecture": method.image.architecture,
         "text": {**resolved["text"], "width": int(method.text_width)},
-        "parameters": {
-            "all": sum(p.numel() for p in method.parameters()),
-            "trainable": trainable,
-        },
+        "towers": checkpoint.tower_checksums(method),
+        "prompts": list(method.sentences),
+        "parameters": checkpoint.sizes(method),
         "data": {
             "name": run.data.name,
             "protocol": datasets.protocol_of(run.data.name, run.data.protocol),

@@ -35,7 +35,10 @@ PLAIN = (
 PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
 OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
-NETWORKS = ("encoders", "features", "towers", "statedicts", "facenets", "text", "losses")
+NETWORKS = (
+    *("encoders", "features", "towers", "statedicts", "facenets"),
+    *("text", "prompting", "losses"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ RULES = {
         torch=True,
     ),
     "measuring and storing": Rule(
-        ("evaluation", "robustness", "export", "checkpoint", "card", "options"),
+        ("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
         never=LIGHTNING,
         torch=True,
     ),

@@ -3,7 +3,8 @@
 The next method is one file here and one line in `METHODS`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -50,9 +51,30 @@ class Method(nn.Module):
         self.text_width = text.width
         self.labels = tuple(labels)
         self.options = options
+        self.sentences: tuple[str, ...] = ()
+        """What the text encoder read, one sentence per label; for the description of a model."""
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """A single pass over training data before the first step; nothing by default."""
+    def frozen(self) -> tuple[str, ...]:
+        """Towers that stay as they came: a model folder names them and does not hold them."""
+        return ()
+
+    def pictures_to_prepare(self) -> int | None:
+        """Pictures of each class that `prepare` wants to see: 0 for all, None for none."""
+        return None
+
+    def prepare(
+        self, batches: Iterable[Batch], *, kept: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """What is done once before the first step; a pass over plain pictures where it needs one.
+
+        Returns what that pass found. Handed back as `kept`, it stands for the pass.
+        """
+        return {}
+
+    @contextmanager
+    def constant_text(self) -> Iterator[None]:
+        """Within it class vectors do not change; where they learn, their text tower runs once."""
+        yield
 
     def class_vectors(self) -> Float[Tensor, "c d"]:
         """What pictures are compared with, one row per label."""
@@ -90,6 +112,12 @@ class Method(nn.Module):
 from fervor.methods.classifier import Classifier  # noqa: E402  (both need Method)
 from fervor.methods.ke import KE  # noqa: E402
 from fervor.methods.lacovl import LaCoVL  # noqa: E402
+from fervor.methods.mpa import MPA  # noqa: E402
 
 
-METHODS: dict[str, type[Method]] = {"classifier": Classifier, "ke": KE, "lacovl": LaCoVL}
+METHODS: dict[str, type[Method]] = {
+    "classifier": Classifier,
+    "ke": KE,
+    "mpa": MPA,
+    "lacovl": LaCoVL,
+}

@@ -1,0 +1,296 @@
+"""MPA-FER: "Multimodal Prompt Alignment for Facial Expression Recognition", Ma, He, Sun and Li,
+ICCV 2025, https://arxiv.org/abs/2506.21017.
+
+Published: prompts that learn in front of the class words and among the patches of a frozen
+image-text model; soft prompts drawn to hard ones that describe the expression, pictures drawn to
+their class's prototype, and patches that are matched with the texts beside the whole picture. No
+code was released. What reports of the paper leave open or dispute is an option, and its default
+names its source: (reported) public reports of the paper, (re-implementation) assumptions of a
+public one, (ours). Equations and sources: docs/methods/mpa.md.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fervor import prompts
+from fervor.encoders import Features, ImageEncoder
+from fervor.errors import UsageError
+from fervor.features import TransformerEncoder
+from fervor.losses import (
+    class_means,
+    local_similarities,
+    prototype_loss,
+    similarities,
+    soft_hard_contrast,
+    soft_hard_distance,
+    text_similarity_loss,
+)
+from fervor.methods import Batch, Method
+from fervor.prompting import DEVIATION, SoftPrompts, mean_of_words, soft_text
+from fervor.text import TextEncoder
+
+
+Alignment = Literal["contrastive", "l1", "off"]
+
+
+class MPA(Method):
+    """A frozen image-text model with prompts on both sides; nothing else learns."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Settings of MPA-FER.
+
+        Attributes:
+            temperature: tau of the prediction (CLIP's logit scale of 100; reported).
+            context_length: tokens of the soft context (reported: 10).
+            class_context: a context of its own for each class (open; shared: re-implementation).
+            context_words: words that the context starts from; the rest, or all, is noise of
+                deviation 0.02 (reported).
+            visual_prompts: visual prompts of a layer (reported: 8).
+            visual_depth: layers that get them, from the first on; -1 for all, 0 for none (open;
+                all: ours).
+            hard_prompts: class, expression or description: the three kinds of hard prompts
+                (reported: description).
+            descriptions: a file of fervor describe; empty for the bank (ours; the paper's are not
+                public).
+            alignment_weight: beta, of L_t (reported: 1).
+            token_alignment: L_ta: contrastive (reported), l1 (ours) or off.
+            prompt_alignment: L_pa: contrastive (re-implementation), l1 (one report) or off.
+            alignment_softmax: whether their softmax runs over the soft prompts (two reports), the
+                hard ones (one report), or both in turn (ours).
+            alignment_reduction: sum over the classes (eq. 2) or mean.
+            alignment_temperature: tau of L_ta and L_pa (0.07: ours; 0.01 makes the first step
+                explode: re-implementation).
+            prototype_weight: gamma, of L_v (reported: 1).
+            prototype_distance: cosine or l1 (reported as alternatives).
+            prototype_pictures: pictures of each class that a prototype is the mean of; 0 for all
+                (reported as a table's last row).
+            top_k: patches of each class and picture (reported: 16); 0 for the picture alone.
+        """
+
+        temperature: float = 0.01
+        context_length: int = 10
+        class_context: bool = False
+        context_words: str = ""
+        visual_prompts: int = 8
+        visual_depth: int = -1
+        hard_prompts: prompts.HardPrompt = "description"
+        descriptions: str = ""
+        alignment_weight: float = 1.0
+        token_alignment: Alignment = "contrastive"
+        prompt_alignment: Alignment = "contrastive"
+        alignment_softmax: Literal["soft", "hard", "both"] = "soft"
+        alignment_reduction: Literal["sum", "mean"] = "sum"
+        alignment_temperature: float = 0.07
+        prototype_weight: float = 1.0
+        prototype_distance: Literal["cosine", "l1"] = "cosine"
+        prototype_pictures: int = 0
+        top_k: int = 16
+
+        def __post_init__(self) -> None:
+            for name in ("temperature", "alignment_temperature"):
+                if getattr(self, name) <= 0:
+                    raise UsageError(f"{name} is {getattr(self, name)}, expected a number above 0")
+            for name, least in {
+                "context_length": 1,
+                "visual_prompts": 0,
+                "visual_depth": -1,
+                "alignment_weight": 0,
+                "prototype_weight": 0,
+                "prototype_pictures": 0,
+                "top_k": 0,
+            }.items():
+                if getattr(self, name) < least:
+                    raise UsageError(f"{name} is {getattr(self, name)}, expected {least} or more")
+
+    options: Options
+    image: TransformerEncoder
+    visual: nn.Parameter | None
+    hard_tokens: Tensor
+    hard_vectors: Tensor
+    prototypes: Tensor
+
+    def __init__(
+        self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
+    ) -> None:
+        super().__init__(image, text, labels, options)
+        if not isinstance(image, TransformerEncoder):
+            raise UsageError(
+                f"method mpa puts prompts among a transformer's tokens, {type(image).__name__} has "
+                "none: choose encoder vlm or clip"
+            )
+        self.text = soft_text(text, "method mpa")
+        if image.width != text.width:
+            raise UsageError(
+                f"the image encoder gives {image.width} numbers, the text encoder {text.width}: "
+                "method mpa needs the two towers of one image-text model"
+            )
+        for tower in (image, text):
+            if isinstance(tower, nn.Module):
+                tower.requires_grad_(False)
+        self.soft = SoftPrompts(
+            self.text,
+            self.labels,
+            length=options.context_length,
+            class_specific=options.class_context,
+            start=options.context_words,
+        )
+        self.register_parameter("visual", _visual_prompts(image, options))
+        for name in ("hard_tokens", "hard_vectors", "prototypes"):
+            self.register_buffer(name, torch.empty(0), persistent=False)
+        self._prepared = False
+        self.train(self.training)
+
+    def frozen(self) -> tuple[str, ...]:
+        """Both towers."""
+        return ("image", "text")
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but the towers stay in eval mode."""
+        super().train(mode)
+        self.image.eval()
+        return self
+
+    # Once before the first step
+
+    def pictures_to_prepare(self) -> int | None:
+        """Those of which the prototypes are the means."""
+        options = self.options
+        return options.prototype_pictures if options.prototype_weight else None
+
+    def prepare(
+        self, batches: Iterable[Batch], *, kept: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Encode the hard prompts; take the means of each class's plain pictures (eq. 6)."""
+        if self._aligned():
+            self._encode_hard_prompts()
+        self._prepared = True
+        if self.pictures_to_prepare() is None:
+            return {}
+        if kept is None:
+            kept = {"prototypes": self._prototypes(batches)}
+        self.prototypes = kept["prototypes"].to(self.soft.context.device)
+        return kept
+
+    def _aligned(self) -> bool:
+        options = self.options
+        return options.alignment_weight > 0 and {
+            options.token_alignment,
+            options.prompt_alignment,
+        } != {"off"}
+
+    @torch.no_grad()
+    def _encode_hard_prompts(self) -> None:
+        options = self.options
+        file = Path(options.descriptions) if options.descriptions else None
+        self.sentences = tuple(prompts.hard_prompts(options.hard_prompts, self.labels, file))
+        embeddings, mask = self.text.embed_words(self.sentences)
+        self.hard_tokens = mean_of_words(embeddings, mask)
+        self.hard_vectors = self.text.encode_embeddings(embeddings, mask)
+
+    @torch.no_grad()
+    def _prototypes(self, batches: Iterable[Batch]) -> Float[Tensor, "c d"]:
+        """Class means of the frozen tower's vectors, without prompts, not normalised (ours)."""
+        device = self.soft.context.device
+        seen = [
+            (self.image(batch.image.to(device)).pooled.float().cpu(), batch.label.cpu())
+            for batch in batches
+        ]
+        pooled, label = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return class_means(pooled, label, len(self.labels))
+
+    # Prediction
+
+    def class_vectors(self) -> Float[Tensor, "c d"]:
+        """What the text tower makes of the soft prompts, unit length."""
+        return F.normalize(self.soft.vectors(self.text), dim=-1)
+
+    @contextmanager
+    def constant_text(self) -> Iterator[None]:
+        """The text tower runs once."""
+        with self.soft.held(self.text):
+            yield
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """The prompted tower's class token and patches (eq. 5), each of unit length."""
+        found = self.image.prompted(image, () if self.visual is None else self.visual)
+        pooled, tokens = (F.normalize(part.float(), dim=-1) for part in found[:2])
+        return Features(pooled, tokens, found.grid)
+
+    def logits(self, features: Features) -> Float[Tensor, "b c"]:
+        """S / tau (eq. 10 and 11)."""
+        return self._scores(features, self.class_vectors())
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """S / tau: neither hard prompts nor prototypes take part."""
+        return self.logits(self.features(image))
+
+    def _scores(self, features: Features, vectors: Tensor) -> Float[Tensor, "b c"]:
+        scores = similarities(features.pooled, vectors)
+        if self.options.top_k:
+            scores = scores + local_similarities(features.tokens, vectors, self.options.top_k)
+        return scores / self.options.temperature
+
+    # Objective
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L_total = L_vt + beta L_t + gamma L_v (eq. 12) and its parts; `prepare` comes first."""
+        assert self._prepared, "prepare comes before the first step"
+        features, vectors = self.features(batch.image), self.soft.vectors(self.text)
+        matching = text_similarity_loss(self._scores(features, vectors), batch.target)
+        parts = {"loss": matching, "matching": matching}
+        options = self.options
+        if self._aligned():
+            parts |= self._alignment(vectors)
+            parts["loss"] = parts["loss"] + options.alignment_weight * parts["alignment"]
+        if options.prototype_weight:
+            parts["prototype"] = prototype_loss(
+                features.pooled, self.prototypes[batch.label], distance=options.prototype_distance
+            )
+            parts["loss"] = parts["loss"] + options.prototype_weight * parts["prototype"]
+        return parts
+
+    def _alignment(self, vectors: Float[Tensor, "c d"]) -> dict[str, Tensor]:
+        """L_t = L_ta + L_pa (eq. 1 to 4): before the text tower, and behind it."""
+        tokens = mean_of_words(*self.soft.embeddings())
+        options, found = self.options, {}
+        for name, kind, soft, hard in (
+            ("token_alignment", options.token_alignment, tokens, self.hard_tokens),
+            ("prompt_alignment", options.prompt_alignment, vectors, self.hard_vectors),
+        ):
+            if kind == "contrastive":
+                found[name] = soft_hard_contrast(
+                    soft,
+                    hard,
+                    temperature=options.alignment_temperature,
+                    over=options.alignment_softmax,
+                    reduction=options.alignment_reduction,
+                )
+            elif kind == "l1":
+                found[name] = soft_hard_distance(soft, hard)
+        return {**found, "alignment": torch.stack([*found.values()]).sum()}
+
+
+def _visual_prompts(image: TransformerEncoder, options: MPA.Options) -> nn.Parameter | None:
+    """Prompts of each layer's own [k p w] (eq. 5), noise at the start; None for none.
+
+    Raises:
+        UsageError: more layers than the encoder has.
+    """
+    depth = len(image.layers) if options.visual_depth < 0 else options.visual_depth
+    if depth > len(image.layers):
+        raise UsageError(
+            f"visual_depth is {depth}, expected at most {len(image.layers)}, this encoder's layers"
+        )
+    if not depth * options.visual_prompts:
+        return None
+    shape = (depth, options.visual_prompts, image.token_width)
+    return nn.Parameter(DEVIATION * torch.randn(*shape))

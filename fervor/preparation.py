@@ -1,0 +1,48 @@
+"""What a method does once before its first step, its pass over the pictures cached by content."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fervor import checkpoint
+from fervor.config import Run
+from fervor.data import Pictures, evaluation_batches
+from fervor.methods import Method
+
+
+def prepare(method: Method, pictures: Pictures, run: Run) -> None:
+    """Let a method see plain training pictures once, or what an earlier run saw in them."""
+    wanted = method.pictures_to_prepare()
+    if wanted is None:
+        method.prepare(())
+        return
+    if wanted:
+        pictures = pictures.subset(_of_each_class(pictures.label, wanted, run.seed))
+    path = Path(run.data.cache) / f"prepared-{_fingerprint(method, pictures, run)}.safetensors"
+    kept = load_file(path) if path.is_file() else None
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    method.to(device or "cpu")
+    found = method.prepare(evaluation_batches(pictures, size=run.encoder.size), kept=kept)
+    if found and kept is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_weights(path, found)
+
+
+def _of_each_class(label: Tensor, count: int, seed: int) -> Tensor:
+    """The places of `count` pictures of each class, drawn by the seed; fewer where they are few."""
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
+    chosen = [order[label[order] == number][:count] for number in label.unique()]
+    return torch.cat(chosen).sort().values
+
+
+def _fingerprint(method: Method, pictures: Pictures, run: Run) -> str:
+    """What a preparation depends on, as a name: the pictures, their classes, the frozen towers."""
+    settings = {"size": run.encoder.size, "grey": run.encoder.grey}
+    found = hashlib.sha256(json.dumps([settings, checkpoint.tower_checksums(method)]).encode())
+    for tensor in (pictures.images, pictures.label):
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
