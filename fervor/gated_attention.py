@@ -150,7 +150,8 @@ class GatedCrossAttention(nn.Module):
         carried = looks[0] if self.options.residual == "normed" else tokens
         carried = carried + self.drop_path(self.gamma1 * self.output(attended))
         carried = carried + self.drop_path(self.gamma2 * self.feed_forward(self.norm(carried)))
-        return carried.transpose(1, 2).unflatten(2, image.shape[2:])
+        maps: Tensor = carried.transpose(1, 2).unflatten(2, image.shape[2:])
+        return maps
 
     def mixture(
         self, image: Float[Tensor, "b c h w"], landmarks: Float[Tensor, "b c h w"]

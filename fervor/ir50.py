@@ -1,7 +1,7 @@
 """IR-50, the "improved residual" network of face recognition, as POSTER++ and QCS use it.
 
-ArcFace's residual unit (Deng et al., 2019, https://arxiv.org/abs/1801.07698), pretrained by others on
-MS-Celeb-1M. Names of tensors are those of the published files.
+ArcFace's residual unit (Deng et al., 2019, https://arxiv.org/abs/1801.07698), pretrained by others
+on MS-Celeb-1M. Names of tensors are those of the published files, as far as their code shows them.
 """
 
 import re

@@ -119,7 +119,8 @@ class LandmarkGuidedEncoder(nn.Module):
 
     def places(self, tokens: Float[Tensor, "b n w"]) -> Float[Tensor, "b p w"]:
         """The mean over the scales at each place of the grid."""
-        return tokens.unflatten(1, (self.groups, -1)).mean(1)
+        scales: Tensor = tokens.unflatten(1, (self.groups, -1))
+        return scales.mean(1)
 
 
 def _reduction(inputs: int, outputs: int, stride: int) -> nn.Conv2d:

@@ -50,9 +50,7 @@ class ConvUnit(nn.Module):
         linear: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, padding, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
         self.prelu: nn.Module = nn.Identity() if linear else nn.PReLU(outputs)
 
@@ -138,8 +136,8 @@ class MobileFaceNet(nn.Module):
 
     def points(self, image: Float[Tensor, "b 3 112 112"]) -> Float[Tensor, "b n 2"]:
         """x and y of each point as shares of the picture, from its top left corner."""
-        rows: Tensor = self.output_layer(self(image).coarse)
-        return rows.unflatten(1, (-1, 2))
+        pairs: Tensor = self.output_layer(self(image).coarse).unflatten(1, (-1, 2))
+        return pairs
 
 
 class LandmarkEncoder(nn.Module):

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
+from fervor.companions import build_companions
 from fervor.config import Optim, Run
 from fervor.data import (
     Pictures,
@@ -116,10 +118,12 @@ def build_method(run: Run, splits: Splits) -> Method:
     """The run's method with its starting weights."""
     if run.method not in METHODS:
         raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
+    chosen: Any = METHODS[run.method]
     options = method_options(run.method, run.options)
+    companions = build_companions(run.method, chosen.companions, run.landmarks, run.teacher)
     encoder = build_image_encoder(run.encoder)
     text = build_text_encoder(run.text.name)
-    method = METHODS[run.method](encoder, text, splits.labels, options)
+    method: Method = chosen(encoder, text, splits.labels, options, **companions)
     if run.start:
         _start_from(method, run.start)
     if isinstance(encoder, FaceEncoder):
@@ -156,11 +160,13 @@ def _start_from(method: Method, model: str) -> None:
 
 
 def learning_rate(step: int, steps_per_epoch: int, optim: Optim) -> float:
-    """The rate of a step (from 0) as a share of `optim.rate`: warm-up, then a cosine to zero."""
+    """The rate of a step (from 0) as a share of `optim.rate`: warm-up, then the schedule."""
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
         return optim.warmup_rate / optim.rate if optim.warmup_rate else (step + 1) / warmup
     total = optim.epochs * steps_per_epoch
+    if optim.schedule == "exponential":
+        return optim.gamma ** ((step - warmup) // steps_per_epoch)
     if optim.schedule == "epoch":
         # the released code runs the cosine over all epochs, the warm-up's included
         return (1 + math.cos(math.pi * (step // steps_per_epoch) / optim.epochs)) / 2
@@ -178,6 +184,7 @@ class Training(lightning.LightningModule):
         self.folder = folder
         self.history: list[dict[str, Any]] = []
         self._towers = method.frozen()
+        self.automatic_optimization = not run.optim.sam
         self.average: AveragedModel | None = None
         if run.optim.average:
             self.average = AveragedModel(
@@ -189,14 +196,9 @@ class Training(lightning.LightningModule):
         return self.method if self.average is None else self.average.module  # type: ignore[return-value]
 
     def configure_optimizers(self) -> Any:
-        """SGD over the method's groups, its rate set anew for each step."""
+        """The optimiser over the method's groups, its rates set anew for each step."""
         optim = self.run.optim
-        groups = [
-            part for g in self.method.parameter_groups(optim.rate) for part in _decay(g, optim)
-        ]
-        optimizer = torch.optim.SGD(
-            groups, optim.rate, momentum=optim.momentum, nesterov=optim.nesterov
-        )
+        optimizer = optimizer_of(self.method.parameter_groups(optim.rate), optim)
         steps = int(self.trainer.estimated_stepping_batches) // optim.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, optim)
@@ -211,13 +213,36 @@ class Training(lightning.LightningModule):
         torch.manual_seed(mixed_seed(self.run.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The method's objective on one batch."""
+        """The method's objective on one batch; with SAM, both passes and the step."""
         image = batch.image.contiguous(memory_format=torch.channels_last)  # maps come so already
-        losses = self.method.losses(batch._replace(image=image))
+        batch = batch._replace(image=image)
+        if self.automatic_optimization:
+            return self._objective(batch)
+        return self._sharpness_aware_step(self.method.with_frozen(batch))
+
+    def _objective(self, batch: Batch) -> Tensor:
+        losses = self.method.losses(batch)
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
         loss: Tensor = losses["loss"]
         return loss
+
+    def _sharpness_aware_step(self, batch: Batch) -> Tensor:
+        """The gradient at the weights leads to worse ones nearby, whose gradient is the step's."""
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+
+        def at_the_worse_weights() -> None:
+            self.manual_backward(self.method.losses(batch)["loss"])
+            if self.run.optim.clip:
+                self.clip_gradients(optimizer, self.run.optim.clip, "norm")
+
+        optimizer.zero_grad()
+        loss = self._objective(batch)
+        self.manual_backward(loss)
+        optimizer.step(at_the_worse_weights)
+        scheduler.step()
+        return loss.detach()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Move the average."""
@@ -275,6 +300,25 @@ def _state(method: Method) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in checkpoint.own_state(method).items()}
 
 
+def optimizer_of(groups: Sequence[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
+    """SGD or Adam over the groups; with `sam`, inside sharpness-aware minimisation.
+
+    SAM (Foret et al., 2021, https://arxiv.org/abs/2010.01412), not adaptive.
+    """
+    split = [part for group in groups for part in _decay(group, optim)]
+    settings: dict[str, Any] = {"lr": optim.rate}
+    kind: type[torch.optim.Optimizer] = torch.optim.Adam
+    if optim.name == "sgd":
+        kind = torch.optim.SGD
+        settings |= {"momentum": optim.momentum, "nesterov": optim.nesterov}
+    if not optim.sam:
+        return kind(split, **settings)
+    from pytorch_optimizer import SAM  # slow to import, and few runs need it
+
+    sharpness_aware: torch.optim.Optimizer = SAM(split, kind, rho=optim.sam, **settings)
+    return sharpness_aware
+
+
 def _decay(group: dict[str, Any], optim: Optim) -> list[dict[str, Any]]:
     """One group, or two where biases and normalisation go without weight decay."""
     if optim.decay_all:
@@ -311,7 +355,8 @@ def _trainer(run: Run, folder: Path) -> lightning.Trainer:
         accelerator="auto",
         devices=1,
         precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
-        gradient_clip_val=run.optim.clip or None,
+        # with SAM the step clips itself
+        gradient_clip_val=None if run.optim.sam else run.optim.clip or None,
         logger=[
             CSVLogger(folder, name="", version=version),
             TensorBoardLogger(folder, name="", version=version),
@@ -371,6 +416,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "architecture": method.image.architecture,
         "text": {**resolved["text"], "width": int(method.text_width)},
         "towers": checkpoint.tower_checksums(method),
+        "companions": {name: resolved[name] for name in method.companions},
         "prompts": list(method.sentences),
         "parameters": checkpoint.sizes(method),
         "data": {

@@ -1,4 +1,4 @@
-"""The transformer pieces that LaCoVL-FER is made of: attention, layers, a class token, drop-path."""
+"""The transformer that LaCoVL-FER is made of: attention, layers, a class token, drop-path."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ class DropPath(nn.Module):
             return branch
         kept = 1 - self.probability
         mask = torch.rand(len(branch), 1, 1, device=branch.device) < kept
-        return branch * mask / kept
+        scaled: Tensor = branch * mask / kept
+        return scaled
 
 
 class Attention(nn.Module):
@@ -55,7 +56,8 @@ class Attention(nn.Module):
 
 def split_heads(tokens: Float[Tensor, "b n w"], heads: int) -> Float[Tensor, "b h n d"]:
     """Each head's part of the tokens."""
-    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+    parts: Tensor = tokens.unflatten(2, (heads, -1))
+    return parts.transpose(1, 2)
 
 
 def merge_heads(tokens: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n w"]:
@@ -115,7 +117,7 @@ class Summary(NamedTuple):
 
 
 class TokenTransformer(nn.Module):
-    """A class token before the tokens, learned positions, layers, a last LayerNorm, and the gate."""
+    """Class token and learned positions, layers, a last LayerNorm, and the gate."""
 
     def __init__(
         self,

@@ -37,7 +37,8 @@ OUTPUTS = ("tables", "explain", "render", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses"),
+    *("text", "prompting", "losses", "companions", "ir50", "landmarknet", "landmark_guided"),
+    *("transformer", "gated_attention", "cross_similarity", "vision_language"),
 )
 
 

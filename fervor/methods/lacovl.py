@@ -8,7 +8,7 @@ their code computes them; what neither says is ours. docs/methods/lacovl.md mark
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ from fervor.vision_language import Bias, TeacherAttention, TextBias, conditioned
 
 
 class Logits(NamedTuple):
-    """A picture's answers: visual, semantic where there is a teacher, base where there is a head."""
+    """A picture's answers; semantic ones need a teacher, base ones their head."""
 
     visual: Float[Tensor, "b c"]
     semantic: Float[Tensor, "b c"] | None
@@ -186,6 +186,9 @@ class LaCoVL(Method):
         super().__init__(image, text, labels, options)
         _check(image, options, teacher)
         self.landmarks, self.teacher = landmarks, teacher
+        for network in (landmarks, teacher):
+            if network is not None:
+                network.requires_grad_(False).eval()
         width, count = options.width, len(labels)
         self.guided = LandmarkGuidedEncoder(
             image.scale_widths,
@@ -219,8 +222,9 @@ class LaCoVL(Method):
         """VLES and ECP."""
         options = self.options
         template = prompts.template(options.template)
+        self.sentences = tuple(prompts.fill(template, label) for label in self.labels)
         with torch.no_grad():
-            vectors = text.encode([prompts.fill(template, label) for label in self.labels]).float()
+            vectors = text.encode(self.sentences).float()
         self.register_buffer("texts", F.normalize(vectors, dim=-1))
         self.teacher_attention = TeacherAttention(
             options.width, heads=options.heads, teacher_width=teacher.width
@@ -232,6 +236,17 @@ class LaCoVL(Method):
             self.log_scale = nn.Parameter(scale)
         else:
             self.register_buffer("log_scale", scale)
+
+    def frozen(self) -> tuple[str, ...]:
+        """The networks beside the encoders, as far as there are such."""
+        return tuple(name for name in self.companions if getattr(self, name) is not None)
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but what is frozen stays in eval mode."""
+        super().train(mode)
+        for name in self.frozen():
+            self.get_submodule(name).eval()
+        return self
 
     # What a picture is compared with
 
@@ -298,7 +313,9 @@ class LaCoVL(Method):
                 terms = (text_similarity_loss(*both) for both in zip(pair, targets, strict=True))
                 parts[name] = sum(terms, torch.zeros((), device=images.device)) / 4
         weights = {"semantic": self.options.semantic_weight}
-        total = sum((weights.get(name, 1.0) * part for name, part in parts.items()), torch.zeros(()))
+        total = sum(
+            (weights.get(name, 1.0) * part for name, part in parts.items()), torch.zeros(())
+        )
         return {"loss": total, **parts}
 
     def pair_logits(
@@ -310,9 +327,7 @@ class LaCoVL(Method):
         crossed = self._crossed(anchor, partner)
         joined = Summary(*(torch.cat(parts) for parts in zip(*crossed, strict=True)))
         logits = self._logits(seen, joined)
-        halves = [(None, None) if part is None else part.chunk(2) for part in logits]
-        first, second = (Logits(*(half[place] for half in halves)) for place in (0, 1))
-        return first, second
+        return _half(logits, 0), _half(logits, 1)
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """The image encoder at the rate, new layers at `new_layers` times it."""
@@ -388,6 +403,16 @@ def _both(batch: Batch) -> Float[Tensor, "2*b 3 h w"]:
     """Anchors and then partners; each picture is its own where the batch holds no partners."""
     partner = batch.image if batch.positive is None else batch.positive
     return torch.cat([batch.image, partner])
+
+
+def _half(logits: Logits, place: int) -> Logits:
+    """Those of the anchors (0) or of the partners (1)."""
+
+    def half(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part.chunk(2)[place]
+
+    visual, semantic, base = logits
+    return Logits(visual.chunk(2)[place], half(semantic), half(base))
 
 
 def _nearest(image: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
