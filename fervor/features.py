@@ -169,7 +169,7 @@ class TransformerEncoder(ImageEncoder):
         length = states.shape[1]
         for place, layer in enumerate(self.layers):
             if place < len(prompts):
-                own = prompts[place].expand(len(states), -1, -1)
+                own = prompts[place].expand(states.shape[0], -1, -1)
                 states = torch.cat([states, own], dim=1)
             states = layer(states, **self.layer_arguments)[:, :length]
         return self.finish(states)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from fervor.config import Encoder
 from fervor.data import Pictures, evaluation_batches
-from fervor.features import Features, ImageEncoder, Pixels, from_map
+from fervor.errors import UsageError
+from fervor.features import Features, ImageEncoder, Pixels, TransformerEncoder, from_map
 from fervor.labels import EXPRESSIONS, FER2013, FERPLUS_COLUMNS
 from fervor.methods import Batch, Method
 
@@ -147,6 +148,92 @@ class DrawnText:
     def vector(self, sentence: str) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(sentence.encode()))
         return 2 + torch.randn(self.width, generator=generator)
+
+
+class DrawnTransformer(TransformerEncoder):
+    """A class token and the cells of a grid; a layer adds to each state what it and the mean say.
+
+    Every weight is a sine of its place.
+    """
+
+    def __init__(self, width: int = 6, *, depth: int = 2, side: int = 4, size: int = SIDE) -> None:
+        half = (0.5, 0.5, 0.5)
+        super().__init__(width, Pixels(size, False, half, half))
+        self.token_width = 5
+        self.side = side
+        self.stem = nn.Linear(3 * (size // side) ** 2, 5)
+        self.blocks = nn.ModuleList(nn.Bilinear(5, 5, 5) for _ in range(depth))
+        self.projection = nn.Linear(5, width)
+        with torch.no_grad():
+            for start, parameter in enumerate(self.parameters()):
+                places = torch.arange(parameter.numel(), dtype=torch.float64)
+                spread = (2 / parameter[0].numel()) ** 0.5
+                parameter.copy_((torch.sin(37.0 * places + start) * spread).view_as(parameter))
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return nn.ModuleList(_Mixing(block) for block in self.blocks)
+
+    def embed(self, image: Tensor) -> Tensor:
+        cell = image.shape[-1] // self.side
+        cells = F.unfold(self.normalised(image), cell, stride=cell).mT
+        states = torch.tanh(self.stem(cells))
+        return torch.cat([states.mean(1, keepdim=True), states], 1)
+
+    def finish(self, states: Tensor) -> Features:
+        joint = self.projection(states)
+        return Features(joint[:, 0], joint[:, 1:], (self.side, self.side))
+
+    def parts(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks]
+
+
+class _Mixing(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, states: Tensor) -> Tensor:
+        mean = states.mean(1, keepdim=True).expand_as(states).contiguous()
+        return states + torch.tanh(self.block(states, mean))
+
+
+class DrawnSoftText(nn.Module):
+    """A frozen text encoder that takes embeddings: a token per word, drawn by the word.
+
+    Vectors depend on the order of the tokens; what is asked for is counted.
+    """
+
+    def __init__(self, width: int = 6, token_width: int = 4, *, longest: int = 60) -> None:
+        super().__init__()
+        self.width, self.token_width, self.longest = width, token_width, longest
+        self.calls = 0
+        places = torch.arange(width * token_width, dtype=torch.float64)
+        weight = torch.sin(29.0 * places).view(width, token_width).float()
+        self.matrix = nn.Parameter(weight, requires_grad=False)
+
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        return self.encode_embeddings(*self.embed_words(sentences))
+
+    def embed_words(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        words = [["<", *sentence.replace(".", " .").split(), ">"] for sentence in sentences]
+        most = max(map(len, words))
+        embeddings = torch.zeros(len(words), most, self.token_width)
+        mask = torch.zeros(len(words), most)
+        for row, tokens in enumerate(words):
+            if len(tokens) > self.longest:
+                raise UsageError(f"the prompt has {len(tokens)} tokens, expected {self.longest}")
+            for place, token in enumerate(tokens):
+                generator = torch.Generator().manual_seed(zlib.crc32(token.encode()))
+                embeddings[row, place] = torch.randn(self.token_width, generator=generator)
+            mask[row, : len(tokens)] = 1
+        return embeddings, mask
+
+    def encode_embeddings(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        self.calls += 1
+        place = torch.arange(embeddings.shape[1])
+        weight = (mask * (1 + torch.sin(place)))[..., None]
+        return torch.tanh(embeddings * weight).sum(1) @ self.matrix.T
 
 
 def description(

@@ -83,11 +83,12 @@ def save_vit(folder: Path) -> str:
     return save(ViTModel(ViTConfig(**VISION), add_pooling_layer=False), folder)
 
 
-def save_clip(folder: Path) -> str:
+def save_clip(folder: Path, *, positions: int = 77) -> str:
     from transformers import CLIPConfig, CLIPModel
 
     special = save_clip_tokenizer(folder)
-    text = {**TEXT, **special, "max_position_embeddings": 77, "projection_dim": 12}
+    text = {**TEXT, **special, "max_position_embeddings": positions}
+    text["projection_dim"] = 12
     text["vocab_size"] = special["eos_token_id"] + 1
     vision = {**VISION, "projection_dim": 12}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
