@@ -43,6 +43,7 @@ class LandmarkGuidedEncoder(nn.Module):
         merge: Merge,
         drop_path: float,
         attention: AttentionOptions,
+        gated: bool,
     ) -> None:
         """Layers for image maps of such channels and strides.
 
@@ -57,6 +58,7 @@ class LandmarkGuidedEncoder(nn.Module):
             merge: the tokens of the three scales one after the other, or added up.
             drop_path: of the coarsest scale; the finest has none and the middle one half of it.
             attention: how landmarks guide.
+            gated: whether the class token, which then is asked for, has its gate.
         """
         super().__init__()
         self.merge: Merge = merge
@@ -89,7 +91,7 @@ class LandmarkGuidedEncoder(nn.Module):
             )
         )
         self.transformer = TokenTransformer(
-            width, tokens=self.groups * side**2, depth=depth, heads=heads
+            width, tokens=self.groups * side**2, depth=depth, heads=heads, gated=gated
         )
 
     def forward(

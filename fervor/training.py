@@ -214,8 +214,9 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The method's objective on one batch; with SAM, both passes and the step."""
-        image = batch.image.contiguous(memory_format=torch.channels_last)  # maps come so already
-        batch = batch._replace(image=image)
+        image, positive = _channels_last(batch.image), batch.positive
+        positive = None if positive is None else _channels_last(positive)
+        batch = batch._replace(image=image, positive=positive)
         if self.automatic_optimization:
             return self._objective(batch)
         return self._sharpness_aware_step(self.method.with_frozen(batch))
@@ -294,6 +295,10 @@ class Training(lightning.LightningModule):
         self.history = saved["history"]
         own = self.state_dict()
         saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)  # maps come so already
 
 
 def _state(method: Method) -> dict[str, Tensor]:

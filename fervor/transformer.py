@@ -79,20 +79,19 @@ def feed_forward(width: int, *, ratio: int = 4, dropout: float = 0.0) -> nn.Sequ
 class Layer(nn.Module):
     """Attention and feed-forward, each behind a LayerNorm and beside a skip."""
 
-    def __init__(self, width: int, heads: int, *, dropout: float, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.feed_forward = feed_forward(width, dropout=dropout)
         self.drop = nn.Dropout(dropout)
-        self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
         """Tokens that have looked at each other."""
         normed = self.norm1(tokens)
-        tokens = tokens + self.drop_path(self.drop(self.attention(normed, normed)))
-        changed: Tensor = tokens + self.drop_path(self.feed_forward(self.norm2(tokens)))
+        tokens = tokens + self.drop(self.attention(normed, normed))
+        changed: Tensor = tokens + self.feed_forward(self.norm2(tokens))
         return changed
 
 
@@ -110,14 +109,17 @@ class Gate(nn.Module):
 
 
 class Summary(NamedTuple):
-    """What a transformer makes of tokens: its gated class token, and the tokens."""
+    """What a transformer makes of tokens: its class token behind the gate, and the tokens."""
 
     vector: Float[Tensor, "b w"]
     tokens: Float[Tensor, "b n w"]
 
 
 class TokenTransformer(nn.Module):
-    """Class token and learned positions, layers, a last LayerNorm, and the gate."""
+    """Class token and learned positions, layers, a last LayerNorm, and the class token's gate.
+
+    `gated` false leaves the gate out, where nobody asks for the class token.
+    """
 
     def __init__(
         self,
@@ -127,17 +129,15 @@ class TokenTransformer(nn.Module):
         depth: int,
         heads: int,
         dropout: float = 0.0,
-        drop_path: float = 0.0,
+        gated: bool = True,
     ) -> None:
         super().__init__()
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, tokens + 1, width))
         self.drop = nn.Dropout(dropout)
-        self.layers = nn.Sequential(
-            *(Layer(width, heads, dropout=dropout, drop_path=drop_path) for _ in range(depth))
-        )
+        self.layers = nn.Sequential(*(Layer(width, heads, dropout=dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.gate = Gate(width)
+        self.gate: nn.Module = Gate(width) if gated else nn.Identity()
         nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
         self.layers.apply(_small)

@@ -201,6 +201,7 @@ class LaCoVL(Method):
             merge=options.merge,
             drop_path=options.drop_path,
             attention=options.attention(),
+            gated=teacher is not None or options.base_head,
         )
         self.similarity = nn.ModuleList(
             CrossSimilarityAttention(width, extremes=options.extremes)
