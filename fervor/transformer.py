@@ -144,7 +144,7 @@ class TokenTransformer(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b n w"]) -> Summary:
         """The gated class token and the tokens after the last LayerNorm."""
-        first = self.class_token.expand(len(tokens), -1, -1)
+        first = self.class_token.expand(tokens.shape[0], -1, -1)
         states = self.drop(torch.cat([first, tokens], dim=1) + self.positions)
         states = self.norm(self.layers(states))
         return Summary(self.gate(states[:, 0]), states[:, 1:])

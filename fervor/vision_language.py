@@ -73,7 +73,7 @@ class TextBias(nn.Module):
         inputs = vector[:, None]
         if self.kind == "per_class":
             inputs = torch.cat(
-                [inputs.expand(-1, len(texts), -1), texts.expand(len(vector), -1, -1)], dim=-1
+                [inputs.expand(-1, len(texts), -1), texts.expand(vector.shape[0], -1, -1)], dim=-1
             )
         bias: Tensor = self.second(F.relu(self.first(inputs)))
         return bias
