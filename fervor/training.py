@@ -224,7 +224,14 @@ class Training(lightning.LightningModule):
     def _objective(self, batch: Batch) -> Tensor:
         losses = self.method.losses(batch)
         for name, value in losses.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=True)
+            self.log(
+                f"train/{name}",
+                value,
+                prog_bar=name == "loss",
+                on_step=True,
+                on_epoch=True,
+                batch_size=len(batch.label),
+            )
         loss: Tensor = losses["loss"]
         return loss
 

@@ -226,11 +226,14 @@ def losses(self, batch):
     return found
 
 KE.losses = losses
-train(settings(root, output, optim=RESUMED))
+train(settings(root, output, optim=RESUMED[sys.argv[4]]))
 """
 
-RESUMED = {"average": 0.5, "schedule": "step"}
-"""Everything that has a state: momentum, schedule, moving average."""
+RESUMED: dict[str, dict[str, Any]] = {
+    "sgd": {"average": 0.5, "schedule": "step"},
+    "sam": {"sam": 0.05, "name": "adam", "rate": 3e-3, "schedule": "exponential", "clip": 0.5},
+}
+"""Everything that has a state: momentum, schedule, moving average; SAM around Adam."""
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -246,12 +249,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize("kind", RESUMED)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = STEPS + 2  # in the second epoch
+    optim, passes = RESUMED[kind], 2 if kind == "sam" else 1
+    steps = STEPS * passes + 2 + passes // 2  # in the second epoch; with SAM between two passes
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, root, tmp_path / "killed", str(steps)],
+        [sys.executable, "-c", CHILD, root, tmp_path / "killed", str(steps), kind],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -262,13 +267,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert not (tmp_path / "killed" / "model.json").exists()
 
     losses = recorded(monkeypatch)
-    whole = train(settings(root, tmp_path / "whole", optim=RESUMED))
+    whole = train(settings(root, tmp_path / "whole", optim=optim))
     expected = list(losses)
     losses.clear()
-    resumed = train(settings(root, tmp_path / "killed", optim=RESUMED), resume=True)
-    assert len(expected) == EPOCHS * STEPS
+    resumed = train(settings(root, tmp_path / "killed", optim=optim), resume=True)
+    assert len(expected) == EPOCHS * STEPS * passes
     assert before == pytest.approx(expected[:steps], rel=1e-3)
-    assert losses == pytest.approx(expected[STEPS:], rel=1e-3)  # the whole second epoch again
+    # the whole second epoch again
+    assert losses == pytest.approx(expected[STEPS * passes :], rel=1e-3)
     assert history_of(resumed) == [close(row, 1e-3) for row in history_of(whole)]
     assert same_weights(resumed, whole)
     for name, value in info_of(whole)["selection"].items():
@@ -453,6 +459,132 @@ def test_a_rate_can_rise_linearly_and_follow_every_step() -> None:
     assert shares[35] == pytest.approx(0.5)
     assert 0 < shares[-1] < 0.01
     assert learning_rate(0, 10, replace(optim, warmup_epochs=0)) == pytest.approx(1)
+
+
+def test_a_rate_can_fall_by_a_factor_each_epoch() -> None:
+    optim = Optim(epochs=4, schedule="exponential", gamma=0.9, warmup_epochs=0)
+    for step in range(20):
+        assert learning_rate(step, 5, optim) == pytest.approx(0.9 ** (step // 5))
+    late = replace(optim, warmup_epochs=1, warmup_rate=0)
+    assert learning_rate(4, 5, late) == pytest.approx(1)
+    assert [learning_rate(step, 5, late) for step in (5, 9, 10)] == pytest.approx([1, 1, 0.9])
+
+
+def quadratic() -> tuple[torch.nn.Linear, torch.nn.Linear, Callable[[], Tensor]]:
+    """Two layers and a loss that is far from quadratic in both."""
+    torch.manual_seed(0)
+    first, second = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+    inputs, target = torch.randn(6, 3), torch.randn(6, 2)
+
+    def loss() -> Tensor:
+        return (second(torch.tanh(first(inputs))) - target).pow(4).mean()
+
+    return first, second, loss
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_sam_against_a_slow_loop(name: str) -> None:
+    """w' = w + rho g / |g| over all groups together; the base optimiser steps from w with g(w')."""
+    optim = Optim(name=name, rate=0.02, sam=0.05, weight_decay=0.0)  # type: ignore[arg-type]
+    first, second, loss = quadratic()
+    groups = [
+        {"params": list(first.parameters()), "lr": 0.02},
+        {"params": list(second.parameters()), "lr": 0.05},
+    ]
+    optimizer = training.optimizer_of(groups, optim)
+
+    slow_first, slow_second, slow_loss = quadratic()
+    slow = [*slow_first.parameters(), *slow_second.parameters()]
+    rates, memory = (
+        [0.02, 0.02, 0.05, 0.05],
+        [(torch.zeros_like(p), torch.zeros_like(p)) for p in slow],
+    )
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        loss().backward()
+
+        def again() -> None:
+            loss().backward()
+
+        optimizer.step(again)  # type: ignore[arg-type]
+
+        gradients = torch.autograd.grad(slow_loss(), slow)
+        length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        with torch.no_grad():
+            before = [p.clone() for p in slow]
+            for p, g in zip(slow, gradients, strict=True):
+                p += 0.05 * g / length
+        gradients = torch.autograd.grad(slow_loss(), slow)
+        with torch.no_grad():
+            for p, old, g, rate, (mean, square) in zip(
+                slow, before, gradients, rates, memory, strict=True
+            ):
+                if name == "sgd":
+                    mean.copy_(g if step == 1 else 0.9 * mean + g)
+                    p.copy_(old - rate * mean)
+                    continue
+                mean.copy_(0.9 * mean + 0.1 * g)
+                square.copy_(0.999 * square + 0.001 * g**2)
+                scale = (square / (1 - 0.999**step)).sqrt() + 1e-8
+                p.copy_(old - rate * mean / (1 - 0.9**step) / scale)
+        for found, expected in zip([*first.parameters(), *second.parameters()], slow, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_groups_keep_their_rates_and_decay(sam: float) -> None:
+    first, second, _ = quadratic()
+    groups = [
+        {"params": list(first.parameters()), "lr": 0.02},
+        {"params": list(second.parameters()), "lr": 0.2},
+    ]
+    optim = Optim(name="adam", rate=0.02, sam=sam, weight_decay=0.3, decay_all=False)
+    optimizer = training.optimizer_of(groups, optim)
+    found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert found == [(0.02, 0.3), (0.02, 0.0), (0.2, 0.3), (0.2, 0.0)]
+
+
+def test_sam_takes_the_frozen_features_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+
+    def with_frozen(self: KE, batch: Any) -> Any:
+        prepared.append(batch._replace(frozen=(torch.zeros(1),)))
+        return prepared[-1]
+
+    seen: list[Any] = []
+    plain = KE.losses
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        seen.append(batch)
+        return plain(self, batch)
+
+    monkeypatch.setattr(KE, "with_frozen", with_frozen)
+    monkeypatch.setattr(KE, "losses", losses)
+    optim = {"epochs": 1, "sam": 0.05, "name": "adam", "precision": "bf16"}
+    folder = train(settings(root, tmp_path / "sam", optim=optim))
+    assert len(prepared) == STEPS
+    assert [id(batch) for batch in seen] == [id(batch) for batch in prepared for _ in range(2)]
+    with (folder / "logs" / "metrics.csv").open() as file:
+        assert any(row.get("train/loss_epoch") for row in csv.DictReader(file))
+    load_model(folder).method()
+
+
+def test_sam_clips_the_gradient_that_is_used(root: Path, tmp_path: Path) -> None:
+    start = train(settings(root, tmp_path / "start", optim={"epochs": 1, "rate": 1e-12}))
+    before = load_file(start / "weights.safetensors")
+    lengths = []
+    for clip in (1e-6, 0.0):
+        optim = {"epochs": 1, "sam": 0.05, "clip": clip, "rate": 0.5, "momentum": 0.0}
+        optim |= {"weight_decay": 0.0}
+        folder = train(settings(root, tmp_path / f"clip{clip}", optim=optim))
+        after = load_file(folder / "weights.safetensors")
+        changed = [
+            (after[k] - before[k]).norm() for k in after if k.endswith("to_neutral.0.weight")
+        ]
+        lengths.append(float(torch.stack(changed).norm()))
+    assert lengths[0] < 1e-4 < lengths[1]
 
 
 @pytest.mark.parametrize("decay_all", [True, False])

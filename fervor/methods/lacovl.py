@@ -263,7 +263,7 @@ class LaCoVL(Method):
         """
         seen = self._seen(image, self._frozen(image))
         tokens = seen.summary.tokens
-        crossed = self._crossed(tokens, tokens)[0]
+        crossed = self.cross(self._grown(tokens, tokens)[0])
         scores = self.answer(self._logits(seen, crossed))
         if seen.enhanced is None:
             return Features(
@@ -324,10 +324,8 @@ class LaCoVL(Method):
     ) -> tuple[Logits, Logits]:
         """Logits of anchors and partners, which follow the anchors in `images` and `frozen`."""
         seen = self._seen(images, frozen)
-        anchor, partner = seen.summary.tokens.chunk(2)
-        crossed = self._crossed(anchor, partner)
-        joined = Summary(*(torch.cat(parts) for parts in zip(*crossed, strict=True)))
-        logits = self._logits(seen, joined)
+        grown = self._grown(*seen.summary.tokens.chunk(2))
+        logits = self._logits(seen, self.cross(torch.cat(grown)))
         return _half(logits, 0), _half(logits, 1)
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
@@ -366,15 +364,15 @@ class LaCoVL(Method):
             return Seen(summary, None)
         return Seen(summary, self.teacher_attention(summary.vector, frozen[-1]))
 
-    def _crossed(
+    def _grown(
         self, anchor: Float[Tensor, "b n w"], partner: Float[Tensor, "b n w"]
-    ) -> tuple[Summary, Summary]:
-        """Both pictures' tokens after cross similarity and the cross transformer."""
+    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b n w"]]:
+        """Both pictures' tokens plus what cross similarity makes of them."""
         groups = len(self.similarity)
         pairs = zip(anchor.chunk(groups, dim=1), partner.chunk(groups, dim=1), strict=True)
         grown = [block(*pair) for block, pair in zip(self.similarity, pairs, strict=True)]
         first, second = (torch.cat(side, dim=1) for side in zip(*grown, strict=True))
-        return self.cross(anchor + first), self.cross(partner + second)
+        return anchor + first, partner + second
 
     def _logits(self, seen: Seen, crossed: Summary) -> Logits:
         visual = self.head(crossed.vector)
