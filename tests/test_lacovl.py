@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict
+import signal
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fervor.__main__ import train as train_command
 from fervor.checkpoint import load_model, own_state, save_model, tower_checksums
+from fervor.commands import arguments_of, recipes
 from fervor.companions import build_companions
-from fervor.config import Encoder, Landmarks, Teacher
+from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Teacher, Text
 from fervor.encoders import ImageEncoder, build_image_encoder
 from fervor.errors import ModelError, UsageError
 from fervor.export import _Graph, _write_graph, export
@@ -26,9 +29,11 @@ from fervor.landmarknet import LandmarkEncoder, MobileFaceNet
 from fervor.methods import Batch
 from fervor.methods.lacovl import LaCoVL, Logits
 from fervor.prompts import fill, template
+from fervor.splits import read_splits
 from fervor.towers import TokenEncoder
+from fervor.training import build_method, optimizer_of, train
 from tests import tiny
-from tests.drawn import DrawnScales, DrawnText, TinyEncoder, batch, description, face
+from tests.drawn import DrawnScales, DrawnText, TinyEncoder, batch, description, face, write_folder
 
 
 LABELS = ("neutral", "happiness", "anger")
@@ -540,6 +545,117 @@ def test_every_option_exports(
     method = build(companions, image=build_image_encoder(CONFIG), **options)
     saved(tmp_path / "run", method, CONFIG, named)
     export(str(tmp_path / "run"), str(tmp_path / "out"))  # checks itself against torch
+
+
+# Runs
+
+
+RECIPES = [name for name in recipes() if name.startswith("lacovl/")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_builds_with_tiny_encoders(
+    recipe: str, named: tuple[Landmarks, Teacher], root: Path
+) -> None:
+    given = arguments_of("train", train_command, ["--config", recipe])["run"]
+    assert given.method == "lacovl"
+    assert given.landmarks.name == "mobilefacenet"
+    assert (given.teacher.name, given.text.name) in (
+        *(("clip", "openai/clip-vit-base-patch16"), ("vlm", "vlm")),
+    )
+    run = replace(
+        given,
+        data=Data(name="folder", root=str(root)),
+        text=Text(named[1].weights),
+        landmarks=replace(given.landmarks, weights=named[0].weights),
+        teacher=named[1],
+    )
+    splits = read_splits(run)
+    method = build_method(run, splits)
+    assert isinstance(method, LaCoVL)
+    assert method.guided.transformer.positions.shape[1] == 148
+    assert method.frozen() == ("landmarks", "teacher")
+    optimizer = optimizer_of(method.parameter_groups(run.optim.rate), run.optim)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates[-1] / rates[0] == pytest.approx(method.options.new_layers)
+    assert type(optimizer).__name__ == "SAM"
+    assert optimizer.param_groups[0]["rho"] == 0.05
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn faces; of one class the training split has a single picture."""
+    folder = tmp_path_factory.mktemp("faces")
+    write_folder(folder / "train", LABELS, 3)
+    write_folder(folder / "train", ["surprise"], 1)
+    write_folder(folder / "valid", [*LABELS, "surprise"], 2, seed=1)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")
+def test_a_run_with_sam_goes_on_after_an_interruption(
+    named: tuple[Landmarks, Teacher],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(
+        method="lacovl",
+        data=Data(name="folder", root=str(root), cache=str(tmp_path / "cache")),
+        augment=Augment(rotation=10),
+        encoder=Encoder(size=48, grey=True, frozen_blocks=6),
+        text=Text(named[1].weights),
+        landmarks=named[0],
+        teacher=named[1],
+        optim=Optim(
+            epochs=2,
+            batch_size=4,
+            name="adam",
+            rate=1e-3,
+            sam=0.05,
+            schedule="exponential",
+            warmup_epochs=0,
+            average=0.5,
+        ),
+        options={**SMALL, "cross_dropout": 0.2, "drop_path": 0.2},
+        output=str(tmp_path / "whole"),
+    )
+    whole = load_model(train(run))
+    method = whole.method()
+    stored = load_file(whole.folder / "weights.safetensors")
+    assert not [key for key in stored if key.startswith(("landmarks.", "teacher."))]
+    assert whole.info["companions"]["teacher"]["weights"] == named[1].weights
+    assert whole.info["prompts"] == list(method.sentences)
+    assert whole.info["grid"] == [3, 3]
+
+    plain, calls = LaCoVL.losses, []
+
+    def losses(self: LaCoVL, batch: Batch) -> dict[str, Tensor]:
+        calls.append(len(batch.frozen))
+        if len(calls) == 7:  # two steps of two passes an epoch, and a step and a half
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    broken = replace(run, output=str(tmp_path / "broken"))
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(LaCoVL, "losses", losses)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                train(broken)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+    assert set(calls) == {4}
+    last = torch.load(tmp_path / "broken" / "last.ckpt", weights_only=False)["state_dict"]
+    own = [key.removeprefix("average.module.").removeprefix("method.") for key in last]
+    assert "head.weight" in own
+    assert not [key for key in own if key.startswith(("landmarks.", "teacher."))]
+    resumed = load_file(train(broken, resume=True) / "weights.safetensors")
+    for key, tensor in stored.items():
+        torch.testing.assert_close(resumed[key], tensor, rtol=1e-3, atol=1e-5)
 
 
 # The published size, and the embedded one
