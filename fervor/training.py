@@ -2,9 +2,7 @@
 
 import json
 import logging
-import math
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from torch.utils.data import Dataset
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
 from fervor.companions import build_companions
-from fervor.config import Optim, Run
+from fervor.config import Run
 from fervor.data import (
     Pictures,
     TrainingBatches,
@@ -33,6 +31,7 @@ from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
+from fervor.optimisation import learning_rate, moving_average, optimizer_of
 from fervor.options import method_options
 from fervor.preparation import prepare
 from fervor.splits import Splits, read_splits
@@ -159,20 +158,6 @@ def _start_from(method: Method, model: str) -> None:
     checkpoint.fill(method, {**tensors, **constant}, loaded.folder / checkpoint.WEIGHTS)
 
 
-def learning_rate(step: int, steps_per_epoch: int, optim: Optim) -> float:
-    """The rate of a step (from 0) as a share of `optim.rate`: warm-up, then the schedule."""
-    warmup = optim.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return optim.warmup_rate / optim.rate if optim.warmup_rate else (step + 1) / warmup
-    total = optim.epochs * steps_per_epoch
-    if optim.schedule == "exponential":
-        return optim.gamma ** ((step - warmup) // steps_per_epoch)
-    if optim.schedule == "epoch":
-        # the released code runs the cosine over all epochs, the warm-up's included
-        return (1 + math.cos(math.pi * (step // steps_per_epoch) / optim.epochs)) / 2
-    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
-
-
 class Training(lightning.LightningModule):
     """Any method under Lightning: steps, schedule, moving average, choice of the epoch."""
 
@@ -188,7 +173,7 @@ class Training(lightning.LightningModule):
         self.average: AveragedModel | None = None
         if run.optim.average:
             self.average = AveragedModel(
-                method, multi_avg_fn=_moving_average(run.optim.average), use_buffers=True
+                method, multi_avg_fn=moving_average(run.optim.average), use_buffers=True
             )
 
     def kept(self) -> Method:
@@ -310,53 +295,6 @@ def _channels_last(image: Tensor) -> Tensor:
 
 def _state(method: Method) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in checkpoint.own_state(method).items()}
-
-
-def optimizer_of(groups: Sequence[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
-    """SGD or Adam over the groups; with `sam`, inside sharpness-aware minimisation.
-
-    SAM (Foret et al., 2021, https://arxiv.org/abs/2010.01412), not adaptive.
-    """
-    split = [part for group in groups for part in _decay(group, optim)]
-    settings: dict[str, Any] = {"lr": optim.rate}
-    kind: type[torch.optim.Optimizer] = torch.optim.Adam
-    if optim.name == "sgd":
-        kind = torch.optim.SGD
-        settings |= {"momentum": optim.momentum, "nesterov": optim.nesterov}
-    if not optim.sam:
-        return kind(split, **settings)
-    from pytorch_optimizer import SAM  # slow to import, and few runs need it
-
-    sharpness_aware: torch.optim.Optimizer = SAM(split, kind, rho=optim.sam, **settings)
-    return sharpness_aware
-
-
-def _decay(group: dict[str, Any], optim: Optim) -> list[dict[str, Any]]:
-    """One group, or two where biases and normalisation go without weight decay."""
-    if optim.decay_all:
-        return [{**group, "weight_decay": optim.weight_decay}]
-    return [
-        {
-            **group,
-            "params": [p for p in group["params"] if (p.ndim > 1) == matrices],
-            "weight_decay": optim.weight_decay if matrices else 0.0,
-        }
-        for matrices in (True, False)
-    ]
-
-
-def _moving_average(decay: float) -> Any:
-    """An exponential moving average that starts fast: its decay is at most (1 + n) / (10 + n)."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, share)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
 
 
 def _trainer(run: Run, folder: Path) -> lightning.Trainer:

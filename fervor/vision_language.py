@@ -4,6 +4,7 @@ on the side of the sentences.
 The figure names the parts and their order; their shapes are our reading of it.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -101,3 +102,54 @@ def text_logits(
     with torch.autocast(vector.device.type, enabled=False):
         unit = F.normalize(vector.float(), dim=-1)
         return scale * (texts.float() @ unit[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class SemanticOptions:
+    """How class vectors move and are compared; the fields are explained in `LaCoVL.Options`."""
+
+    alpha: float = 0.1
+    bias: Bias = "shared"
+    renormalise: bool = True
+    temperature: float = 0.01
+    learn_temperature: bool = False
+
+
+class SemanticHead(nn.Module):
+    """VLES and ECP: class token and teacher's tokens -> the space of the sentences, and logits."""
+
+    texts: Tensor
+    log_scale: Tensor
+
+    def __init__(
+        self,
+        texts: Float[Tensor, "c d"],
+        *,
+        width: int,
+        heads: int,
+        teacher_width: int,
+        options: SemanticOptions,
+    ) -> None:
+        super().__init__()
+        self.options = options
+        joint = texts.shape[1]
+        self.register_buffer("texts", F.normalize(texts, dim=-1))
+        self.teacher_attention = TeacherAttention(width, heads=heads, teacher_width=teacher_width)
+        self.to_joint = nn.Linear(width, joint)
+        self.text_bias = TextBias(width, joint, kind=options.bias)
+        scale = -torch.log(torch.tensor(options.temperature))
+        if options.learn_temperature:
+            self.log_scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("log_scale", scale)
+
+    def forward(
+        self, vector: Float[Tensor, "b w"], tokens: Float[Tensor, "b n t"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b c"]]:
+        """The picture among the sentences, not normalised, and its similarity to each of them."""
+        options = self.options
+        enhanced = self.teacher_attention(vector, tokens)
+        place = self.to_joint(enhanced)
+        bias = self.text_bias(enhanced, self.texts)
+        moved = conditioned(self.texts, bias, alpha=options.alpha, renormalise=options.renormalise)
+        return place, text_logits(place, moved, self.log_scale.exp())

@@ -78,7 +78,10 @@ RULES = {
         torch=True,
     ),
     "measuring and storing": Rule(
-        ("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
+        (
+            *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
+            "optimisation",
+        ),
         never=LIGHTNING,
         torch=True,
     ),

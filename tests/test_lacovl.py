@@ -28,10 +28,11 @@ from fervor.inference import Predictor
 from fervor.landmarknet import LandmarkEncoder, MobileFaceNet
 from fervor.methods import Batch
 from fervor.methods.lacovl import LaCoVL, Logits
+from fervor.optimisation import optimizer_of
 from fervor.prompts import fill, template
 from fervor.splits import read_splits
 from fervor.towers import TokenEncoder
-from fervor.training import build_method, optimizer_of, train
+from fervor.training import build_method, train
 from tests import tiny
 from tests.drawn import DrawnScales, DrawnText, TinyEncoder, batch, description, face, write_folder
 
@@ -69,8 +70,8 @@ def build(
         method.head.weight.mul_(4)
         for block in method.similarity:
             block.get_submodule("key_value").weight.mul_(8)  # type: ignore[operator, union-attr]
-        if method.teacher is not None:
-            nn.init.normal_(method.text_bias.second.weight)
+        if method.semantic is not None:
+            nn.init.normal_(method.semantic.text_bias.second.weight)
     return method.eval()
 
 
@@ -95,6 +96,8 @@ def cross_entropy(logits: Tensor, shares: Tensor) -> float:
 def slow_logits(method: LaCoVL, own: Tensor, other: Tensor, *, own_first: bool) -> Logits:
     """One picture beside its partner, the parts one after the other as the figure draws them."""
     assert method.landmarks is not None and method.teacher is not None
+    head = method.semantic
+    assert head is not None
     summaries = []
     for picture in (own, other):
         maps = method.image.scales(picture[None])
@@ -111,11 +114,11 @@ def slow_logits(method: LaCoVL, own: Tensor, other: Tensor, *, own_first: bool) 
     taught = method.teacher(seen)
     tokens = torch.cat([taught.pooled[:, None], taught.tokens], 1)
     assert tokens.shape == (1, 17, 16)  # class token and 4 x 4 patches
-    enhanced = method.teacher_attention(summaries[0].vector, tokens)
-    vector = F.normalize(method.to_joint(enhanced), dim=-1)[0]
-    bias = method.text_bias(enhanced, method.texts)[0, 0]
+    enhanced = head.teacher_attention(summaries[0].vector, tokens)
+    vector = F.normalize(head.to_joint(enhanced), dim=-1)[0]
+    bias = head.text_bias(enhanced, head.texts)[0, 0]
     semantic = []
-    for text in method.texts:
+    for text in head.texts:
         moved = text + method.options.alpha * bias
         semantic.append(vector @ moved / moved.norm() / method.options.temperature)
     return Logits(visual, torch.stack(semantic), None)
@@ -148,7 +151,8 @@ def test_the_loss_is_the_printed_one(weight: float, companions: dict[str, Any]) 
 @torch.no_grad()
 def test_equal_logits_cost_the_logarithm_of_the_classes(companions: dict[str, Any]) -> None:
     method = build(companions)
-    for layer in (method.head, method.to_joint):
+    assert method.semantic is not None
+    for layer in (method.head, method.semantic.to_joint):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     assert float(method.losses(pairs())["loss"]) == pytest.approx(math.log(3), rel=1e-5)
@@ -163,8 +167,7 @@ def test_the_base_head_adds_its_own_terms(companions: dict[str, Any]) -> None:
     torch.testing.assert_close(losses["loss"], parts)
     assert faces.positive is not None and method.base_head is not None
     images = torch.cat([faces.image, faces.positive])
-    seen = method._seen(images, method._frozen(images))
-    logits = method.base_head(seen.summary.vector)
+    logits = method.base_head(method._guided(images, method._frozen(images)).vector)
     targets = torch.cat([faces.target, torch.eye(3)[faces.label]])
     expected = sum(map(cross_entropy, logits, targets)) / len(faces.label) / 4
     assert float(losses["base"]) == pytest.approx(expected, rel=1e-4)
@@ -271,7 +274,7 @@ def test_pictures_are_shrunk_to_every_second_pixel(companions: dict[str, Any]) -
     method = build(companions)
     image = torch.rand(1, 3, 96, 96)
     torch.testing.assert_close(
-        method._seen(image, method._frozen(image)).summary.tokens,
+        method._guided(image, method._frozen(image)).tokens,
         method.guided(
             method.image.scales(image[:, :, ::2, ::2]),
             companions["landmarks"](image[:, :, ::2, ::2]),
@@ -296,7 +299,9 @@ def test_what_is_frozen_neither_learns_nor_moves(companions: dict[str, Any]) -> 
     moved = {
         key for key, value in method.state_dict().items() if not torch.equal(value, before[key])
     }
-    assert not [key for key in moved if key.startswith(("landmarks.", "teacher.", "texts"))]
+    assert not [
+        key for key in moved if key.startswith(("landmarks.", "teacher.", "semantic.texts"))
+    ]
     assert {"head.weight", "blocks.0.weight"} <= {key.removeprefix("image.") for key in moved}
     modes = [
         module.training
@@ -339,14 +344,17 @@ def test_new_layers_learn_faster(companions: dict[str, Any]) -> None:
     own = {id(p) for p in method.image.parameters()}
     trained = {id(p) for p in method.parameters() if p.requires_grad}
     assert groups == {0.5: own, 3.5: trained - own}
-    assert id(method.log_scale) in groups[3.5]
+    assert method.semantic is not None
+    assert id(method.semantic.log_scale) in groups[3.5]
     method.image.requires_grad_(False)
     assert [group["lr"] for group in method.parameter_groups(0.5)] == [3.5]
 
 
 def test_the_scale_starts_from_the_temperature(companions: dict[str, Any]) -> None:
-    assert float(build(companions).log_scale.exp()) == pytest.approx(5)
-    assert "log_scale" not in dict(build(companions).named_parameters())
+    head = build(companions).semantic
+    assert head is not None
+    assert float(head.log_scale.exp()) == pytest.approx(5)
+    assert "log_scale" not in dict(head.named_parameters())
 
 
 # Options

@@ -6,6 +6,7 @@ figure names after its parents (POSTER++, arXiv 2301.12149; DCS, arXiv 2411.0198
 their code computes them; what neither says is ours. docs/methods/lacovl.md marks each.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -26,7 +27,7 @@ from fervor.losses import soft_target, text_similarity_loss
 from fervor.methods import Batch, Method
 from fervor.text import TextEncoder
 from fervor.transformer import Summary, TokenTransformer
-from fervor.vision_language import Bias, TeacherAttention, TextBias, conditioned, text_logits
+from fervor.vision_language import Bias, SemanticHead, SemanticOptions
 
 
 class Logits(NamedTuple):
@@ -35,18 +36,6 @@ class Logits(NamedTuple):
     visual: Float[Tensor, "b c"]
     semantic: Float[Tensor, "b c"] | None
     base: Float[Tensor, "b c"] | None
-
-
-class Seen(NamedTuple):
-    """What the parts make of pictures before they are paired, in the frozen networks' light.
-
-    Attributes:
-        summary: class token and patch tokens of the landmark-guided encoder.
-        enhanced: the class token after VLES; None without a teacher.
-    """
-
-    summary: Summary
-    enhanced: Float[Tensor, "b w"] | None
 
 
 class LaCoVL(Method):
@@ -154,11 +143,19 @@ class LaCoVL(Method):
                 layer_scale=self.layer_scale,
             )
 
+        def semantic(self) -> SemanticOptions:
+            """Those of VLES and ECP."""
+            return SemanticOptions(
+                alpha=self.alpha,
+                bias=self.bias,
+                renormalise=self.renormalise,
+                temperature=self.temperature,
+                learn_temperature=self.learn_temperature,
+            )
+
     pairs = True
     companions = ("landmarks", "teacher")
     options: Options
-    texts: Tensor
-    log_scale: Tensor
 
     def __init__(
         self,
@@ -216,27 +213,19 @@ class LaCoVL(Method):
         )
         self.head = nn.Linear(width, count)
         self.base_head = nn.Linear(width, count) if options.base_head else None
+        self.semantic: SemanticHead | None = None
         if teacher is not None:
-            self._build_semantic(text, teacher)
-
-    def _build_semantic(self, text: TextEncoder, teacher: ImageEncoder) -> None:
-        """VLES and ECP."""
-        options = self.options
-        template = prompts.template(options.template)
-        self.sentences = tuple(prompts.fill(template, label) for label in self.labels)
-        with torch.no_grad():
-            vectors = text.encode(self.sentences).float()
-        self.register_buffer("texts", F.normalize(vectors, dim=-1))
-        self.teacher_attention = TeacherAttention(
-            options.width, heads=options.heads, teacher_width=teacher.width
-        )
-        self.to_joint = nn.Linear(options.width, text.width)
-        self.text_bias = TextBias(options.width, text.width, kind=options.bias)
-        scale = -torch.log(torch.tensor(options.temperature))
-        if options.learn_temperature:
-            self.log_scale = nn.Parameter(scale)
-        else:
-            self.register_buffer("log_scale", scale)
+            template = prompts.template(options.template)
+            self.sentences = tuple(prompts.fill(template, label) for label in labels)
+            with torch.no_grad():
+                texts = text.encode(self.sentences).float()
+            self.semantic = SemanticHead(
+                texts,
+                width=width,
+                heads=options.heads,
+                teacher_width=teacher.width,
+                options=options.semantic(),
+            )
 
     def frozen(self) -> tuple[str, ...]:
         """The networks beside the encoders, as far as there are such."""
@@ -253,7 +242,7 @@ class LaCoVL(Method):
 
     def class_vectors(self) -> Float[Tensor, "c d"]:
         """The sentences' vectors, unit length; without a teacher the visual head's rows."""
-        return self.head.weight if self.teacher is None else self.texts
+        return self.head.weight if self.semantic is None else self.semantic.texts
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """The picture in the space of the sentences, not normalised, and its logits.
@@ -261,16 +250,15 @@ class LaCoVL(Method):
         Tokens are patch tokens (mean over the scales) behind the same projection; without a
         teacher, the cross transformer's.
         """
-        seen = self._seen(image, self._frozen(image))
-        tokens = seen.summary.tokens
-        crossed = self.cross(self._grown(tokens, tokens)[0])
-        scores = self.answer(self._logits(seen, crossed))
-        if seen.enhanced is None:
-            return Features(
-                crossed.vector, self.guided.places(crossed.tokens), self.guided.grid, scores
-            )
-        places = self.to_joint(self.guided.places(tokens))
-        return Features(self.to_joint(seen.enhanced), places, self.guided.grid, scores)
+        frozen, grid = self._frozen(image), self.guided.grid
+        summary = self._guided(image, frozen)
+        crossed = self.cross(self._grown(summary.tokens, summary.tokens)[0])
+        logits, place = self._answers(summary, crossed.vector, frozen)
+        scores = self.answer(logits)
+        if self.semantic is None or place is None:
+            return Features(crossed.vector, self.guided.places(crossed.tokens), grid, scores)
+        tokens = self.semantic.to_joint(self.guided.places(summary.tokens))
+        return Features(place, tokens, grid, scores)
 
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
         """Those that came with the features."""
@@ -288,7 +276,7 @@ class LaCoVL(Method):
         if self.options.predict == "sem":
             return logits.semantic
         both = torch.stack([logits.visual.float(), logits.semantic.float()]).log_softmax(-1)
-        return both.logsumexp(0) - torch.log(torch.tensor(2.0))
+        return both.logsumexp(0) - math.log(2)
 
     # Training
 
@@ -308,24 +296,22 @@ class LaCoVL(Method):
         if batch.positive is None:
             targets = (batch.target, batch.target)
         parts: dict[str, Tensor] = {}
-        for name in Logits._fields:
-            pair = (getattr(anchors, name), getattr(partners, name))
-            if pair[0] is not None:
-                terms = (text_similarity_loss(*both) for both in zip(pair, targets, strict=True))
-                parts[name] = sum(terms, torch.zeros((), device=images.device)) / 4
+        for name, anchor, partner in zip(Logits._fields, anchors, partners, strict=True):
+            if anchor is not None and partner is not None:
+                terms = map(text_similarity_loss, (anchor, partner), targets)
+                parts[name] = torch.stack(list(terms)).sum() / 4
         weights = {"semantic": self.options.semantic_weight}
-        total = sum(
-            (weights.get(name, 1.0) * part for name, part in parts.items()), torch.zeros(())
-        )
-        return {"loss": total, **parts}
+        weighted = [weights.get(name, 1.0) * part for name, part in parts.items()]
+        return {"loss": torch.stack(weighted).sum(), **parts}
 
     def pair_logits(
         self, images: Float[Tensor, "2*b 3 h w"], frozen: tuple[Tensor, ...]
     ) -> tuple[Logits, Logits]:
         """Logits of anchors and partners, which follow the anchors in `images` and `frozen`."""
-        seen = self._seen(images, frozen)
-        grown = self._grown(*seen.summary.tokens.chunk(2))
-        logits = self._logits(seen, self.cross(torch.cat(grown)))
+        summary = self._guided(images, frozen)
+        grown = self._grown(*summary.tokens.chunk(2))
+        crossed = self.cross(torch.cat(grown))
+        logits, _ = self._answers(summary, crossed.vector, frozen)
         return _half(logits, 0), _half(logits, 1)
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
@@ -347,22 +333,19 @@ class LaCoVL(Method):
         """Landmark maps (three) and teacher tokens (one), as far as there are such networks."""
         found: list[Tensor] = []
         if self.landmarks is not None:
-            found += self.landmarks(_nearest(image, self.options.resolution))
+            found += self.landmarks(_resized(image, self.options.resolution))
         if self.teacher is not None:
             with torch.no_grad():
-                features = self.teacher(_resized(image, self.teacher.size))
+                features = self.teacher(_resized(image, self.teacher.size, mode="bilinear"))
             found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
         return tuple(found)
 
-    def _seen(self, image: Float[Tensor, "b 3 h w"], frozen: tuple[Tensor, ...]) -> Seen:
+    def _guided(self, image: Float[Tensor, "b 3 h w"], frozen: tuple[Tensor, ...]) -> Summary:
         if image.shape[1] != 3:
             raise UsageError("lacovl needs whole pictures: set data.views to 0")
-        maps = self.image.scales(_nearest(image, self.options.resolution))
-        guides = frozen[:3] if self.landmarks is not None else ()
-        summary = self.guided(maps, guides)
-        if self.teacher is None:
-            return Seen(summary, None)
-        return Seen(summary, self.teacher_attention(summary.vector, frozen[-1]))
+        maps = self.image.scales(_resized(image, self.options.resolution))
+        summary: Summary = self.guided(maps, frozen[:3] if self.landmarks is not None else ())
+        return summary
 
     def _grown(
         self, anchor: Float[Tensor, "b n w"], partner: Float[Tensor, "b n w"]
@@ -374,16 +357,16 @@ class LaCoVL(Method):
         first, second = (torch.cat(side, dim=1) for side in zip(*grown, strict=True))
         return anchor + first, partner + second
 
-    def _logits(self, seen: Seen, crossed: Summary) -> Logits:
-        visual = self.head(crossed.vector)
-        base = None if self.base_head is None else self.base_head(seen.summary.vector)
-        if seen.enhanced is None:
-            return Logits(visual, None, base)
-        options = self.options
-        bias = self.text_bias(seen.enhanced, self.texts)
-        moved = conditioned(self.texts, bias, alpha=options.alpha, renormalise=options.renormalise)
-        semantic = text_logits(self.to_joint(seen.enhanced), moved, self.log_scale.exp())
-        return Logits(visual, semantic, base)
+    def _answers(
+        self, summary: Summary, crossed: Float[Tensor, "b w"], frozen: tuple[Tensor, ...]
+    ) -> tuple[Logits, Float[Tensor, "b d"] | None]:
+        """All logits; and the picture in the space of the sentences where there is a teacher."""
+        visual = self.head(crossed)
+        base = None if self.base_head is None else self.base_head(summary.vector)
+        if self.semantic is None:
+            return Logits(visual, None, base), None
+        place, semantic = self.semantic(summary.vector, frozen[-1])
+        return Logits(visual, semantic, base), place
 
 
 def _check(image: ImageEncoder, options: LaCoVL.Options, teacher: ImageEncoder | None) -> None:
@@ -406,23 +389,12 @@ def _both(batch: Batch) -> Float[Tensor, "2*b 3 h w"]:
 
 def _half(logits: Logits, place: int) -> Logits:
     """Those of the anchors (0) or of the partners (1)."""
-
-    def half(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part.chunk(2)[place]
-
-    visual, semantic, base = logits
-    return Logits(visual.chunk(2)[place], half(semantic), half(base))
+    parts: list[Any] = [None if part is None else part.chunk(2)[place] for part in logits]
+    return Logits(*parts)
 
 
-def _nearest(image: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Resized by nearest pixels, as the parents' code does it."""
-    if image.shape[2:] == (size, size):
-        return image
-    return F.interpolate(image, (size, size))
-
-
-def _resized(image: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Resized bilinearly."""
-    if image.shape[2:] == (size, size):
-        return image
-    return F.interpolate(image, (size, size), mode="bilinear", align_corners=False)
+def _resized(
+    image: Float[Tensor, "b c h w"], size: int, *, mode: str = "nearest"
+) -> Float[Tensor, "b c s s"]:
+    """The picture in another size; nearest pixels are what the parents' code takes."""
+    return image if image.shape[2:] == (size, size) else F.interpolate(image, size, mode=mode)
