@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,15 +141,18 @@ def test_templates_are_those_of_the_code() -> None:
     assert {int(number): template for number, template in rows} == TEMPLATES
 
 
-def test_options_are_those_of_the_code() -> None:
+@pytest.mark.parametrize("method", ["ke", "lacovl"])
+def test_options_are_those_of_the_code(method: str) -> None:
     pytest.importorskip("torch", reason="methods need the [train] extra")
     from dataclasses import asdict
 
-    from fervor.methods.ke import KE
+    from fervor.methods import METHODS
 
-    section = PAGES["docs/methods/ke.md"].split("## Options")[1].split("## Sentences")[0]
-    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
-    defaults = {name: str(value).lower() for name, value in asdict(KE.Options()).items()}
+    section = re.split(r"^## ", PAGES[f"docs/methods/{method}.md"], flags=re.MULTILINE)
+    (options,) = (part for part in section if part.startswith("Options\n"))
+    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", options, re.MULTILINE))
+    found: Any = METHODS[method].Options()
+    defaults = {name: str(value).lower() or '""' for name, value in asdict(found).items()}
     assert stated.keys() == defaults.keys()
     for name, value in stated.items():
         assert value.strip("`") in (defaults[name], defaults[name].removesuffix(".0"))
