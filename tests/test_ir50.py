@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fervor.config import Encoder
 from fervor.encoders import build_image_encoder
-from fervor.errors import ModelError
+from fervor.errors import ModelError, UsageError
 from fervor.ir50 import IR50, UNITS, from_published, published_names
 
 
@@ -150,3 +150,20 @@ def test_the_encoder_normalises_and_pools() -> None:
     features = encoder(image)
     torch.testing.assert_close(features.pooled, expected[-1].mean((2, 3)))
     assert features.grid == (4, 4)
+
+
+def test_lower_stages_can_be_frozen() -> None:
+    encoder = build_image_encoder(Encoder(name="ir50", size=32, frozen_blocks=2)).train()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    encoder(torch.rand(2, 3, 32, 32)).pooled.sum().backward()
+    moved = {
+        key for key, value in encoder.state_dict().items() if not torch.equal(value, before[key])
+    }
+    assert moved and all(key.startswith("trunk.body3.") for key in moved)
+    for name, parameter in encoder.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("trunk.body3."), name
+
+
+def test_a_picture_that_is_too_small_is_one_line() -> None:
+    with pytest.raises(UsageError, match="size is 8, ir50 expects at least 16"):
+        build_image_encoder(Encoder(name="ir50", size=8))
