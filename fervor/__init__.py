@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fervor.inference import Prediction, Predictor
+    from fervor.tables import rows
 
-__all__ = ["Prediction", "Predictor", "__version__"]
+__all__ = ["Prediction", "Predictor", "__version__", "rows"]
 __version__ = "0.1.0"
 
 
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from fervor import inference
 
         return getattr(inference, name)
+    if name == "rows":
+        from fervor import tables
+
+        return tables.rows
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,19 +7,34 @@ from typing import Any
 import yaml
 
 from fervor import datasets
+from fervor.checkpoint import load_model
 from fervor.config import Run
 
 
-PACKAGED = {"face-mobilenet": "face_mobilenet.json", "face-resnet": "dlib_resnet.json"}
+PACKAGED = {
+    "face-mobilenet": "face_mobilenet.json",
+    "face-resnet": "dlib_resnet.json",
+    "vlm": "vlm/model.json",
+    "embedded": "embedded/model.json",
+}
 """Descriptions of the weights that an encoder starts from where a run names none."""
 
 
 def terms(run: Run) -> dict[str, str]:
-    """Licence and data terms of what a run makes: its starting weights' and its data set's."""
-    start = run.encoder.weights or run.start or PACKAGED.get(run.encoder.name, "random")
+    """Licence and data terms of what a run makes: its starting weights' and its data set's.
+
+    Raises:
+        ModelError: the model that it starts from cannot be read.
+    """
+    start = run.encoder.weights
+    start = PACKAGED.get(start or run.encoder.name, start or "random")
     licence = "Apache-2.0 (this training)"
     data_terms = [f"trained on {run.data.name}: {datasets.dataset(run.data.name).TERMS}"]
-    if start in PACKAGED.values():
+    if run.start:
+        model = load_model(run.start).info
+        licence += f"; starting weights {model['name']}: {model['licence']}"
+        data_terms.append(f"starting weights {model['name']}: {model['data_terms']}")
+    elif start in PACKAGED.values():
         weights = json.loads((files("fervor") / "weights" / start).read_text(encoding="utf-8"))
         licence += f"; starting weights {weights['name']}: {weights['licence']}"
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
@@ -53,6 +68,8 @@ def card(info: dict[str, Any]) -> str:
     )
     wider = data.get("train_protocol", data["protocol"])
     training = "" if wider == data["protocol"] else f" (training pictures: `{wider}`)"
+    runs = [f"`{run['name']}` (seed {run['seed']})" for run in info.get("average_of", [])]
+    average = f" Its weights are the mean of those of {' and '.join(runs)}." if runs else ""
     counts = "\n".join(
         f"| {name} | {count:,} | {data['selection'][name]:,} |"
         for name, count in data["train"].items()
@@ -74,7 +91,7 @@ Method {info["method"]}, encoder {info["encoder"]["name"]}, input {info["input"]
 {data["name"]}, protocol `{data["protocol"]}`{training}; epoch {selection["epoch"]} was chosen on
 `{selection["split"]}` ({selection["mode"]}): accuracy {selection["accuracy"]:.4f}, mean class
 accuracy {selection["mean_class_accuracy"]:.4f}, macro F1 {selection["macro_f1"]:.4f}.
-The temperature {info["temperature"]:.4f} was fitted there too.
+The temperature {info["temperature"]:.4f} was fitted there too.{average}
 
 | class | train | selection |
 |---|---|---|

@@ -30,8 +30,8 @@ def arguments_of(
 ) -> dict[str, Any]:
     """Arguments for the function, read from a command line.
 
-    A parameter without a default is required; `list[str]` takes words, `bool` is a switch, and a
-    `Run` has its fields as options and a recipe for their defaults.
+    A parameter without a default is required; `list[str]` takes words, as does a `str` before the
+    `*`; `bool` is a switch, and a `Run` has its fields as options and a recipe for their defaults.
 
     Raises:
         UsageError: an unknown option, a missing or a wrong value.
@@ -63,6 +63,8 @@ def _parser(command: str, function: Callable[..., int]) -> ArgumentParser:
         kind, default, explained = parameter.annotation, parameter.default, described.get(name)
         if kind == list[str]:
             parser.add_argument(name, nargs="+", metavar=name[:-1].upper(), help=explained)
+        elif kind is str and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            parser.add_argument(name, type=str, metavar=name.upper(), help=explained)
         elif kind is Run:
             parser.add_argument("--config", action="config", metavar="RECIPE", help=explained)
             parser.add_class_arguments(Run)
@@ -153,8 +155,11 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
         expected = TYPES.get(expected, f"one of {choices}" if "Literal" in expected else expected)
         return f"--{name} {value}: expected {expected}"
     if found := re.match(r"the following arguments are required: (.*)", message):
-        missing = found[1].split(", ")
-        names = [name.upper()[:-1] if name == "inputs" else f"--{name}" for name in missing]
+        options = parser.format_help()
+        names = [
+            f"--{name}" if f"--{name}" in options else name.upper().removesuffix("S")
+            for name in found[1].split(", ")
+        ]
         return f"missing {', '.join(names)}: see {parser.prog} --help"
     if found := re.match(r"argument (--\S+): expected one argument", message):
         return f"{found[1]}: expected a value"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Target = Literal["majority", "probability", "cross_entropy"]
 Selection = Literal["honest", "paper"]
+Sampling = Literal["plain", "imbalance", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -17,21 +18,32 @@ class Data:
     """Which pictures, read under which protocol.
 
     Attributes:
-        name: data set: ferplus, or folder (one sub-folder per expression).
+        name: data set: ferplus, rafdb, affectnet, ckplus, folder (one sub-folder per expression) or
+            csv (a table of pictures).
         root: its folder.
         protocol: the rule that turns annotations into labels; empty for the data set's default.
         train_protocol: the rule for the training split where it is another one; empty for the same
             (ours: ferplus's argmax8 adds the pictures without a majority, with their votes).
-        annotations: label source where a data set has several (ferplus: label.csv,
-            fer2013new.csv, fer2013.csv); empty for the first that is found.
+        annotations: label source or kind of pictures where a data set has several (ferplus:
+            label.csv, fer2013new.csv, fer2013.csv; rafdb: aligned, original; affectnet: original,
+            2021; csv: the table's name); empty for the first that is found.
+        fold: 1 to 10: test on that tenth of the subjects, train on the others (ckplus, csv with
+            groups); 0 for the usual splits.
         target: what the loss compares with (names of FERPlus's own training code): the majority's
             class, a class drawn from the votes anew each epoch, or the distribution of the votes.
-        faces: precropped = each picture is a face; largest = find, align and crop it first.
+        aligned: folder that `fervor data align` wrote; its pictures stand in for the data set's.
+        faces: precropped = each picture is a face, or its annotated box is; largest = find, align
+            and crop it first.
+        margin: added on each side of an annotated box, as a share of its longer side (ours: 0).
         validation: share of train held out where the data set has no validation split (ours).
-        balance: draw every class equally often in training.
+        sampling: plain = every picture once an epoch; imbalance = drawn with replacement, weighted
+            by 1 / pictures of its class (SCN's for AffectNet); balanced = equally many of each
+            class (DCS's for AffectNet).
+        epoch_share: pictures of an epoch as a share of the split (DCS on AffectNet: 0.125).
         views: fixed augmented views per picture, taken in turn by epoch, their frozen layers
             computed once and cached; 0 draws anew each time.
-        cache: folder of the cached views (25 kB to 100 kB a picture and view).
+        cache: folder of decoded pictures and of cached views (25 kB to 100 kB a picture and view),
+            read by all runs; empty decodes into memory each time and has no views.
     """
 
     name: str = "ferplus"
@@ -39,10 +51,14 @@ class Data:
     protocol: str = ""
     train_protocol: str = ""
     annotations: str = ""
+    fold: int = 0
     target: Target = "majority"
+    aligned: str = ""
     faces: Literal["precropped", "largest"] = "precropped"
+    margin: float = 0.0
     validation: float = 0.1
-    balance: bool = False
+    sampling: Sampling = "plain"
+    epoch_share: float = 1.0
     views: int = 0
     cache: str = "runs/cache"
 
@@ -57,6 +73,8 @@ class Augment:
         scale: largest zoom in or out, as a share: 0.15 means 1/1.15 to 1.15 (ours).
         shift: largest shift as a share of the width (ours).
         crop_padding: pixels of padding before a random crop, at probability 0.5 (released code: 4).
+        crop_area: largest share of the area that a random crop leaves out before it is resized
+            back, with sides of 3:4 to 4:3 (MPA-FER; 0.2 by a public re-implementation).
         erase: probability of erasing a rectangle (paper).
         erase_area: largest erased share of the picture, from 0.02 (released code: 0.25).
         brightness: largest additive change, of a range of 1 (ours).
@@ -71,6 +89,7 @@ class Augment:
     scale: float = 0.0
     shift: float = 0.0
     crop_padding: int = 4
+    crop_area: float = 0.0
     erase: float = 0.5
     erase_area: float = 0.25
     brightness: float = 0.0
@@ -85,14 +104,15 @@ class Encoder:
     """The image encoder.
 
     Attributes:
-        name: face-mobilenet, face-resnet, ir50, resnet18, swin-t-112, swin-t, vit-b16, clip, align,
-            blip.
-        weights: where to start: empty for the packaged face weights (random elsewhere), random, a
-            local folder or hub name of transformers, or a state dict (.safetensors, .pt, .pth).
+        name: face-mobilenet, face-resnet, vlm, ir50, resnet18, swin-t-112, swin-t, vit-b16, clip,
+            align, blip.
+        weights: where to start: empty for the packaged weights of face nets and vlm (random
+            elsewhere), random, a local folder or hub name of transformers, or a state dict
+            (.safetensors, .pt, .pth); for vlm also embedded: the embedded classifier's trunk.
         size: width and height in pixels that pictures are resized to.
         grey: turn pictures to luminance inside the network (for models trained on grey ones).
         last_stride: 1 keeps face-mobilenet's last map at 1/16 of the input; 2 is the original.
-        frozen_blocks: blocks of face-mobilenet, from the input on, that stay as they are.
+        frozen_blocks: blocks of a face-pretrained trunk, from the input on, that stay as they are.
         mirror: predict from the mean over the picture and its mirror image, at twice the cost;
             training is the same with and without (face nets).
     """
@@ -108,7 +128,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Text:
-    """The text side, frozen.
+    """The text encoder, frozen; prompts in front of its words may learn (mpa, ke).
 
     Attributes:
         name: minilm-vectors (stored with the package), minilm, or a local folder or hub name of a
@@ -152,11 +172,12 @@ class Optim:
     """The optimiser and its schedule.
 
     Attributes:
+        name: sgd, stochastic gradient descent (paper); adam (DCS, which LaCoVL-FER builds on); or
+            adamw, whose momentum is its first beta (for transformers from scratch; ours).
         epochs: passes over the training split (paper: 50).
         batch_size: pictures a step (paper: 64); the last, smaller batch is dropped.
-        name: sgd, stochastic gradient descent (paper), or adam (DCS, which LaCoVL-FER builds on).
         rate: learning rate (paper: 2e-3).
-        momentum: of sgd (paper: 0.9); adam has its own moments.
+        momentum: of sgd (paper: 0.9), and the first beta of adamw; adam has its own moments.
         nesterov: look-ahead momentum (ours; the paper's is plain).
         weight_decay: (paper: 5e-4)
         decay_all: decay biases and normalisation too (released code); off leaves them out.
@@ -172,9 +193,9 @@ class Optim:
         precision: bf16 (autocast, weights stay fp32) or fp32.
     """
 
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     epochs: int = 50
     batch_size: int = 64
-    name: Literal["sgd", "adam"] = "sgd"
     rate: float = 2e-3
     momentum: float = 0.9
     nesterov: bool = False
@@ -195,7 +216,7 @@ class Run:
     """One training run.
 
     Attributes:
-        method: ke, lacovl or classifier.
+        method: ke, mpa, lacovl, vlm or classifier.
         data: which pictures.
         augment: how training pictures vary.
         encoder: the image encoder.

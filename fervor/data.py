@@ -1,4 +1,4 @@
-"""From samples to batches: pictures in memory, augmentation, sampling.
+"""From samples to batches: a split's pictures, augmentation, the batches of a run.
 
 A training batch is a function of (seed, epoch, step) alone, so that a resumed run and any number of
 worker processes see what an uninterrupted one sees.
@@ -6,50 +6,50 @@ worker processes see what an uninterrupted one sees.
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import kornia.augmentation as kornia
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from fervor.cache import Reading, decoded
 from fervor.config import Augment, Run, Target
 from fervor.datasets import Sample
-from fervor.errors import DataError
-from fervor.faces import FaceDetector, crop, select
+from fervor.errors import DataError, UsageError
 from fervor.losses import soft_target
 from fervor.methods import Batch
-from fervor.preprocess import to_input, to_rgb
+from fervor.preprocess import to_input
+from fervor.sampling import EpochSampler, Key, Partners, mixed_seed
 
 
 logger = logging.getLogger(__name__)
 
-CROP = 48
-"""Pixels of a found face's crop: FERPlus's resolution, so that photographs look alike."""
-
 
 @dataclass(frozen=True)
 class Pictures:
-    """A split in memory.
+    """A split; its pictures may be mapped from a file of any size, and must not be written to.
 
     Attributes:
-        images: uint8 [n k h w]; k is 1 where every picture is grey, 3 otherwise.
+        images: stored pictures, uint8 [m k h w]; k is 1 where every picture is grey, 3 otherwise.
         label: class numbers [n].
         votes: shares of the classes [n c], each row summing to 1; one-hot without votes.
         sources: the pictures' files, for reports.
+        rows: which stored pictures are the split's [n]; None for all.
+        groups: what must not be torn apart (see `Sample.group`); empty where there are none.
     """
 
-    images: UInt8[Tensor, "n k h w"]
+    images: UInt8[Tensor, "m k h w"]
     label: Int[Tensor, " n"]
     votes: Float[Tensor, "n c"]
     sources: tuple[str, ...]
+    rows: Int[Tensor, " n"] | None = None
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -58,19 +58,38 @@ class Pictures:
         """Pictures per class."""
         return torch.bincount(self.label, minlength=self.votes.shape[1]).tolist()
 
+    def take(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b k h w"]:
+        """The pictures with the given numbers, in memory."""
+        return self.images[indices if self.rows is None else self.rows[indices]]
+
+    def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b k h w"]]:
+        """All pictures in order, so many at a time."""
+        for indices in torch.arange(len(self)).split(count):
+            yield self.take(indices)
+
     def subset(self, indices: Tensor) -> "Pictures":
-        """The pictures with the given numbers, in that order."""
-        sources = tuple(self.sources[index] for index in indices.tolist())
-        return Pictures(self.images[indices], self.label[indices], self.votes[indices], sources)
+        """The pictures with the given numbers, in that order; nothing is copied."""
+        chosen = indices.tolist()
+        return Pictures(
+            self.images,
+            self.label[indices],
+            self.votes[indices],
+            tuple(self.sources[index] for index in chosen),
+            indices if self.rows is None else self.rows[indices],
+            tuple(self.groups[index] for index in chosen) if self.groups else (),
+        )
 
 
 def read_pictures(
-    samples: Sequence[Sample], labels: Sequence[str], *, size: int, faces: str = "precropped"
+    samples: Sequence[Sample],
+    labels: Sequence[str],
+    *,
+    size: int,
+    faces: str = "precropped",
+    margin: float = 0.0,
+    cache: str = "",
 ) -> Pictures:
-    """Decode a split; samples of classes that are not asked for raise.
-
-    Pictures of one common size up to `size` are kept as they are (FERPlus: 48); others are resized
-    to `size` by the project's one resize.
+    """The pictures of a split, decoded or from the cache; see `fervor.cache.decoded`.
 
     Raises:
         DataError: no samples, a class outside `labels`, or a picture that cannot be read.
@@ -81,170 +100,139 @@ def read_pictures(
     unknown = sorted({sample.label for sample in samples} - set(labels))
     if unknown:
         raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
-    arrays = _face_crops(samples) if faces == "largest" else [_pixels(sample) for sample in samples]
-    kept = [(s, a) for s, a in zip(samples, arrays, strict=True) if a is not None]
-    if not kept:
-        raise DataError(f"no face was found in any of {len(samples)} pictures")
-    votes = np.zeros((len(kept), len(labels)), np.float32)
-    for row, (sample, _) in enumerate(kept):
+    found = decoded(samples, Reading(size, faces, margin), cache)
+    votes = np.zeros((len(samples), len(labels)), np.float32)
+    for row, sample in enumerate(samples):
         for name, share in (sample.votes or {sample.label: 1.0}).items():
             if name in numbers:  # seven classes of eight votes
                 votes[row, numbers[name]] = share
     votes /= votes.sum(1, keepdims=True)
-    return Pictures(
-        _stacked([array for _, array in kept], size),
-        torch.tensor([numbers[sample.label] for sample, _ in kept]),
+    groups = tuple(sample.group for sample in samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a map is not writable, and nothing writes to it
+        images = torch.from_numpy(found.images)
+    pictures = Pictures(
+        images,
+        torch.tensor([numbers[sample.label] for sample in samples]),
         torch.from_numpy(votes),
-        tuple(sample.path for sample, _ in kept),
+        tuple(sample.path for sample in samples),
+        groups=groups if any(groups) else (),
     )
+    return pictures if not found.missing else _without(pictures, found.missing)
 
 
-def _pixels(sample: Sample) -> NDArray[np.uint8]:
-    """A sample's picture, [h w] where its file is grey, RGB [h w 3] otherwise."""
-    if sample.pixels:
-        side = sample.side
-        return np.frombuffer(sample.pixels, np.uint8).reshape(side, side)
-    try:
-        with Image.open(sample.path) as image:
-            return np.asarray(image) if image.mode == "L" else to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{sample.path} cannot be read as a picture: {error}") from None
-
-
-def _face_crops(samples: Sequence[Sample]) -> list[NDArray[np.uint8] | None]:
-    """The largest face of each picture, cut out as predict does; None where there is none."""
-    detector = FaceDetector()
-    crops: list[NDArray[np.uint8] | None] = []
-    for sample in samples:
-        pixels = to_rgb(_pixels(sample))
-        found = select(detector.detect([pixels])[0], "largest")
-        crops.append(crop(pixels, found[0], CROP) if found else None)
-    lost = [sample.path for sample, array in zip(samples, crops, strict=True) if array is None]
-    if lost:
-        logger.warning("%d of %d pictures hold no face and are left out", len(lost), len(samples))
-        for path in lost:
-            logger.info("no face: %s", path)
-    return crops
-
-
-def _stacked(arrays: Sequence[NDArray[np.uint8]], size: int) -> UInt8[Tensor, "n k h w"]:
-    shapes = {array.shape[:2] for array in arrays}
-    if len(shapes) > 1 or max(max(shape) for shape in shapes) > size:
-        arrays = [_resized(array, size) for array in arrays]
-    if any(array.ndim == 3 for array in arrays):
-        arrays = [to_rgb(array) for array in arrays]
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return torch.from_numpy(np.stack(arrays)[:, None])
-
-
-def _resized(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """By the project's one resize; a grey picture [h w] stays grey."""
-    inputs = np.rint(to_input(array, size) * 255).astype(np.uint8)
-    return inputs[0] if array.ndim == 2 else inputs.transpose(1, 2, 0)
+def _without(pictures: Pictures, missing: Sequence[int]) -> Pictures:
+    """The split without the pictures that hold no face; they are counted and named."""
+    if len(missing) == len(pictures):
+        raise DataError(f"no face was found in any of {len(pictures)} pictures")
+    logger.warning("%d of %d pictures hold no face and are left out", len(missing), len(pictures))
+    for row in missing:
+        logger.info("no face: %s", pictures.sources[row])
+    kept = torch.ones(len(pictures), dtype=torch.bool)
+    kept[list(missing)] = False
+    return pictures.subset(torch.nonzero(kept).flatten())
 
 
 def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int = 128) -> Iterator[Batch]:
     """The split in order, resized as `predict` does it."""
-    for start in range(0, len(pictures), batch_size):
-        chunk = pictures.images[start : start + batch_size].permute(0, 2, 3, 1).numpy()
-        grey = chunk.shape[3] == 1
-        inputs = [to_input(picture[:, :, 0] if grey else picture, size) for picture in chunk]
-        label = pictures.label[start : start + batch_size]
-        votes = pictures.votes[start : start + batch_size]
-        yield Batch(torch.from_numpy(np.stack(inputs)), label, votes)
+    for indices in torch.arange(len(pictures)).split(batch_size):
+        images = pictures.take(indices)
+        yield Batch(_inputs(images, size), pictures.label[indices], pictures.votes[indices])
+
+
+def _inputs(images: UInt8[Tensor, "b k h w"], size: int) -> Float[Tensor, "b 3 i j"]:
+    if images.shape[2:] == (size, size):  # what to_input does, without its loop over pictures
+        return (images.float() / 255).expand(-1, 3, -1, -1)
+    arrays = images.permute(0, 2, 3, 1).numpy()
+    inputs = [to_input(a[:, :, 0] if a.shape[2] == 1 else a, size) for a in arrays]
+    return torch.from_numpy(np.stack(inputs))
 
 
 def hold_out(pictures: Pictures, share: float, seed: int) -> tuple[Pictures, Pictures]:
-    """Split off a validation share, class by class; at least one picture of a class stays."""
+    """Split off a validation share, class by class; at least one picture of a class stays.
+
+    Pictures of one group stay together, so that their share of a class is only nearly the one asked
+    for.
+    """
     generator = torch.Generator().manual_seed(seed)
-    held: list[Tensor] = []
-    for number in range(pictures.votes.shape[1]):
-        members = torch.nonzero(pictures.label == number).flatten()
-        order = members[torch.randperm(len(members), generator=generator)]
-        held.append(order[: max(0, min(len(members) - 1, round(share * len(members))))])
-    chosen = torch.zeros(len(pictures), dtype=torch.bool)
-    chosen[torch.cat(held)] = True
-    if not chosen.any():
+    held = (_held_groups if pictures.groups else _held_pictures)(pictures, share, generator)
+    if not held.any():
         raise DataError(
             f"{len(pictures)} pictures are too few to hold {share:.0%} out for validation"
         )
     return (
-        pictures.subset(torch.nonzero(~chosen).flatten()),
-        pictures.subset(torch.nonzero(chosen).flatten()),
+        pictures.subset(torch.nonzero(~held).flatten()),
+        pictures.subset(torch.nonzero(held).flatten()),
     )
 
 
-class Key(NamedTuple):
-    """Which batch: its place in the run, and the pictures it takes."""
-
-    epoch: int
-    step: int
-    indices: tuple[int, ...]
-
-
-class EpochSampler(Sampler[Key]):
-    """The batches of one epoch in an order that seed and epoch alone decide.
-
-    With `balance` every class is drawn equally often, with replacement.
-    """
-
-    def __init__(
-        self, label: Int[Tensor, " n"], batch_size: int, *, seed: int, balance: bool = False
-    ) -> None:
-        if len(label) < batch_size:
-            raise DataError(
-                f"{len(label)} training pictures do not fill a batch of {batch_size}: "
-                "lower --optim.batch_size"
-            )
-        self.label = label
-        self.batch_size = batch_size
-        self.seed = seed
-        self.balance = balance
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.label) // self.batch_size
-
-    def __iter__(self) -> Iterator[Key]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-        if self.balance:
-            weight = 1.0 / torch.bincount(self.label).clamp(min=1)[self.label].double()
-            order = torch.multinomial(weight, len(self.label), True, generator=generator)
-        else:
-            order = torch.randperm(len(self.label), generator=generator)
-        for step in range(len(self)):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield Key(self.epoch, step, tuple(chosen.tolist()))
+def _held_pictures(pictures: Pictures, share: float, generator: torch.Generator) -> Tensor:
+    held = torch.zeros(len(pictures), dtype=torch.bool)
+    for number in range(pictures.votes.shape[1]):
+        members = torch.nonzero(pictures.label == number).flatten()
+        order = members[torch.randperm(len(members), generator=generator)]
+        held[order[: max(0, min(len(members) - 1, round(share * len(members))))]] = True
+    return held
 
 
-def mixed_seed(*numbers: int) -> int:
-    """One seed from several numbers, well spread."""
-    return int(np.random.SeedSequence([abs(number) for number in numbers]).generate_state(1)[0])
+def _held_groups(pictures: Pictures, share: float, generator: torch.Generator) -> Tensor:
+    """Groups in random order, each held where that brings the classes nearer to their shares."""
+    names = [name or f"\0{row}" for row, name in enumerate(pictures.groups)]  # none: by itself
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    group = torch.tensor([number[name] for name in names])
+    table = torch.zeros(len(number), pictures.votes.shape[1], dtype=torch.int64)
+    table.index_put_((group, pictures.label), torch.ones(len(group), dtype=torch.int64), True)
+    total = table.sum(0)
+    taken, chosen = torch.zeros_like(total), torch.zeros(len(number), dtype=torch.bool)
+    for place in torch.randperm(len(number), generator=generator).tolist():
+        more = taken + table[place]
+        nearer = (more - share * total).abs().sum() < (taken - share * total).abs().sum()
+        if nearer and bool(((more < total) | (total == 0)).all()):
+            taken, chosen[place] = more, True
+    return chosen[group]
 
 
 class TrainingBatches(Dataset[Batch]):
-    """Batches by key: pictures chosen, augmented and resized to the encoder's input."""
+    """Batches by key: pictures chosen, augmented and resized to the encoder's input.
 
-    def __init__(self, pictures: Pictures, run: Run) -> None:
+    With `pairs` a batch also holds a partner of each picture, augmented by draws of its own. Each
+    of several processes draws for the whole batch and keeps its share, so that together they see
+    what one process sees, augmented alike.
+
+    Raises:
+        UsageError: pairs shall be mixed.
+    """
+
+    def __init__(self, pictures: Pictures, run: Run, *, pairs: bool = False) -> None:
+        if pairs and run.augment.mixup:
+            raise UsageError(f"method {run.method} pairs pictures: set augment.mixup to 0")
         self.pictures = pictures
         self.run = run
         self.augmentation = Augmentation(run.augment, run.encoder.size)
+        self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
         indices = torch.tensor(key.indices)
         label, votes = self.pictures.label[indices], self.pictures.votes[indices]
+        positive = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
-            image = self.augmentation(self.pictures.images[indices])
+            image = self.augmentation(self.pictures.take(indices))
             if self.run.augment.mixup:
                 image, target = _mixed_pairs(image, target, self.run.augment.mixup)
                 label = target.argmax(1)
-        return Batch(image.expand(-1, 3, -1, -1), label, target)
+            if self.partners is not None:
+                partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
+                positive = self.augmentation(self.pictures.take(partners))
+                positive = positive[key.own].expand(-1, 3, -1, -1)
+        image = image[key.own].expand(-1, 3, -1, -1)
+        return Batch(image, label[key.own], target[key.own], positive)
+
+
+def pair_generator(seed: int, key: Key) -> torch.Generator:
+    """What a batch's partners are drawn from; the batch's other draws do not depend on it."""
+    return torch.Generator().manual_seed(mixed_seed(seed, key.epoch, key.step, 1))
 
 
 def targets(label: Tensor, votes: Tensor, target: Target) -> Float[Tensor, "b c"]:
@@ -278,6 +266,9 @@ class Augmentation:
         changes: list[torch.nn.Module] = []
         if config.crop_padding:
             changes.append(kornia.RandomCrop((size, size), padding=config.crop_padding, p=0.5))
+        if config.crop_area:
+            kept = (1 - config.crop_area, 1.0)
+            changes.append(kornia.RandomResizedCrop((size, size), kept, (3 / 4, 4 / 3), p=1.0))
         if config.brightness:
             low, high = 1 - config.brightness, 1 + config.brightness
             changes.append(kornia.RandomBrightness((low, high), p=1.0))
@@ -319,10 +310,18 @@ def _uniform(count: int, bound: float) -> Tensor:
     return (2 * torch.rand(count) - 1) * bound
 
 
-def training_loader(batches: Dataset[Batch], pictures: Pictures, run: Run) -> DataLoader[Batch]:
-    """The run's batches in their order, the last and smaller one of an epoch dropped."""
+def training_loader(
+    batches: Dataset[Batch], pictures: Pictures, run: Run, *, rank: int = 0, world: int = 1
+) -> DataLoader[Batch]:
+    """The run's batches in their order; process `rank` of `world` gets its share of each."""
     sampler = EpochSampler(
-        pictures.label, run.optim.batch_size, seed=run.seed, balance=run.data.balance
+        pictures.label,
+        run.optim.batch_size,
+        seed=run.seed,
+        sampling=run.data.sampling,
+        epoch_share=run.data.epoch_share,
+        rank=rank,
+        world=world,
     )
     return DataLoader(
         batches,

@@ -16,11 +16,12 @@ from fervor.features import Features, ImageEncoder, Pixels, from_map, mean_with_
 from fervor.ir50 import IR50, LEFT_OVER, from_published
 from fervor.statedicts import LoadReport, load_state, read_state
 from fervor.towers import IMAGENET, TOWERS, build_tower
+from fervor.vlm import build_vlm
 
 
 __all__ = ["ENCODERS", "FaceEncoder", "Features", "ImageEncoder", "build_image_encoder"]
 
-ENCODERS = ("face-mobilenet", "face-resnet", "ir50", *TOWERS)
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *TOWERS)
 
 
 class FaceEncoder(ImageEncoder):
@@ -154,7 +155,9 @@ def build_image_encoder(
     if config.last_stride not in (1, 2):
         raise UsageError(f"last_stride is {config.last_stride}, expected 1 or 2")
     encoder: ImageEncoder
-    if config.name in TOWERS:
+    if config.name == "vlm":
+        encoder = build_vlm(config, architecture=architecture)
+    elif config.name in TOWERS:
         encoder = build_tower(config, architecture=architecture)
     elif config.name == "ir50":
         encoder = _ir50_encoder(config)

@@ -4,7 +4,8 @@ FervorError
 ├── UsageError   a wrong option, name or combination of them
 ├── InputError   a picture, video or folder that is missing or cannot be read
 ├── DataError    a data set that differs from its official layout, labels or counts
-└── ModelError   a model folder or weight file that is missing, damaged or of another kind
+├── ModelError   a model folder or weight file that is missing, damaged or of another kind
+└── EndpointError   a server that refuses, does not answer, or answers nonsense
 
 Each message is one line: what was given, what was expected, what to do.
 """
@@ -28,3 +29,7 @@ class DataError(FervorError):
 
 class ModelError(FervorError):
     """A model folder or weight file that is missing, damaged or of another kind."""
+
+
+class EndpointError(FervorError):
+    """A server that refuses, does not answer, or answers nonsense."""

@@ -19,9 +19,16 @@ from fervor import datasets, provenance
 from fervor.checkpoint import Model, load_model
 from fervor.config import Data
 from fervor.data import Pictures, evaluation_batches, read_pictures
+from fervor.datasets import Sample
+from fervor.duplicates import repeated
 from fervor.errors import UsageError
 from fervor.methods import Batch, Method
+from fervor.splits import alignment, load_samples
+from fervor.transfer import Scope, scope
 
+
+RUN_KEYS = ("config", "seed", "commit", "selection", "average_of")
+"""What a result repeats of a model's description."""
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -141,37 +148,90 @@ def logits_of(model: Model, pictures: Pictures) -> Floats:
 
 
 def evaluate(
-    model: str, data: Data, *, split: str = "test", output: str = "results"
+    model: str,
+    data: Data,
+    *,
+    split: str = "test",
+    output: str = "results",
+    exclude_duplicates: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     """Evaluate a model folder on one split; writes a result file below `output` and returns both.
 
+    On another data set than the model's own, only the classes that both know are counted, and the
+    model answers with these alone; see `fervor.transfer`.
+
     Raises:
-        UsageError: a class of the data set is unknown to the model.
+        UsageError: classes that do not fit, or duplicates of another data set's train.
     """
     loaded = load_model(model)
-    protocol = datasets.protocol_of(data.name, data.protocol)
-    samples = datasets.load(
-        data.name, data.root, split, protocol=protocol, annotations=data.annotations
-    )
-    names = loaded.info["labels"]
-    unknown = sorted({sample.label for sample in samples} - set(names))
-    if unknown:
-        raise UsageError(
-            f"{data.name} under {protocol} holds {', '.join(unknown)}, the model knows "
-            f"{', '.join(names)}: choose a protocol with these classes"
-        )
-    pictures = read_pictures(samples, names, size=loaded.info["input"]["size"], faces=data.faces)
-    logits = logits_of(loaded, pictures)
-    probabilities = softmax(logits, loaded.info["temperature"])
+    info = loaded.info
+    counted, pictures, described = _counted(info, data, split, exclude_duplicates)
+    logits, label = logits_of(loaded, pictures), pictures.label.numpy()
+    probabilities = softmax(logits[:, counted.columns], info["temperature"])
+    cross = counted.report
+    if cross is not None:
+        right = logits.argmax(1) == np.array(counted.columns)[label]
+        cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
     result = {
-        "model": loaded.info["name"],
-        "run": {key: loaded.info.get(key) for key in ("config", "seed", "commit", "selection")},
-        "sha256": loaded.info["sha256"],
-        "data": {"name": data.name, "protocol": protocol, "split": split, "faces": data.faces},
+        "model": info["name"],
+        "run": {key: info.get(key) for key in RUN_KEYS},
+        "sha256": info["sha256"],
+        "data": described,
+        "cross_data": cross,
         "commit": provenance.commit(),
         "versions": provenance.versions(),
-        **summary(probabilities, pictures.label.numpy(), names),
+        **summary(probabilities, label, counted.labels),
     }
-    path = Path(output) / f"{loaded.info['name']}-seed{loaded.info['seed']}-{split}.json"
+    other = f"-{data.name}-{described['protocol']}" if cross else ""
+    fold = f"-fold{data.fold}" if data.fold else ""
+    path = Path(output) / f"{info['name']}-seed{info['seed']}{other}{fold}-{split}.json"
     provenance.write_text(path, json.dumps(result, indent=1) + "\n")
     return path, result
+
+
+def _counted(
+    info: dict[str, Any], data: Data, split: str, exclude_duplicates: bool
+) -> tuple[Scope, Pictures, dict[str, Any]]:
+    """The classes and pictures that are counted, and what a result says of them."""
+    protocol = datasets.protocol_of(data.name, data.protocol)
+    loaded, skipped = load_samples(data, split, protocol=protocol)
+    counted = scope(info, data.name, protocol, loaded)
+    samples, repeats = counted.samples, set()
+    if exclude_duplicates:
+        repeats = set(repeated(samples, _training_samples(info, data, split)))
+        samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
+    pictures = read_pictures(
+        samples,
+        counted.labels,
+        size=info["input"]["size"],
+        faces=data.faces,
+        margin=data.margin,
+        cache=data.cache,
+    )
+    described = {
+        "name": data.name,
+        "protocol": protocol,
+        "split": split,
+        "fold": data.fold,
+        "faces": data.faces,
+        "margin": data.margin,
+        "aligned": alignment(data),
+        "exclude_duplicates": exclude_duplicates,
+        "left_out": {
+            "no_face": skipped + len(samples) - len(pictures),
+            "duplicates": len(repeats),
+        },
+    }
+    return counted, pictures, described
+
+
+def _training_samples(info: dict[str, Any], data: Data, split: str) -> list[Sample]:
+    """What the model was trained on, of the data set that it is evaluated on."""
+    own = info["data"]
+    if data.name != own["name"] or split == "train":
+        raise UsageError(
+            f"--exclude_duplicates with split {split} of {data.name}: expected another split than "
+            f"train of the model's own data set, {own['name']}, whose train the pictures may repeat"
+        )
+    rule = own.get("train_protocol", own["protocol"])
+    return load_samples(data, "train", protocol=rule)[0]

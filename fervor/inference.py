@@ -1,18 +1,22 @@
 """Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.errors import UsageError
-from fervor.faces import Face, FaceDetector, crop, select
-from fervor.media import Frame, Picture, frame_of
+from fervor.cutouts import Cutout, FaceCutter
+from fervor.errors import InputError, UsageError
+from fervor.faces import FaceDetector
+from fervor.frame import Frame, Span
+from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
 from fervor.modelfolder import ModelHeader, find_model, open_session, read_header
+from fervor.neutral import AUTO, OwnNeutral
+from fervor.prediction import Prediction, Status
 from fervor.preprocess import to_input
+from fervor.tracking import WHOLE_EVERY, Detector
 
 
 __all__ = ["Faces", "Prediction", "Predictor"]
@@ -22,64 +26,10 @@ GROUP_PIXELS = 64_000_000
 """Pictures held at a time: at most so many pixels (200 MB), whatever the batch size."""
 
 Faces = Literal["all", "largest", "precropped"]
-Status = Literal["ok", "no_face", "error"]
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The expression that one face shows; or, by its status, that there was no face or no picture.
-
-    Attributes:
-        source: the path as it was given or found; empty for an array.
-        frame: number within the source, from 0.
-        time_s: seconds from the start of a video; None for a picture.
-        face: number within the frame, from 0, largest first; None without a face.
-        track: which face it is over time; None for a picture.
-        status: ok, no_face or error (the picture could not be read).
-        box: x, y, width, height in pixels of the upright picture.
-        det_score: the detector's score in 0..1; None for a precropped face.
-        label: the expression with the highest probability, or "uncertain" below `abstain`.
-        prob: the highest probability, in 0..1.
-        probabilities: of every expression, in the model's order, summing to 1; empty without face.
-        model: name of the model.
-        error: one line on why the picture could not be read.
-    """
-
-    source: str
-    frame: int
-    time_s: float | None
-    face: int | None
-    track: int | None
-    status: Status
-    box: Box | None
-    det_score: float | None
-    label: str | None
-    prob: float | None
-    probabilities: dict[str, float]
-    model: str
-    error: str | None
-
-
-class Detector(Protocol):
-    """What finds faces: `fervor.faces.FaceDetector`, or a stand-in."""
-
-    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
-        """Faces of each RGB picture [h w 3], largest first."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Cutout:
-    """A face cut out of its frame: RGB, uint8, square; `score` is None for a precropped picture."""
-
-    box: Box
-    score: float | None
-    pixels: NDArray[np.uint8]
 
 
 class Predictor:
-    """A model ready to run: call it with a picture, or with a list of them.
+    """A model ready to run: call it with a picture, a list of them, or a video.
 
     Args:
         model: a model folder; None for the embedded model.
@@ -87,9 +37,14 @@ class Predictor:
         threads: for each network; 0 leaves the number to onnxruntime.
         batch_size: pictures found and faces classified together; the answers do not depend on it.
         abstain: faces whose highest probability is below get the label "uncertain".
+        whole_every: of a video, frames from one look at a whole frame to the next, while faces that
+            are known are followed (fervor.tracking).
+        neutral: how a face looks at rest, to correct what it shows (fervor.neutral): a picture of
+            it, or "auto" to learn it for each track of a video; None corrects nothing.
         detector: a stand-in for the embedded face detector.
 
     Raises:
+        InputError: the neutral picture cannot be read or shows no face.
         ModelError: the folder is missing, incomplete, damaged or no model of fervor.
         UsageError: an option out of its range.
     """
@@ -102,6 +57,8 @@ class Predictor:
         threads: int = 0,
         batch_size: int = 32,
         abstain: float = 0.0,
+        whole_every: int = WHOLE_EVERY,
+        neutral: Picture | None = None,
         detector: Detector | None = None,
     ) -> None:
         if faces not in get_args(Faces):
@@ -112,15 +69,20 @@ class Predictor:
             raise UsageError(f"batch_size={batch_size}: expected 1 or more")
         if not 0 <= abstain <= 1:
             raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
+        if whole_every < 1:
+            raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
         folder = find_model(model)
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
         self._session = open_session(folder / "model.onnx", self.header, threads)
         self._batch_size = batch_size
         self._abstain = abstain
+        self._whole_every = whole_every
         self._detector = detector
         if detector is None and faces != "precropped":
             self._detector = FaceDetector(threads)
+        self._adapts = isinstance(neutral, str) and neutral == AUTO
+        self._rest = None if neutral is None or self._adapts else self._resting(neutral)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -141,11 +103,13 @@ class Predictor:
         """The faces of one picture, largest first, or a list of such lists for a list of pictures.
 
         Without a face the list is empty; of a file that cannot be read it holds one Prediction
-        with the status "error".
+        with the status "error". A video or a webcam gives an iterator instead: see `video`.
 
         Raises:
             InputError: a path that does not exist, or an array that is no uint8 picture.
         """
+        if isinstance(pictures, str | Path) and _moves(str(pictures)):
+            return self.video(pictures)  # type: ignore[return-value]  # for a path that is a video
         if isinstance(pictures, str) or not isinstance(pictures, Sequence):
             return self([pictures])[0]
         return [
@@ -153,53 +117,83 @@ class Predictor:
             for answer in self.stream(frame_of(picture) for picture in pictures)
         ]
 
+    def video(self, source: str | Path, *, span: Span = WHOLE) -> Iterator[list[Prediction]]:
+        """For each frame of a video file or of "webcam:0", in order, its faces.
+
+        No frame is left out: one without a face gives one Prediction with the status "no_face".
+
+        Raises:
+            InputError: at once, where there is no such file or webcam.
+            UsageError: PyAV is not installed.
+        """
+        return self.stream(open_inputs([source], span=span))
+
     def stream(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
         """For each frame, in order, its faces, or one Prediction that says `no_face` or `error`.
 
         Holds a batch of frames at a time, so that a stream may be endless.
         """
+        return (answer for _, answer in self.with_frames(frames))
+
+    def with_frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Prediction]]]:
+        """What `stream` gives, beside the frames."""
+        cutter = FaceCutter(
+            self._detector,
+            side=self.header.crop,
+            largest=self.faces == "largest",
+            whole_every=self._whole_every,
+        )
+        neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
         for group in _groups(frames, self._batch_size):
-            found = self._find(group)
-            probabilities = iter(self.classify([face.pixels for faces in found for face in faces]))
+            found = cutter(group)
+            logits = iter(self._logits([face.pixels for faces in found for face in faces]))
             for frame, faces in zip(group, found, strict=True):
-                own = [(face, next(probabilities)) for face in faces]
-                yield self._answer(frame, own)
+                rows = [next(logits) for _ in faces]
+                if neutral is not None:
+                    rows = neutral.corrected(frame, [face.track for face in faces], rows)
+                yield frame, self._answer(frame, faces, rows)
 
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order."""
+        return _softmax(self._logits(crops))
+
+    def _logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Logits [n c], divided by the model's temperature."""
         rows = [np.empty((0, len(self.labels)))]
         for start in range(0, len(crops), self._batch_size):
             batch = crops[start : start + self._batch_size]
             image = np.stack([to_input(pixels, self.header.size) for pixels in batch])
             (logits,) = self._session.run(["logits"], {"image": image})
-            rows.append(_softmax(np.asarray(logits, np.float64) / self.header.temperature))
+            rows.append(np.asarray(logits, np.float64) / self.header.temperature)
         return np.concatenate(rows)
 
-    def _find(self, group: Sequence[Frame]) -> list[list[Cutout]]:
-        """The faces of each frame, largest first; none where it could not be read."""
-        images = [frame.image for frame in group if frame.image is not None]
-        if self._detector is None:
-            cut = [[_whole(image)] for image in images]
-        else:
-            cut = [
-                [
-                    Cutout(face.box, face.score, crop(image, face, self.header.crop))
-                    for face in select(faces, "largest" if self.faces == "largest" else "all")
-                ]
-                for image, faces in zip(images, self._detector.detect(images), strict=True)
-            ]
-        readable = iter(cut)
-        return [[] if frame.image is None else next(readable) for frame in group]
+    @property
+    def _corrects(self) -> bool:
+        return self._adapts or self._rest is not None
+
+    def _resting(self, picture: Picture) -> NDArray[np.float64]:
+        """Logits [c] of the largest face in a picture of a person at rest."""
+        frame = frame_of(picture)
+        cutter = FaceCutter(self._detector, side=self.header.crop, largest=True)
+        faces = cutter([frame])[0]
+        if not faces:
+            reason = frame.error or "shows no face"
+            name = f"neutral picture {frame.source}".rstrip()
+            raise InputError(f"{name}: {reason}; expected a face at rest")
+        resting: NDArray[np.float64] = self._logits([faces[0].pixels])[0]
+        return resting
 
     def _answer(
-        self, frame: Frame, faces: Sequence[tuple[Cutout, NDArray[np.float64]]]
+        self, frame: Frame, faces: Sequence[Cutout], logits: Sequence[NDArray[np.float64]]
     ) -> list[Prediction]:
         if not faces:
             status: Status = "no_face" if frame.error is None else "error"
             where = (frame.source, frame.frame, frame.time_s, None, None, status)
             return [Prediction(*where, None, None, None, None, {}, self.header.name, frame.error)]
+        shares = _softmax(np.stack(logits))
         return [
-            self._prediction(frame, number, face, row) for number, (face, row) in enumerate(faces)
+            self._prediction(frame, number, face, row)
+            for number, (face, row) in enumerate(zip(faces, shares, strict=True))
         ]
 
     def _prediction(
@@ -212,7 +206,7 @@ class Predictor:
             frame=frame.frame,
             time_s=frame.time_s,
             face=number,
-            track=None,
+            track=face.track,
             status="ok",
             box=face.box,
             det_score=face.score,
@@ -224,19 +218,18 @@ class Predictor:
         )
 
 
-def _whole(image: NDArray[np.uint8]) -> Cutout:
-    height, width = image.shape[:2]
-    return Cutout((0.0, 0.0, float(width), float(height)), None, image)
+def _moves(source: str) -> bool:
+    return is_webcam(source) or (Path(source).is_file() and is_video(source))
 
 
 def _groups(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    """At most `size` frames together, fewer of large pictures."""
+    """At most `size` frames together, fewer of large pictures; a webcam's one by one."""
     group: list[Frame] = []
     pixels = 0
     for frame in frames:
         group.append(frame)
-        pixels += 0 if frame.image is None else frame.image.shape[0] * frame.image.shape[1]
-        if len(group) == size or pixels >= GROUP_PIXELS:
+        pixels += frame.pixels
+        if len(group) == size or pixels >= GROUP_PIXELS or frame.live:
             yield group
             group, pixels = [], 0
     if group:

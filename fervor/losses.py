@@ -161,3 +161,34 @@ def local_similarities(
     scores = similarities(tokens.flatten(0, 1), texts).unflatten(0, tokens.shape[:2])
     nearest: Tensor = scores.topk(min(k, tokens.shape[1]), dim=1).values
     return nearest.mean(1)
+
+
+def agreement(first: Float[Tensor, "b c"], second: Float[Tensor, "m c"]) -> Float[Tensor, "b m"]:
+    """Fidelity of every distribution with every other: (sum over c of sqrt(p_c q_c))^2 (ours).
+
+    1 for equal distributions, 0 for such that share no class; with a one-hot q it is p's share of
+    that class.
+    """
+    return (first.sqrt() @ second.sqrt().T).square()
+
+
+def soft_contrastive_loss(
+    logits: Float[Tensor, "b m"], agreement: Float[Tensor, "b m"]
+) -> Float[Tensor, ""]:
+    """CLIP's two-way contrast with soft targets, so that equal expressions are no negatives (ours).
+
+    Mean over both directions of KL(target || softmax): a picture's target over the captions is its
+    agreement with each, scaled to sum 1, and so is a caption's over the pictures. What finds little
+    agreement counts little. 0 where every softmax equals its target, which any
+    logits = log agreement + constant does.
+    """
+    return (_towards(logits, agreement) + _towards(logits.T, agreement.T)) / 2
+
+
+def _towards(logits: Float[Tensor, "b m"], agreement: Float[Tensor, "b m"]) -> Float[Tensor, ""]:
+    """Mean of KL(agreement / its sum || softmax) over the rows, by their sum up to 1."""
+    total = agreement.sum(1)
+    target = agreement / total.clamp_min(1e-12)[:, None]
+    divergence = F.kl_div(logits.log_softmax(1), target, reduction="none").sum(1)
+    weight = total.clamp(max=1)
+    return (divergence * weight).sum() / weight.sum().clamp_min(1e-12)

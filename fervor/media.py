@@ -1,4 +1,4 @@
-"""Pictures and folders -> one stream of frames, in order; an unreadable one says why in its frame.
+"""Pictures, folders, videos and webcams -> one stream of frames; an unreadable one says why.
 
 Only the decoders in `FORMATS` ever run, and a picture's size is read from its header before a pixel
 is decoded.
@@ -7,26 +7,50 @@ is decoded.
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fervor.errors import InputError
+from fervor.ahead import ahead
+from fervor.errors import FervorError, InputError
+from fervor.frame import WEBCAM, Frame, Span
 from fervor.preprocess import to_rgb
+from fervor.video import ENDINGS as VIDEO_ENDINGS
+from fervor.video import check_webcam, is_container, need_av, read_video, read_webcam
 
 
-__all__ = ["ENDINGS", "Frame", "Picture", "find", "frame_of", "open_inputs", "read", "read_picture"]
+__all__ = [
+    "ENDINGS",
+    "VIDEO_ENDINGS",
+    "Frame",
+    "Picture",
+    "Span",
+    "find",
+    "frame_of",
+    "is_video",
+    "is_webcam",
+    "open_inputs",
+    "read",
+    "read_picture",
+]
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image of any mode, or an array uint8 RGB [h w 3] or grey [h w]."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 """What counts as a picture in a folder, in any case."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+START = 256
+"""Bytes that tell what a file is."""
+
+WHOLE = Span()
+AHEAD_PIXELS = 16_000_000
+"""Frames that wait decoded: so many pixels (50 MB) together, and always one."""
 
 MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
@@ -35,67 +59,112 @@ ORIENTATION = 0x0112
 UPRIGHT = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One picture, or one frame of a video.
-
-    Attributes:
-        source: the path as it was given or found; empty for an array.
-        frame: number within the source, from 0.
-        time_s: seconds from the start of a video; None for a picture.
-        image: RGB, uint8, [h w 3], turned upright; None where it could not be read.
-        error: the reason, one line; None where it could.
-    """
-
-    source: str
-    frame: int
-    time_s: float | None
-    image: NDArray[np.uint8] | None
-    error: str | None
-
-
-def open_inputs(inputs: Sequence[str | Path], *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
-    """The frames of all inputs (pictures and folders) in order.
+def open_inputs(
+    inputs: Sequence[str | Path], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame]:
+    """The frames of all inputs (pictures, folders, videos, webcams) in order.
 
     Raises:
         InputError: at once, not at the first frame: an input does not exist, or a folder holds no
-            picture.
+            picture and no video.
+        UsageError: a video is named and PyAV is not installed.
     """
-    return read(find(inputs), max_pixels=max_pixels)
+    return read(find(inputs), span=span, max_pixels=max_pixels)
 
 
-def read(sources: Iterable[str], *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
-    """The frames of files, in order; one picture in memory at a time."""
+def read(
+    sources: Iterable[str], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame]:
+    """The frames of files and webcams, in order, decoded ahead by a thread in bounded memory.
+
+    `span` says which frames of a video or webcam are read.
+    """
+    frames = _read(sources, span, max_pixels)
+    return ahead(frames, weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+
+
+def _read(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Frame]:
     for source in sources:
-        yield read_picture(source, max_pixels=max_pixels)
+        if is_webcam(source):
+            yield from read_webcam(source, span, max_pixels=max_pixels)
+        elif not is_video(source):
+            yield read_picture(source, max_pixels=max_pixels)
+        elif reason := _unreadable(source):
+            yield Frame(source, 0, None, None, reason)
+        else:
+            yield from read_video(source, span, max_pixels=max_pixels)
+
+
+def _unreadable(video: str) -> str | None:
+    try:
+        _check_file(video)
+        need_av(os.path.basename(video))
+    except Exception as error:
+        return _reason(error)
+    return None
+
+
+def is_webcam(source: str) -> bool:
+    """Whether it names a webcam, as "webcam:0" does."""
+    return source.startswith(WEBCAM) and not os.path.lexists(source)
+
+
+def is_video(source: str) -> bool:
+    """Whether a path is read as a video: by its ending, and by its start where that is unknown."""
+    ending = os.path.splitext(source)[1].lower()
+    if ending in (*ENDINGS, *VIDEO_ENDINGS):
+        return ending in VIDEO_ENDINGS
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            return False
+        with open(source, "rb") as file:
+            start = file.read(START)
+    except OSError:
+        return False
+    return is_container(start) and not _is_heif(start)
+
+
+def _is_heif(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
 
 
 def find(inputs: Sequence[str | Path]) -> list[str]:
-    """The files that the inputs stand for: folders recursively and sorted, by their endings.
+    """The files and webcams that the inputs stand for; folders recursively, sorted, by endings.
 
     Raises:
-        InputError: an input does not exist, or a folder holds no picture.
+        InputError: an input does not exist, or a folder holds no picture and no video.
+        UsageError: a video or webcam is named and PyAV is not installed.
     """
     found: list[str] = []
     for given in inputs:
         source = os.fspath(given)
-        if os.path.isdir(source):
-            found.extend(_pictures_below(source))
+        if is_webcam(source):
+            check_webcam(source)
+            found.append(source)
+        elif os.path.isdir(source):
+            found.extend(_media_below(source))
         elif os.path.lexists(source):
+            if is_video(source):
+                need_av(source)
             found.append(source)
         else:
-            raise InputError(f"{source} does not exist: expected a picture or a folder of pictures")
+            raise InputError(
+                f"{source} does not exist: expected a picture, a video, a folder or webcam:0"
+            )
     return found
 
 
-def _pictures_below(folder: str) -> list[str]:
+def _media_below(folder: str) -> list[str]:
     found: list[str] = []
+    endings = (*ENDINGS, *VIDEO_ENDINGS)
     # A folder that cannot be listed stays in the stream: reading it says why.
     walk = os.walk(folder, onerror=lambda error: found.append(str(error.filename)))
     for parent, _, names in walk:  # links to folders are not followed: they may lead back here
-        found.extend(os.path.join(parent, name) for name in names if name.lower().endswith(ENDINGS))
+        found.extend(os.path.join(parent, name) for name in names if name.lower().endswith(endings))
     if not found:
-        raise InputError(f"folder {folder} holds no picture: expected {', '.join(ENDINGS)}")
+        raise InputError(
+            f"folder {folder} holds no picture and no video: expected {', '.join(endings)}"
+        )
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
@@ -106,10 +175,11 @@ def frame_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Frame:
         InputError: a path that does not exist or is a folder; an array of another type or shape.
     """
     if isinstance(picture, str | Path):
-        if os.path.isdir(picture):
+        if os.path.isdir(picture) or (os.path.lexists(picture) and is_video(os.fspath(picture))):
+            kind = "folder" if os.path.isdir(picture) else "video"
             raise InputError(
-                f"{picture} is a folder: expected a picture (for a folder, "
-                "predictor.stream(fervor.media.open_inputs([folder])))"
+                f"{picture} is a {kind}: expected a picture (for a {kind}, "
+                f"predictor.stream(fervor.media.open_inputs([{kind}])))"
             )
         return read_picture(*find([picture]), max_pixels=max_pixels)
     if isinstance(picture, Image.Image):
@@ -130,19 +200,37 @@ def read_picture(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
 
 
 def _decode(source: str, max_pixels: int) -> NDArray[np.uint8]:
-    status = os.stat(source)
-    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be read for ever
-        raise InputError("not a regular file")
-    if status.st_size == 0:
-        raise InputError("the file is empty (0 bytes)")
+    _check_file(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=_formats(source)) as image:
             if image.width * image.height > max_pixels:
                 raise InputError(
                     f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}"
                 )
             return to_rgb(_upright(image))
+
+
+def _check_file(source: str) -> None:
+    """Raises InputError for a file that no decoder should see."""
+    status = os.stat(source)
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be read for ever
+        raise InputError("not a regular file")
+    if status.st_size == 0:
+        raise InputError("the file is empty (0 bytes)")
+
+
+def _formats(source: str) -> tuple[str, ...]:
+    """The decoders that may run; HEIC's comes from a plug-in and is loaded where it is needed."""
+    with open(source, "rb") as file:
+        if not _is_heif(file.read(START)):
+            return FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise InputError('a HEIC picture: needs pip install "fervor[heic]"') from error
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -156,7 +244,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     """One line on why a picture could not be read, without its name."""
-    if isinstance(error, InputError):
+    if isinstance(error, FervorError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return f"not a picture in a known format: expected {', '.join(FORMATS)}"

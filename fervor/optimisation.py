@@ -25,7 +25,7 @@ def learning_rate(step: int, steps_per_epoch: int, optim: Optim) -> float:
 
 
 def optimizer_of(groups: Sequence[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
-    """SGD or Adam over the groups; with `sam`, inside sharpness-aware minimisation.
+    """SGD, Adam or AdamW over the groups; with `sam`, inside sharpness-aware minimisation.
 
     SAM (Foret et al., 2021, https://arxiv.org/abs/2010.01412), not adaptive.
     """
@@ -35,6 +35,9 @@ def optimizer_of(groups: Sequence[dict[str, Any]], optim: Optim) -> torch.optim.
     if optim.name == "sgd":
         kind = torch.optim.SGD
         settings |= {"momentum": optim.momentum, "nesterov": optim.nesterov}
+    elif optim.name == "adamw":
+        kind = torch.optim.AdamW
+        settings |= {"betas": (optim.momentum, 0.98)}
     if not optim.sam:
         return kind(split, **settings)
     from pytorch_optimizer import SAM  # slow to import, and few runs need it

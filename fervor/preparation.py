@@ -23,11 +23,11 @@ def prepare(method: Method, pictures: Pictures, run: Run) -> None:
     if wanted:
         pictures = pictures.subset(_of_each_class(pictures.label, wanted, run.seed))
     path = Path(run.data.cache) / f"prepared-{_fingerprint(method, pictures, run)}.safetensors"
-    kept = load_file(path) if path.is_file() else None
+    kept = load_file(path) if run.data.cache and path.is_file() else None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     method.to(device or "cpu")
     found = method.prepare(evaluation_batches(pictures, size=run.encoder.size), kept=kept)
-    if found and kept is None:
+    if found and kept is None and run.data.cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save_weights(path, found)
 
@@ -43,6 +43,7 @@ def _fingerprint(method: Method, pictures: Pictures, run: Run) -> str:
     """What a preparation depends on, as a name: the pictures, their classes, the frozen towers."""
     settings = {"size": run.encoder.size, "grey": run.encoder.grey}
     found = hashlib.sha256(json.dumps([settings, checkpoint.tower_checksums(method)]).encode())
-    for tensor in (pictures.images, pictures.label):
-        found.update(tensor.contiguous().numpy().tobytes())
+    for images in pictures.blocks():
+        found.update(images.numpy().data)
+    found.update(pictures.label.numpy().data)
     return found.hexdigest()[:16]

@@ -115,7 +115,7 @@ def soft_text(text: TextEncoder, purpose: str) -> SoftTextEncoder:
         return text
     raise UsageError(
         f"{purpose} learns prompts through a text tower, {type(text).__name__} has none: choose "
-        "text minilm, or a local folder or hub name of CLIP"
+        "text vlm or minilm, or a local folder or hub name of CLIP"
     )
 
 

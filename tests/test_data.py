@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data import (
     Augmentation,
-    EpochSampler,
-    Key,
     Pictures,
     TrainingBatches,
     evaluation_batches,
@@ -27,10 +25,11 @@ from fervor.data import (
     training_loader,
 )
 from fervor.datasets import Sample
-from fervor.errors import DataError
+from fervor.errors import DataError, UsageError
 from fervor.faces import FaceDetector, crop, select
 from fervor.methods import Batch
 from fervor.preprocess import to_input
+from fervor.sampling import EpochSampler, Key
 from tests.drawn import face, pictures
 
 
@@ -77,7 +76,8 @@ def test_subset_keeps_the_order_asked_for(samples: list[Sample]) -> None:
     part = read.subset(torch.tensor([2, 0]))
     assert part.label.tolist() == [1, 2]
     assert part.sources == (read.sources[2], read.sources[0])
-    assert torch.equal(part.images, read.images[[2, 0]])
+    assert torch.equal(part.take(torch.arange(2)), read.images[[2, 0]])
+    assert torch.equal(part.subset(torch.tensor([1])).take(torch.tensor([0])), read.images[[0]])
     assert torch.equal(part.votes, read.votes[[2, 0]])
     assert part.counts() == [0, 1, 1]
 
@@ -87,6 +87,7 @@ SHAPES = {
     "not square": [(30, 40), (30, 40)],
     "several sizes": [(30, 30), (64, 50), (20, 70)],
     "larger": [(100, 90)],
+    "the network's": [(64, 64), (64, 64)],
 }
 
 
@@ -147,7 +148,7 @@ def test_the_largest_face_is_cut_out_as_predict_does(
         read = read_pictures(found, LABELS, size=112, faces="largest")
     photo = np.asarray(Image.open(EXAMPLE).convert("RGB"))
     cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], 48)
-    assert np.array_equal(read.images.permute(0, 2, 3, 1).numpy(), cut[None])
+    assert np.array_equal(read.take(torch.tensor([0])).permute(0, 2, 3, 1).numpy(), cut[None])
     assert (read.label.tolist(), read.sources) == ([1], (str(EXAMPLE),))
     assert "1 of 2 pictures hold no face and are left out" in caplog.text
     assert nobody in caplog.text
@@ -169,7 +170,10 @@ def faces() -> Pictures:
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return all(
+        a is b if a is None or b is None else torch.equal(a, b)
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 KEY = Key(1, 2, (5, 0, 9))
@@ -201,7 +205,8 @@ def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
 def test_batches_are_colour_in_range_of_the_encoders_size(
     augment: Augment, faces: Pictures
 ) -> None:
-    image, label, target = TrainingBatches(faces, run(augment=augment))[KEY]
+    image, label, target, positive = TrainingBatches(faces, run(augment=augment))[KEY]
+    assert positive is None
     assert image.shape == (3, 3, 56, 56)
     assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1
     assert image.std() > 0.1
@@ -330,6 +335,7 @@ STRENGTHS = {
     "scale": 0.2,
     "shift": 0.2,
     "crop_padding": 6,
+    "crop_area": 0.5,
     "erase": 1.0,
     "brightness": 0.2,
     "contrast": 0.3,
@@ -373,49 +379,88 @@ def test_any_augmentation_gives_pictures(
     assert found.isfinite().all() and found.min() >= 0 and found.max() <= 1
 
 
-# Sampling
+def test_a_crop_by_area_keeps_the_share_asked_for() -> None:
+    """On a ramp from left to right and one from top to bottom, whose spans are the crop's sides."""
+    torch.manual_seed(0)
+    ramp = torch.arange(64, dtype=torch.uint8)[None].expand(64, -1) * 4
+    both = torch.stack([ramp, ramp.T])[None].expand(40, -1, -1, -1)
+    cropped = Augmentation(dataclasses.replace(NONE, crop_area=0.5), 64)(both)
+    spans = (cropped.amax((2, 3)) - cropped.amin((2, 3))) / (63 * 4 / 255)
+    area, shape = spans.prod(1), spans[:, 0] / spans[:, 1]
+    assert 0.45 < float(area.min()) < 0.6 and 0.85 < float(area.max()) <= 1.01
+    assert 0.7 < float(shape.min()) < 0.85 and 1.2 < float(shape.max()) < 1.4
 
 
-@given(st.integers(4, 60), st.integers(1, 4), st.integers(0, 9), st.integers(0, 99))
-def test_an_epoch_takes_every_picture_at_most_once(
-    count: int, batch_size: int, epoch: int, seed: int
-) -> None:
-    sampler = EpochSampler(torch.zeros(count, dtype=torch.int64), batch_size, seed=seed)
-    sampler.set_epoch(epoch)
-    keys = list(sampler)
-    assert len(keys) == len(sampler) == count // batch_size
-    assert [(key.epoch, key.step) for key in keys] == [(epoch, step) for step in range(len(keys))]
-    taken = [index for key in keys for index in key.indices]
-    assert len(taken) == len(set(taken)) == len(keys) * batch_size
-    assert all(0 <= index < count for index in taken)
-    assert keys == list(sampler)
+# Pairs, and several processes
 
 
-def test_epochs_and_seeds_give_other_orders() -> None:
-    def order(seed: int, epoch: int) -> list[Key]:
-        sampler = EpochSampler(torch.zeros(50, dtype=torch.int64), 5, seed=seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+def test_pairs_leave_the_batch_as_it_is(faces: Pictures) -> None:
+    alone, paired = TrainingBatches(faces, run()), TrainingBatches(faces, run(), pairs=True)
+    first, second = alone[KEY], paired[KEY]
+    assert first.positive is None and second.positive is not None
+    assert equal(first, second._replace(positive=None))
+    assert second.positive.shape == second.image.shape
+    assert equal(second, paired[KEY])
+    assert not torch.equal(second.positive, paired[KEY._replace(step=3)].positive)
 
-    orders = [
-        tuple(key.indices for key in order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)
+
+def test_a_partner_shows_another_picture_of_the_class(faces: Pictures) -> None:
+    plain = TrainingBatches(faces, run(augment=NONE), pairs=True)
+    everything = Augmentation(NONE, 56)(faces.images)
+    seen = set()
+    for step in range(60):
+        batch = plain[Key(0, step, (5, 0))]
+        assert batch.positive is not None
+        for index, picture in zip((5, 0), batch.positive, strict=True):
+            gaps = (everything - picture[:1]).abs().amax((1, 2, 3))
+            partner = int(gaps.argmin())
+            assert float(gaps[partner]) < 1e-5
+            assert partner != index and faces.label[partner] == faces.label[index]
+            seen.add((index, partner))
+    assert len(seen) == 2 * 5  # every other picture of both classes
+
+
+def test_a_partner_is_augmented_by_draws_of_its_own() -> None:
+    """Two equal pictures: their partner is the same picture, but not augmented the same."""
+    twins = pictures(LABELS[:1], 2)
+    twins.images[1] = twins.images[0]
+    batch = TrainingBatches(twins, run(), pairs=True)[Key(0, 0, (0, 1))]
+    assert batch.positive is not None
+    assert float((batch.image - batch.positive.flip(0)).abs().amax((1, 2, 3)).min()) > 0.1
+
+
+def test_pairs_are_not_mixed(faces: Pictures) -> None:
+    mixing = run(augment=dataclasses.replace(NONE, mixup=0.4))
+    with pytest.raises(UsageError, match=r"pairs pictures: set augment\.mixup to 0"):
+        TrainingBatches(faces, mixing, pairs=True)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: Pictures) -> None:
+    """With workers of their own, whatever is drawn: augmentation, targets, mixtures, partners."""
+    votes = torch.full_like(faces.votes, 0.1) + 0.7 * faces.votes
+    shared = dataclasses.replace(faces, votes=votes)
+    settings = run(
+        data=Data(target="probability", sampling="balanced"),
+        augment=dataclasses.replace(STRONG, mixup=mixup),
+        workers=2,
+    )
+    batches = TrainingBatches(shared, settings, pairs=not mixup)
+    alone = list(training_loader(batches, shared, settings))
+    shares = [
+        list(training_loader(batches, shared, settings, rank=rank, world=world))
+        for rank in range(world)
     ]
-    assert len(set(orders)) == 4
+    assert len(alone) == 4
+    for whole, *parts in zip(alone, *shares, strict=True):
+        for name, value in whole._asdict().items():
+            if value is not None:
+                union = torch.cat([getattr(part, name) for part in parts])
+                assert torch.equal(union, value), name
 
 
-def test_balance_draws_every_class_equally_often() -> None:
-    label = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
-    sampler = EpochSampler(label, 10, seed=0, balance=True)
-    taken = [index for key in sampler for index in key.indices]
-    counts = torch.bincount(label[taken], minlength=3)
-    assert counts.sum() == 1000
-    assert all(abs(int(count) - 333) < 60 for count in counts)  # 4 deviations
-    assert len(set(taken)) < 1000  # with replacement
-
-
-def test_too_few_pictures_for_a_batch() -> None:
-    with pytest.raises(DataError, match=r"3 training pictures do not fill a batch of 4: lower"):
-        EpochSampler(torch.zeros(3, dtype=torch.int64), 4, seed=0)
+# Holding out
 
 
 @settings(max_examples=30)
@@ -437,3 +482,74 @@ def test_held_out_pictures_part_the_classes(sizes: list[int], share: float, seed
     assert held.counts() == expected
     assert sorted(kept.sources + held.sources, key=int) == list(split.sources)
     assert hold_out(split, share, seed)[1].sources == held.sources
+
+
+GROUPS = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(["", "a", "b", "c", "d", "e", "f"])),
+    min_size=12,
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(GROUPS, st.floats(0.15, 0.5), st.integers(0, 9))
+def test_no_group_is_torn_apart(members: list[tuple[int, str]], share: float, seed: int) -> None:
+    label = torch.tensor([number for number, _ in members])
+    groups = tuple(group for _, group in members)
+    split = Pictures(
+        torch.zeros(len(label), 1, 2, 2, dtype=torch.uint8),
+        label,
+        torch.eye(3)[label],
+        tuple(map(str, range(len(label)))),
+        groups=groups,
+    )
+    try:
+        kept, held = hold_out(split, share, seed)
+    except DataError as error:
+        assert "too few to hold" in str(error)
+        return
+    assert sorted(kept.sources + held.sources, key=int) == list(split.sources)
+    if any(groups):
+        assert not (set(kept.groups) - {""}) & (set(held.groups) - {""})
+        assert [groups[int(name)] for name in held.sources] == list(held.groups)
+    for before, left in zip(split.counts(), kept.counts(), strict=True):
+        assert left or not before
+    assert hold_out(split, share, seed)[1].sources == held.sources
+
+
+def test_many_groups_come_near_the_share() -> None:
+    """40 people with one picture of each class but one, as CK+'s subjects have."""
+    label = torch.tensor([(person + k) % 5 for person in range(40) for k in range(4)])
+    groups = tuple(f"S{person:03d}" for person in range(40) for _ in range(4))
+    empty = torch.zeros(160, 1, 2, 2, dtype=torch.uint8)
+    split = Pictures(empty, label, torch.eye(5)[label], ("",) * 160, groups=groups)
+    held = hold_out(split, 0.25, seed=1)[1]
+    assert len(set(held.groups)) == 10
+    assert all(6 <= count <= 10 for count in held.counts())  # 8 of 32 each
+
+
+# The cache
+
+
+def test_a_mapped_split_gives_the_same_batches(samples: list[Sample], tmp_path: Path) -> None:
+    folder = str(tmp_path / "cache")
+    kept = read_pictures(samples, LABELS, size=112)
+    for mapped in (read_pictures(samples, LABELS, size=112, cache=folder) for _ in range(2)):
+        assert torch.equal(mapped.images, kept.images)
+        assert (mapped.sources, mapped.counts()) == (kept.sources, kept.counts())
+        key = Key(0, 1, (2, 0))
+        assert equal(TrainingBatches(mapped, run())[key], TrainingBatches(kept, run())[key])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_pictures_without_a_face_are_left_out_of_a_mapped_split(tmp_path: Path) -> None:
+    nobody = saved(tmp_path, "nobody.png", np.full((200, 200, 3), 90, np.uint8))
+    found = [Sample(nobody, "neutral"), Sample(str(EXAMPLE), "happiness", group="S1")]
+    read = [
+        read_pictures(found, LABELS, size=112, faces="largest", cache=cache)
+        for cache in ("", str(tmp_path / "cache"), str(tmp_path / "cache"))
+    ]
+    for split in read:
+        assert (split.sources, split.groups) == ((str(EXAMPLE),), ("S1",))
+        assert torch.equal(split.take(torch.tensor([0])), read[0].take(torch.tensor([0])))
+        assert next(evaluation_batches(split, size=112)).image.std() > 0.1

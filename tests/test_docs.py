@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fervor.datasets import DATASETS, affectnet, ckplus, rafdb
 from fervor.datasets.ferplus import COUNTS
 from fervor.labels import SYNONYMS
 from fervor.prompts import TEMPLATES
@@ -94,7 +95,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in LINK.findall(PAGES[page]):
-        if target.startswith("https://"):
+        if target.startswith(("https://", "http://")):
             continue
         path, _, anchor = target.partition("#")
         file = (ROOT / page).parent / path if path else ROOT / page
@@ -126,8 +127,45 @@ def test_counts_are_those_of_the_code() -> None:
     assert stated.keys() == {protocol for counts in COUNTS.values() for protocol in counts}
     for source, place in {"label.csv": 0, "fer2013new.csv": 1, "fer2013.csv": 2}.items():
         for protocol, cells in stated.items():
-            counts = COUNTS[source].get(protocol, ())
-            assert cells[place].strip() == " / ".join(f"{count:,}" for count in counts)
+            totals = map(sum, COUNTS[source].get(protocol, {}).values())
+            assert cells[place].strip() == " / ".join(f"{total:,}" for total in totals)
+
+
+def class_table(title: str) -> dict[str, dict[str, int]]:
+    """A table of docs/data.md whose columns are expressions, by its first cell: rows of numbers."""
+    lines = PAGES["docs/data.md"].splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {title} | "))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:]]
+    size = next(n for n, row in enumerate(cells) if len(row) < 2)
+    names = cells[0][1:]
+    return {
+        row[0]: {
+            name: int(cell.replace(",", "")) for name, cell in zip(names, row[1:], strict=True)
+        }
+        for row in cells[2:size]
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "counts"),
+    [
+        ("RAF-DB", rafdb.COUNTS),
+        ("AffectNet", affectnet.COUNTS),
+        ("CK+", {"sequences": {name: n for name, n in ckplus.COUNTS.items() if n}}),
+    ],
+)
+def test_classes_are_those_of_the_code(title: str, counts: dict[str, dict[str, int]]) -> None:
+    expected = {split: {**by, "all": sum(by.values())} for split, by in counts.items()}
+    stated = class_table(title)
+    assert stated == expected
+    assert list(map(list, stated.values())) == list(map(list, expected.values()))  # their order
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_and_protocol_is_described(name: str) -> None:
+    assert re.search(rf"^\| \[`{name}`\]\(#", PAGES["docs/data.md"], re.MULTILINE)
+    for protocol in DATASETS[name].PROTOCOLS:
+        assert f"`{protocol}`" in PAGES["docs/protocols.md"]
 
 
 def test_synonyms_are_those_of_the_code() -> None:
@@ -141,7 +179,7 @@ def test_templates_are_those_of_the_code() -> None:
     assert {int(number): template for number, template in rows} == TEMPLATES
 
 
-@pytest.mark.parametrize("method", ["ke", "lacovl"])
+@pytest.mark.parametrize("method", ["ke", "mpa", "lacovl"])
 def test_options_are_those_of_the_code(method: str) -> None:
     pytest.importorskip("torch", reason="methods need the [train] extra")
     from dataclasses import asdict
@@ -156,6 +194,25 @@ def test_options_are_those_of_the_code(method: str) -> None:
     assert stated.keys() == defaults.keys()
     for name, value in stated.items():
         assert value.strip("`") in (defaults[name], defaults[name].removesuffix(".0"))
+
+
+def test_options_of_the_image_text_model_are_those_of_the_code() -> None:
+    pytest.importorskip("torch", reason="methods need the [train] extra")
+    from dataclasses import asdict
+
+    from fervor.methods.vlm import VLM
+
+    section = PAGES["docs/methods/vlm.md"].split("## Options")[1].split("\n## ")[0]
+    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
+    assert {name: float(value) for name, value in stated.items()} == asdict(VLM.Options())
+
+
+def test_the_unseen_words_are_those_of_the_data() -> None:
+    from fervor.captions import unseen
+
+    page = PAGES["docs/methods/vlm.md"]
+    missing = [word for words in unseen().values() for word in words if word not in page]
+    assert not missing, f"docs/methods/vlm.md does not name {missing}"
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:

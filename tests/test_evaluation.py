@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from fervor import provenance
 from fervor.checkpoint import load_model, save_model
@@ -221,6 +222,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         built.train()(batch(LABELS, 4, size=32).image)
     info = description("ke", config, built, mode="paper", name="ke/drawn", config={"seed": 29})
+    info["data"] |= {"name": "folder", "protocol": "folders"}
     save_model(root / "run", built.state_dict(), info, "")
     return root / "run"
 
@@ -236,7 +238,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_result_file_says_where_its_numbers_come_from(
     model: Path, faces: Path, tmp_path: Path
 ) -> None:
-    data = Data(name="folder", root=str(faces))
+    data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
     path, result = evaluate(str(model), data, output=str(tmp_path / "results"))
     assert path.is_relative_to(tmp_path / "results")
     assert "seed29" in path.name and path.name.endswith(".json")
@@ -248,8 +250,14 @@ def test_the_result_file_says_where_its_numbers_come_from(
         "name": "folder",
         "protocol": "folders",
         "split": "test",
+        "fold": 0,
         "faces": "precropped",
+        "margin": 0.0,
+        "aligned": None,
+        "exclude_duplicates": False,
+        "left_out": {"no_face": 0, "duplicates": 0},
     }
+    assert stored["cross_data"] is None
     assert stored["sha256"] == info["sha256"]
     assert stored["versions"] == provenance.versions()
     assert stored["commit"] == provenance.commit()
@@ -263,7 +271,7 @@ def test_the_result_file_says_where_its_numbers_come_from(
 def test_the_figures_are_those_of_the_models_answers(
     model: Path, faces: Path, tmp_path: Path
 ) -> None:
-    data = Data(name="folder", root=str(faces))
+    data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
     _, result = evaluate(str(model), data, split="valid", output=str(tmp_path))
     split = read_pictures(load("folder", faces, "valid"), LABELS, size=32)
     logits = logits_of(load_model(model), split)
@@ -275,7 +283,7 @@ def test_the_figures_are_those_of_the_models_answers(
 
 
 def test_splits_write_files_of_their_own(model: Path, faces: Path, tmp_path: Path) -> None:
-    data = Data(name="folder", root=str(faces))
+    data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
     paths = {
         evaluate(str(model), data, split=s, output=str(tmp_path))[0] for s in ("valid", "test")
     }
@@ -287,14 +295,14 @@ def test_a_class_that_the_model_lacks(model: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"holds fear, the model knows neutral, .*: choose"
     ) as info:
-        evaluate(str(model), Data(name="folder", root=str(tmp_path)))
+        evaluate(str(model), Data(name="folder", root=str(tmp_path), cache=""))
     assert "\n" not in str(info.value)
 
 
 def test_an_empty_split(model: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, ["neutral"], 1)
     with pytest.raises(DataError, match="the split holds no pictures"):
-        evaluate(str(model), Data(name="folder", root=str(tmp_path)))
+        evaluate(str(model), Data(name="folder", root=str(tmp_path), cache=""))
 
 
 def test_logits_are_those_of_eval_mode_and_leave_the_mode(model: Path) -> None:
@@ -305,3 +313,82 @@ def test_logits_are_those_of_eval_mode_and_leave_the_mode(model: Path) -> None:
     found = torch_logits(method.train(), batches)
     assert method.training
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# Another data set than the model's own
+
+
+def table_of(root: Path, names: list[str], count: int, *, seed: int = 0) -> Path:
+    """A data set of another name: a table of drawn faces, all of them in its test split."""
+    write_folder(root, names, count, seed=seed)
+    lines = ["path,label,split"]
+    lines += [
+        f"{path.relative_to(root)},{path.parent.name},test" for path in sorted(root.rglob("*.png"))
+    ]
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_classes_are_matched_by_name(model: Path, tmp_path: Path) -> None:
+    """The table knows fear, the model sadness; both are reported, neither is counted."""
+    root = table_of(tmp_path / "faces", ["anger", "fear", "happiness", "neutral"], 3, seed=2)
+    data = Data(name="csv", root=str(root), cache="")
+    path, result = evaluate(str(model), data, output=str(tmp_path))
+    assert path.name == "drawn-seed29-csv-table-test.json"
+    cross = result["cross_data"]
+    assert cross["trained_on"] == "folder"
+    assert cross["shared"] == ["neutral", "happiness", "anger"]
+    assert (cross["model_only"], cross["data_only"]) == (["sadness"], {"fear": 3})
+    samples = [s for s in load("csv", root, "test") if s.label != "fear"]
+    split = read_pictures(samples, LABELS, size=32)
+    logits = logits_of(load_model(model), split)
+    right, everything = 0, 0
+    for row, sample in zip(logits, samples, strict=True):
+        shares = {name: math.exp(x / 1.5) for name, x in zip(LABELS, row, strict=True)}
+        everything += max(shares, key=shares.__getitem__) == sample.label
+        del shares["sadness"]
+        right += max(shares, key=shares.__getitem__) == sample.label
+    assert (result["correct"], result["count"]) == (right, 9)
+    assert cross["accuracy_over_all_classes"] == everything / 9
+    assert set(result["classes"]) == {"neutral", "happiness", "anger"}
+    probabilities = softmax(logits, 1.5)[:, [0, 1, 3]]
+    probabilities /= probabilities.sum(1, keepdims=True)
+    numbers = np.array([["neutral", "happiness", "anger"].index(s.label) for s in samples])
+    expected = -np.log(probabilities[np.arange(9), numbers]).mean()
+    assert result["negative_log_likelihood"] == pytest.approx(expected)
+
+
+def test_the_same_classes_in_another_order_change_nothing(model: Path, tmp_path: Path) -> None:
+    """A table that lists its classes backwards is counted as the folder is."""
+    root = table_of(tmp_path / "faces", list(LABELS), 3)
+    lines = (root / "table.csv").read_text().splitlines()
+    forwards = evaluate(
+        str(model), Data(name="csv", root=str(root), cache=""), output=str(tmp_path)
+    )
+    (root / "table.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    backwards = evaluate(
+        str(model), Data(name="csv", root=str(root), cache=""), output=str(tmp_path)
+    )
+    assert forwards[1]["cross_data"] == backwards[1]["cross_data"]
+    assert forwards[1]["cross_data"]["model_only"] == []
+    assert forwards[1]["confusion"] == backwards[1]["confusion"]
+    assert forwards[1]["accuracy"] == forwards[1]["cross_data"]["accuracy_over_all_classes"]
+
+
+def test_pictures_that_stand_in_train_are_left_out_when_asked(model: Path, tmp_path: Path) -> None:
+    root = tmp_path / "faces"
+    write_folder(root / "train", LABELS, 3)
+    write_folder(root / "test", LABELS, 3, seed=1)
+    repeated = root / "test" / "anger" / "000.png"
+    Image.open(root / "train" / "anger" / "001.png").convert("RGB").save(repeated, compress_level=0)
+    data = Data(name="folder", root=str(root), cache="")
+    _, plain = evaluate(str(model), data, output=str(tmp_path))
+    _, without = evaluate(str(model), data, output=str(tmp_path), exclude_duplicates=True)
+    assert (plain["count"], without["count"]) == (12, 11)
+    assert without["data"]["left_out"] == {"no_face": 0, "duplicates": 1}
+    assert without["classes"]["anger"]["count"] == 2
+    with pytest.raises(UsageError, match=r"--exclude_duplicates with split train of folder"):
+        evaluate(str(model), data, split="train", exclude_duplicates=True)
+    other = Data(name="csv", root=str(table_of(tmp_path / "table", list(LABELS), 1)), cache="")
+    with pytest.raises(UsageError, match=r"the model's own data set, folder"):
+        evaluate(str(model), other, exclude_duplicates=True)

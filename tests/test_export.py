@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fervor import export as module
-from fervor.checkpoint import load_model, save_model
+from fervor.checkpoint import load_model, own_state, save_model, tower_checksums
 from fervor.config import Encoder
 from fervor.encoders import build_image_encoder
 from fervor.errors import ModelError, UsageError
@@ -27,6 +27,7 @@ from fervor.methods import METHODS, Method
 from fervor.methods.ke import KE
 from fervor.modelfolder import read_header
 from fervor.provenance import sha256
+from fervor.text import build_text_encoder
 from tests import tiny
 from tests.drawn import DrawnText, batch, description, face
 
@@ -189,9 +190,33 @@ def test_predictor_gives_the_graphs_answer(exported: Path) -> None:
     assert found.label == LABELS[int(expected.argmax())]
 
 
+def test_texts_that_learned_are_frozen_into_the_graph(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, words = tiny.save_resnet(tmp_path / "net"), tiny.save_clip(tmp_path / "clip")
+    config = Encoder(name="resnet18", weights=net, size=32)
+    options = KE.Options(text="learned", centre=True, temperature=0.1)
+    built = KE(build_image_encoder(config), build_text_encoder(words), LABELS, options)
+    assert built.soft is not None
+    with torch.no_grad():
+        built.soft.context.add_(torch.randn_like(built.soft.context))
+    info = description("ke", config, built, towers=tower_checksums(built))
+    info["text"] = {"name": words, "width": 12}
+    save_model(tmp_path / "run", own_state(built), info, "# card")
+    assert not any(name.startswith("text.") for name in own_state(built))
+    image = batch(LABELS, 2, size=32).image
+    with torch.no_grad():
+        expected = built.eval()(image)
+    out = export(str(tmp_path / "run"), str(tmp_path / "out")).parent
+    (tmp_path / "clip").rename(tmp_path / "gone")  # the graph needs it no more
+    np.testing.assert_allclose(answers(out, image)[0], expected, atol=1e-4)
+    stored = load_file(out / "class_vectors.safetensors")
+    torch.testing.assert_close(stored["class_vectors"], built.class_vectors().detach())
+    torch.testing.assert_close(stored["centre"], built.text_centre().detach())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", tiny.SAVED)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mpa"])  # test_mpa.py
 def test_every_encoder_exports(method: str, encoder: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = Encoder(name=encoder, weights=tiny.SAVED[encoder](tmp_path / "net"), size=32)

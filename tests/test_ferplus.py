@@ -1,7 +1,8 @@
 """FERPlus: the rules against a slow restatement, the three label sources, and damaged trees."""
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fervor.datasets.ferplus import COUNTS, FOLDERS, PROTOCOLS, decide
 from fervor.errors import DataError
 from fervor.labels import BASIC, EXPRESSIONS, FER2013, FERPLUS_COLUMNS
 from tests.drawn import Row, ballot, rows, shown, write_pictures, write_pixels, write_votes
+from tests.trees import Damages, check_refusals, loop, undecodable
 
 
 RULES = PROTOCOLS[:-1]
@@ -141,8 +143,18 @@ def test_seven_classes_leave_contempt_and_its_votes_out() -> None:
 @pytest.fixture
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts of SPLITS instead of the official ones."""
-    counts = {name: (len(expected), 2, 3) for name, expected in EXPECTED.items()}
-    raw = {"raw": (len(TRAIN), 2, 3)}
+
+    def counted(protocol: str, train: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        given = {
+            "train": list(train),
+            "valid": ["neutral", "fear"],
+            "test": ["disgust", "neutral", "happiness"],
+        }
+        names = labels_of("ferplus", (), protocol)
+        return {split: tuple(map(labels.count, names)) for split, labels in given.items()}
+
+    counts = {name: counted(name, expected.values()) for name, expected in EXPECTED.items()}
+    raw = {"raw": counted("raw", [FER2013[row.emotion] for row in TRAIN])}
     monkeypatch.setattr(
         ferplus, "COUNTS", {"label.csv": counts, "fer2013new.csv": counts, "fer2013.csv": raw}
     )
@@ -205,7 +217,8 @@ def test_a_name_that_occurs_twice_counts_twice(
 ) -> None:
     twice = [Row("fer0000001.png", ballot(anger=9)), Row("fer0000001.png", ballot(fear=9))]
     root = write_votes(write_pictures(tmp_path, {"train": twice}, labels=False), {"train": twice})
-    monkeypatch.setattr(ferplus, "COUNTS", {"fer2013new.csv": {"majority": (2, 0, 0)}})
+    counts = {"train": (0, 0, 0, 0, 1, 0, 1, 0)}
+    monkeypatch.setattr(ferplus, "COUNTS", {"fer2013new.csv": {"majority": counts}})
     assert [sample.label for sample in load("ferplus", root, "train")] == ["anger", "fear"]
 
 
@@ -285,6 +298,55 @@ def test_a_damaged_tree_is_one_line(damage: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load("ferplus", root, "train")
     assert "\n" not in str(caught.value)
+
+
+def swap(root: Path, one: int, two: int) -> None:
+    """Two columns of label.csv exchanged, counted from the end."""
+    lines = []
+    for line in (root / LABELS).read_text().splitlines():
+        cells = line.split(",")
+        cells[one], cells[two] = cells[two], cells[one]
+        lines.append(",".join(cells))
+    (root / LABELS).write_text("\n".join(lines))
+
+
+TEN_KINDS: Damages = {
+    **{
+        name: DAMAGED_PICTURES[name]
+        for name in ("split folder", "label file", "count", "picture", "short row", "no number")
+    },
+    **{name: DAMAGED_PICTURES[name] for name in ("negative", "encoding", "all labels")},
+    "swapped columns": (
+        lambda root: swap(root, -6, -5),  # anger and disgust
+        "numbers its labels in another order: .*anger has that of disgust",
+    ),
+    "a picture named twice": (
+        lambda root: edit(root / LABELS, "fer0000004", "fer0000009"),
+        r"label\.csv:2 names fer0000009\.png for the second time",
+    ),
+    "a link to itself": (
+        lambda root: loop(root / "FER2013Train" / "fer0000009.png"),
+        r"fer0000009\.png is a symbolic link that leads back to itself",
+    ),
+    "a picture that is no UTF-8": (
+        lambda root: undecodable(root / "FER2013Train"),
+        r"face\\xe9\.jpg has a name that is no UTF-8",
+    ),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs names of bytes and symbolic links")
+@pytest.mark.usefixtures("small_counts")
+def test_each_kind_of_damage_has_its_own_line(tmp_path: Path) -> None:
+    check_refusals("ferplus", tmp_path, lambda root: write_pictures(root, SPLITS), TEN_KINDS)
+
+
+@pytest.mark.parametrize("names", [["angry", "happy"], ["0", "3"]])
+def test_copies_with_class_folders_are_refused(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / "train" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds no FERPlus labels: .*as in third-party copies"):
+        load("ferplus", tmp_path, "train")
 
 
 NEW, PIXELS = "fer2013new.csv", "fer2013.csv"
@@ -375,12 +437,63 @@ def test_an_unknown_label_source_names_the_known_ones(tmp_path: Path) -> None:
         load("ferplus", tmp_path, "train", annotations="labels.txt")
 
 
+OFFICIAL = {
+    "label.csv": {
+        "majority": (25_045, 3_191, 3_137),
+        "majority7": (24_925, 3_175, 3_122),
+        "argmax10": (28_385, 3_555, 3_545),
+        "argmax8": (28_556, 3_579, 3_573),
+    },
+    "fer2013new.csv": {
+        "majority": (25_060, 3_199, 3_153),
+        "majority7": (24_941, 3_186, 3_137),
+        "argmax10": (28_389, 3_553, 3_546),
+        "argmax8": (28_559, 3_579, 3_573),
+    },
+    "fer2013.csv": {"raw": (28_709, 3_589, 3_589)},
+}
+"""Pictures in train, valid and test."""
+
+
+def test_counts_by_class_sum_to_those_of_the_splits() -> None:
+    found = {
+        source: {rule: tuple(map(sum, splits.values())) for rule, splits in rules.items()}
+        for source, rules in COUNTS.items()
+    }
+    assert found == OFFICIAL
+
+
+def test_counts_tell_one_order_of_columns_from_another() -> None:
+    """Without a header, label.csv is safe only as far as no two classes are equally large."""
+    for source in ("label.csv", "fer2013.csv"):
+        for splits in COUNTS[source].values():
+            assert all(len(set(counts)) == len(counts) for counts in splits.values())
+
+
 @pytest.mark.parametrize("source", ["label.csv", "fer2013new.csv"])
 @pytest.mark.parametrize("protocol", RULES)
 def test_the_official_counts(source: str, protocol: str, ferplus: Path) -> None:
-    for split, expected in zip(FOLDERS, COUNTS[source][protocol], strict=True):
+    for split, expected in zip(FOLDERS, OFFICIAL[source][protocol], strict=True):
         samples = load("ferplus", ferplus, split, protocol=protocol, annotations=source)
         assert len(samples) == expected
+        assert all(Path(sample.path).is_file() for sample in samples[:100])
+
+
+def test_swapped_vote_columns_are_noticed(ferplus: Path, tmp_path: Path) -> None:
+    """The real label.csv with two of its headless columns exchanged."""
+    for folder in FOLDERS.values():
+        (tmp_path / folder).mkdir()
+        for picture in (ferplus / folder).glob("*.png"):
+            (tmp_path / folder / picture.name).symlink_to(picture)
+        swapped = []
+        for line in (ferplus / folder / "label.csv").read_text().splitlines():
+            cells = line.split(",")
+            cells[-10], cells[-9] = cells[-9], cells[-10]  # neutral and happiness
+            swapped.append(",".join(cells))
+        (tmp_path / folder / "label.csv").write_text("\n".join(swapped))
+    for split in FOLDERS:
+        with pytest.raises(DataError, match="numbers its labels in another order"):
+            load("ferplus", tmp_path, split)
 
 
 def test_the_official_test_split_by_class(ferplus: Path) -> None:

@@ -1,5 +1,6 @@
 """A user's own folder: names by their words, splits by theirs, and what is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from fervor.datasets import labels_of, load
 from fervor.errors import DataError
 from tests.drawn import write_folder
+from tests.trees import Damages, check_refusals, loop, undecodable
 
 
 def place(*paths: Path) -> None:
@@ -104,3 +106,61 @@ def test_a_folder_without_pictures(case: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no pictures: expected one sub-folder") as info:
         load("folder", tmp_path, "train")
     assert one_line(info)
+
+
+FEAR = Path("train", "fear")
+
+DAMAGES: Damages = {
+    "no training folder": (
+        lambda root: (root / "train").rename(root / "elsewhere"),
+        "elsewhere: unknown expression 'elsewhere'",
+    ),
+    "no pictures": (
+        lambda root: [path.unlink() for path in root.rglob("*.png")],
+        "train holds no pictures: expected one sub-folder of them per expression",
+    ),
+    "an unknown class": (
+        lambda root: (root / FEAR).rename(root / "train" / "bored"),
+        "bored: unknown expression 'bored': expected one of neutral, ",
+    ),
+    "a class folder that is a number": (
+        lambda root: (root / FEAR).rename(root / "train" / "6"),
+        "train/6: a number says nothing about an expression",
+    ),
+    "class folders that are numbers": (
+        lambda root: (
+            [(root / FEAR).rename(root / "train" / n) for n in ("6",)]
+            + [(root / "train" / "anger").rename(root / "train" / "0")]
+        ),
+        "train/0: .*train/0 and 1 more class folders are numbers, as in third-party copies",
+    ),
+    "a YOLO copy": (
+        lambda root: [place(root / "train" / "images" / "1.jpg", root / "data.yaml")],
+        r"train/images: .*data\.yaml marks a YOLO copy, .*alphabetical",
+    ),
+    "two folders of one class": (
+        lambda root: (root / "train" / "scared").mkdir(),
+        "scared and .*fear both mean fear: merge them",
+    ),
+    "two folders of one split": (
+        lambda root: [(root / name).mkdir() for name in ("val", "valid")],
+        "names a split twice: train, val, valid",
+    ),
+    "a link to itself": (lambda root: loop(root / FEAR), "a symbolic link that leads back"),
+    "a link to what holds it": (
+        lambda root: (root / FEAR / "up").symlink_to(root),
+        "up is a symbolic link to a folder that holds it",
+    ),
+    "a picture that is no UTF-8": (
+        lambda root: undecodable(root / FEAR),
+        r"face\\xe9\.jpg has a name that is no UTF-8",
+    ),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs names of bytes and symbolic links")
+def test_damaged_trees_are_one_line_each(tmp_path: Path) -> None:
+    def write(root: Path) -> Path:
+        return write_folder(root / "train", ["fear", "anger"], 2)
+
+    check_refusals("folder", tmp_path, write, DAMAGES)

@@ -222,7 +222,7 @@ def test_relative_positions_depend_on_the_offset_alone() -> None:
     for place in range(PLACES):
         for other in range(PLACES):
             offset = (place // SIDE - other // SIDE, place % SIDE - other % SIDE)
-            value = float(bias[1, place, other])
+            value = float(bias[1, place, other].detach())
             assert seen.setdefault(offset, value) == value
     assert len(set(seen.values())) == len(seen) == (2 * SIDE - 1) ** 2
 

@@ -30,15 +30,20 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory"),
+    *("provenance", "inventory", "describe", "captions", "frame", "ahead", "aside", "parallel"),
 )
-PICTURES = ("inference", "modelfolder", "detector", "faces", "media", "tracking")
-OUTPUTS = ("tables", "explain", "render", "serve")
+PICTURES = (
+    *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
+    *("tracking", "cutouts", "smoothing", "neutral"),
+)
+OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
+DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
+READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses", "companions", "ir50", "landmarknet", "landmark_guided"),
-    *("transformer", "gated_attention", "cross_similarity", "vision_language"),
+    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
+    *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
 )
 
 
@@ -67,10 +72,11 @@ RULES = {
     "data sets": Rule(
         ("datasets", "datasets.*"),
         never=HEAVY,
-        own=("fervor", "labels", "errors", "datasets", "datasets.*"),
+        own=DATASETS,
     ),
+    "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
-    "data": Rule(("data", "splits", "views"), never=LIGHTNING, torch=True),
+    "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
     "methods": Rule(
         ("methods", "methods.*"),
         never=LIGHTNING,
@@ -85,7 +91,7 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "vlm", "landmarks"), torch=True),
+    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 

@@ -14,12 +14,15 @@ from PIL import Image
 
 import fervor
 from fervor.errors import FervorError, InputError, ModelError, UsageError
-from fervor.faces import TEMPLATE, Face
+from fervor.faces import TEMPLATE, Box, Face, overlap
 from fervor.inference import Prediction, Predictor
-from fervor.media import Frame, open_inputs
+from fervor.media import Frame, Span, open_inputs
+from fervor.tables import rows
 from tests.models import LABELS, SHARPNESS, write_model
+from tests.videos import portrait, write_video
 
 
+PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 SIDE = 40
 
@@ -39,9 +42,13 @@ class SquareDetector:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
+    def detect(self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3) -> list[list[Face]]:
         self.calls.append(len(images))
         return [self._squares(image) for image in images]
+
+    def near(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Face | None]:
+        faces = self._squares(image)
+        return [max(faces, key=lambda face: overlap(face.box, box), default=None) for box in boxes]
 
     def _squares(self, image: NDArray[np.uint8]) -> list[Face]:
         faces = []
@@ -77,6 +84,7 @@ def test_fields_in_their_order() -> None:
 def test_names_of_the_package() -> None:
     assert fervor.Predictor is Predictor
     assert fervor.Prediction is Prediction
+    assert fervor.rows is rows
     with pytest.raises(AttributeError, match="nothing"):
         _ = fervor.nothing
 
@@ -204,17 +212,19 @@ def test_stream_keeps_number_and_time(model: Path) -> None:
     ]
 
 
-def test_stream_may_be_endless(model: Path) -> None:
+@pytest.mark.parametrize(("source", "held"), [("film.mp4", 4), ("webcam:0", 1)])
+def test_stream_may_be_endless(model: Path, source: str, held: int) -> None:
+    """A webcam's frames are answered at once, those of a file in batches."""
     taken = 0
 
     def frames() -> Iterator[Frame]:
         nonlocal taken
         for taken in itertools.count(1):
-            yield Frame("webcam:0", taken, None, drawn(GREEN), None)
+            yield Frame(source, taken, taken / 25, drawn(GREEN), None)
 
     rows = predictor(model, batch_size=4).stream(frames())
     assert labels(next(rows)) == ["happiness"]
-    assert taken == 4
+    assert taken == held
 
 
 def test_large_pictures_are_grouped_by_their_pixels(
@@ -237,12 +247,154 @@ def test_abstaining_keeps_the_probabilities(model: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"faces": "some"}, {"threads": -1}, {"batch_size": 0}, {"abstain": 1.5}, {"abstain": -0.1}],
+    [
+        {"faces": "some"},
+        {"threads": -1},
+        {"batch_size": 0},
+        {"abstain": 1.5},
+        {"abstain": -0.1},
+        {"whole_every": 0},
+    ],
 )
 def test_options_out_of_range(model: Path, options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(UsageError, match=rf"{name}=.*: expected"):
         Predictor(model, **options)
+
+
+def film(*pictures: NDArray[np.uint8], source: str = "film.mp4") -> list[Frame]:
+    return [Frame(source, n, n / 25, picture, None) for n, picture in enumerate(pictures)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_video_between_pictures(model: Path, batch_size: int) -> None:
+    """Tracks belong to their video; rows stand in the order of the frames, whatever the batch."""
+    frames = [
+        Frame("a.png", 0, None, drawn(RED), None),
+        *film(drawn(RED, BLUE), drawn(RED, BLUE), drawn()),
+        Frame("film.mp4", 3, None, None, "damaged part of the video"),
+        *film(drawn(BLUE), source="other.mp4"),
+        *film(drawn(GREEN), source="other.mp4"),
+        Frame("b.png", 0, None, drawn(RED), None),
+    ]
+    rows = list(predictor(model, batch_size=batch_size).stream(frames))
+    assert [[(row.source[0], row.label, row.track) for row in answer] for answer in rows] == [
+        [("a", "neutral", None)],
+        [("f", "neutral", 0), ("f", "sadness", 1)],
+        [("f", "neutral", 0), ("f", "sadness", 1)],
+        [("f", None, None)],
+        [("f", None, None)],
+        [("o", "sadness", 0)],
+        [("o", "happiness", 0)],
+        [("b", "neutral", None)],
+    ]
+    assert [answer[0].status for answer in rows[3:5]] == ["no_face", "error"]
+
+
+def test_with_frames_keeps_the_frames(model: Path) -> None:
+    frames = film(drawn(RED), drawn())
+    pairs = list(predictor(model).with_frames(frames))
+    assert [frame for frame, _ in pairs] == frames
+    assert [answer for _, answer in pairs] == list(predictor(model).stream(frames))
+
+
+def test_precropped_video_is_one_track(model: Path) -> None:
+    ask = Predictor(model, faces="precropped", threads=1)
+    rows = list(ask.stream(film(*[np.full((20, 20, 3), RED, np.uint8)] * 3)))
+    assert [[row.track for row in answer] for answer in rows] == [[0]] * 3
+
+
+def test_largest_of_a_video(model: Path) -> None:
+    rows = list(predictor(model, faces="largest").stream(film(drawn(RED, BLUE), drawn(RED, BLUE))))
+    assert [labels(answer) for answer in rows] == [["neutral"]] * 2
+
+
+class TestVideoFiles:
+    @pytest.fixture
+    def clip(self, tmp_path: Path) -> Path:
+        pytest.importorskip("av", reason="needs fervor[video]")
+        pictures = [portrait(200 + 3 * n, 100) for n in range(12)]
+        pictures += [np.full((480, 640, 3), 128, np.uint8)] * 3
+        return write_video(tmp_path / "clip.mp4", pictures)
+
+    def test_a_path_gives_an_iterator_over_all_frames(self, clip: Path) -> None:
+        ask = Predictor(threads=1, batch_size=4)
+        answers: Any = ask(clip)
+        assert iter(answers) is answers
+        rows = list(answers)
+        assert [answer[0].frame for answer in rows] == list(range(15))
+        assert [answer[0].time_s for answer in rows] == pytest.approx([n / 25 for n in range(15)])
+        assert [answer[0].status for answer in rows] == ["ok"] * 12 + ["no_face"] * 3
+        assert {(row.label, row.track) for answer in rows[:12] for row in answer} == {
+            ("happiness", 0)
+        }
+        again = list(ask.video(str(clip), span=Span(every=5)))
+        assert [answer[0].frame for answer in again] == [0, 5, 10]
+
+    def test_a_list_holds_pictures_only(self, clip: Path) -> None:
+        with pytest.raises(InputError, match="is a video: expected a picture"):
+            Predictor(threads=1)([clip])
+
+    def test_answers_do_not_depend_on_batches_and_threads(self, clip: Path) -> None:
+        expected = [row for answer in Predictor(threads=1).video(clip) for row in answer]
+        for options in ({"threads": 2, "batch_size": 5}, {"threads": 1, "batch_size": 1}):
+            rows = [row for answer in Predictor(**options).video(clip) for row in answer]  # type: ignore[arg-type]
+            assert len(rows) == len(expected)
+            for row, other in zip(rows, expected, strict=True):
+                assert (row.frame, row.track, row.box) == (other.frame, other.track, other.box)
+                assert list(row.probabilities.values()) == pytest.approx(
+                    list(other.probabilities.values()), abs=1e-5
+                )
+
+
+class TestOwnNeutral:
+    """The tiny model takes blue for sadness; a blue face at rest is corrected towards neutral."""
+
+    MAUVE = (120, 0, 160)
+
+    def test_a_given_picture(self, model: Path) -> None:
+        plain, own = predictor(model), predictor(model, neutral=drawn(self.MAUVE))
+        assert labels(plain(drawn(self.MAUVE))) == ["sadness"]
+        assert labels(own(drawn(self.MAUVE))) == ["neutral"]
+        assert labels(own(drawn(GREEN))) == ["happiness"]
+        before, after = plain(drawn(RED))[0], own(drawn(RED))[0]
+        assert after.probabilities["sadness"] < before.probabilities["sadness"]
+        assert sum(after.probabilities.values()) == pytest.approx(1)
+
+    def test_learnt_from_a_track(self, model: Path) -> None:
+        frames = [Frame("film.mp4", n, n / 10, drawn(self.MAUVE), None) for n in range(40)]
+        rows = [row for (row,) in predictor(model, neutral="auto").stream(frames)]
+        assert labels(rows[:29]) == ["sadness"] * 29
+        assert labels(rows[29:]) == ["neutral"] * 11
+        assert labels(predictor(model, neutral="auto")(drawn(self.MAUVE))) == ["sadness"]
+
+    def test_wrong_use(self, model: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="neutral picture: shows no face; expected a face"):
+            predictor(model, neutral=drawn())
+        with pytest.raises(InputError, match="does not exist"):
+            predictor(model, neutral=tmp_path / "nowhere.png")
+        (tmp_path / "empty.png").write_bytes(b"")
+        with pytest.raises(InputError, match=r"empty\.png: the file is empty"):
+            predictor(model, neutral=tmp_path / "empty.png")
+        other = write_model(tmp_path / "other", labels=("joy", "grief"))
+        with pytest.raises(ModelError, match="'neutral'"):
+            list(predictor(other, neutral="auto").stream(film(drawn(RED))))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_pixels_give_the_same_numbers(tmp_path: Path, threads: int) -> None:
+    """The shipped model: from PNG, an array, alone, among others, in a film; and from JPEG."""
+    with Image.open(PHOTOGRAPH) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    ask = Predictor(threads=threads)
+    (expected,) = Predictor(threads=1)(pixels)
+    numbers = list(expected.probabilities.values())
+    crowd = ask([drawn(RED), tmp_path / "a.png", pixels, PHOTOGRAPH, portrait(10, 10)])
+    (in_film,) = ask.stream([Frame("film.mp4", 0, 0.0, pixels, None)])
+    for (face,) in (ask(tmp_path / "a.png"), ask(PHOTOGRAPH), *crowd[1:4], in_film):
+        assert face.box == pytest.approx(expected.box, abs=1e-3)
+        assert list(face.probabilities.values()) == pytest.approx(numbers, abs=1e-5)
 
 
 def test_model_that_does_not_exist(tmp_path: Path) -> None:
@@ -251,11 +403,10 @@ def test_model_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_real_detector_finds_the_photographs_face(model: Path) -> None:
-    photograph = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
-    (face,) = Predictor(model, threads=1)(photograph)
+    (face,) = Predictor(model, threads=1)(PHOTOGRAPH)
     assert face.box is not None
     x, y, width, height = face.box
-    with Image.open(photograph) as image:
+    with Image.open(PHOTOGRAPH) as image:
         assert 0 <= x < x + width <= image.width
         assert 0 <= y < y + height <= image.height
     assert face.det_score is not None

@@ -16,7 +16,7 @@ from fervor.features import ImageEncoder
 from fervor.labels import BASIC, EXPRESSIONS
 from fervor.methods import Batch
 from fervor.methods.ke import KE
-from tests.drawn import DrawnText, TinyEncoder, batch
+from tests.drawn import DrawnSoftText, DrawnText, TinyEncoder, batch
 
 
 LABELS = ("happiness", "neutral", "anger")
@@ -353,3 +353,59 @@ def test_defaults_are_the_papers() -> None:
     options = dataclasses.asdict(KE.Options())
     assert {name: options[name] for name in expected} == expected
     assert (options["contrast"], options["self_contrast"]) == ("self", "diagonal")
+
+
+# Prompts that learn
+
+
+def learned(text: DrawnSoftText, **options: Any) -> KE:
+    torch.manual_seed(0)
+    settings = KE.Options(**{"template": 1, "text": "learned", **options})
+    return KE(TinyEncoder(), text, LABELS, settings)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_prompts_that_learn_start_as_the_template(centre: bool, faces: Batch) -> None:
+    method = learned(DrawnSoftText(), centre=centre)
+    torch.manual_seed(0)
+    options = KE.Options(template=1, centre=centre)
+    fixed = KE(TinyEncoder(), DrawnSoftText(), LABELS, options)
+    fixed.to_neutral.load_state_dict(method.to_neutral.state_dict())
+    torch.testing.assert_close(method.class_vectors(), fixed.class_vectors())
+    torch.testing.assert_close(method.text_centre(), fixed.text_centre())
+    for name, value in fixed.losses(faces).items():
+        torch.testing.assert_close(method.losses(faces)[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_the_context_learns_and_the_text_tower_does_not(faces: Batch) -> None:
+    method = learned(DrawnSoftText(), centre=True)
+    assert method.frozen() == ("text",)
+    before, tower = method.class_vectors().detach(), method.get_submodule("text").state_dict()
+    tower = {name: tensor.clone() for name, tensor in tower.items()}
+    losses = method.losses(faces)
+    assert method.soft is not None
+    for name in ("similarity", "transformation", "contrast"):
+        (gradient,) = torch.autograd.grad(losses[name], method.soft.context, retain_graph=True)
+        assert gradient.isfinite().all() and gradient.any(), name
+    losses["loss"].backward()
+    torch.optim.SGD(method.parameter_groups(0.1), 0.1, weight_decay=0.1).step()
+    assert not torch.allclose(method.class_vectors(), before)
+    for name, tensor in method.get_submodule("text").state_dict().items():
+        assert torch.equal(tensor, tower[name])
+    trained = {name for name, p in method.named_parameters() if p.requires_grad}
+    assert "soft.context" in trained and not any(name.startswith("text.") for name in trained)
+
+
+def test_learned_texts_are_constant_where_asked(faces: Batch) -> None:
+    text = DrawnSoftText()
+    method = learned(text)
+    expected, start = method(faces.image), text.calls
+    with method.constant_text():
+        for _ in range(3):
+            torch.testing.assert_close(method(faces.image), expected)
+    assert text.calls == start + 1
+
+
+def test_stored_vectors_cannot_learn() -> None:
+    with pytest.raises(UsageError, match=r"options\.text learned .* DrawnText has none"):
+        KE(TinyEncoder(), DrawnText(), LABELS, KE.Options(text="learned"))

@@ -1,26 +1,39 @@
 """Each loss against a slow loop written out here, and the relations it must obey."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from fervor.losses import (
+    agreement,
+    class_means,
     contrastive_loss,
+    local_similarities,
+    prototype_loss,
     self_contrast_loss,
     similarities,
+    soft_contrastive_loss,
+    soft_hard_contrast,
+    soft_hard_distance,
     soft_target,
     text_similarity_loss,
     transformation_loss,
 )
 
 
-def cosine(first: Tensor, second: Tensor) -> float:
+def cosine(first: Tensor | Sequence[float], second: Tensor | Sequence[float]) -> float:
     """Cosine of two vectors, number by number."""
     product = sum(float(a) * float(b) for a, b in zip(first, second, strict=True))
     lengths = [math.sqrt(sum(float(a) ** 2 for a in vector)) for vector in (first, second)]
     return product / (lengths[0] * lengths[1])
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -155,3 +168,172 @@ def test_zero_features_give_finite_gradients() -> None:
     assert torch.isfinite(loss)
     assert features.grad is not None
     assert torch.isfinite(features.grad).all()
+
+
+# MPA-FER
+
+
+def log_share(scores: list[float], own: int) -> float:
+    return scores[own] - math.log(sum(math.exp(score) for score in scores))
+
+
+@pytest.mark.parametrize("over", ["soft", "hard", "both"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_soft_hard_contrast_against_a_slow_loop(over: Any, reduction: Any) -> None:
+    soft, hard = drawn(4, 5, seed=1), drawn(4, 5, seed=2)
+    s, h = soft.tolist(), hard.tolist()
+    by_soft = by_hard = 0.0
+    for d in range(4):
+        by_soft -= log_share([cosine(s[c], h[d]) / 0.3 for c in range(4)], d)
+        by_hard -= log_share([cosine(s[d], h[c]) / 0.3 for c in range(4)], d)
+    total = {"soft": by_soft, "hard": by_hard, "both": (by_soft + by_hard) / 2}[over]
+    found = soft_hard_contrast(soft, hard, temperature=0.3, over=over, reduction=reduction)
+    assert float(found) == pytest.approx(total if reduction == "sum" else total / 4, rel=1e-5)
+
+
+def test_soft_hard_contrast_at_its_ends() -> None:
+    apart = torch.eye(4)
+    assert float(soft_hard_contrast(apart, apart, temperature=0.01)) == pytest.approx(0, abs=1e-6)
+    alike = torch.ones(4, 3)
+    found = soft_hard_contrast(alike, apart[:, :3] + 1, temperature=0.07)
+    assert float(found) == pytest.approx(4 * math.log(4))
+    mean = soft_hard_contrast(alike, alike, temperature=0.07, reduction="mean")
+    assert float(mean) == pytest.approx(math.log(4))
+
+
+def test_soft_hard_distance_against_a_slow_loop() -> None:
+    soft, hard = drawn(3, 5, seed=1), drawn(3, 5, seed=2)
+    total = 0.0
+    for s, h in zip(soft.tolist(), hard.tolist(), strict=True):
+        one, two = (math.sqrt(sum(x * x for x in v)) for v in (s, h))
+        total += sum(abs(a / one - b / two) for a, b in zip(s, h, strict=True))
+    assert float(soft_hard_distance(soft, hard)) == pytest.approx(total / 3, rel=1e-5)
+    assert float(soft_hard_distance(soft, 3 * soft)) == pytest.approx(0, abs=1e-6)
+
+
+def test_class_means_against_a_slow_loop() -> None:
+    features, label = drawn(7, 3, seed=1), torch.tensor([0, 2, 2, 0, 0, 3, 2])
+    found = class_means(features, label, 5)
+    for number in range(5):
+        members = [
+            row for row, y in zip(features.tolist(), label.tolist(), strict=True) if y == number
+        ]
+        mean = [sum(column) / len(members) for column in zip(*members, strict=True)] or [0.0] * 3
+        assert found[number].tolist() == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l1"])
+def test_prototype_loss_knows_direction_alone(distance: Any) -> None:
+    features, prototypes = drawn(6, 4, seed=1), drawn(6, 4, seed=2)
+    found = prototype_loss(features, prototypes, distance=distance)
+    scaled = prototype_loss(3 * features, 0.1 * prototypes, distance=distance)
+    assert float(found) == pytest.approx(float(scaled), rel=1e-5)
+    assert float(prototype_loss(features, features, distance=distance)) == pytest.approx(
+        0, abs=1e-6
+    )
+    if distance == "cosine":
+        rows = zip(features.tolist(), prototypes.tolist(), strict=True)
+        mean = sum(1 - cosine(f, p) for f, p in rows) / 6
+        assert float(found) == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 20])
+def test_local_similarities_against_a_slow_loop(k: int) -> None:
+    tokens, texts = drawn(2 * 9, 4, seed=1).view(2, 9, 4), drawn(3, 4, seed=2)
+    found = local_similarities(tokens, texts, k)
+    for number, places in enumerate(tokens.tolist()):
+        for column, text in enumerate(texts.tolist()):
+            best = sorted((cosine(place, text) for place in places), reverse=True)[:k]
+            assert float(found[number, column]) == pytest.approx(sum(best) / len(best), rel=1e-5)
+
+
+def test_local_similarities_do_not_know_the_order_of_places() -> None:
+    tokens, texts = drawn(18, 4, seed=1).view(2, 9, 4), drawn(3, 4, seed=2)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        local_similarities(tokens[:, order], texts, 4), local_similarities(tokens, texts, 4)
+    )
+
+
+@pytest.fixture
+def shares() -> tuple[Tensor, Tensor]:
+    """Distributions over four classes: of five pictures and of seven captions."""
+    generator = torch.Generator().manual_seed(2)
+    first, second = torch.rand(12, 4, generator=generator).double().square().split([5, 7])
+    second[:4] = torch.eye(4)
+    return first / first.sum(1, keepdim=True), second / second.sum(1, keepdim=True)
+
+
+def test_agreement_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
+    found = agreement(*shares)
+    for row, first in enumerate(shares[0].tolist()):
+        for column, second in enumerate(shares[1].tolist()):
+            root = sum(math.sqrt(p * q) for p, q in zip(first, second, strict=True))
+            assert float(found[row, column]) == pytest.approx(root**2)
+
+
+def test_agreement_is_one_for_equals_and_the_share_for_a_pure_caption(
+    shares: tuple[Tensor, Tensor],
+) -> None:
+    pictures, captions = shares
+    torch.testing.assert_close(agreement(pictures, pictures).diagonal(), torch.ones(5).double())
+    torch.testing.assert_close(agreement(pictures, captions[:4]), pictures)
+    torch.testing.assert_close(agreement(pictures, captions), agreement(captions, pictures).T)
+
+
+def slow_soft_contrast(logits: list[list[float]], agreed: list[list[float]]) -> float:
+    """One direction, number by number."""
+    total, weights = 0.0, 0.0
+    for row, wanted in zip(logits, agreed, strict=True):
+        partition = math.log(sum(math.exp(value) for value in row))
+        mass = sum(wanted)
+        divergence = 0.0
+        for value, share in zip(row, wanted, strict=True):
+            if share:
+                target = share / mass
+                divergence += target * (math.log(target) - (value - partition))
+        total += min(mass, 1) * divergence
+        weights += min(mass, 1)
+    return total / weights
+
+
+def test_soft_contrast_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
+    wanted = agreement(*shares)
+    wanted[:, 5] = 0  # a caption that fits no picture
+    logits = 4 * torch.randn(5, 7, generator=torch.Generator().manual_seed(3)).double()
+    expected = slow_soft_contrast(logits.tolist(), wanted.tolist())
+    expected += slow_soft_contrast(logits.T.tolist(), wanted.T.tolist())
+    assert float(soft_contrastive_loss(logits, wanted)) == pytest.approx(expected / 2)
+
+
+def test_soft_contrast_vanishes_where_logits_follow_agreement(
+    shares: tuple[Tensor, Tensor],
+) -> None:
+    wanted = agreement(*shares)
+    perfect = soft_contrastive_loss(wanted.log() + 3, wanted)
+    assert float(perfect) == pytest.approx(0, abs=1e-9)
+    assert float(soft_contrastive_loss(torch.zeros(5, 7).double(), wanted)) > 0.05
+
+
+def test_soft_contrast_is_symmetric_and_ignores_order(shares: tuple[Tensor, Tensor]) -> None:
+    wanted = agreement(*shares)
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(4)).double()
+    loss = soft_contrastive_loss(logits, wanted)
+    torch.testing.assert_close(soft_contrastive_loss(logits.T, wanted.T), loss)
+    rows, columns = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([6, 2, 0, 1, 5, 3, 4])
+    moved = soft_contrastive_loss(logits[rows][:, columns], wanted[rows][:, columns])
+    torch.testing.assert_close(moved, loss)
+
+
+def test_equal_expressions_are_no_negatives() -> None:
+    """Four pictures of two expressions, each with its caption: the right blocks give no loss."""
+    votes = torch.eye(2)[[0, 0, 1, 1]]
+    logits = torch.tensor([[9.0, 9, -9, -9]] * 2 + [[-9.0, -9, 9, 9]] * 2)
+    assert float(soft_contrastive_loss(logits, agreement(votes, votes))) < 1e-6
+
+
+def test_soft_contrast_of_nothing_in_common_is_zero() -> None:
+    logits = torch.ones(2, 3, requires_grad=True)
+    loss = soft_contrastive_loss(logits, torch.zeros(2, 3))
+    loss.backward()
+    assert float(loss.detach()) == 0 and logits.grad is not None and logits.grad.isfinite().all()

@@ -79,7 +79,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert left.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: fervor {command}")
 
@@ -102,6 +102,26 @@ def test_help_is_quick(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [[], ["predct"], ["--hlp"]])
 def test_no_or_unknown_command(words: list[str]) -> None:
     assert "expected one of predict, train" in refused(fervor_process(*words))
+
+
+def test_commands_of_two_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def describe(name: str, *, loud: bool = False) -> int:
+        """Describe."""
+        print(name, loud)
+        return 1
+
+    monkeypatch.setitem(COMMANDS, "group describe", describe)
+    monkeypatch.setitem(COMMANDS, "group forget", describe)
+    assert main(["group", "describe", "it", "--loud"]) == 1
+    assert capsys.readouterr().out == "it True\n"
+    for words, given in ((["group"], "group"), (["group", "it", "x"], "group it")):
+        assert main(words) == 2
+        expected = f"unknown command {given}: expected one of group describe, group forget, "
+        assert expected in capsys.readouterr().err
+    assert main(["group", "describe"]) == 2
+    assert capsys.readouterr().err.startswith("fervor group describe: missing NAME: see fervor gr")
 
 
 def test_photograph_in_a_table(model: Path) -> None:
@@ -164,8 +184,8 @@ def test_abstaining(model: Path, folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["{folder}/nowhere"], "nowhere does not exist: expected a picture or a folder"),
-        (["{empty}"], "holds no picture: expected .jpg"),
+        (["{folder}/nowhere"], "nowhere does not exist: expected a picture, a video"),
+        (["{empty}"], "holds no picture and no video: expected .jpg"),
         (["{folder}", "--outptu", "a.csv"], "unknown option --outptu: expected one of --output,"),
         (["{folder}", "--output", "a.xlsx"], "a.xlsx: expected a name that ends in .jsonl, .csv,"),
         (["{folder}", "--faces", "some"], "expected one of all, largest, precropped"),
@@ -280,14 +300,69 @@ def test_train_gets_its_run(
     assert capsys.readouterr().out == "runs/x\nruns/x\n"
 
 
+SHARES = ("accuracy", "mean_class_accuracy", "macro_f1", "calibration_error")
+RESULT: dict[str, Any] = {
+    **dict.fromkeys(SHARES, 0.5),
+    **{"accuracy_interval": [0.4, 0.6], "correct": 1, "count": 2, "cross_data": None},
+}
+
+
+def told(exclude_duplicates: bool, count: int) -> dict[str, Any]:
+    left_out = {"no_face": count, "duplicates": count}
+    return {"exclude_duplicates": exclude_duplicates, "left_out": left_out}
+
+
+def test_what_an_evaluation_leaves_out_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cross = {
+        "trained_on": "ferplus",
+        "shared": ["neutral", "fear"],
+        "model_only": ["contempt"],
+        "data_only": {"anger": 7},
+        "accuracy_over_all_classes": 0.25,
+    }
+    result = {**RESULT, "cross_data": cross, "data": told(True, 3)}
+    fake = SimpleNamespace(evaluate=lambda *given, **named: (Path("r.json"), result))
+    monkeypatch.setitem(sys.modules, "fervor.evaluation", fake)  # type: ignore[arg-type]
+    assert main(["evaluate", "--model", "m", "--exclude_duplicates"]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[5:]]
+    assert {(line[0], line[-1].strip()) for line in lines} >= {
+        ("trained on", "ferplus"),
+        ("classes counted", "neutral, fear"),
+        ("only in the model", "contempt"),
+        ("only in the data", "anger (7 pictures)"),
+        ("without a face", "3 pictures left out"),
+        ("also in train", "3 pictures left out"),
+    }
+
+
+def test_data_align_tells_its_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.drawn import write_folder
+
+    root, out = write_folder(tmp_path / "faces", ["anger"], 1), tmp_path / "out"
+    Image.new("RGB", (90, 90)).save(root / "anger" / "black.png")
+    words = ["data", "align", "folder", str(root), str(out), "--size", "32", "--missing", "skip"]
+    assert main(words) == 0
+    assert ": 2 pictures, 1 aligned, 1 without a face (0 kept, 0 centred, 1 skipped), 0 unr" in (
+        capsys.readouterr().out
+    )
+    (root / "anger" / "broken.png").write_bytes(b"x")
+    assert main(words) == 1
+    assert "1 unreadable; listed in manifest.jsonl" in capsys.readouterr().out
+    assert main([*words[:3], "nowhere", str(out)]) == 2
+    assert main([*words[:4], str(out), "--missing", "drop"]) == 2
+    assert "expected one of keep, centre, skip" in capsys.readouterr().err
+
+
 def test_evaluate_and_export_get_their_arguments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def evaluate(model: str, data: Data, *, split: str, output: str) -> tuple[Path, dict[str, Any]]:
+    def evaluate(
+        model: str, data: Data, *, split: str, output: str, exclude_duplicates: bool
+    ) -> tuple[Path, dict[str, Any]]:
         assert (model, data.root, split, output) == ("m", "here", "valid", "results")
-        shares = ("accuracy", "mean_class_accuracy", "macro_f1", "calibration_error")
-        result = {**dict.fromkeys(shares, 0.5), "accuracy_interval": [0.4, 0.6]}
-        return Path("results/r.json"), {**result, "correct": 1, "count": 2}
+        return Path("results/r.json"), {**RESULT, "data": told(exclude_duplicates, 0)}
 
     def export(*, model: str, output: str, half: bool) -> Path:
         return Path(output) / f"{model}-{half}"

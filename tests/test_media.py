@@ -4,15 +4,21 @@ import io
 import os
 import random
 import struct
+import sys
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fervor import media
 from fervor.errors import InputError
-from fervor.media import ENDINGS, Frame, find, frame_of, open_inputs, read_picture
+from fervor.media import ENDINGS, Frame, find, frame_of, is_video, open_inputs, read, read_picture
+from tests.videos import flat, write_video
 
 
 def gradient(width: int = 24, height: int = 16) -> Image.Image:
@@ -30,11 +36,16 @@ def pixels_of(frame: Frame) -> np.ndarray:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_format_is_read(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"picture{ending}"
-    lossless = {"lossless": True} if ending == ".webp" else {}
-    gradient().save(path, **lossless)
+    options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
+    if ending in (".heic", ".heif"):
+        plugin = pytest.importorskip("pillow_heif", reason="needs fervor[heic]")
+        plugin.register_heif_opener()
+        options = {"format": "HEIF", "quality": -1}  # lossless but for the change of colours
+    gradient().save(path, **options)
     frame = read_picture(str(path))
     assert (frame.source, frame.frame, frame.time_s) == (str(path), 0, None)
-    tolerance = 40 if ending in (".jpg", ".jpeg") else 0
+    lossy = {".jpg": 40, ".jpeg": 40, ".heic": 60, ".heif": 60}  # colours at half the resolution
+    tolerance = lossy.get(ending, 0)
     difference = pixels_of(frame).astype(int) - np.asarray(gradient())
     assert np.abs(difference).max() <= tolerance
 
@@ -219,7 +230,7 @@ def test_missing_input_is_said_before_the_first_frame(tmp_path: Path) -> None:
 
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="holds no picture and no video"):
         open_inputs([tmp_path])
 
 
@@ -244,6 +255,91 @@ def test_lazily_opened_damaged_image(tmp_path: Path) -> None:
         frame = frame_of(image)
     assert frame.source == str(path)
     assert frame.error
+
+
+def test_heic_is_turned_upright_once(tmp_path: Path) -> None:
+    plugin = pytest.importorskip("pillow_heif", reason="needs fervor[heic]")
+    plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.heic"
+    gradient().save(path, "HEIF", quality=-1, exif=exif)
+    with Image.open(path) as image:  # the plug-in's own idea of upright
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(pixels_of(read_picture(str(path))), expected)
+
+
+def test_heic_without_the_plug_in_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(300))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (frame,) = open_inputs([tmp_path])
+    assert frame.error == 'a HEIC picture: needs pip install "fervor[heic]"'
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_a_heic_without_its_ending_is_no_video(tmp_path: Path, brand: bytes) -> None:
+    path = tmp_path / "download"
+    path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(300))
+    assert not is_video(str(path))
+    path.write_bytes(b"\0\0\0\x18ftypisom" + bytes(300))
+    assert is_video(str(path))
+
+
+def test_folder_with_pictures_and_videos(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    gradient().save(tmp_path / "a.png")
+    write_video(tmp_path / "b.mp4", [flat((9, 9, 9))] * 3)
+    (tmp_path / "c.mov").write_bytes(b"")
+    gradient().save(tmp_path / "d.png")
+    os.mkfifo(tmp_path / "e.mkv")
+    frames = [(Path(f.source).name, f.frame, f.time_s, f.error) for f in open_inputs([tmp_path])]
+    assert frames == [
+        ("a.png", 0, None, None),
+        ("b.mp4", 0, 0.0, None),
+        ("b.mp4", 1, 0.04, None),
+        ("b.mp4", 2, 0.08, None),
+        ("c.mov", 0, None, "the file is empty (0 bytes)"),
+        ("d.png", 0, None, None),
+        ("e.mkv", 0, None, "not a regular file"),
+    ]
+
+
+def test_pictures_are_decoded_ahead_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader takes its time; no more waits than the bound allows, and one in hand."""
+    gradient(100, 100).save(tmp_path / "a.png")
+    alive = 0
+    most = 0
+
+    class Counted(Frame):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def counted(source: str, *, max_pixels: int) -> Frame:
+        nonlocal alive, most
+        frame = read_picture(source, max_pixels=max_pixels)
+        alive += 1
+        most = max(most, alive)
+        return Counted(source, 0, None, frame.image, None)
+
+    monkeypatch.setattr(media, "read_picture", counted)
+    monkeypatch.setattr(media, "AHEAD_PIXELS", 50_000)
+    frames: Iterator[Frame] = read([str(tmp_path / "a.png")] * 60)
+    for _ in range(60):
+        next(frames)
+        if alive < 5:
+            time.sleep(0.002)
+    assert 2 <= most <= 5 + 2
+    assert next(frames, None) is None
+
+
+def test_videos_are_not_one_picture(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    path = write_video(tmp_path / "clip.mp4", [flat((9, 9, 9))])
+    with pytest.raises(InputError, match="is a video: expected a picture"):
+        frame_of(path)
 
 
 def test_folder_is_not_one_picture(tmp_path: Path) -> None:

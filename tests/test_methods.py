@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fervor.checkpoint import load_model, save_model
 from fervor.config import Augment, Data, Encoder, Optim, Run
-from fervor.data import EpochSampler, TrainingBatches
+from fervor.data import TrainingBatches
 from fervor.encoders import FaceEncoder, ImageEncoder, build_image_encoder
 from fervor.labels import EXPRESSIONS
 from fervor.methods import METHODS, Batch, Method
+from fervor.sampling import EpochSampler
 from tests import tiny
 from tests.drawn import (
     DrawnScales,
@@ -30,7 +31,7 @@ from tests.drawn import (
 LABELS = ("neutral", "happiness", "surprise", "anger")
 
 
-ENCODERS = ("face-mobilenet", "face-resnet", "ir50", *tiny.SAVED)
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *tiny.SAVED)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,6 +43,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     torch.manual_seed(0)
     found = {name: Encoder(name=name, size=96) for name in ENCODERS if name not in tiny.SAVED}
     found["ir50"] = Encoder(name="ir50", size=48)
+    found["vlm"] = Encoder(name="vlm", weights="embedded", size=64)
     for name, save in tiny.SAVED.items():
         found[name] = Encoder(name=name, weights=save(root / name), size=32)
     return found

@@ -517,7 +517,7 @@ def test_encoders_that_do_not_fit_are_one_line() -> None:
     options = MPA.Options()
     with pytest.raises(UsageError, match="TinyEncoder has none: choose encoder vlm or clip"):
         MPA(TinyEncoder(), DrawnSoftText(), LABELS, options)
-    with pytest.raises(UsageError, match="StoredText has none: choose text minilm"):
+    with pytest.raises(UsageError, match="StoredText has none: choose text vlm"):
         MPA(DrawnTransformer(384), StoredText(), LABELS, options)
     with pytest.raises(UsageError, match="gives 8 numbers, the text encoder 6"):
         MPA(DrawnTransformer(8), DrawnSoftText(), LABELS, options)

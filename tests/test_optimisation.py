@@ -106,6 +106,28 @@ def test_sam_against_a_slow_loop(name: str) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_first_beta_of_adamw_is_the_momentum() -> None:
+    """The step of AdamW: p -= rate * (decay * p + m / (sqrt(v) + eps)), both without bias."""
+    optim = Optim(name="adamw", rate=0.02, momentum=0.8, weight_decay=0.3, decay_all=True)
+    first, second, loss = quadratic()
+    parameters = [*first.parameters(), *second.parameters()]
+    optimizer = optimizer_of([{"params": parameters, "lr": 0.02}], optim)
+    slow = [p.detach().clone() for p in parameters]
+    memory = [(torch.zeros_like(p), torch.zeros_like(p)) for p in slow]
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        for p, now, (mean, square) in zip(slow, parameters, memory, strict=True):
+            assert now.grad is not None
+            mean.copy_(0.8 * mean + 0.2 * now.grad)
+            square.copy_(0.98 * square + 0.02 * now.grad**2)
+            scale = (square / (1 - 0.98**step)).sqrt() + 1e-8
+            p.copy_(p - 0.02 * (0.3 * p + mean / (1 - 0.8**step) / scale))
+    for found, expected in zip(parameters, slow, strict=True):
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("sam", [0.0, 0.05])
 def test_groups_keep_their_rates_and_decay(sam: float) -> None:
     first, second, _ = quadratic()

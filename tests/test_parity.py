@@ -31,7 +31,7 @@ def test_onnx_and_torch_agree_on_real_faces(ferplus: Path) -> None:
 
 @pytest.mark.slow
 def test_predict_equals_evaluate_to_the_last_picture(ferplus: Path, tmp_path: Path) -> None:
-    data = Data(root=str(ferplus), protocol="argmax8")
+    data = Data(root=str(ferplus), protocol="argmax8", cache="")
     path, result = evaluate("embedded", data, output=str(tmp_path))
     assert json.loads(path.read_text())["correct"] == result["correct"]
     rows = tmp_path / "rows.csv"

@@ -14,13 +14,17 @@ from tests.drawn import Row, face, rows, write_pictures
 
 
 TIED = Row("fer0000090.png", (4, 4, 0, 0, 0, 0, 0, 0, 2, 0), 6)
-"""No majority: dropped under `majority`, happiness or neutral under `argmax8`."""
+"""No majority: dropped under `majority`, neutral, the first of the two, under `argmax8`."""
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run on drawn faces: eight with a majority and one without in train and in valid."""
-    counts = {"majority": (8, 8, 8), "argmax8": (9, 9, 9)}
+    splits = ("train", "valid", "test")
+    counts = {
+        "majority": dict.fromkeys(splits, (1,) * 8),
+        "argmax8": dict.fromkeys(splits, (2, *(1,) * 7)),
+    }
     monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": counts})
     root = write_pictures(
         tmp_path,
@@ -29,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             for number, split in enumerate(("train", "valid", "test"))
         },
     )
-    return Run(data=Data(root=str(root)), encoder=Encoder(size=48))
+    return Run(data=Data(root=str(root), cache=""), encoder=Encoder(size=48))
 
 
 def test_one_protocol_holds_for_both(run: Run) -> None:
@@ -59,6 +63,8 @@ def test_what_is_held_out_of_train_has_the_protocol_of_train(tmp_path: Path) -> 
         (tmp_path / label).mkdir()
         for number in range(4):
             Image.fromarray(face(label, number)).save(tmp_path / label / f"{number}.png")
-    data = Data(name="folder", root=str(tmp_path), train_protocol="folders", validation=0.25)
+    data = Data(
+        name="folder", root=str(tmp_path), train_protocol="folders", validation=0.25, cache=""
+    )
     with pytest.raises(UsageError, match="train and selection share one protocol"):
         read_splits(Run(data=data, encoder=Encoder(size=48)))

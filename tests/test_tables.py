@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fervor.errors import UsageError
-from fervor.inference import Prediction
-from fervor.tables import FORMATS, TextTable, check_output, columns, open_table, row_of
+from fervor.prediction import Prediction
+from fervor.smoothing import Smoother
+from fervor.tables import FORMATS, TextTable, check_output, columns, open_table, row_of, rows
 
 
 LABELS = ("neutral", "happiness", "anger")
@@ -58,9 +60,9 @@ ROWS = [
 ]
 
 
-def write(path: Path, rows: list[list[Prediction]]) -> Path:
-    with open_table(path, LABELS) as table:
-        for answer in rows:
+def write(path: Path, answers: list[list[Prediction]], *, smooth: bool = False) -> Path:
+    with open_table(path, LABELS, smooth=smooth) as table:
+        for answer in answers:
             table.write(answer)
     return path
 
@@ -254,3 +256,111 @@ def test_text_table_commands_no_terminal() -> None:
     TextTable(stream).write([face("\x1b[31m\nred\udcff.jpg")])
     assert "\\x1b[31m\\nred\\udcff.jpg" in stream.getvalue()
     assert stream.getvalue().count("\n") == 2
+
+
+SMOOTH = tuple(f"smooth_{label}" for label in LABELS)
+
+
+def moving(count: int) -> list[list[Prediction]]:
+    """A video: two faces, none, and one, in turn."""
+    answers = []
+    for number in range(count):
+        share = 0.9 if number % 2 else 0.2
+        shares = dict(zip(LABELS, (share, 0.9 - share, 0.1), strict=True))
+        values = {"frame": number, "time_s": number / 25, "probabilities": shares}
+        if number % 3 == 1:
+            none = without_face("no_face", source="clip.mp4")
+            answers.append([replace(none, frame=number, time_s=number / 25)])
+            continue
+        tracks = range(2 - number % 3 // 2)
+        answers.append([face("clip.mp4", face=k, track=k, **values) for k in tracks])
+    return answers
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_smoothed_columns_come_last_and_the_raw_ones_stay(tmp_path: Path, ending: str) -> None:
+    assert columns(LABELS, smooth=True) == (*COLUMNS, *SMOOTH)
+    answers = moving(12)
+    path = write(tmp_path / f"rows{ending}", answers, smooth=True)
+    if ending == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
+        found = parquet.read_table(path).to_pylist()
+    else:
+        found = read_json(path) if ending == ".jsonl" else read_csv(path)
+    smoother = Smoother()
+    expected = [row for answer in answers for row in zip(answer, smoother(answer), strict=True)]
+    assert len(found) == len(expected)
+    for row, (prediction, smooth) in zip(found, expected, strict=True):
+        assert tuple(row) == (*COLUMNS, *SMOOTH)
+        for label in LABELS:
+            raw, low = row[f"p_{label}"], row[f"smooth_{label}"]
+            if prediction.status == "ok":
+                assert float(raw) == prediction.probabilities[label]
+                assert float(low) == pytest.approx(smooth[label], abs=1e-12)
+            else:
+                assert raw in (None, "")
+                assert low in (None, "")
+
+
+def test_rows_of_whatever_a_predictor_gives() -> None:
+    expected = [row_of(prediction, LABELS) for answer in ROWS for prediction in answer]
+    assert rows(ROWS) == expected
+    assert rows(iter(ROWS)) == expected
+    assert rows(ROWS[0]) == expected[:2]
+    assert rows(ROWS[0][0]) == expected[:1]
+    assert rows([]) == []
+
+
+def test_rows_become_a_data_frame() -> None:
+    pandas = pytest.importorskip("pandas", reason="needs pandas of the [dev] extra")
+    table = pandas.DataFrame(rows(ROWS))
+    assert tuple(table.columns) == COLUMNS
+    assert table["status"].tolist() == ["ok", "ok", "no_face", "error", "ok"]
+    means = table.groupby("label")["p_happiness"].mean().to_dict()
+    assert means == pytest.approx({"happiness": 0.7})
+
+
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_pandas_and_polars_read_it(tmp_path: Path, ending: str, count: int) -> None:
+    """As they come, also where the first hundreds of rows leave a column empty."""
+    pandas = pytest.importorskip("pandas", reason="needs pandas of the [dev] extra")
+    polars = pytest.importorskip("polars", reason="needs polars of the [dev] extra")
+    pytest.importorskip("pyarrow", reason="needs fervor[parquet]")
+    pictures = [[without_face("no_face")]] * count
+    answers = [*pictures, *moving(9), [without_face("error", 'late, "quoted"\nreason')]]
+    path = write(tmp_path / f"rows{ending}", answers)
+    expected = [row_of(prediction, LABELS) for answer in answers for prediction in answer]
+    if ending == ".csv":
+        tables = pandas.read_csv(path), polars.read_csv(path, infer_schema_length=None)
+    elif ending == ".jsonl":
+        tables = (
+            pandas.read_json(path, lines=True),
+            polars.read_ndjson(path, infer_schema_length=None),
+        )
+    else:
+        tables = pandas.read_parquet(path), polars.read_parquet(path)
+    for table in tables:
+        assert tuple(table.columns) == COLUMNS
+        assert len(table) == len(expected)
+        assert list(table["status"]) == [row["status"] for row in expected]
+        assert list(table["error"])[-1] == expected[-1]["error"]
+        for name in ("time_s", "track", "p_anger"):
+            filled = [value for value in list(table[name]) if value is not None and value == value]
+            assert filled == [row[name] for row in expected if row[name] is not None]
+
+
+def test_text_table_of_a_video_shows_times_and_tracks() -> None:
+    stream = io.StringIO()
+    with TextTable(stream, ["clip.mp4"], timed=True) as table:
+        for answer in [*moving(3)[:2], [face("a.png")]]:
+            table.write(answer)
+    same = "happiness   0.700  neutral 0.200        2      2     30     40"
+    assert stream.getvalue().splitlines() == [
+        "source      time  track  face  expression   prob  next                 x      y  "
+        "width height",
+        f"clip.mp4   0.000      0     0  {same}",
+        f"clip.mp4   0.000      1     1  {same}",
+        "clip.mp4   0.040            -  no face",
+        f"a.png                       0  {same}",
+    ]

@@ -16,7 +16,15 @@ import fervor.text
 from fervor.errors import ModelError, UsageError
 from fervor.labels import EXPRESSIONS
 from fervor.prompts import BARE, TEMPLATES, fill, sentences
-from fervor.text import MINILM_PACKAGE, StoredText, build_text_encoder
+from fervor.text import (
+    MINILM_PACKAGE,
+    MiniLMText,
+    ProjectedText,
+    SoftTextEncoder,
+    StoredText,
+    build_text_encoder,
+    vlm_projection,
+)
 from tests import tiny
 
 
@@ -75,6 +83,45 @@ def test_minilm_is_frozen_and_gives_no_gradient() -> None:
     assert not any(parameter.requires_grad for parameter in real.parameters())
     assert not real.encode(["anger"]).requires_grad
     assert real.report.missing == ()
+
+
+@pytest.fixture
+def projected() -> ProjectedText:
+    """The real MiniLM under a random projection."""
+    torch.manual_seed(0)
+    return ProjectedText(MiniLMText(), torch.nn.Linear(384, 12))
+
+
+@needs_minilm
+def test_projected_text_is_the_tower_then_the_projection(projected: ProjectedText) -> None:
+    raw = MiniLMText().encode(LINES)
+    assert (projected.width, projected.token_width) == (12, 384)
+    torch.testing.assert_close(projected.encode(LINES), projected._projection(raw))
+    assert not projected.encode(LINES).requires_grad
+    assert not any(parameter.requires_grad for parameter in projected.parameters())
+
+
+@needs_minilm
+def test_projected_text_takes_embeddings_and_gives_them_gradients(
+    projected: ProjectedText,
+) -> None:
+    embeddings, mask = projected.embed_words(["fear", LINES[0]])
+    assert embeddings.shape == (*mask.shape, 384)
+    assert mask.sum(1).tolist() == [3, mask.shape[1]]  # start, fear, end; the longer is not padded
+    embeddings.requires_grad_()
+    vectors = projected.encode_embeddings(embeddings, mask)
+    torch.testing.assert_close(
+        vectors.detach(), projected.encode(["fear", LINES[0]]), rtol=1e-4, atol=1e-5
+    )
+    vectors.square().sum().backward()
+    assert embeddings.grad is not None
+    reached = embeddings.grad.norm(dim=2) > 0
+    assert torch.equal(reached, mask.bool())  # padding takes no part
+
+
+def test_a_projection_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is missing: reinstall fervor"):
+        vlm_projection(tmp_path / "weights.safetensors")
 
 
 def test_minilm_without_its_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,3 +212,41 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_those_of_the_package() -> None:
     with pytest.raises(ModelError, match="minilm-vectors, minilm"):
         build_text_encoder("minlm")
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_embeddings_give_what_words_give(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder: Any = build_text_encoder(CASES[family][0](tmp_path / family))
+    assert isinstance(encoder, SoftTextEncoder)
+    embeddings, mask = encoder.embed_words(LINES)
+    assert embeddings.shape == (*mask.shape, encoder.token_width)
+    assert torch.equal(encoder.encode_embeddings(embeddings, mask), encoder.encode(LINES))
+    more = torch.nn.functional.pad(embeddings, (0, 0, 0, 3), value=7.0)
+    padded = encoder.encode_embeddings(more, torch.nn.functional.pad(mask, (0, 3)))
+    torch.testing.assert_close(padded, encoder.encode(LINES), rtol=1e-4, atol=1e-5)
+
+
+@needs_minilm
+def test_embeddings_give_what_words_give_in_minilm() -> None:
+    encoder: Any = build_text_encoder("minilm")
+    embeddings, mask = encoder.embed_words(LINES)
+    torch.testing.assert_close(encoder.encode_embeddings(embeddings, mask), encoder.encode(LINES))
+    embeddings.requires_grad_()
+    encoder.train()  # draws no dropout
+    vectors = encoder.encode_embeddings(embeddings, mask)
+    torch.testing.assert_close(vectors, encoder.encode(LINES))
+    vectors.sum().backward()
+    assert (embeddings.grad.abs().sum(-1) > 0).float().equal(mask)
+
+
+def test_too_long_a_prompt_is_refused_not_cut(tmp_path: Path) -> None:
+    encoder: Any = build_text_encoder(tiny.save_clip(tmp_path / "clip"))
+    with pytest.raises(UsageError, match=r"has 8\d tokens, this text encoder takes 77: give a sh"):
+        encoder.embed_words(["fear", "a" * 80])
+    with pytest.raises(UsageError, match=r"have 78 tokens .* takes 77: shorten the context"):
+        encoder.encode_embeddings(torch.zeros(1, 78, 16), torch.ones(1, 78))
+
+
+def test_stored_vectors_take_no_embeddings() -> None:
+    assert not isinstance(StoredText(), SoftTextEncoder)

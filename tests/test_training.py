@@ -17,15 +17,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fervor import training
+from fervor.align import align
 from fervor.checkpoint import load_model
 from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor.data import TrainingBatches
 from fervor.datasets import ferplus
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.labels import EXPRESSIONS
-from fervor.methods import METHODS
+from fervor.manifest import settings_of
+from fervor.methods import METHODS, Batch
 from fervor.methods.ke import KE
 from fervor.provenance import sha256, versions
+from fervor.sampling import EpochSampler
 from fervor.splits import read_splits
 from fervor.training import read_run, run_folder, train
 from tests import tiny
@@ -62,7 +66,7 @@ def settings(
 ) -> Run:
     """A run of three epochs of three steps."""
     given: dict[str, Any] = {
-        "data": Data(name="folder", root=str(root / "faces")),
+        "data": Data(name="folder", root=str(root / "faces"), cache=str(root / "cache")),
         "augment": Augment(rotation=10),
         "encoder": Encoder(name="resnet18", weights=str(root / "net"), size=32),
         "optim": Optim(**{**OPTIM, **(optim or {})}),
@@ -118,7 +122,8 @@ def test_the_configuration_is_written_resolved(finished: Path, root: Path) -> No
     expected = asdict(settings(root, finished))
     assert read_run(finished) == expected
     assert yaml.safe_load((finished / "config.yaml").read_text()) == expected
-    expected = {**expected, "output": "", "data": {**expected["data"], "root": ""}}
+    data = {**expected["data"], "root": "", "cache": Data().cache}
+    expected = {**expected, "output": "", "data": data}
     assert info_of(finished)["config"] == expected  # without the machine's folders
 
 
@@ -126,13 +131,14 @@ def test_the_description_says_what_was_done(finished: Path) -> None:
     info = info_of(finished)
     assert (info["schema"], info["name"], info["method"], info["seed"]) == (1, "drawn", "ke", 29)
     assert info["labels"] == list(LABELS)
-    assert info["input"] == {"size": 32, "crop": 48, "grey": False}
+    assert info["input"] == {"size": 32, "crop": 32, "grey": False}
     assert info["data"] == {
         "name": "folder",
         "protocol": "folders",
         "train_protocol": "folders",
         "train": dict.fromkeys(LABELS, 6),
         "selection": dict.fromkeys(LABELS, 3),
+        "aligned": None,
     }
     assert info["text"] == {"name": "minilm-vectors", "width": 384}
     assert info["options"]["temperature"] == 0.1
@@ -185,10 +191,13 @@ def test_ferplus_with_a_face_pretrained_trunk(
         "valid": rows(100, EXPRESSIONS),
         "test": rows(200, EXPRESSIONS),
     }
-    monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": {"majority": (16, 8, 8)}})
+    counts = {split: (len(part) // 8,) * 8 for split, part in faces.items()}
+    monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": {"majority": counts}})
     run = Run(
         method="classifier",
-        data=Data(root=str(write_pictures(tmp_path / "ferplus", faces)), target="cross_entropy"),
+        data=Data(
+            root=str(write_pictures(tmp_path / "ferplus", faces)), target="cross_entropy", cache=""
+        ),
         encoder=Encoder(size=96, grey=True, frozen_blocks=10),
         optim=Optim(epochs=1, batch_size=8, precision="bf16", decay_all=False, schedule="step"),
         output=str(tmp_path / "run"),
@@ -358,19 +367,70 @@ def test_a_choice_on_test_is_labelled(root: Path, tmp_path: Path, finished: Path
 
 def test_choosing_on_test_needs_one(root: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "faces", LABELS, 4)
-    data = Data(name="folder", root=str(tmp_path / "faces"))
+    data = Data(name="folder", root=str(tmp_path / "faces"), cache="")
     with pytest.raises(UsageError, match="has no test split: use --selection honest"):
         train(settings(root, tmp_path / "run", data=data, selection="paper"))
 
 
 def test_without_a_validation_split_a_share_is_held_out(root: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "faces", LABELS, 5)
-    data = Data(name="folder", root=str(tmp_path / "faces"), validation=0.2)
+    data = Data(name="folder", root=str(tmp_path / "faces"), validation=0.2, cache="")
     splits = read_splits(settings(root, tmp_path / "run", data=data))
     assert splits.train.counts() == [4] * 4
     assert splits.selection.counts() == [1] * 4
     assert not set(splits.train.sources) & set(splits.selection.sources)
     assert splits.selected_on == "20% of train, held out"
+
+
+# Pairs, and aligned pictures
+
+
+class Paired(KE):
+    """KE that asks for partners and notes what it gets."""
+
+    pairs = True
+    seen: list[tuple[Tensor, Tensor]] = []  # noqa: RUF012
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.positive is not None
+        assert batch.positive.is_contiguous(memory_format=torch.channels_last)
+        self.seen.append((batch.image.clone(), batch.positive.clone()))
+        loss = (
+            super().losses(batch)["loss"]
+            + super().losses(batch._replace(image=batch.positive))["loss"]
+        )
+        return {"loss": loss / 2}
+
+
+def test_a_method_that_pairs_gets_partners(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "ke", Paired)
+    monkeypatch.setattr(Paired, "seen", [])
+    train(settings(root, tmp_path / "run", optim={"epochs": 1}))
+    assert len(Paired.seen) == STEPS
+    plain = TrainingBatches(
+        read_splits(settings(root, tmp_path)).train, settings(root, tmp_path), pairs=True
+    )
+    sampler = EpochSampler(plain.pictures.label, 8, seed=29)
+    for key, (image, positive) in zip(sampler, Paired.seen, strict=True):
+        expected = plain[key]
+        assert torch.equal(image, expected.image)
+        assert expected.positive is not None and torch.equal(positive, expected.positive)
+
+
+def test_a_run_on_aligned_pictures_says_how_they_were_made(root: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "aligned")
+    align("folder", str(root / "faces"), output, size=40, margin=0.1)
+    data = Data(
+        name="folder", root=str(root / "faces"), aligned=output, cache=str(tmp_path / "cache")
+    )
+    run = settings(root, tmp_path / "run", data=data, optim={"epochs": 1})
+    info = info_of(train(run))
+    assert info["data"]["aligned"] == asdict(settings_of(Path(output)))
+    assert info["data"]["train"] == dict.fromkeys(LABELS, 6)
+    assert info["config"]["data"]["aligned"] == ""  # the machine's folder
+    assert read_run(tmp_path / "run")["data"]["aligned"] == output
 
 
 # Starting from another model
@@ -382,7 +442,7 @@ def test_a_run_starts_from_a_model(finished: Path, root: Path, tmp_path: Path) -
     run = settings(
         root,
         tmp_path / "tuned",
-        data=Data(name="folder", root=str(tmp_path / "faces")),
+        data=Data(name="folder", root=str(tmp_path / "faces"), cache=""),
         start=str(finished),
         optim={"rate": 1e-9, "epochs": 1, "warmup_rate": 0, "weight_decay": 0},
     )

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fervor.config import Augment, Data, Encoder, Optim, Run
-from fervor.data import Augmentation, EpochSampler, Key, Pictures, mixed_seed
+from fervor.data import Augmentation, Pictures
 from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
+from fervor.sampling import EpochSampler, Key, mixed_seed
 from fervor.views import CHUNK, view_batches
 
 
@@ -97,3 +98,32 @@ def test_what_views_cannot_do(pictures: Pictures, run: Run) -> None:
     mixed = replace(run, augment=replace(run.augment, mixup=0.2))
     with pytest.raises(UsageError, match="mix"):
         view_batches(built(run), pictures, mixed)
+    nowhere = replace(run, data=replace(run.data, cache=""))
+    with pytest.raises(UsageError, match=r"needs a folder: name one with --data\.cache"):
+        view_batches(built(run), pictures, nowhere)
+
+
+def test_partners_come_from_the_same_view(pictures: Pictures, run: Run) -> None:
+    alone = view_batches(built(run), pictures, run)
+    paired = view_batches(built(run), pictures, run, pairs=True)
+    key = Key(epoch=1, step=4, indices=(5, 0))
+    batch = paired[key]
+    assert batch.positive is not None
+    assert torch.equal(batch.image, alone[key].image) and alone[key].positive is None
+    members = {parity: tuple(range(parity, 70, 2)) for parity in (0, 1)}
+    for index, found in zip(key.indices, batch.positive, strict=True):
+        others = alone[Key(1, 0, members[index % 2])].image
+        same = (others == found).flatten(1).all(1).nonzero().flatten().tolist()
+        assert len(same) == 1 and members[index % 2][same[0]] != index
+
+
+def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run: Run) -> None:
+    batches = view_batches(built(run), pictures, run, pairs=True)
+    for alone, *parts in zip(
+        EpochSampler(pictures.label, 8, seed=0),
+        *(EpochSampler(pictures.label, 8, seed=0, rank=rank, world=2) for rank in range(2)),
+        strict=True,
+    ):
+        whole, shares = batches[alone], [batches[part] for part in parts]
+        for name, value in whole._asdict().items():
+            assert torch.equal(torch.cat([getattr(s, name) for s in shares]), value)

@@ -1,48 +1,46 @@
 """Data sets: official annotation files -> lists of samples, with the counts of a named protocol.
 
-The next data set is one file here (`PROTOCOLS`, `TERMS`, `labels`, `load`), one line in `DATASETS`.
+The next data set is one file here (`PROTOCOLS`, `TERMS`, `TREE`, `labels`, `read`, `expected`) and
+one line in `DATASETS`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from fervor.datasets import affectnet, ckplus, ferplus, folder, rafdb, table
+from fervor.datasets.samples import Box, Expected, Sample, check_counts
 from fervor.errors import DataError, UsageError
 
 
-Box = tuple[float, float, float, float]
+__all__ = [
+    "DATASETS",
+    "FOLDS",
+    "SPLITS",
+    "Box",
+    "Expected",
+    "Sample",
+    "check_counts",
+    "dataset",
+    "folds",
+    "labels_of",
+    "load",
+    "protocol_of",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One annotated picture.
-
-    Attributes:
-        path: the picture's file; empty where `pixels` holds it.
-        label: the expression's name; its index is nobody's business outside a model.
-        votes: raters' votes by expression, after the protocol's rule; empty where there are none.
-        pixels: the picture itself, grey, row by row, for sets that keep pixels in a table.
-        side: width and height of `pixels`.
-        box: x, y, width, height of the face in the file's pixels; None where the picture is one.
-        group: what must not be torn apart by a split (a subject, a recording); empty for none.
-    """
-
-    path: str
-    label: str
-    votes: dict[str, float] = field(default_factory=dict)
-    pixels: bytes = b""
-    side: int = 0
-    box: Box | None = None
-    group: str = ""
-
-
-from fervor.datasets import ferplus, folder  # noqa: E402  (both need Sample)
-
-
-DATASETS: dict[str, ModuleType] = {"ferplus": ferplus, "folder": folder}
+DATASETS: dict[str, ModuleType] = {
+    "ferplus": ferplus,
+    "rafdb": rafdb,
+    "affectnet": affectnet,
+    "ckplus": ckplus,
+    "folder": folder,
+    "csv": table,
+}
 
 SPLITS = ("train", "valid", "test")
+
+FOLDS = 10
+"""Parts of a subject-independent cross-validation, as is usual on CK+."""
 
 
 def dataset(name: str) -> ModuleType:
@@ -71,31 +69,66 @@ def protocol_of(name: str, protocol: str) -> str:
 
 
 def load(
-    name: str, root: str | Path, split: str, *, protocol: str = "", annotations: str = ""
+    name: str,
+    root: str | Path,
+    split: str,
+    *,
+    protocol: str = "",
+    annotations: str = "",
+    fold: int = 0,
 ) -> list[Sample]:
     """The samples of one split under a protocol, in the annotation files' order.
 
+    With a fold, test is that one of ten parts of all groups (subjects), train is the nine others,
+    and valid is empty.
+
     Raises:
-        UsageError: unknown data set, protocol or split.
+        UsageError: unknown data set, protocol, split or fold, or a fold of samples without groups.
         DataError: the folder is missing or differs from the official layout or counts.
     """
     module = dataset(name)
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    if not 0 <= fold <= FOLDS:
+        raise UsageError(f"fold {fold}: expected 1 to {FOLDS}, or 0 for the usual splits")
     folder_path = Path(root)
     if not str(root) or not folder_path.is_dir():
         raise DataError(
             f"no folder {str(root)!r} for data set {name}: give its root with --data.root"
         )
-    samples: list[Sample] = module.load(
-        folder_path, split, protocol=protocol_of(name, protocol), annotations=annotations
-    )
-    return samples
+    rule = protocol_of(name, protocol)
+    found: list[Sample] = []
+    for part in SPLITS if fold else (split,):
+        samples = module.read(folder_path, part, protocol=rule, annotations=annotations)
+        official = module.expected(folder_path, part, protocol=rule, annotations=annotations)
+        if official is not None:
+            check_counts(samples, official, where=f"{root}", what=f"{part} pictures under {rule}")
+        found += samples
+    return _part_of(found, split, fold, name) if fold else found
+
+
+def folds(groups: Iterable[str]) -> dict[str, int]:
+    """The fold of each group, 1 to 10: every tenth of the sorted groups, so that sizes are alike.
+
+    This is how the subjects of CK+ are usually divided (sorted by number, in steps of ten).
+    """
+    return {group: place % FOLDS + 1 for place, group in enumerate(sorted(set(groups)))}
+
+
+def _part_of(samples: Sequence[Sample], split: str, fold: int, name: str) -> list[Sample]:
+    if not all(sample.group for sample in samples):
+        raise UsageError(
+            f"fold {fold} of {name}: its pictures have no groups (subjects); leave the fold out"
+        )
+    if split == "valid":
+        return []
+    numbers = folds(sample.group for sample in samples)
+    return [s for s in samples if (numbers[s.group] == fold) == (split == "test")]
 
 
 def labels_of(name: str, samples: Sequence[Sample], protocol: str = "") -> tuple[str, ...]:
     """The ordered classes of a data set under a protocol.
 
-    A data set with classes of its own (folder) derives them from its samples.
+    A data set with classes of its own (folder, csv) derives them from its samples.
     """
     return tuple(dataset(name).labels(protocol_of(name, protocol), samples))

@@ -7,11 +7,12 @@ beside the written pictures (joined by full name), and fer2013.csv with fer2013n
 row order, as the official script does; the numbers inside the names are not row numbers).
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fervor.datasets import Sample
+from fervor.datasets.copies import refused
+from fervor.datasets.files import pictures, rows
+from fervor.datasets.samples import Expected, Sample
 from fervor.errors import DataError
 from fervor.labels import BASIC, EXPRESSIONS, FER2013, FERPLUS_COLUMNS
 
@@ -24,24 +25,70 @@ FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Tes
 USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 SOURCES = ("label.csv", "fer2013new.csv", "fer2013.csv")
 
-COUNTS = {
+COUNTS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
     "label.csv": {
-        "majority": (25_045, 3_191, 3_137),
-        "majority7": (24_925, 3_175, 3_122),
-        "argmax10": (28_385, 3_555, 3_545),
-        "argmax8": (28_556, 3_579, 3_573),
+        "majority": {
+            "train": (8733, 7284, 3136, 3022, 2098, 116, 536, 120),
+            "valid": (1180, 862, 411, 348, 289, 25, 60, 16),
+            "test": (1083, 892, 394, 382, 269, 16, 86, 15),
+        },
+        "majority7": {
+            "train": (8733, 7284, 3136, 3022, 2098, 116, 536),
+            "valid": (1180, 862, 411, 348, 289, 25, 60),
+            "test": (1083, 892, 394, 382, 269, 16, 86),
+        },
+        "argmax10": {
+            "train": (10295, 7526, 3557, 3530, 2463, 191, 655, 168),
+            "valid": (1329, 899, 458, 415, 325, 32, 71, 26),
+            "test": (1258, 928, 447, 446, 321, 20, 97, 28),
+        },
+        "argmax8": {
+            "train": (10377, 7537, 3583, 3559, 2476, 195, 659, 170),
+            "valid": (1341, 899, 461, 419, 326, 34, 72, 27),
+            "test": (1274, 929, 450, 449, 322, 21, 98, 30),
+        },
     },
     "fer2013new.csv": {
-        "majority": (25_060, 3_199, 3_153),
-        "majority7": (24_941, 3_186, 3_137),
-        "argmax10": (28_389, 3_553, 3_546),
-        "argmax8": (28_559, 3_579, 3_573),
+        "majority": {
+            "train": (8740, 7287, 3149, 3014, 2100, 119, 532, 119),
+            "valid": (1182, 865, 415, 351, 287, 24, 62, 13),
+            "test": (1090, 893, 396, 384, 273, 18, 83, 16),
+        },
+        "majority7": {
+            "train": (8740, 7287, 3149, 3014, 2100, 119, 532),
+            "valid": (1182, 865, 415, 351, 287, 24, 62),
+            "test": (1090, 893, 396, 384, 273, 18, 83),
+        },
+        "argmax10": {
+            "train": (10309, 7528, 3562, 3515, 2467, 191, 652, 165),
+            "valid": (1335, 899, 456, 412, 319, 34, 74, 24),
+            "test": (1262, 928, 444, 444, 325, 23, 93, 27),
+        },
+        "argmax8": {
+            "train": (10388, 7539, 3588, 3549, 2478, 194, 656, 167),
+            "valid": (1347, 899, 459, 418, 320, 36, 75, 25),
+            "test": (1278, 929, 446, 448, 326, 23, 94, 29),
+        },
     },
-    "fer2013.csv": {"raw": (28_709, 3_589, 3_589)},
+    "fer2013.csv": {
+        "raw": {
+            "train": (4965, 7215, 3171, 4830, 3995, 436, 4097),
+            "valid": (607, 895, 415, 653, 467, 56, 496),
+            "test": (626, 879, 416, 594, 491, 55, 528),
+        }
+    },
 }
-"""Train, valid and test pictures that the official files give, counted in them. The two label files
-disagree in 1,602 pictures' votes. Four names of fer2013new.csv occur twice; both rows count, as in
-the official script."""
+"""Pictures of each class, in the order of `labels`; counted in the official files. Those of raw are
+FER2013's published ones, which sum to 28,709 / 3,589 / 3,589. The two label files disagree in 1,602
+pictures' votes. Four names of fer2013new.csv occur twice; both rows count, as in the official
+script."""
+
+TREE = """\
+FER2013Train/   fer0000000.png ...  label.csv
+FER2013Valid/   fer0028638.png ...  label.csv
+FER2013Test/    fer0032220.png ...  label.csv
+or fer2013new.csv instead of the three label.csv
+or fer2013.csv and fer2013new.csv instead of the folders"""
 
 _CELLS = 2 + len(FERPLUS_COLUMNS)
 
@@ -53,23 +100,22 @@ def labels(protocol: str, samples: Sequence[Sample]) -> tuple[str, ...]:
     return BASIC if protocol in ("majority7", "raw") else EXPRESSIONS
 
 
-def load(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sample]:
-    """The samples of one split; see `fervor.datasets.load`."""
-    source = annotations or _found_source(root, protocol)
-    if source not in SOURCES:
-        raise DataError(
-            f"FERPlus has no label source {source!r}: expected one of {', '.join(SOURCES)}"
-        )
-    if protocol == "raw" and source != "fer2013.csv":
-        raise DataError(f"raw reads fer2013.csv alone, not {source}: leave --data.annotations out")
+def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sample]:
+    """The samples of one split, not counted; see `fervor.datasets.load`."""
+    source = _source(root, protocol, annotations)
     if protocol == "raw":
-        samples = list(_raw(root, split))
-    elif source == "fer2013.csv":
-        samples = list(_from_tables(root, split, protocol))
-    else:
-        samples = list(_from_pictures(root, split, protocol, source))
-    _check_count(samples, root, split, source, protocol)
-    return samples
+        return list(_raw(root, split))
+    if source == "fer2013.csv":
+        return list(_from_tables(root, split, protocol))
+    return list(_from_pictures(root, split, protocol, source))
+
+
+def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
+    """Official pictures of one split by class."""
+    source = _source(root, protocol, annotations)
+    votes = "fer2013new.csv" if source == "fer2013.csv" and protocol != "raw" else source
+    counts = COUNTS[votes][protocol][split]
+    return Expected(dict(zip(labels(protocol, ()), counts, strict=True)), source=source)
 
 
 def decide(votes: Sequence[int], protocol: str) -> tuple[str, dict[str, float]] | None:
@@ -94,10 +140,20 @@ def decide(votes: Sequence[int], protocol: str) -> tuple[str, dict[str, float]] 
     return name, {name: float(votes[FERPLUS_COLUMNS.index(name)]) for name in names}
 
 
-def _found_source(root: Path, protocol: str) -> str:
-    """The first label source that stands below the root."""
+def _source(root: Path, protocol: str, annotations: str) -> str:
+    """The label source asked for, or the first that stands below the root."""
+    if annotations not in ("", *SOURCES):
+        raise DataError(
+            f"FERPlus has no label source {annotations!r}: expected one of {', '.join(SOURCES)}"
+        )
     if protocol == "raw":
+        if annotations not in ("", "fer2013.csv"):
+            raise DataError(
+                f"raw reads fer2013.csv alone, not {annotations}: leave --data.annotations out"
+            )
         return "fer2013.csv"
+    if annotations:
+        return annotations
     if any((root / folder / "label.csv").is_file() for folder in FOLDERS.values()):
         return "label.csv"
     for name in ("fer2013.csv", "fer2013new.csv"):
@@ -107,20 +163,20 @@ def _found_source(root: Path, protocol: str) -> str:
     hint = "unzip the three archives there first" if zipped else "see docs/data.md for the tree"
     raise DataError(
         f"{root} holds no FERPlus labels: expected FER2013Train/label.csv, fer2013new.csv or "
-        f"fer2013.csv; {hint}"
+        f"fer2013.csv; {refused(root) or hint}"
     )
 
 
 def _from_pictures(root: Path, split: str, protocol: str, source: str) -> Iterator[Sample]:
     """Written pictures with either label file."""
     folder = root / FOLDERS[split]
-    if not folder.is_dir():
+    if not folder.exists():
         raise DataError(
             f"{root} has no folder {FOLDERS[split]}: expected the official FERPlus tree"
         )
-    present = {path.name for path in folder.glob("*.png")}
-    rows = _label_rows(folder / "label.csv") if source == "label.csv" else _new_rows(root, split)
-    for name, votes in rows:
+    present = frozenset(pictures(folder))
+    given = _label_rows(folder / "label.csv") if source == "label.csv" else _new_rows(root, split)
+    for name, votes in given:
         decision = decide(votes, protocol)
         if not name or decision is None:
             continue
@@ -132,9 +188,13 @@ def _from_pictures(root: Path, split: str, protocol: str, source: str) -> Iterat
 
 def _label_rows(path: Path) -> Iterator[Row]:
     """The rows of an official label.csv."""
-    for number, cells in _cells(path):
+    seen = set()
+    for number, cells in rows(path):
         if len(cells) != _CELLS:
             raise DataError(f"{path}:{number} has {len(cells)} columns, expected {_CELLS}")
+        if cells[0] in seen:
+            raise DataError(f"{path}:{number} names {cells[0]} for the second time")
+        seen.add(cells[0])
         yield cells[0], _votes(cells[2:], path, number)
 
 
@@ -142,7 +202,7 @@ def _new_rows(root: Path, split: str) -> Iterator[Row]:
     """One split's rows of fer2013new.csv, in order; a name is empty where there is no face."""
     path = root / "fer2013new.csv"
     expected = ["Usage", "Image name", *FERPLUS_COLUMNS]
-    for number, cells in _cells(path):
+    for number, cells in rows(path):
         if number == 1:
             if cells != expected:
                 raise DataError(
@@ -157,7 +217,7 @@ def _new_rows(root: Path, split: str) -> Iterator[Row]:
 def _pixel_rows(root: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of fer2013.csv below its header."""
     path = root / "fer2013.csv"
-    for number, cells in _cells(path):
+    for number, cells in rows(path):
         if number == 1:
             if cells != ["emotion", "pixels", "Usage"]:
                 raise DataError(f"{path} begins {cells[:3]}, expected emotion,pixels,Usage")
@@ -207,17 +267,6 @@ def _pixel_sample(pixels: str, label: str, votes: dict[str, float], *, where: st
     return Sample("", label, votes, values, 48)
 
 
-def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """A CSV file's rows with their line numbers, from 1."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing: see docs/data.md for FERPlus's tree")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from enumerate(csv.reader(file), start=1)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no readable CSV file: {error}") from None
-
-
 def _votes(cells: Sequence[str], path: Path, number: int) -> tuple[int, ...]:
     try:
         votes = tuple(int(cell) for cell in cells)
@@ -226,13 +275,3 @@ def _votes(cells: Sequence[str], path: Path, number: int) -> tuple[int, ...]:
     if min(votes) < 0:
         raise DataError(f"{path}:{number} has a negative vote: {list(cells)}")
     return votes
-
-
-def _check_count(samples: list[Sample], root: Path, split: str, source: str, protocol: str) -> None:
-    official = COUNTS["fer2013new.csv" if source == "fer2013.csv" and protocol != "raw" else source]
-    expected = official[protocol][tuple(FOLDERS).index(split)]
-    if len(samples) != expected:
-        raise DataError(
-            f"{root} gives {len(samples):,} {split} pictures under {protocol} ({source}), expected "
-            f"{expected:,}: the labels or the tree differ from the official release"
-        )

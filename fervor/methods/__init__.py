@@ -113,6 +113,7 @@ from fervor.methods.classifier import Classifier  # noqa: E402  (both need Metho
 from fervor.methods.ke import KE  # noqa: E402
 from fervor.methods.lacovl import LaCoVL  # noqa: E402
 from fervor.methods.mpa import MPA  # noqa: E402
+from fervor.methods.vlm import VLM  # noqa: E402
 
 
 METHODS: dict[str, type[Method]] = {
@@ -120,4 +121,5 @@ METHODS: dict[str, type[Method]] = {
     "ke": KE,
     "mpa": MPA,
     "lacovl": LaCoVL,
+    "vlm": VLM,
 }

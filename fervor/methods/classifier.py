@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,13 +18,35 @@ class Classifier(Method):
 
     @dataclass(frozen=True)
     class Options:
-        """No settings."""
+        """Settings of the baseline.
+
+        Attributes:
+            probe: leave the encoder as it came and train the linear layer alone (ours).
+        """
+
+        probe: bool = False
+
+    options: Options
 
     def __init__(
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
     ) -> None:
         super().__init__(image, text, labels, options)
         self.head = nn.Linear(image.width, len(labels))
+        if options.probe:
+            self.image.requires_grad_(False)
+        self.train(self.training)
+
+    def frozen(self) -> tuple[str, ...]:
+        """The encoder, where it is probed."""
+        return ("image",) if self.options.probe else ()
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but a probed encoder stays in eval mode."""
+        super().train(mode)
+        if self.options.probe:
+            self.image.eval()
+        return self
 
     def class_vectors(self) -> Float[Tensor, "c d"]:
         """The linear layer's rows, in the space of the features."""

@@ -3,10 +3,12 @@ Transformation", Li et al., 2024, https://arxiv.org/abs/2409.08598.
 
 Published: frozen text vectors as class weights (L_s), a network G that turns an expression's
 features into neutral ones (L_t), and the contrast of a picture's two features with its text (L_c).
-Ours: centred text vectors, the side of the layer that joins unequal widths, shares as targets.
+Ours: centred text vectors, the side of the layer that joins unequal widths, shares as targets, and
+prompts that learn (the paper names them as future work).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +29,8 @@ from fervor.losses import (
     transformation_loss,
 )
 from fervor.methods import Batch, Method
-from fervor.text import TextEncoder
+from fervor.prompting import SoftPrompts, soft_text
+from fervor.text import SoftTextEncoder, TextEncoder
 
 
 class KE(Method):
@@ -47,6 +50,8 @@ class KE(Method):
                 all_pairs averages every text with every picture (released code).
             margin: of L_c (paper: 2, keeps it positive).
             template: number of the prompt template, 1 to 9 (paper, Table 3: 9).
+            text: fixed (paper), or learned: the embeddings of the template's words before the class
+                word learn, as in CoOp (named by the paper as future work; this form is ours).
             centre: subtract the mean text vector of the eight expressions, whatever the data set's
                 classes are (ours; for crowded text spaces).
             join: side of the layer that joins unequal widths (paper: a layer; side: ours). On
@@ -62,6 +67,7 @@ class KE(Method):
         self_contrast: Literal["diagonal", "all_pairs"] = "diagonal"
         margin: float = 2.0
         template: int = 9
+        text: Literal["fixed", "learned"] = "fixed"
         centre: bool = False
         join: Literal["image", "text"] = "image"
         bottleneck: int = 4
@@ -81,14 +87,12 @@ class KE(Method):
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
     ) -> None:
         super().__init__(image, text, labels, options)
-        # the neutral prompt takes part even where neutral is no class (ours)
-        vectors = _encoded(text, options.template, [*labels, NEUTRAL])
-        centre = torch.zeros_like(vectors[0])
-        if options.centre:
-            centre = _encoded(text, options.template, EXPRESSIONS).mean(0)
-        self.register_buffer("texts", vectors[:-1] - centre)
-        self.register_buffer("neutral_text", vectors[-1] - centre)
-        self.register_buffer("centre", centre)
+        self.sentences = tuple(prompts.sentences(prompts.template(options.template), labels))
+        self.soft: SoftPrompts | None = None
+        if options.text == "learned":
+            self._learn_text(soft_text(text, "method ke with options.text learned"))
+        else:
+            self._fix_text(text)
         self.joint: nn.Module = nn.Identity()
         self.text_joint: nn.Module = nn.Identity()
         width = text.width
@@ -103,13 +107,56 @@ class KE(Method):
         )
         self.neutral_index = self.labels.index(NEUTRAL) if NEUTRAL in self.labels else -1
 
+    def _fix_text(self, text: TextEncoder) -> None:
+        """Encode the classes' sentences once."""
+        options = self.options
+        # the neutral prompt takes part even where neutral is no class (ours)
+        vectors = _encoded(text, options.template, [*self.labels, NEUTRAL])
+        centre = torch.zeros_like(vectors[0])
+        if options.centre:
+            centre = _encoded(text, options.template, EXPRESSIONS).mean(0)
+        self.register_buffer("texts", vectors[:-1] - centre)
+        self.register_buffer("neutral_text", vectors[-1] - centre)
+        self.register_buffer("centre", centre)
+
+    def _learn_text(self, text: SoftTextEncoder) -> None:
+        """Start a context from the template's words before the class word; shared by all."""
+        before, _, after = prompts.template(self.options.template).partition(prompts.SLOT)
+        also = EXPRESSIONS if self.options.centre else (NEUTRAL,)
+        self.words = tuple(dict.fromkeys((*self.labels, NEUTRAL, *also)))
+        self.text = text
+        if isinstance(text, nn.Module):
+            text.requires_grad_(False)
+        self.soft = SoftPrompts(text, self.words, start=before.strip(), suffix=after)
+
+    def _texts(self) -> tuple[Float[Tensor, "c d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
+        """The classes' raw vectors and neutral's, both less the centre, and the centre."""
+        if self.soft is None:
+            return self.texts, self.neutral_text, self.centre
+        vectors = self.soft.vectors(self.text)
+        centre = torch.zeros_like(vectors[0])
+        if self.options.centre:
+            centre = vectors[[self.words.index(name) for name in EXPRESSIONS]].mean(0)
+        neutral = vectors[self.words.index(NEUTRAL)]
+        return vectors[: len(self.labels)] - centre, neutral - centre, centre
+
+    def frozen(self) -> tuple[str, ...]:
+        """The text tower, where prompts learn through it."""
+        return () if self.soft is None else ("text",)
+
+    @contextmanager
+    def constant_text(self) -> Iterator[None]:
+        """A text tower runs once."""
+        with nullcontext() if self.soft is None else self.soft.held(self.text):
+            yield
+
     def class_vectors(self) -> Float[Tensor, "c d"]:
         """The classes' text vectors in the joint space, unit length."""
-        return F.normalize(self.text_joint(self.texts), dim=-1)
+        return F.normalize(self.text_joint(self._texts()[0]), dim=-1)
 
     def text_centre(self) -> Float[Tensor, " d"]:
-        """The mean over the classes, zeros where texts are not centred."""
-        return self.centre
+        """The mean over the eight expressions, zeros where texts are not centred."""
+        return self._texts()[2]
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """The encoder's features, joined to the width of the texts, not normalised."""
@@ -127,10 +174,11 @@ class KE(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = lambda_s L_s + lambda_t L_t + lambda_c L_c (eq. 11) and its parts."""
         pooled = self.joint(self.image(batch.image).pooled).float()
-        vectors = self.text_joint(self.texts)
+        texts, neutral_text, _ = self._texts()
+        vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         logits = similarities(pooled, vectors) / self.options.temperature
         similarity = text_similarity_loss(logits, batch.target)
-        transformation, contrast = self._neutral_losses(pooled, vectors, batch.label)
+        transformation, contrast = self._neutral_losses(pooled, vectors, neutral, batch.label)
         weights = self.options
         total = (
             weights.similarity_weight * similarity
@@ -145,13 +193,16 @@ class KE(Method):
         }
 
     def _neutral_losses(
-        self, pooled: Float[Tensor, "b d"], vectors: Float[Tensor, "c d"], label: Int[Tensor, " b"]
+        self,
+        pooled: Float[Tensor, "b d"],
+        vectors: Float[Tensor, "c d"],
+        neutral_text: Float[Tensor, " d"],
+        label: Int[Tensor, " b"],
     ) -> tuple[Tensor, Tensor]:
         """L_t and L_c over the pictures that are not neutral; no stop-gradient (released code)."""
         expressive = label != self.neutral_index
         features, texts = pooled[expressive], vectors[label[expressive]]
         neutral = self.to_neutral(features).float()
-        neutral_text = self.text_joint(self.neutral_text)
         transformation = transformation_loss(features, neutral, texts, neutral_text)
         options = self.options
         if options.contrast == "simclr":

@@ -1,18 +1,25 @@
-"""Make the embedded model from a run of the recipe ke/ferplus-mobilenet.
+"""Make the embedded model: the mean of the weights of a run and of the run that goes on from it.
 
     fervor train --config ke/ferplus-mobilenet --data.root FERPLUS
-    python scripts/weights/make_embedded.py runs/ke/ferplus-mobilenet-seed0 FERPLUS
+    fervor train --config ke/ferplus-mobilenet-refined --data.root FERPLUS
+    python scripts/weights/make_embedded.py FERPLUS \\
+        runs/ke/ferplus-mobilenet-seed0 runs/ke/ferplus-mobilenet-refined-seed0
 
-Whether it predicts from the mean with the mirror image is decided on validation, where its
-temperature is fitted anew; then it is exported in half precision. Test is not read.
+Averaging the weights of runs that share their beginning: Wortsman et al., 2022, "Model soups". One
+run alone is taken as it is. Whether the model predicts from the mean with the mirror image is
+decided on validation, where its temperature is fitted anew; then it is exported in half precision.
+Test is not read.
 """
 
 import argparse
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fervor import checkpoint, datasets
 from fervor.card import card
@@ -21,17 +28,47 @@ from fervor.data import evaluation_batches, read_pictures
 from fervor.encoders import FaceEncoder
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.export import export
+from fervor.methods import Method
+
+
+NAME = "ke/ferplus-mobilenet-averaged"
+
+
+def averaged(models: Sequence[checkpoint.Model]) -> tuple[dict[str, Any], Method]:
+    """The last run's description with the mean of all runs' weights.
+
+    Statistics of BatchNorm are averaged like weights: the runs' layers below them are alike.
+    """
+    method = models[-1].method()
+    info = models[-1].info
+    if len(models) == 1:
+        return info, method
+    states = [model.method().state_dict() for model in models]
+    mean: dict[str, Tensor] = {
+        key: torch.stack([state[key] for state in states]).mean(0)
+        if value.is_floating_point()
+        else value
+        for key, value in states[-1].items()
+    }
+    method.load_state_dict(mean)
+    runs = [
+        {key: model.info[key] for key in ("name", "seed", "commit", "sha256")} for model in models
+    ]
+    # the first run's terms: the others start from it and see the same data set
+    terms = {key: models[0].info[key] for key in ("licence", "data_terms")}
+    return {**info, "name": NAME, "average_of": runs, **terms}, method
 
 
 def main() -> None:
     """Choose, fit, export; prints what validation said."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("root", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", type=Path, help="the FERPlus folder")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, the last one last")
     parser.add_argument("--output", type=Path, default=checkpoint.EMBEDDED)
     given = parser.parse_args()
-    model = checkpoint.load_model(given.run)
-    info, method = model.info, model.method()
+    info, method = averaged([checkpoint.load_model(run) for run in given.runs])
     encoder = method.image
     assert isinstance(encoder, FaceEncoder), "the embedded model has a face-pretrained encoder"
     samples = datasets.load(

@@ -1,0 +1,90 @@
+"""What every data set gives: samples; and how their numbers are compared with the official ones."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fervor.errors import DataError
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One annotated picture.
+
+    Attributes:
+        path: the picture's file; empty where `pixels` holds it.
+        label: the expression's name; its index is nobody's business outside a model.
+        votes: raters' votes by expression, after the protocol's rule; empty where there are none.
+        pixels: the picture itself, grey, row by row, for sets that keep pixels in a table.
+        side: width and height of `pixels`.
+        box: x, y, width, height of the face in the file's pixels; None where the picture is one.
+        group: what must not be torn apart by a split (a subject, a recording); empty for none.
+    """
+
+    path: str
+    label: str
+    votes: dict[str, float] = field(default_factory=dict)
+    pixels: bytes = b""
+    side: int = 0
+    box: Box | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Pictures that a split holds officially, by expression.
+
+    Attributes:
+        counts: in the order in which the data set numbers its expressions.
+        slack: share by which each count may differ; 0 where the official files were counted.
+        source: the label file that was counted, where there are several.
+    """
+
+    counts: dict[str, int]
+    slack: float = 0.0
+    source: str = ""
+
+    def agrees(self, name: str, found: int) -> bool:
+        """Whether that many pictures of an expression are what is expected."""
+        official = self.counts.get(name, 0)
+        return abs(found - official) <= self.slack * official
+
+
+def check_counts(samples: Iterable[Sample], official: Expected, *, where: str, what: str) -> None:
+    """Compare the classes' sizes with the official ones.
+
+    Raises:
+        DataError: they differ; where they are the official ones under other names, the labels are
+            numbered in another order, and the message says so.
+    """
+    found = Counter(sample.label for sample in samples)
+    expected = official.counts
+    names = dict.fromkeys([*expected, *found])
+    different = [name for name in names if not official.agrees(name, found[name])]
+    if not different:
+        return
+    meant = dict(
+        zip(
+            sorted(different, key=lambda name: found[name]),
+            sorted(different, key=lambda name: expected.get(name, 0)),
+            strict=True,
+        )
+    )
+    if all(official.agrees(meant[name], found[name]) for name in different):
+        order = [meant.get(name, name) for name in expected]
+        kind = "alphabetically" if order == sorted(order) else "in another order"
+        swaps = ", ".join(f"{name} has that of {meant[name]}" for name in different)
+        raise DataError(
+            f"{where} numbers its labels {kind}: of its {what}, {swaps} in number; third-party "
+            "copies do so; use the official release"
+        )
+    first = different[0]
+    source = f" ({official.source})" if official.source else ""
+    raise DataError(
+        f"{where} gives {found.total():,} {what}{source}, expected "
+        f"{sum(expected.values()):,}: it holds {found[first]:,} of {first}, not "
+        f"{expected.get(first, 0):,}; the labels or the tree differ from the official release"
+    )

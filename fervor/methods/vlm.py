@@ -1,0 +1,169 @@
+"""The embedded image-text model's training: pictures and captions meet in one space (ours).
+
+An image tower and a learned projection of frozen sentence vectors are trained as CLIP's towers are
+(Radford et al., 2021, https://arxiv.org/abs/2103.00020), with soft targets in place of CLIP's
+pairs: captions are composed from expressions (fervor/captions.py), and how much a picture wants a
+caption is the agreement of the raters' votes with what the caption speaks of. Prediction is
+zero-shot: the class is the one whose sentences, under the nine templates, are nearest.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fervor import captions, prompts
+from fervor.encoders import Features, ImageEncoder
+from fervor.errors import UsageError
+from fervor.losses import agreement, similarities, soft_contrastive_loss
+from fervor.methods import Batch, Method
+from fervor.text import TextEncoder
+from fervor.vlm import ensemble
+
+
+LARGEST_SCALE = 100.0
+"""What the learned scale of the cosines may reach (CLIP)."""
+
+CHUNK = 64
+"""Sentences that are encoded together."""
+
+
+class VLM(Method):
+    """Image tower and projected text tower, aligned by captions."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Settings of the alignment; all are ours but for the temperature.
+
+        Attributes:
+            temperature: at the start; it is learned (CLIP: 0.07).
+            captions_seed: which captions are composed.
+            drawn: captions drawn evenly for each step, beside one of its own for each picture.
+            sharpness: exponent of the agreement by which a picture's own caption is drawn.
+            text_rate: learning rate of the text projection, as a share of the rate.
+            local_weight: of the same contrast for the mean over the places, so that each place can
+                be compared with texts too; CLIP's patches are not trained to.
+        """
+
+        temperature: float = 0.07
+        captions_seed: int = 0
+        drawn: int = 256
+        sharpness: float = 4.0
+        text_rate: float = 0.1
+        local_weight: float = 0.5
+
+        def __post_init__(self) -> None:
+            if self.temperature <= 0:
+                raise UsageError(f"temperature is {self.temperature}, expected a number above 0")
+            if self.drawn < 1:
+                raise UsageError(f"drawn is {self.drawn}, expected 1 or more")
+
+    options: Options
+    texts: Tensor
+    caption_vectors: Tensor
+    caption_shares: Tensor
+
+    def __init__(
+        self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
+    ) -> None:
+        super().__init__(image, text, labels, options)
+        sentences = [
+            prompts.fill(template, label)
+            for label in labels
+            for template in prompts.TEMPLATES.values()
+        ]
+        texts = _encoded(text, sentences).unflatten(0, (len(labels), -1))
+        self.register_buffer("texts", texts)
+        self.projection = nn.Linear(text.width, image.width)
+        nn.init.orthogonal_(self.projection.weight)
+        if text.width == image.width:  # texts start from where their own tower put them
+            nn.init.eye_(self.projection.weight)
+        with torch.no_grad():
+            self.projection.bias.copy_(-(self.projection.weight @ texts.mean((0, 1))))
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
+        vectors, shares = _captions(text, self.labels, options.captions_seed)
+        self.register_buffer("caption_vectors", vectors, persistent=False)
+        self.register_buffer("caption_shares", shares, persistent=False)
+
+    def scale(self) -> Float[Tensor, ""]:
+        """What cosines are multiplied by: one over the temperature."""
+        return self.log_scale.exp().clamp(max=LARGEST_SCALE)
+
+    def class_vectors(self) -> Float[Tensor, "c d"]:
+        """The mean of each class's sentences under the nine templates, unit length."""
+        return ensemble(self.projection(self.texts))
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """The encoder's features; it ends in the joint space."""
+        features: Features = self.image(image)
+        return features
+
+    def logits(self, features: Features) -> Float[Tensor, "b c"]:
+        """Cosine times scale."""
+        return similarities(features.pooled, self.class_vectors()) * self.scale()
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Zero-shot: the sentences of the classes take no part in training."""
+        return self.logits(self.features(image))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The soft-target contrast between the pictures and the step's captions."""
+        features = self.features(batch.image)
+        with torch.autocast(features.pooled.device.type, enabled=False):
+            shares = batch.target.float()
+            chosen = self._chosen(shares)
+            texts = self.projection(self.caption_vectors[chosen])
+            wanted = agreement(shares, self.caption_shares[chosen])
+            whole, local = (
+                soft_contrastive_loss(similarities(vectors, texts) * self.scale(), wanted)
+                for vectors in (features.pooled, features.tokens.float().mean(1))
+            )
+        loss = whole + self.options.local_weight * local
+        return {"loss": loss, "whole": whole, "local": local, "scale": self.scale().detach()}
+
+    def _chosen(self, shares: Float[Tensor, "b c"]) -> Int[Tensor, " m"]:
+        """Numbers of the step's captions: one for each picture by agreement, others evenly."""
+        wanted = agreement(shares, self.caption_shares) ** self.options.sharpness
+        own = torch.multinomial(wanted, 1).flatten()
+        count = len(self.caption_shares)
+        others = torch.randint(count, (min(self.options.drawn, count),), device=own.device)
+        return torch.cat([own, others])
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """The text projection learns more slowly than the rest."""
+        text = {id(parameter) for parameter in self.projection.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if id(p) not in text], "lr": rate},
+            {"params": [p for p in trained if id(p) in text], "lr": rate * self.options.text_rate},
+        ]
+
+
+def _captions(
+    text: TextEncoder, labels: Sequence[str], seed: int
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+    """Vectors of the captions that speak of the labels alone, and their shares."""
+    known = [
+        caption
+        for caption in captions.compose(seed)
+        if all(name in labels for name, share in caption.shares.items() if share)
+    ]
+    if not known:
+        raise UsageError(f"no captions for {', '.join(labels)}: expected some of the expressions")
+    shares = [[caption.shares.get(label, 0.0) for label in labels] for caption in known]
+    return _encoded(text, [caption.text for caption in known]), torch.tensor(shares)
+
+
+@torch.no_grad()
+def _encoded(text: TextEncoder, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
+    """Raw vectors, a few sentences at a time, long ones with long ones."""
+    order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))
+    chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    vectors = [text.encode([sentences[place] for place in chunk]).float() for chunk in chunks]
+    back = torch.empty(len(order), dtype=torch.long)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return torch.cat(vectors)[back]

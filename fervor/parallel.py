@@ -1,0 +1,51 @@
+"""Work on many pictures: threads that keep the order, and a bar where it takes long."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, TypeVar
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Mapper(Protocol):
+    """`map` over threads: results come in the items' order."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Iterable[Item], /
+    ) -> Iterator[Result]: ...
+
+
+@contextmanager
+def in_threads(count: int = 0) -> Iterator[Mapper]:
+    """A `map` over threads, 0 for as many as there are cores; all items are taken at once.
+
+    Decoders and onnxruntime let other threads run meanwhile. Warnings are silent inside: reading a
+    picture changes their filters for a while, which threads would leave changed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with ThreadPoolExecutor(count or os.cpu_count() or 1) as pool:
+            yield pool.map
+
+
+def progress(
+    total: int | None, doing: str = "", *, unit: str = "pictures", shown: bool = True
+) -> AbstractContextManager[Any]:
+    """A bar on a terminal's error stream, once the work takes longer than two seconds.
+
+    `total` is None where nobody knows it; the block gets None where no bar is `shown`.
+    """
+    if not shown or not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm import tqdm
+
+    bar: AbstractContextManager[Any] = tqdm(
+        total=total, desc=doing or None, unit=f" {unit}", delay=2, leave=False
+    )
+    return bar

@@ -1,0 +1,64 @@
+"""Threads that keep the order, errors and filters; bars only where somebody looks."""
+
+import os
+import pty
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+
+from fervor.parallel import in_threads, progress
+
+
+def test_results_come_in_order_whatever_takes_long() -> None:
+    def slow(number: int) -> tuple[int, str]:
+        time.sleep(0.02 * (5 - number))
+        return number * number, threading.current_thread().name
+
+    with in_threads(5) as each:
+        found = list(each(slow, range(5)))
+    assert [square for square, _ in found] == [0, 1, 4, 9, 16]
+    assert len({name for _, name in found}) > 1
+
+
+def test_an_error_comes_through_and_stops_the_rest() -> None:
+    done = []
+
+    def fails(number: int) -> None:
+        if number == 3:
+            raise ValueError("three")
+        time.sleep(0.01)
+        done.append(number)
+
+    with pytest.raises(ValueError, match="three"), in_threads(2) as each:
+        list(each(fails, range(500)))
+    assert len(done) < 100
+
+
+def test_filters_are_as_before() -> None:
+    def noisy(_: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            time.sleep(0.001)
+
+    before = list(warnings.filters)
+    with in_threads(4) as each:
+        list(each(noisy, range(60)))
+    assert list(warnings.filters) == before
+
+
+def test_a_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with progress(5) as bar:
+        assert bar is None
+    _, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        with progress(5, shown=False) as bar:
+            assert bar is None
+        with progress(None, unit="frames") as bar:
+            assert (bar.total, bar.unit) == (None, " frames")
+        with progress(5, "decoding") as bar:
+            bar.update(2)
+            assert (bar.n, bar.total, bar.delay) == (2, 5, 2)
