@@ -40,6 +40,10 @@ def terms(run: Run) -> dict[str, str]:
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
+    for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
+        if network.name != "none":
+            named = network.weights or f"{network.name} of the package"
+            data_terms.append(f"{what} {named}: the terms of its source apply")
     return {"licence": licence, "data_terms": "; ".join(data_terms)}
 
 

@@ -1,7 +1,7 @@
 """Model folders: weights.safetensors, model.json and the card README.md; strict both ways.
 
 Towers that a method leaves as they came are not stored: model.json holds their names (`encoder`,
-`text`) and checksums (`towers`), and loading finds and verifies them.
+`text`, `companions`) and checksums (`towers`), and loading finds and verifies them.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fervor import provenance
-from fervor.config import Encoder
+from fervor.companions import build_companions
+from fervor.config import Encoder, Landmarks, Teacher
 from fervor.encoders import build_image_encoder
 from fervor.errors import ModelError
 from fervor.methods import METHODS, Method
@@ -74,6 +75,8 @@ class Model:
     def _verify_towers(self, method: Method) -> None:
         """The towers that were found are those of the training; halved where the export was."""
         names = {"image": self.info["encoder"].get("weights"), "text": self.info["text"]["name"]}
+        for companion, config in self.info.get("companions", {}).items():
+            names[companion] = config["weights"] or config["name"]
         for tower, expected in self.info.get("towers", {}).items():
             if (found := checksum(method.get_submodule(tower))) != expected:
                 raise ModelError(
@@ -88,7 +91,8 @@ class Model:
 
 def built(info: dict[str, Any]) -> Method:
     """A method of the kind that a model.json describes; empty but for its frozen towers."""
-    method_class, towers = METHODS[info["method"]], info.get("towers", {})
+    method_class: Any = METHODS[info["method"]]
+    towers = info.get("towers", {})
     config, architecture = Encoder(**info["encoder"]), None
     if "image" not in towers:
         config, architecture = replace(config, weights="random"), info.get("architecture")
@@ -96,8 +100,16 @@ def built(info: dict[str, Any]) -> Method:
     text: Any = _KnownWidth(info["text"]["width"])
     if "text" in towers:
         text = build_text_encoder(info["text"]["name"])
-    options: Any = method_class.Options(**info["options"])
-    return method_class(encoder, text, info["labels"], options)
+    named = info.get("companions", {})
+    companions = build_companions(
+        info["method"],
+        method_class.companions,
+        Landmarks(**named.get("landmarks", {})),
+        Teacher(**named.get("teacher", {})),
+    )
+    options = method_class.Options(**info["options"])
+    method: Method = method_class(encoder, text, info["labels"], options, **companions)
+    return method
 
 
 def own_state(method: Method) -> dict[str, Tensor]:

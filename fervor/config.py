@@ -104,8 +104,8 @@ class Encoder:
     """The image encoder.
 
     Attributes:
-        name: face-mobilenet, face-resnet, vlm, resnet18, swin-t-112, swin-t, vit-b16, clip, align,
-            blip.
+        name: face-mobilenet, face-resnet, vlm, ir50, resnet18, swin-t-112, swin-t, vit-b16, clip,
+            align, blip.
         weights: where to start: empty for the packaged weights of face nets and vlm (random
             elsewhere), random, a local folder or hub name of transformers, or a state dict
             (.safetensors, .pt, .pth); for vlm also embedded: the embedded classifier's trunk.
@@ -139,20 +139,53 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Landmarks:
+    """The frozen landmark network beside the image encoder (method lacovl).
+
+    Attributes:
+        name: mobilefacenet; none = without landmarks, each query comes from the image itself.
+        weights: empty for the packaged ones, random, or a state dict (.safetensors, .pt, .pth,
+            .pth.tar).
+    """
+
+    name: str = "none"
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The frozen image tower of a vision-language model beside the image encoder (method lacovl).
+
+    Attributes:
+        name: an image encoder, clip for the published method; none = without it and its losses.
+        weights: as of `encoder`.
+        size: width and height in pixels of the pictures that it sees.
+    """
+
+    name: str = "none"
+    weights: str = ""
+    size: int = 224
+
+
+@dataclass(frozen=True)
 class Optim:
     """The optimiser and its schedule.
 
     Attributes:
-        name: sgd (paper), or adamw, whose momentum is its first beta (for transformers from
-            scratch; ours).
+        name: sgd, stochastic gradient descent (paper); adam (DCS, which LaCoVL-FER builds on); or
+            adamw, whose momentum is its first beta (for transformers from scratch; ours).
         epochs: passes over the training split (paper: 50).
         batch_size: pictures a step (paper: 64); the last, smaller batch is dropped.
         rate: learning rate (paper: 2e-3).
-        momentum: (paper: 0.9)
+        momentum: of sgd (paper: 0.9), and the first beta of adamw; adam has its own moments.
         nesterov: look-ahead momentum (ours; the paper's is plain).
         weight_decay: (paper: 5e-4)
         decay_all: decay biases and normalisation too (released code); off leaves them out.
-        schedule: epoch = cosine stepped each epoch (released code); step = each batch.
+        sam: radius of sharpness-aware minimisation, which takes two passes a step (DCS: 0.05);
+            0 = off.
+        schedule: epoch = cosine stepped each epoch (released code); step = each batch; exponential
+            = times `gamma` after each epoch (DCS).
+        gamma: of the exponential schedule (DCS: 0.98).
         warmup_epochs: epochs before the cosine (released code: 1).
         warmup_rate: constant rate of the warm-up (released code: 1e-4); 0 rises linearly.
         average: decay of the moving average of the weights that is evaluated and kept; 0 = off.
@@ -160,7 +193,7 @@ class Optim:
         precision: bf16 (autocast, weights stay fp32) or fp32.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     epochs: int = 50
     batch_size: int = 64
     rate: float = 2e-3
@@ -168,7 +201,9 @@ class Optim:
     nesterov: bool = False
     weight_decay: float = 5e-4
     decay_all: bool = True
-    schedule: Literal["epoch", "step"] = "epoch"
+    sam: float = 0.0
+    schedule: Literal["epoch", "step", "exponential"] = "epoch"
+    gamma: float = 0.98
     warmup_epochs: int = 1
     warmup_rate: float = 1e-4
     average: float = 0.0
@@ -181,11 +216,13 @@ class Run:
     """One training run.
 
     Attributes:
-        method: ke, mpa or classifier.
+        method: ke, mpa, lacovl, vlm or classifier.
         data: which pictures.
         augment: how training pictures vary.
         encoder: the image encoder.
         text: the text encoder.
+        landmarks: the landmark network, for methods that take one.
+        teacher: the frozen image tower, for methods that take one.
         optim: optimiser and schedule.
         options: the method's own options, by name.
         selection: honest chooses the epoch on the validation split; paper on the test split, as
@@ -204,6 +241,8 @@ class Run:
     augment: Augment = field(default_factory=Augment)
     encoder: Encoder = field(default_factory=Encoder)
     text: Text = field(default_factory=Text)
+    landmarks: Landmarks = field(default_factory=Landmarks)
+    teacher: Teacher = field(default_factory=Teacher)
     optim: Optim = field(default_factory=Optim)
     options: dict[str, Any] = field(default_factory=dict)
     selection: Selection = "honest"

@@ -13,14 +13,15 @@ from fervor.config import Encoder
 from fervor.errors import UsageError
 from fervor.facenets import FaceMobileNet, FaceResNet, load_folded, restore_batchnorm
 from fervor.features import Features, ImageEncoder, Pixels, from_map, mean_with_mirror
+from fervor.ir50 import IR50, LEFT_OVER, from_published
 from fervor.statedicts import LoadReport, load_state, read_state
-from fervor.towers import TOWERS, build_tower
+from fervor.towers import IMAGENET, TOWERS, build_tower
 from fervor.vlm import build_vlm
 
 
 __all__ = ["ENCODERS", "FaceEncoder", "Features", "ImageEncoder", "build_image_encoder"]
 
-ENCODERS = ("face-mobilenet", "face-resnet", "vlm", *TOWERS)
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *TOWERS)
 
 
 class FaceEncoder(ImageEncoder):
@@ -34,6 +35,8 @@ class FaceEncoder(ImageEncoder):
         super().__init__(trunk.width, pixels, keep_statistics=False)
         self.trunk = trunk
         self.mirror = mirror
+        if isinstance(trunk, FaceMobileNet) and trunk.last_stride == 1:
+            self.scale_widths, self.scale_strides = (128, 256, 1024), (4, 8, 16)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of RGB pictures in 0..1, or of what `lower` made of them (by its channels)."""
@@ -55,6 +58,14 @@ class FaceEncoder(ImageEncoder):
             maps = part(maps)
         return from_map(maps)
 
+    def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The last maps at 1/4, 1/8 and 1/16 of the picture, where the last stride is 1."""
+        maps, found = self.normalised(image), {}
+        for part in self.parts():
+            maps = part(maps)
+            found[maps.shape[2]] = maps
+        return list(found.values())[1:]
+
     def parts(self) -> list[nn.Module]:
         """The stem and then the blocks."""
         return [self.trunk.stem, *self.trunk.blocks]
@@ -66,6 +77,42 @@ class FaceEncoder(ImageEncoder):
         The eval-mode function stays the same; see `facenets.restore_batchnorm`.
         """
         restore_batchnorm(self.trunk, self.normalised(images))
+
+
+class IR50Encoder(ImageEncoder):
+    """IR-50 up to its third stage; features are the places of the last map and their mean."""
+
+    scale_widths = (64, 128, 256)
+    scale_strides = (2, 4, 8)
+
+    def __init__(self, trunk: IR50, *, size: int, grey: bool) -> None:
+        super().__init__(trunk.widths[-1], Pixels(size, grey, *IMAGENET))
+        self.trunk = trunk
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of RGB pictures in 0..1."""
+        return from_map(self.scales(image)[-1])
+
+    def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The map after each stage: 1/2, 1/4 and 1/8 of the picture."""
+        found: list[Tensor] = self.trunk(self.normalised(image))
+        return found
+
+    def parts(self) -> list[nn.Module]:
+        """The stem and then the stages."""
+        return [self.trunk.input_layer, *self.trunk.stages]
+
+
+def _ir50_encoder(config: Encoder) -> IR50Encoder:
+    """IR-50, random or from a file that names its stages together or apart."""
+    if config.size < IR50.least:
+        raise UsageError(f"size is {config.size}, ir50 expects at least {IR50.least}")
+    encoder = IR50Encoder(IR50(), size=config.size, grey=config.grey)
+    if config.weights in ("", "random"):
+        return encoder
+    state = from_published(read_state(Path(config.weights)))
+    encoder.report = load_state(encoder, state, source=config.weights, ignored=LEFT_OVER)
+    return encoder
 
 
 def _face_encoder(config: Encoder) -> FaceEncoder:
@@ -112,6 +159,8 @@ def build_image_encoder(
         encoder = build_vlm(config, architecture=architecture)
     elif config.name in TOWERS:
         encoder = build_tower(config, architecture=architecture)
+    elif config.name == "ir50":
+        encoder = _ir50_encoder(config)
     else:
         encoder = _face_encoder(config)
     encoder.freeze(config.frozen_blocks)

@@ -111,6 +111,7 @@ class FaceMobileNet(nn.Module):
 
     def __init__(self, *, last_stride: int = 1) -> None:
         super().__init__()
+        self.last_stride = last_stride
         widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
         strides = {1: 2, 3: 2, 5: 2, 11: last_stride}
         dilations = {12: 2 if last_stride == 1 else 1}

@@ -22,11 +22,13 @@ class Features(NamedTuple):
     """What an encoder sees in a batch: one vector per picture, and one per place of its grid.
 
     Tokens are in the space of `pooled`, row by row from the top left; grid = (rows, columns).
+    `scores` are a method's logits where `pooled` alone does not give them.
     """
 
     pooled: Float[Tensor, "b d"]
     tokens: Float[Tensor, "b n d"]
     grid: tuple[int, int]
+    scores: Float[Tensor, "b c"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ class ImageEncoder(nn.Module):
         size: width and height of the pictures it is made for.
         report: what loading its weights did; None for random weights.
         architecture: settings of transformers that rebuild it; None for this package's own nets.
+        scale_widths: channels of its maps at three scales, from fine to coarse; empty without any.
+        scale_strides: pixels between the places of these maps.
     """
 
+    scale_widths: tuple[int, ...] = ()
+    scale_strides: tuple[int, ...] = ()
     mean: Tensor
     deviation: Tensor
     luminance: Tensor
@@ -77,6 +83,10 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of RGB pictures in 0..1."""
+        raise NotImplementedError
+
+    def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Maps of RGB pictures in 0..1 at three scales, for encoders with `scale_widths`."""
         raise NotImplementedError
 
     def parts(self) -> list[nn.Module]:

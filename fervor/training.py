@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch.utils.data import Dataset
 
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
-from fervor.config import Data, Optim, Run
+from fervor.companions import build_companions
+from fervor.config import Data, Run
 from fervor.data import (
     Pictures,
     TrainingBatches,
@@ -30,6 +30,7 @@ from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
 from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
 from fervor.methods import METHODS, Batch, Method
+from fervor.optimisation import learning_rate, moving_average, optimizer_of
 from fervor.options import method_options
 from fervor.preparation import prepare
 from fervor.sampling import mixed_seed
@@ -117,10 +118,12 @@ def build_method(run: Run, splits: Splits) -> Method:
     """The run's method with its starting weights."""
     if run.method not in METHODS:
         raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
+    chosen: Any = METHODS[run.method]
     options = method_options(run.method, run.options)
+    companions = build_companions(run.method, chosen.companions, run.landmarks, run.teacher)
     encoder = build_image_encoder(run.encoder)
     text = build_text_encoder(run.text.name)
-    method = METHODS[run.method](encoder, text, splits.labels, options)
+    method: Method = chosen(encoder, text, splits.labels, options, **companions)
     drawn = not run.encoder.weights and run.encoder.name in TOWERS
     if "image" in method.frozen() and (drawn or run.encoder.weights == "random"):
         raise UsageError(
@@ -162,18 +165,6 @@ def _start_from(method: Method, model: str) -> None:
     checkpoint.fill(method, {**tensors, **constant}, loaded.folder / checkpoint.WEIGHTS)
 
 
-def learning_rate(step: int, steps_per_epoch: int, optim: Optim) -> float:
-    """The rate of a step (from 0) as a share of `optim.rate`: warm-up, then a cosine to zero."""
-    warmup = optim.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return optim.warmup_rate / optim.rate if optim.warmup_rate else (step + 1) / warmup
-    total = optim.epochs * steps_per_epoch
-    if optim.schedule == "epoch":
-        # the released code runs the cosine over all epochs, the warm-up's included
-        return (1 + math.cos(math.pi * (step // steps_per_epoch) / optim.epochs)) / 2
-    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
-
-
 class Training(lightning.LightningModule):
     """Any method under Lightning: steps, schedule, moving average, choice of the epoch."""
 
@@ -185,10 +176,11 @@ class Training(lightning.LightningModule):
         self.folder = folder
         self.history: list[dict[str, Any]] = []
         self._towers = method.frozen()
+        self.automatic_optimization = not run.optim.sam
         self.average: AveragedModel | None = None
         if run.optim.average:
             self.average = AveragedModel(
-                method, multi_avg_fn=_moving_average(run.optim.average), use_buffers=True
+                method, multi_avg_fn=moving_average(run.optim.average), use_buffers=True
             )
 
     def kept(self) -> Method:
@@ -196,18 +188,9 @@ class Training(lightning.LightningModule):
         return self.method if self.average is None else self.average.module  # type: ignore[return-value]
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over the method's groups, its rate set anew for each step."""
+        """The optimiser over the method's groups, its rates set anew for each step."""
         optim = self.run.optim
-        groups = [
-            part for g in self.method.parameter_groups(optim.rate) for part in _decay(g, optim)
-        ]
-        optimizer: torch.optim.Optimizer
-        if optim.name == "adamw":
-            optimizer = torch.optim.AdamW(groups, optim.rate, betas=(optim.momentum, 0.98))
-        else:
-            optimizer = torch.optim.SGD(
-                groups, optim.rate, momentum=optim.momentum, nesterov=optim.nesterov
-            )
+        optimizer = optimizer_of(self.method.parameter_groups(optim.rate), optim)
         steps = int(self.trainer.estimated_stepping_batches) // optim.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, optim)
@@ -222,10 +205,16 @@ class Training(lightning.LightningModule):
         torch.manual_seed(mixed_seed(self.run.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The method's objective on one batch."""
+        """The method's objective on one batch; with SAM, both passes and the step."""
         image, positive = _channels_last(batch.image), batch.positive
         positive = None if positive is None else _channels_last(positive)
-        losses = self.method.losses(batch._replace(image=image, positive=positive))
+        batch = batch._replace(image=image, positive=positive)
+        if self.automatic_optimization:
+            return self._objective(batch)
+        return self._sharpness_aware_step(self.method.with_frozen(batch))
+
+    def _objective(self, batch: Batch) -> Tensor:
+        losses = self.method.losses(batch)
         for name, value in losses.items():
             self.log(
                 f"train/{name}",
@@ -237,6 +226,23 @@ class Training(lightning.LightningModule):
             )
         loss: Tensor = losses["loss"]
         return loss
+
+    def _sharpness_aware_step(self, batch: Batch) -> Tensor:
+        """The gradient at the weights leads to worse ones nearby, whose gradient is the step's."""
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+
+        def at_the_worse_weights() -> None:
+            self.manual_backward(self.method.losses(batch)["loss"])
+            if self.run.optim.clip:
+                self.clip_gradients(optimizer, self.run.optim.clip, "norm")
+
+        optimizer.zero_grad()
+        loss = self._objective(batch)
+        self.manual_backward(loss)
+        optimizer.step(at_the_worse_weights)
+        scheduler.step()
+        return loss.detach()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Move the average."""
@@ -298,34 +304,6 @@ def _state(method: Method) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in checkpoint.own_state(method).items()}
 
 
-def _decay(group: dict[str, Any], optim: Optim) -> list[dict[str, Any]]:
-    """One group, or two where biases and normalisation go without weight decay."""
-    if optim.decay_all:
-        return [{**group, "weight_decay": optim.weight_decay}]
-    return [
-        {
-            **group,
-            "params": [p for p in group["params"] if (p.ndim > 1) == matrices],
-            "weight_decay": optim.weight_decay if matrices else 0.0,
-        }
-        for matrices in (True, False)
-    ]
-
-
-def _moving_average(decay: float) -> Any:
-    """An exponential moving average that starts fast: its decay is at most (1 + n) / (10 + n)."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, share)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
-
-
 def _trainer(run: Run, folder: Path) -> lightning.Trainer:
     earlier = len(list(folder.glob("logs*")))
     version = f"logs-{earlier + 1}" if earlier else "logs"  # a resumed run keeps its first logs
@@ -334,7 +312,8 @@ def _trainer(run: Run, folder: Path) -> lightning.Trainer:
         accelerator="auto",
         devices=1,
         precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
-        gradient_clip_val=run.optim.clip or None,
+        # with SAM the step clips itself
+        gradient_clip_val=None if run.optim.sam else run.optim.clip or None,
         logger=[
             CSVLogger(folder, name="", version=version),
             TensorBoardLogger(folder, name="", version=version),
@@ -395,6 +374,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "architecture": method.image.architecture,
         "text": {**resolved["text"], "width": int(method.text_width)},
         "towers": checkpoint.tower_checksums(method),
+        "companions": {name: resolved[name] for name in method.companions},
         "prompts": list(method.sentences),
         "parameters": checkpoint.sizes(method),
         "data": {

@@ -150,6 +150,43 @@ class DrawnText:
         return 2 + torch.randn(self.width, generator=generator)
 
 
+def _sines(module: nn.Module) -> None:
+    """Make every weight a sine of its place."""
+    with torch.no_grad():
+        for start, parameter in enumerate(module.parameters()):
+            places = torch.arange(parameter.numel(), dtype=torch.float64)
+            spread = (2 / parameter[0].numel()) ** 0.5
+            parameter.copy_((torch.sin(37.0 * places + start) * spread).view_as(parameter))
+
+
+class DrawnScales(ImageEncoder):
+    """Three convolutions without overlap, at 1/4, 1/8 and 1/16; every weight is a sine."""
+
+    scale_widths = (5, 6, 7)
+    scale_strides = (4, 8, 16)
+
+    def __init__(self, *, size: int = SIDE) -> None:
+        half = (0.5, 0.5, 0.5)
+        super().__init__(7, Pixels(size, False, half, half))
+        self.blocks = nn.ModuleList(
+            (nn.Conv2d(3, 5, 4, 4), nn.Conv2d(5, 6, 2, 2), nn.Conv2d(6, 7, 2, 2))
+        )
+        _sines(self)
+
+    def forward(self, image: Tensor) -> Features:
+        return from_map(self.scales(image)[-1])
+
+    def scales(self, image: Tensor) -> list[Tensor]:
+        maps, found = self.normalised(image), []
+        for block in self.blocks:
+            maps = F.leaky_relu(block(maps))
+            found.append(maps)
+        return found
+
+    def parts(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+
 class DrawnTransformer(TransformerEncoder):
     """A class token and the cells of a grid; a layer adds to each state what it and the mean say.
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fervor.card import card, terms
-from fervor.config import Encoder, Run
+from fervor.config import Encoder, Landmarks, Run, Teacher
 
 
 def info(mode: str = "honest", **changes: Any) -> dict[str, Any]:
@@ -95,6 +95,18 @@ def test_a_training_protocol_of_its_own_is_named() -> None:
     assert "training pictures" not in card(info(data=data | {"train_protocol": "majority"}))
     text = card(info(data=data | {"train_protocol": "argmax8"}))
     assert "protocol `majority` (training pictures: `argmax8`)" in text
+
+
+def test_networks_beside_the_encoders_bring_their_terms() -> None:
+    run = Run(
+        method="lacovl",
+        landmarks=Landmarks("mobilefacenet"),
+        teacher=Teacher("clip", "openai/clip-vit-base-patch16"),
+    )
+    found = terms(run)["data_terms"]
+    assert "landmark network mobilefacenet of the package: the terms of its source" in found
+    assert "teacher openai/clip-vit-base-patch16: the terms of its source apply" in found
+    assert "landmark network" not in terms(Run())["data_terms"]
 
 
 def test_averaged_runs_are_named() -> None:

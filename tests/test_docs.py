@@ -179,7 +179,7 @@ def test_templates_are_those_of_the_code() -> None:
     assert {int(number): template for number, template in rows} == TEMPLATES
 
 
-@pytest.mark.parametrize("method", ["ke", "mpa"])
+@pytest.mark.parametrize("method", ["ke", "mpa", "lacovl"])
 def test_options_are_those_of_the_code(method: str) -> None:
     pytest.importorskip("torch", reason="methods need the [train] extra")
     from dataclasses import asdict

@@ -118,6 +118,25 @@ def test_the_last_stride_sets_the_grid(name: str, last_stride: int, size: int, s
     torch.testing.assert_close(features.pooled, features.tokens.mean(dim=1))
 
 
+@torch.no_grad()
+def test_the_three_scales_of_the_face_pretrained_net() -> None:
+    encoder = build_image_encoder(Encoder(size=112)).eval()
+    assert isinstance(encoder, FaceEncoder)
+    image = pictures(1, 112)
+    maps = encoder.scales(image)
+    assert [tuple(part.shape[1:]) for part in maps] == [(128, 28, 28), (256, 14, 14), (1024, 7, 7)]
+    assert encoder.scale_widths == (128, 256, 1024)
+    assert [112 // stride for stride in encoder.scale_strides] == [28, 14, 7]
+    torch.testing.assert_close(maps[2].mean((2, 3)), encoder(image).pooled)
+    states = encoder.trunk.stem(encoder.normalised(image))
+    for number, block in enumerate(encoder.trunk.blocks):
+        states = block(states)
+        if number in (2, 4):  # the last ones before a stride
+            torch.testing.assert_close(maps[number // 2 - 1], states)
+    assert build_image_encoder(Encoder(last_stride=2)).scale_widths == ()
+    assert build_image_encoder(Encoder("face-resnet")).scale_widths == ()
+
+
 def test_a_grey_encoder_sees_luminance_alone() -> None:
     colour = pictures(1, 96)
     pixels = (colour[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()

@@ -42,7 +42,8 @@ DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses", "vlm"),
+    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
+    *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
 )
 
 
@@ -83,7 +84,10 @@ RULES = {
         torch=True,
     ),
     "measuring and storing": Rule(
-        ("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
+        (
+            *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
+            "optimisation",
+        ),
         never=LIGHTNING,
         torch=True,
     ),

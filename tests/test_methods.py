@@ -17,6 +17,7 @@ from fervor.methods import METHODS, Batch, Method
 from fervor.sampling import EpochSampler
 from tests import tiny
 from tests.drawn import (
+    DrawnScales,
     DrawnSoftText,
     DrawnText,
     DrawnTransformer,
@@ -30,7 +31,7 @@ from tests.drawn import (
 LABELS = ("neutral", "happiness", "surprise", "anger")
 
 
-ENCODERS = ("face-mobilenet", "face-resnet", "vlm", *tiny.SAVED)
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *tiny.SAVED)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,6 +42,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     root = tmp_path_factory.mktemp("encoders")
     torch.manual_seed(0)
     found = {name: Encoder(name=name, size=96) for name in ENCODERS if name not in tiny.SAVED}
+    found["ir50"] = Encoder(name="ir50", size=48)
     found["vlm"] = Encoder(name="vlm", weights="embedded", size=64)
     for name, save in tiny.SAVED.items():
         found[name] = Encoder(name=name, weights=save(root / name), size=32)
@@ -50,18 +52,19 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
 TRANSFORMERS = ("vit-b16", "clip", "blip")
 """Encoders that prompts can join."""
 
-PAIRS = [
-    (method, encoder)
-    for method in METHODS
-    for encoder in ENCODERS
-    if method != "mpa" or encoder in TRANSFORMERS
-]
+FITTING = {"mpa": TRANSFORMERS, "lacovl": ("face-mobilenet", "ir50")}
+"""Encoders that a method takes, where it does not take them all."""
+
+PAIRS = [(method, encoder) for method in METHODS for encoder in FITTING.get(method, ENCODERS)]
+
+SMALL: dict[str, dict[str, Any]] = {"lacovl": {"resolution": 48, "width": 24, "heads": 3}}
+"""Options that make a method fast enough."""
 
 
 def build(method: str, encoder: Encoder, *, width: int = 12) -> Method:
     torch.manual_seed(0)
     chosen = METHODS[method]
-    options: Any = chosen.Options()
+    options: Any = chosen.Options(**SMALL.get(method, {}))
     image = build_image_encoder(encoder)
     text: Any = DrawnSoftText(image.width) if method == "mpa" else DrawnText(width)
     built = chosen(image, text, LABELS, options)
@@ -149,9 +152,11 @@ def first_losses(method: str) -> list[float]:
     )
     split = pictures(EXPRESSIONS, 10)
     batches = TrainingBatches(split, run)
-    options: Any = METHODS[method].Options()
+    options: Any = METHODS[method].Options(**SMALL.get(method, {}))
     prompted = method == "mpa"
     image: ImageEncoder = DrawnTransformer(size=56) if prompted else TinyEncoder(size=56)
+    if method == "lacovl":
+        image = DrawnScales(size=56)
     text: Any = DrawnSoftText() if prompted else DrawnText()
     built = METHODS[method](image, text, EXPRESSIONS, options)
     built.prepare([batch(EXPRESSIONS, 2, size=56)])

@@ -2,14 +2,11 @@
 
 import csv
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +31,7 @@ from fervor.methods.ke import KE
 from fervor.provenance import sha256, versions
 from fervor.sampling import EpochSampler
 from fervor.splits import read_splits
-from fervor.training import learning_rate, read_run, run_folder, train
+from fervor.training import read_run, run_folder, train
 from tests import tiny
 from tests.drawn import rows, write_folder, write_pictures
 
@@ -235,11 +232,14 @@ def losses(self, batch):
     return found
 
 KE.losses = losses
-train(settings(root, output, optim=RESUMED))
+train(settings(root, output, optim=RESUMED[sys.argv[4]]))
 """
 
-RESUMED = {"average": 0.5, "schedule": "step"}
-"""Everything that has a state: momentum, schedule, moving average."""
+RESUMED: dict[str, dict[str, Any]] = {
+    "sgd": {"average": 0.5, "schedule": "step"},
+    "sam": {"sam": 0.05, "name": "adam", "rate": 3e-3, "schedule": "exponential", "clip": 0.5},
+}
+"""Everything that has a state: momentum, schedule, moving average; SAM around Adam."""
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -255,12 +255,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize("kind", RESUMED)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = STEPS + 2  # in the second epoch
+    optim, passes = RESUMED[kind], 2 if kind == "sam" else 1
+    steps = STEPS * passes + 2 + passes // 2  # in the second epoch; with SAM between two passes
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, root, tmp_path / "killed", str(steps)],
+        [sys.executable, "-c", CHILD, root, tmp_path / "killed", str(steps), kind],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -271,13 +273,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert not (tmp_path / "killed" / "model.json").exists()
 
     losses = recorded(monkeypatch)
-    whole = train(settings(root, tmp_path / "whole", optim=RESUMED))
+    whole = train(settings(root, tmp_path / "whole", optim=optim))
     expected = list(losses)
     losses.clear()
-    resumed = train(settings(root, tmp_path / "killed", optim=RESUMED), resume=True)
-    assert len(expected) == EPOCHS * STEPS
+    resumed = train(settings(root, tmp_path / "killed", optim=optim), resume=True)
+    assert len(expected) == EPOCHS * STEPS * passes
     assert before == pytest.approx(expected[:steps], rel=1e-3)
-    assert losses == pytest.approx(expected[STEPS:], rel=1e-3)  # the whole second epoch again
+    # the whole second epoch again
+    assert losses == pytest.approx(expected[STEPS * passes :], rel=1e-3)
     assert history_of(resumed) == [close(row, 1e-3) for row in history_of(whole)]
     assert same_weights(resumed, whole)
     for name, value in info_of(whole)["selection"].items():
@@ -489,56 +492,50 @@ def test_the_default_folder_names_recipe_and_seed(root: Path) -> None:
     assert run_folder(settings(root, Path("here"))) == Path("here")
 
 
-# Learning rate, weight decay, moving average
+# Sharpness-aware steps, and the moving average
 
 
-def test_the_rate_is_the_papers() -> None:
-    """50 epochs: the first at 1e-4, then a cosine over all of them, stepped each epoch."""
-    optim, steps = Optim(), 7
-    rates = [optim.rate * learning_rate(step, steps, optim) for step in range(50 * steps)]
-    for step, rate in enumerate(rates):
-        epoch = step // steps
-        cosine = 2e-3 * (1 + math.cos(math.pi * epoch / 50)) / 2
-        assert rate == pytest.approx(1e-4 if epoch == 0 else cosine)
-    assert rates[-1] > 0
+def test_sam_takes_the_frozen_features_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+
+    def with_frozen(self: KE, batch: Any) -> Any:
+        prepared.append(batch._replace(frozen=(torch.zeros(1),)))
+        return prepared[-1]
+
+    seen: list[Any] = []
+    plain = KE.losses
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        seen.append(batch)
+        return plain(self, batch)
+
+    monkeypatch.setattr(KE, "with_frozen", with_frozen)
+    monkeypatch.setattr(KE, "losses", losses)
+    optim = {"epochs": 1, "sam": 0.05, "name": "adam", "precision": "bf16"}
+    folder = train(settings(root, tmp_path / "sam", optim=optim))
+    assert len(prepared) == STEPS
+    assert [id(batch) for batch in seen] == [id(batch) for batch in prepared for _ in range(2)]
+    with (folder / "logs" / "metrics.csv").open() as file:
+        assert any(row.get("train/loss_epoch") for row in csv.DictReader(file))
+    load_model(folder).method()
 
 
-def test_a_rate_can_rise_linearly_and_follow_every_step() -> None:
-    optim = Optim(epochs=5, schedule="step", warmup_epochs=2, warmup_rate=0)
-    shares = [learning_rate(step, 10, optim) for step in range(50)]
-    assert shares[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
-    falling = shares[19:]
-    assert all(later <= earlier for earlier, later in pairwise(falling))
-    assert shares[20] == pytest.approx(1)
-    assert shares[35] == pytest.approx(0.5)
-    assert 0 < shares[-1] < 0.01
-    assert learning_rate(0, 10, replace(optim, warmup_epochs=0)) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("decay_all", [True, False])
-def test_weight_decay_may_leave_biases_and_normalisation_out(decay_all: bool) -> None:
-    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    optim = Optim(weight_decay=0.3, decay_all=decay_all)
-    groups = training._decay({"params": list(net.parameters()), "lr": 0.5}, optim)
-    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    assert [decay[id(p)] for p in net.parameters()] == [0.3] + [0.3 if decay_all else 0.0] * 3
-    assert all(group["lr"] == 0.5 for group in groups)
-
-
-def test_the_moving_average_against_a_slow_loop() -> None:
-    update: Callable[..., None] = training._moving_average(0.6)
-    values = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
-    averaged, expected = [torch.zeros(3)], [0.0, 0.0, 0.0]
-    counted = [torch.tensor(0)]
-    for count, value in enumerate(values):
-        update(averaged, [value], torch.tensor(count))
-        update(counted, [torch.tensor(count)], torch.tensor(count))
-        decay = min(0.6, (1 + count) / (10 + count))
-        expected = [
-            decay * e + (1 - decay) * float(v) for e, v in zip(expected, value, strict=True)
+def test_sam_clips_the_gradient_that_is_used(root: Path, tmp_path: Path) -> None:
+    start = train(settings(root, tmp_path / "start", optim={"epochs": 1, "rate": 1e-12}))
+    before = load_file(start / "weights.safetensors")
+    lengths = []
+    for clip in (1e-6, 0.0):
+        optim = {"epochs": 1, "sam": 0.05, "clip": clip, "rate": 0.5, "momentum": 0.0}
+        optim |= {"weight_decay": 0.0}
+        folder = train(settings(root, tmp_path / f"clip{clip}", optim=optim))
+        after = load_file(folder / "weights.safetensors")
+        changed = [
+            (after[k] - before[k]).norm() for k in after if k.endswith("to_neutral.0.weight")
         ]
-    assert averaged[0].tolist() == pytest.approx(expected, rel=1e-5)
-    assert int(counted[0]) == 7  # counters are copied
+        lengths.append(float(torch.stack(changed).norm()))
+    assert lengths[0] < 1e-4 < lengths[1]
 
 
 def test_the_average_is_kept_and_does_not_change_the_training(

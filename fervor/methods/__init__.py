@@ -19,13 +19,15 @@ from fervor.text import TextEncoder
 class Batch(NamedTuple):
     """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at.
 
-    `positive` holds another picture of each one's class where the method asks for pairs.
+    `positive` holds another picture of each one's class where the method asks for pairs; `frozen`
+    what the method's frozen networks made of both, where that was computed before.
     """
 
     image: Float[Tensor, "b 3 h w"]
     label: Int[Tensor, " b"]
     target: Float[Tensor, "b c"]
     positive: Float[Tensor, "b 3 h w"] | None = None
+    frozen: tuple[Tensor, ...] = ()
 
 
 class Method(nn.Module):
@@ -37,6 +39,9 @@ class Method(nn.Module):
 
     pairs: ClassVar[bool] = False
     """Whether a training batch shall also hold a same-class partner of each picture."""
+
+    companions: ClassVar[tuple[str, ...]] = ()
+    """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
 
     def __init__(
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Any
@@ -91,6 +96,10 @@ class Method(nn.Module):
         """The logits of features that are already there: forward(x) = logits(features(x))."""
         raise NotImplementedError
 
+    def with_frozen(self, batch: Batch) -> Batch:
+        """The batch with what frozen networks make of it, for two passes over one batch."""
+        return batch
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The objective: `loss` is minimised, every other key is logged under its name."""
         raise NotImplementedError
@@ -102,8 +111,15 @@ class Method(nn.Module):
 
 from fervor.methods.classifier import Classifier  # noqa: E402  (both need Method)
 from fervor.methods.ke import KE  # noqa: E402
+from fervor.methods.lacovl import LaCoVL  # noqa: E402
 from fervor.methods.mpa import MPA  # noqa: E402
 from fervor.methods.vlm import VLM  # noqa: E402
 
 
-METHODS: dict[str, type[Method]] = {"classifier": Classifier, "ke": KE, "mpa": MPA, "vlm": VLM}
+METHODS: dict[str, type[Method]] = {
+    "classifier": Classifier,
+    "ke": KE,
+    "mpa": MPA,
+    "lacovl": LaCoVL,
+    "vlm": VLM,
+}
