@@ -205,7 +205,7 @@ def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
 def test_batches_are_colour_in_range_of_the_encoders_size(
     augment: Augment, faces: Pictures
 ) -> None:
-    image, label, target, positive = TrainingBatches(faces, run(augment=augment))[KEY]
+    image, label, target, positive, _ = TrainingBatches(faces, run(augment=augment))[KEY]
     assert positive is None
     assert image.shape == (3, 3, 56, 56)
     assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1

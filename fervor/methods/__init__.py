@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     label: Int[Tensor, " b"]
     target: Float[Tensor, "b c"]
     positive: Float[Tensor, "b 3 h w"] | None = None
-    frozen: tuple[Tensor, ...] = ()
+    frozen: tuple[Tensor, ...] | None = None
 
 
 class Method(nn.Module):
