@@ -34,7 +34,7 @@ PLAIN = (
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "cutouts", "smoothing", "neutral"),
+    *("tracking", "cutouts", "smoothing", "neutral", "corruptions"),
 )
 OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
