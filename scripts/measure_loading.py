@@ -25,7 +25,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from fervor.commands import recipe_path
+from fervor.arguments import recipe_path
 from fervor.config import Run
 from fervor.data import TrainingBatches, evaluation_batches, read_pictures
 from fervor.datasets import Sample

@@ -67,7 +67,9 @@ class Rule:
 
 RULES = {
     "nothing heavy": Rule(PLAIN, never=HEAVY, own=PLAIN),
-    "command line": Rule(("__main__", "commands"), never=HEAVY, lazy=True),
+    "command line": Rule(
+        ("__main__", "arguments", "commands", "commands.*", "exitcodes"), never=HEAVY, lazy=True
+    ),
     "prediction": Rule(RUNTIME, never=TORCH, own=(*PLAIN, *RUNTIME)),
     "data sets": Rule(
         ("datasets", "datasets.*"),

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fervor.__main__ import train as train_command
+from fervor.arguments import arguments_of, recipes
 from fervor.checkpoint import load_model, own_state, save_model, tower_checksums
-from fervor.commands import arguments_of, recipes
+from fervor.commands.research import train as train_command
 from fervor.companions import build_companions
 from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Teacher, Text
 from fervor.encoders import ImageEncoder, build_image_encoder

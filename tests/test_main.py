@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 import fervor
-from fervor.__main__ import COMMANDS, main
+from fervor.__main__ import main
+from fervor.commands import COMMANDS
 from fervor.config import Data, Run
 from tests.models import write_model
 from tests.signals import hear_interruptions
@@ -385,7 +386,9 @@ def test_training_without_torch_names_the_extra(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr("fervor.__main__.importlib", SimpleNamespace(import_module=missing))
+    monkeypatch.setattr(
+        "fervor.commands.research.importlib", SimpleNamespace(import_module=missing)
+    )
     assert main(["export", "--model", "m", "--output", "o"]) == 2
     assert 'needs torch, which is not installed: pip install "fervor[train]"' in (
         capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fervor.commands import RECIPES, arguments_of, nearest, recipe_path, recipes
+from fervor.arguments import RECIPES, arguments_of, nearest, recipe_path, recipes
 from fervor.config import Data, Encoder, Run
 from fervor.data import Augmentation
 from fervor.encoders import build_image_encoder

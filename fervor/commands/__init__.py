@@ -1,0 +1,17 @@
+"""The commands of `fervor`: short functions in a dict, whose parameters are the options."""
+
+from collections.abc import Callable
+
+from fervor.commands import research, using
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "predict": using.predict,
+    "train": research.train,
+    "evaluate": research.evaluate,
+    "data check": research.data_check,
+    "data align": research.data_align,
+    "export": research.export,
+    "describe": using.describe,
+    "models": using.models,
+}

@@ -1,0 +1,187 @@
+"""Commands for those who train models and measure them."""
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+from fervor.config import Data, Run
+from fervor.errors import UsageError
+from fervor.exitcodes import DONE, FOUND
+
+
+def train(run: Run, *, resume: str = "") -> int:
+    """Train a model into a run folder.
+
+    Args:
+        run: a recipe: a name such as ke/ferplus-mobilenet, or a YAML file; options override it.
+        resume: run folder of an interrupted run that goes on where it stopped.
+    """
+    training = _with_torch("fervor.training")
+    # hardware notes, product tips, and warnings about Lightning's own code
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    if resume:
+        run = replace(run, output=resume)
+    with _notes("fervor.training"):
+        print(training.train(run, resume=bool(resume)))
+    return DONE
+
+
+def evaluate(
+    *,
+    model: str,
+    data: Data,
+    split: str = "test",
+    output: str = "results",
+    exclude_duplicates: bool = False,
+) -> int:
+    """Measure a model on a data set and write its result file.
+
+    Args:
+        model: a run folder or model folder; embedded for the one that fervor ships.
+        data: which pictures.
+        split: train, valid or test.
+        output: folder of result files.
+        exclude_duplicates: leave out pictures that also stand in train, pixel by pixel.
+    """
+    path, result = _with_torch("fervor.evaluation").evaluate(
+        model, data, split=split, output=output, exclude_duplicates=exclude_duplicates
+    )
+    low, high = result["accuracy_interval"]
+    print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
+    print(f"                     {result['correct']} of {result['count']} pictures")
+    print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
+    print(f"macro F1             {result['macro_f1']:.2%}")
+    print(f"calibration error    {result['calibration_error']:.2%}")
+    for title, text in _left_out(result):
+        print(f"{title:21}{text}")
+    print(f"written to           {path}")
+    return DONE
+
+
+def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation does not count, for people."""
+    lines = []
+    if (cross := result["cross_data"]) is not None:
+        dropped = [f"{name} ({count} pictures)" for name, count in cross["data_only"].items()]
+        lines = [
+            ("trained on", cross["trained_on"]),
+            ("classes counted", ", ".join(cross["shared"])),
+            ("only in the model", ", ".join(cross["model_only"]) or "none"),
+            ("only in the data", ", ".join(dropped) or "none"),
+            ("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"),
+        ]
+    found = result["data"]["left_out"]
+    if found["no_face"]:
+        lines.append(("without a face", f"{found['no_face']} pictures left out"))
+    if result["data"]["exclude_duplicates"]:
+        lines.append(("also in train", f"{found['duplicates']} pictures left out"))
+    return lines
+
+
+def data_check(
+    name: str, root: str, *, protocol: str = "", annotations: str = "", quick: bool = False
+) -> int:
+    """Compare a data set's folder with its official tree, counts and pictures.
+
+    Args:
+        name: the data set: ferplus, rafdb, affectnet, ckplus, folder or csv.
+        root: its folder.
+        protocol: the rule that turns annotations into labels; empty for the data set's default.
+        annotations: label source or kind of pictures, where a data set has several.
+        quick: read only the headers of pictures, and compare files instead of pixels.
+    """
+    from fervor import datacheck
+
+    report = datacheck.check(name, root, protocol=protocol, annotations=annotations, quick=quick)
+    print("\n".join(report.lines))
+    return FOUND if report.problems else DONE
+
+
+def data_align(
+    name: str,
+    root: str,
+    out: str,
+    *,
+    protocol: str = "",
+    annotations: str = "",
+    size: int = 112,
+    margin: float = 0.0,
+    missing: Literal["keep", "centre", "skip"] = "keep",
+    threads: int = 0,
+) -> int:
+    """Find, align and cut out the faces of a data set once; a stopped run goes on.
+
+    Args:
+        name: the data set.
+        root: its folder.
+        out: folder of the crops and their manifest, for --data.aligned.
+        protocol: whose pictures; empty for the data set's default.
+        annotations: label source where a data set has several.
+        size: pixels of a crop's side.
+        margin: added on each side of the crop that predict cuts out, as a share of its side.
+        missing: where no face is found, keep the whole picture or annotated box, cut out its
+            centre, or skip it; the manifest lists which.
+        threads: threads; 0 for all cores.
+    """
+    from fervor.align import align
+    from fervor.manifest import MANIFEST
+
+    counts = align(
+        name,
+        root,
+        out,
+        protocol=protocol,
+        annotations=annotations,
+        size=size,
+        margin=margin,
+        missing=missing,
+        threads=threads,
+    )
+    lost = counts["kept"] + counts["centred"] + counts["skipped"]
+    print(
+        f"{out}: {sum(counts.values())} pictures, {counts['ok']} aligned, {lost} without a face "
+        f"({counts['kept']} kept, {counts['centred']} centred, {counts['skipped']} skipped), "
+        f"{counts['error']} unreadable; listed in {MANIFEST}"
+    )
+    return FOUND if counts["error"] else DONE
+
+
+def export(*, model: str, output: str, half: bool = False) -> int:
+    """Write a trained model as model.onnx and model.json, checked against torch.
+
+    Args:
+        model: the run folder.
+        output: the model folder that is written.
+        half: store kernels and matrices in half precision; they are computed with in single.
+    """
+    print(_with_torch("fervor.export").export(model=model, output=output, half=half))
+    return DONE
+
+
+def _with_torch(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fervor"):
+            raise
+        raise UsageError(
+            f'needs {error.name}, which is not installed: pip install "fervor[train]"'
+        ) from error
+
+
+@contextmanager
+def _notes(name: str) -> Iterator[None]:
+    """What a module has to say about its work, on the error stream."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

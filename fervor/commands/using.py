@@ -1,0 +1,130 @@
+"""Commands for those who have pictures and a model."""
+
+import math
+import os
+from pathlib import Path
+from typing import Literal
+
+from fervor.exitcodes import DONE, FOUND
+
+
+def predict(
+    inputs: list[str],
+    *,
+    model: str = "embedded",
+    faces: Literal["all", "largest", "precropped"] = "all",
+    output: str = "",
+    annotate: str = "",
+    every: int = 1,
+    start: float = 0.0,
+    end: float = math.inf,
+    whole_every: int = 10,
+    smooth: bool = False,
+    neutral: str = "",
+    batch_size: int = 32,
+    threads: int = 0,
+    abstain: float = 0.0,
+    offline: bool = False,
+    strict: bool = False,
+) -> int:
+    """Recognise the expression that each face shows, in pictures, folders, videos or a webcam.
+
+    Args:
+        inputs: pictures, videos, folders, which are searched for both, or webcam:0.
+        model: a model folder; embedded for the one that fervor ships.
+        faces: all, the largest of each picture, or precropped: the picture is one face.
+        output: a file of rows that ends in .jsonl, .csv or .parquet; without it a readable table.
+        annotate: a folder for the pictures and videos with what was found drawn into them.
+        every: of a video, take every N-th frame.
+        start: of a video, seconds from its start to the first frame that is taken.
+        end: of a video or webcam, seconds at which to stop.
+        whole_every: of a video, look for new faces in the whole frame at every N-th.
+        smooth: add columns smooth_<class> to the output, smoothed over each track.
+        neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
+        batch_size: pictures and faces run together; the answers do not depend on it.
+        threads: threads of each network; 0 for all cores.
+        abstain: a face whose highest probability is below gets the label "uncertain".
+        offline: never touch the network, whatever the model would like to fetch.
+        strict: exit with 1 where a picture cannot be read or shows no face.
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from fervor import media
+    from fervor import predict as work
+    from fervor.inference import Predictor
+
+    span = media.Span(every, start, end)
+    sources = media.find(inputs)
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources)
+    predictor = Predictor(
+        model,
+        faces=faces,
+        threads=threads,
+        batch_size=batch_size,
+        abstain=abstain,
+        whole_every=whole_every,
+        neutral=neutral or None,
+    )
+    counts = work.run(predictor, sources, outputs, span=span)
+    if output:
+        print(work.summary(output, counts))
+    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def describe(
+    *,
+    labels: str,
+    endpoint: str,
+    model: str,
+    output: str = "descriptions.json",
+    seed: int = 0,
+    timeout: float = 60.0,
+    tries: int = 4,
+    cache: str = "runs/cache/describe",
+) -> int:
+    """Ask a language model what distinguishes each expression, for options.descriptions of mpa.
+
+    Args:
+        labels: names of the expressions, separated by commas.
+        endpoint: root of an OpenAI-compatible interface, such as http://localhost:8080/v1; its key,
+            where it needs one, is taken from the environment variable FERVOR_API_KEY.
+        model: the model's name there.
+        output: the file of descriptions that is written.
+        seed: sent with each question, for endpoints that heed it.
+        timeout: seconds to wait for an answer.
+        tries: how often a question is asked before it is given up.
+        cache: folder of the answers so far; a question that it holds is not asked again.
+    """
+    from fervor.describe import Endpoint
+    from fervor.describe import describe as ask
+
+    where = Endpoint(endpoint, model, seed=seed, timeout=timeout, tries=tries)
+    texts = ask(labels.split(","), where, output=Path(output), cache=Path(cache))
+    for label, text in texts.items():
+        print(f"{label}: {text}")
+    print(f"written to {output}")
+    return DONE
+
+
+def models() -> int:
+    """List the weights that fervor ships, and what a checkpoint needs."""
+    from fervor import inventory
+
+    weights = inventory.shipped()
+    for weight in weights:
+        print(f"{weight.name}\n  licence     {weight.licence}")
+        print(f"  data terms  {weight.data_terms}")
+        if weight.needs:
+            print(f"  made of     {weight.needs}")
+        verified = "verified" if weight.intact else "DIFFERS: reinstall fervor"
+        print(f"  sha256      {weight.sha256}  {verified}")
+    print(
+        "\nWhat a checkpoint needs\n"
+        "  to predict                          model.onnx and model.json (from fervor export)\n"
+        "  to evaluate, export and start from  weights.safetensors and model.json; "
+        'pip install "fervor[train]"\n'
+        "  its text tower                      nothing: its class vectors are inside\n"
+        "  frozen towers (method mpa)          found by name and checksum, see model.json; an "
+        "export holds them"
+    )
+    return DONE if all(weight.intact for weight in weights) else FOUND
