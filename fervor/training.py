@@ -37,7 +37,7 @@ from fervor.sampling import mixed_seed
 from fervor.splits import Splits, alignment, read_splits
 from fervor.text import build_text_encoder
 from fervor.towers import TOWERS
-from fervor.views import view_batches
+from fervor.views import plain_batches, view_batches
 
 
 logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class Training(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Measure on the selection split; keep the weights if they are the best so far."""
         pictures, label = self.splits.selection, self.splits.selection.label.numpy()
-        batches = evaluation_batches(pictures, size=self.run.encoder.size)
+        batches = plain_batches(self.kept(), pictures, self.run)
         probabilities = softmax(torch_logits(self.kept(), batches))
         figures = summary(probabilities, label, self.splits.labels)
         row = {
@@ -333,7 +333,7 @@ def _finish(module: Training) -> None:
     tensors = load_file(folder / BEST)
     method = module.method.float()
     checkpoint.fill(method, tensors, folder / BEST)
-    batches = evaluation_batches(splits.selection, size=run.encoder.size)
+    batches = plain_batches(method, splits.selection, run)
     logits = torch_logits(method, batches)
     label = splits.selection.label.numpy()
     temperature = fitted_temperature(logits, label)
