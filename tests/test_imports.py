@@ -40,6 +40,7 @@ OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "se
 RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
+FIGURES = ("metrics", "significance", "slices", "results", "figures")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
@@ -76,6 +77,9 @@ RULES = {
         never=HEAVY,
         own=DATASETS,
     ),
+    "figures": Rule(
+        ("metrics", "significance"), never=TORCH, own=("fervor", "metrics", "significance")
+    ),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
     "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
@@ -87,8 +91,8 @@ RULES = {
     ),
     "measuring and storing": Rule(
         (
-            *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
-            "optimisation",
+            *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
+            *("card", "options", "optimisation"),
         ),
         never=LIGHTNING,
         torch=True,

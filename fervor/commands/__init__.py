@@ -9,6 +9,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "predict": using.predict,
     "train": research.train,
     "evaluate": research.evaluate,
+    "robustness": research.robustness,
     "data check": research.data_check,
     "data align": research.data_align,
     "export": research.export,
