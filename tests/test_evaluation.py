@@ -75,6 +75,8 @@ def test_the_result_file_says_where_its_numbers_come_from(
         "left_out": {"no_face": 0, "duplicates": 0},
     }
     assert stored["cross_data"] is None
+    low, high = stored["bootstrap_intervals"]["accuracy"]
+    assert low <= stored["accuracy"] <= high
     assert stored["sha256"] == info["sha256"]
     assert stored["versions"] == provenance.versions()
     assert stored["commit"] == provenance.commit()

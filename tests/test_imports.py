@@ -41,6 +41,7 @@ RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 FIGURES = ("metrics", "significance", "slices", "results", "figures")
+RUNS = ("published", "runs", "reproduce", "arguments", "results")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
@@ -97,7 +98,8 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
+    "runs": Rule(("published", "runs", "reproduce"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)),
+    "training": Rule(("training", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 

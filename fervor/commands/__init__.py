@@ -10,6 +10,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": research.train,
     "evaluate": research.evaluate,
     "robustness": research.robustness,
+    "reproduce": research.reproduce,
     "data check": research.data_check,
     "data align": research.data_align,
     "export": research.export,

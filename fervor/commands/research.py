@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from fervor.config import Data, Run
@@ -126,6 +127,51 @@ def robustness(
         print(f"mean corruption error {error:.1%} of that of {other['model']}")
     print(f"written to {path}")
     return DONE
+
+
+def reproduce(
+    table: str,
+    *,
+    data: Data,
+    encoder: str = "",
+    profile: Literal["evidence", "full"] = "evidence",
+    seeds: int = 3,
+    jobs: int = 1,
+    test_root: str = "",
+    output: str = "results",
+    runs: str = "runs",
+) -> int:
+    """Print a paper's table beside this project's numbers; with a data set, run what is missing.
+
+    Args:
+        table: ke-table1 to ke-table5, ke-figure1 and 3 to 7, mpa-results, mpa-ablation,
+            lacovl-results or lacovl-ablation.
+        data: which pictures; without data.root finished runs are printed and nothing is trained.
+        encoder: mobilenet, resnet18, swin, vit, embedded, clip-b16, clip-l14 or ir50, as the table
+            has it; empty for the profile's first.
+        profile: evidence for two cores, full for the published settings.
+        seeds: runs of each row.
+        jobs: runs side by side, each a process.
+        test_root: folder of the data set that is tested on, where that is another one.
+        output: folder of result files.
+        runs: folder of run folders.
+    """
+    from fervor import reproduce as work
+
+    with _notes("fervor.runs"):
+        text, failed = work.reproduce(
+            table,
+            data,
+            encoder=encoder,
+            profile=profile,
+            seeds=seeds,
+            jobs=jobs,
+            test_root=test_root,
+            output=Path(output),
+            runs=Path(runs),
+        )
+    print(text)
+    return FOUND if failed else DONE
 
 
 def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
