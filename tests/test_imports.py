@@ -42,7 +42,7 @@ DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
+    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
     *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
 )
 
@@ -88,7 +88,7 @@ RULES = {
     "measuring and storing": Rule(
         (
             *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
-            "optimisation",
+            *("optimisation", "finishing"),
         ),
         never=LIGHTNING,
         torch=True,
