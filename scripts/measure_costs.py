@@ -4,9 +4,9 @@
     python scripts/measure_costs.py --encoder vlm --text vlm --size 112
 
 Each row runs in a process of its own, so that its peak memory is its own. Operations are those that
-torch's counter sees (matrix products, convolutions and attention) of a step, forward and
-backward and the text tower's share with them, divided by its pictures; time and memory are of steps of
---batch pictures on this machine's processor.
+torch's counter sees (matrix products, convolutions and attention) of a step, forward and backward,
+the text tower's share with them, divided by its pictures; time and memory are of steps of --batch
+pictures on this machine's processor.
 """
 
 import argparse

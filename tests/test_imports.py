@@ -30,7 +30,17 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "describe", "captions", "frame", "ahead", "aside", "parallel"),
+    *(
+        "provenance",
+        "inventory",
+        "describe",
+        "hub",
+        "captions",
+        "frame",
+        "ahead",
+        "aside",
+        "parallel",
+    ),
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
@@ -88,7 +98,7 @@ RULES = {
     "measuring and storing": Rule(
         (
             *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
-            *("optimisation", "finishing"),
+            *("optimisation", "finishing", "convert"),
         ),
         never=LIGHTNING,
         torch=True,
