@@ -17,7 +17,10 @@ from fervor.provenance import sha256
 
 PREFIX = "hub:"
 NEEDED = ("model.json", "README.md")
-FILES = (*NEEDED, "model.onnx", "weights.safetensors", "class_vectors.safetensors")
+FILES = (
+    *(*NEEDED, "model.onnx", "weights.safetensors", "class_vectors.safetensors"),
+    *("text_vectors.safetensors", "cue_vectors.safetensors"),
+)
 """What a model folder holds for others; logs and configurations of a run stay at home."""
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from fervor import hub
 from fervor.errors import ModelError, UsageError
+from fervor.inventory import WEIGHTS
 from fervor.modelfolder import EMBEDDED
 
 
@@ -136,7 +137,8 @@ def test_a_model_is_published_and_predicts_under_its_name(server: Hub, tmp_path:
     done = fervor("push", str(run), "user/face", env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("/user/face")
-    assert sorted(server.files) == sorted(hub.FILES)  # and nothing of the run's own settings
+    kept = {path.name for path in EMBEDDED.iterdir()}
+    assert set(server.files) == kept & set(hub.FILES)  # and nothing of the run's own settings
     for name, content in server.files.items():
         assert content == (EMBEDDED / name).read_bytes()
 
@@ -197,6 +199,11 @@ def test_only_whole_model_folders_are_published(tmp_path: Path) -> None:
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match=r"is not the file that model\.json speaks of"):
         hub.push(tmp_path / "run", "user/face")
+
+
+@pytest.mark.parametrize("name", ["embedded", "vlm"])
+def test_shipped_models_are_whole(name: str) -> None:
+    hub.verify(WEIGHTS / name)
 
 
 @pytest.mark.parametrize("name", ["face", "user/", "/face", "a/b/c", ""])
