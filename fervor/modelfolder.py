@@ -47,6 +47,8 @@ class ModelHeader:
 def find_model(model: str | Path | None) -> Path:
     """The folder of a model; None and "embedded" stand for the one that fervor ships.
 
+    A name hub:user/name is fetched from the Hugging Face Hub.
+
     Raises:
         ModelError: there is no such folder.
     """
@@ -57,6 +59,10 @@ def find_model(model: str | Path | None) -> Path:
                 "reinstall fervor, or name a model folder"
             )
         return EMBEDDED
+    if str(model).startswith("hub:"):
+        from fervor.hub import fetched
+
+        return fetched(str(model))
     folder = Path(model)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"

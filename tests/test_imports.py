@@ -30,7 +30,17 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "describe", "captions", "frame", "ahead", "aside", "parallel"),
+    *(
+        "provenance",
+        "inventory",
+        "describe",
+        "hub",
+        "captions",
+        "frame",
+        "ahead",
+        "aside",
+        "parallel",
+    ),
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
@@ -44,7 +54,7 @@ FIGURES = ("metrics", "significance", "slices", "results", "figures")
 RUNS = ("published", "runs", "reproduce", "arguments", "results")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
+    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
     *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
 )
 
@@ -93,7 +103,7 @@ RULES = {
     "measuring and storing": Rule(
         (
             *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
-            *("card", "options", "optimisation"),
+            *("card", "options", "optimisation", "finishing", "convert"),
         ),
         never=LIGHTNING,
         torch=True,

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor import training
+from fervor import finishing, training
 from fervor.align import align
 from fervor.checkpoint import load_model
 from fervor.config import Augment, Data, Encoder, Optim, Run
@@ -297,7 +297,7 @@ def test_a_run_stopped_while_finishing_finishes_later(
 
     run = settings(root, tmp_path / "run", optim={"epochs": 2})
     with monkeypatch.context() as patch:
-        patch.setattr(training, "card", full_disk)
+        patch.setattr(finishing, "card", full_disk)
         with pytest.raises(OSError, match="no space left"):
             train(run)
     steps = recorded(monkeypatch)

@@ -14,6 +14,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data check": research.data_check,
     "data align": research.data_align,
     "export": research.export,
+    "convert": research.convert,
+    "push": research.push,
     "describe": using.describe,
     "models": using.models,
 }

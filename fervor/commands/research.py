@@ -292,6 +292,35 @@ def export(*, model: str, output: str, half: bool = False) -> int:
     return DONE
 
 
+def convert(file: str, output: str) -> int:
+    """Turn a paper's weight file into safetensors, read without executing anything.
+
+    Args:
+        file: a .pt, .pth or .pth.tar file.
+        output: the .safetensors file that is written.
+    """
+    report = _with_torch("fervor.convert").convert(file, output)
+    print("\n".join(report.lines()))
+    print(
+        f"{output}: {len(report.tensors)} tensors written, {len(report.left_out)} entries left out"
+    )
+    return DONE
+
+
+def push(run: str, name: str, *, private: bool = False) -> int:
+    """Publish a model folder on the Hugging Face Hub.
+
+    Args:
+        run: the run or model folder.
+        name: user/name on the hub; the login of huggingface_hub is used.
+        private: create the repository for your own eyes.
+    """
+    from fervor import hub
+
+    print(hub.push(run, name, private=private))
+    return DONE
+
+
 def _with_torch(module: str) -> Any:
     try:
         return importlib.import_module(module)
