@@ -51,7 +51,7 @@ RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 FIGURES = ("metrics", "significance", "slices", "results", "figures")
-RUNS = ("published", "runs", "reproduce", "arguments", "results")
+RUNS = ("published", "runs", "reproduce", "sweep", "arguments", "results")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
@@ -108,7 +108,9 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "runs": Rule(("published", "runs", "reproduce"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)),
+    "runs": Rule(
+        ("published", "runs", "reproduce", "sweep"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)
+    ),
     "training": Rule(("training", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
