@@ -214,7 +214,7 @@ def _rows(study: optuna.Study, figure: Figure, folder: Path, run: Run) -> list[d
     for trial in study.get_trials(states=ENDED):
         job = job_of(run, trial.params, folder)
         done = trial.state == TrialState.COMPLETE
-        row = {"settings": trial.params, "state": "complete" if done else "failed"}
+        row: dict[str, Any] = {"settings": trial.params, "state": "complete" if done else "failed"}
         row |= {"seed": run.seed, "folder": str(job.folder)}
         rows[str(job.folder)] = row | ({"selection": _figures(job)} if done else {})
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1

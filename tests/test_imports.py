@@ -88,9 +88,7 @@ RULES = {
         never=HEAVY,
         own=DATASETS,
     ),
-    "figures": Rule(
-        ("metrics", "significance"), never=TORCH, own=("fervor", "metrics", "significance")
-    ),
+    "figures": Rule(FIGURES, never=TORCH, own=(*PLAIN, *DATASETS, *FIGURES)),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
     "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
