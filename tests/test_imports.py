@@ -35,6 +35,7 @@ PLAIN = (
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
+    *("minilm", "vocabulary"),
 )
 OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
