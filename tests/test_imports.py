@@ -44,9 +44,10 @@ PLAIN = (
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "cutouts", "smoothing", "neutral", "corruptions"),
+    *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
+    *("minilm", "vocabulary"),
 )
-OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
+OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")

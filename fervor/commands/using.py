@@ -11,7 +11,8 @@ from fervor.exitcodes import DONE, FOUND
 def predict(
     inputs: list[str],
     *,
-    model: str = "embedded",
+    model: str = "",
+    labels: str = "",
     faces: Literal["all", "largest", "precropped"] = "all",
     output: str = "",
     annotate: str = "",
@@ -31,7 +32,10 @@ def predict(
 
     Args:
         inputs: pictures, videos, folders, which are searched for both, or webcam:0.
-        model: a model folder; embedded for the one that fervor ships.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: a file of rows that ends in .jsonl, .csv or .parquet; without it a readable table.
         annotate: a folder for the pictures and videos with what was found drawn into them.
@@ -57,7 +61,8 @@ def predict(
     sources = media.find(inputs)
     outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources)
     predictor = Predictor(
-        model,
+        model or None,
+        labels=_listed(labels),
         faces=faces,
         threads=threads,
         batch_size=batch_size,
@@ -68,6 +73,45 @@ def predict(
     counts = work.run(predictor, sources, outputs, span=span)
     if output:
         print(work.summary(output, counts))
+    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _listed(labels: str) -> list[str] | None:
+    """What an option names, between semicolons where it has any, else commas; None where empty."""
+    return labels.split(";" if ";" in labels else ",") if labels.strip() else None
+
+
+def explain(
+    inputs: list[str],
+    *,
+    model: str = "",
+    labels: str = "",
+    faces: Literal["all", "largest", "precropped"] = "all",
+    output: str = "explanations",
+    top: int = 3,
+    threads: int = 0,
+    strict: bool = False,
+) -> int:
+    """Draw what speaks for the expression that each face shows: places of the face, and cues.
+
+    Args:
+        inputs: pictures, or folders that are searched for them.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
+        faces: all, the largest of each picture, or precropped: the picture is one face.
+        output: folder of the drawings, one for each face, and of their rows.
+        top: heat maps in a drawing, those of the most probable expressions.
+        threads: threads of each network; 0 for all cores.
+        strict: exit with 1 where a picture cannot be read or shows no face.
+    """
+    from fervor.explaining import ROWS, run
+    from fervor.inference import Predictor
+
+    predictor = Predictor(model or None, labels=_listed(labels), faces=faces, threads=threads)
+    counts = run(predictor, inputs, Path(output), top=top)
+    print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 
