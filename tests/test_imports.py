@@ -37,7 +37,8 @@ PICTURES = (
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions"),
 )
 OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
-RUNTIME = (*PICTURES, *OUTPUTS)
+SERVER = ("server", "server.*")
+RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (

@@ -7,6 +7,7 @@ from fervor.commands import research, using
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "predict": using.predict,
+    "serve": using.serve,
     "train": research.train,
     "evaluate": research.evaluate,
     "data check": research.data_check,
