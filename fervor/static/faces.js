@@ -35,7 +35,7 @@ export function bars(row, model, { heat = null, choose = null, caption } = {}) {
         "aria-label": `Heat map of ${label}`,
       }, label)
       : label;
-    return element("tr", { className: label === row.label ? "top" : "" },
+    return element("tr", { className: label === row.label ? "best" : "" },
       element("th", { scope: "row" }, name),
       element("td", { "aria-hidden": "true" },
         element("div", { className: "bar" },
