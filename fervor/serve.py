@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ class Place:
             return socket.create_server((self.host, self.port), family=family, backlog=1024)
         except OSError as error:
             raise UsageError(
-                f"host={self.host} port={self.port}: {error.strerror}; name another --port"
+                f"host={self.host} port={self.port}: {os.strerror(error.errno or 0)}; name another --port"
             ) from error
 
 

@@ -89,15 +89,18 @@ class Running:
 
     def stop(self) -> tuple[int, str, str]:
         """SIGTERM; exit code, and what it printed since its start on both streams."""
+        assert self.process.stdout is not None and self.process.stderr is not None
         self.process.send_signal(signal.SIGTERM)
-        out, err = self.process.communicate(timeout=90)
-        return self.process.returncode, out, err
+        code = self.process.wait(90)
+        return code, self.process.stdout.read(), self.process.stderr.read()
 
 
 def form(files: Sequence[tuple[str, bytes]], *, field: str = "file") -> bytes:
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n".encode() + content + b"\r\n"
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
+        + content
+        + b"\r\n"
         for name, content in files
     ]
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()

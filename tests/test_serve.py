@@ -6,15 +6,16 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from fervor.__main__ import main
 from fervor.inference import Predictor
 from fervor.tables import columns, row_of
 from tests.models import LABELS, write_model
@@ -27,7 +28,7 @@ from tests.serving import (
     form,
     serving,
 )
-from tests.videos import moving, write_video
+from tests.videos import flat, moving, write_video
 
 
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -121,9 +122,9 @@ def test_answers_are_those_of_python_and_the_command(
     command = [sys.executable, "-m", "fervor", "predict", *names, "--output", "rows.jsonl"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    flat = [row for answer in together.json["results"] for row in answer]
-    same([flat], [rows])
-    assert list(flat[0]) == list(rows[0]) == list(columns(predictor.labels))
+    found = [row for answer in together.json["results"] for row in answer]
+    same([found], [rows])
+    assert list(found[0]) == list(rows[0]) == list(columns(predictor.labels))
 
 
 def same(found: list[list[dict[str, object]]], expected: list[list[dict[str, object]]]) -> None:
@@ -298,8 +299,7 @@ def test_a_video_streams_the_rows_of_the_command(server: Running, tmp_path: Path
 
 
 def test_videos_are_bounded(server: Running, tmp_path: Path) -> None:
-    flat = [Image.new("RGB", (64, 48), "grey")] * 2
-    pictures = [__import__("numpy").asarray(one) for one in flat]
+    pictures = [flat((128, 128, 128))] * 2
     path = write_video(tmp_path / "long.mp4", pictures, times=[0, 40_000])
     answer = server.post(VIDEO, [("long.mp4", path.read_bytes())])
     assert (answer.status, answer.json["error"]) == (413, "video_too_long")
@@ -342,18 +342,16 @@ def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[b
         assert (answer.status, answer.json["error"]) == (413, "too_many_faces")
         assert server.post(PREDICT, [("one.jpg", ASTRONAUT)]).status == 200
         body = form([("a.jpg", ASTRONAUT)])
-        waiting = []
-        for _ in range(2):
-            connection = socket.create_connection(("127.0.0.1", server.port), 60)
-            connection.sendall(head(len(body)) + body[:500])
-            waiting.append(connection)
-        server.wait_for("fervor_requests_in_flight", 2)
-        answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
-        assert (answer.status, answer.json["error"]) == (503, "busy")
-        assert int(answer.headers["retry-after"]) >= 1
-        assert server.get("/v1/health").status == 200
-        for connection in waiting:  # one that leaves makes room
-            connection.close()
+        with ExitStack() as leaving:  # who leaves makes room
+            for _ in range(2):
+                place = ("127.0.0.1", server.port)
+                connection = leaving.enter_context(socket.create_connection(place, 60))
+                connection.sendall(head(len(body)) + body[:500])
+            server.wait_for("fervor_requests_in_flight", 2)
+            answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
+            assert (answer.status, answer.json["error"]) == (503, "busy")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert server.get("/v1/health").status == 200
         until = time.monotonic() + 30
         while server.metric("fervor_requests_in_flight") and time.monotonic() < until:
             time.sleep(0.02)
@@ -365,25 +363,21 @@ def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[b
 def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> None:
     with serving("--model", tiny) as server:
         body = form([("secret-name.jpg", ASTRONAUT)])
-        connection = socket.create_connection(("127.0.0.1", server.port), 60)
-        connection.sendall(head(len(body)) + body[:1000])
-        server.wait_for("fervor_requests_in_flight", 1)
-        ends: list[tuple[int, str, str]] = []
-        stopping = threading.Thread(target=lambda: ends.append(server.stop()))
-        stopping.start()
-        while refused_at := _listens(server.port):
-            time.sleep(0.02)
-        assert not refused_at
-        connection.sendall(body[1000:])
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-        stopping.join()
-        assert answer.startswith(b"HTTP/1.1 200 ") and b"secret-name.jpg" in answer
-        ((code, out, err),) = ends
-        assert code == 0
-        assert err == ""
-        assert "not what a person feels" in out and "secret-name" not in out
+        with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+            connection.sendall(head(len(body)) + body[:1000])
+            server.wait_for("fervor_requests_in_flight", 1)
+            with ThreadPoolExecutor(1) as pool:
+                end = pool.submit(server.stop)
+                while _listens(server.port):
+                    time.sleep(0.02)
+                connection.sendall(body[1000:])
+                answer = b""
+                while chunk := connection.recv(65536):
+                    answer += chunk
+                code, out, err = end.result()
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"secret-name.jpg" in answer
+    assert (code, err) == (0, "")
+    assert "not what a person feels" in out and "secret-name" not in out
 
 
 def _listens(port: int) -> bool:
@@ -394,26 +388,35 @@ def _listens(port: int) -> bool:
     return True
 
 
-def refusal(*words: str, **environment: str) -> str:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "set FERVOR_TOKEN"),
+        (["--host", "::"], "set FERVOR_TOKEN"),
+        (["--token", "with spaces"], "expected ASCII"),
+        (["--port", "70000"], "expected 0 to 65535"),
+        (["--max_faces", "0"], "expected 1 or more"),
+        (["--host", "192.0.2.1", "--token", TOKEN], "name another --port"),
+    ],
+)
+def test_it_does_not_start_where_it_must_not(
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("fastapi", reason="needs fervor[serve]")
-    command = [sys.executable, "-m", "fervor", "serve", *words]
-    clean = {name: value for name, value in os.environ.items() if name != "FERVOR_TOKEN"}
-    answer = subprocess.run(
-        command, capture_output=True, text=True, env={**clean, **environment}, timeout=120
-    )
-    assert answer.returncode == 2, answer
-    assert answer.stdout == "" and answer.stderr.count("\n") == 1, answer
-    return answer.stderr
+    monkeypatch.delenv("FERVOR_TOKEN", raising=False)
+    assert main(["serve", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
 
 
-def test_it_does_not_start_where_it_must_not() -> None:
-    assert "expected a token" in refusal("--host", "0.0.0.0")
-    assert "expected ASCII" in refusal("--token", "with spaces")
-    assert "expected 0 to 65535" in refusal("--port", "70000")
-    assert "expected 1 or more" in refusal("--max_faces", "0")
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi", reason="needs fervor[serve]")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert "name another --port" in refusal("--port", port)
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "Address already in use; name another --port" in capsys.readouterr().err
 
 
 @pytest.mark.slow
