@@ -20,7 +20,7 @@ from fervor.smoothing import Smoother
 from fervor.video import need_av
 
 
-__all__ = ["Annotator"]
+__all__ = ["Annotator", "output_names"]
 
 CLOCK = Fraction(1, 60_000)
 """Unit of time of an annotated video: exact for common frame rates, and allowed by both codecs."""
@@ -43,7 +43,7 @@ class Annotator:
 
     def __init__(self, folder: Path, sources: Sequence[str]) -> None:
         self._folder = folder
-        self._names = _names(sources)
+        self._names = output_names(sources)
         for source, name in self._names.items():
             if os.path.realpath(folder / name) == os.path.realpath(source):
                 raise UsageError(
@@ -110,7 +110,7 @@ class Annotator:
             self._sheet()
 
 
-def _names(sources: Sequence[str]) -> dict[str, str]:
+def output_names(sources: Sequence[str]) -> dict[str, str]:
     """For each source the path below the output folder; no two of them the same."""
     from fervor.media import is_video
 

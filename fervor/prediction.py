@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fervor.frame import Frame
 
-__all__ = ["Box", "Prediction", "Status"]
+
+__all__ = ["Box", "Prediction", "Status", "without_face"]
 
 Status = Literal["ok", "no_face", "error"]
 Box = tuple[float, float, float, float]
@@ -71,3 +73,10 @@ class Prediction:
         x, y, width, height = (round(value) for value in self.box)
         answer = f"{self.label} ({self.prob:.1%})"
         return f"{place}, {who} at {x}, {y} ({width} x {height}): {answer}"
+
+
+def without_face(frame: Frame, model: str) -> Prediction:
+    """What a frame without a face gives: `no_face`, or `error` where it could not be read."""
+    status: Status = "no_face" if frame.error is None else "error"
+    where = (frame.source, frame.frame, frame.time_s, None, None, status)
+    return Prediction(*where, None, None, None, None, {}, model, frame.error)

@@ -34,9 +34,9 @@ PLAIN = (
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "cutouts", "smoothing", "neutral", "corruptions"),
+    *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
 )
-OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
+OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
 SERVER = ("server", "server.*")
 RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
