@@ -83,8 +83,9 @@ class Place:
             family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
             return socket.create_server((self.host, self.port), family=family, backlog=1024)
         except OSError as error:
+            reason = os.strerror(error.errno or 0)
             raise UsageError(
-                f"host={self.host} port={self.port}: {os.strerror(error.errno or 0)}; name another --port"
+                f"host={self.host} port={self.port}: {reason}; name another --port"
             ) from error
 
 

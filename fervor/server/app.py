@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,8 @@ from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
 from fervor.inference import Predictor
-from fervor.media import picture_size
-from fervor.prediction import Prediction
+from fervor.media import decode_picture, picture_size
+from fervor.prediction import Prediction, without_face
 from fervor.server import films, schema, uploads
 from fervor.server.batching import WAIT, Batcher
 from fervor.server.description import describe
@@ -45,7 +46,9 @@ class Service:
         self.requests = Room(limits.requests, ("busy", "too many requests at once; try again"))
         self.held = Room(limits.held_bytes, ("busy", "too much is being uploaded; try again"))
         self.videos = Room(limits.videos, ("busy", "another video is being read"), retry=10)
-        self.description = describe(folder, predictor.labels, limits)
+        self.explanations = Room(limits.explanations, ("busy", "too many explanations; try again"))
+        self.explaining = ThreadPoolExecutor(1, thread_name_prefix="fervor-explain")
+        self.description = describe(folder, predictor, limits)
         self.metrics.gauge(
             "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
         )
@@ -55,6 +58,11 @@ class Service:
         self.metrics.gauge(
             "fervor_uploaded_bytes", "Bytes of uploads in memory.", lambda: self.held.taken
         )
+
+    def close(self) -> None:
+        """Answer what waits, and end the threads."""
+        self.batcher.close()
+        self.explaining.shutdown()
 
     async def predict(self, request: Request) -> Response:
         """Name the expression that each face of one or more pictures shows.
@@ -74,6 +82,39 @@ class Service:
         return JSONResponse(
             {"results": [[row_of(face, labels) for face in answer] for answer in answers]}
         )
+
+    async def explain(self, request: Request) -> Response:
+        """Say what speaks for and against the answer of each face in one picture.
+
+        The rows of the picture, with more fields: `heat` has a grid of rows for each class, above
+        0 where the picture speaks for it; `square` is the map [2 3] from that grid, taken as a
+        square of side 1, to the picture's pixels; `cues_for` and `cues_against` are described cues
+        with their scores. All four are null where there is no face.
+        """
+        if not self.description["explains"]:
+            raise Refused(501, "no_explanations", "the model of this server cannot be explained")
+        self.explanations.take()
+        try:
+            files = await self._received(request, 1)
+            try:
+                await asyncio.to_thread(self._check_pixels, files)
+                loop = asyncio.get_running_loop()
+                faces = await loop.run_in_executor(self.explaining, self._explained, files[0])
+            finally:
+                uploads.give_back(files, self.held)
+        finally:
+            self.explanations.give()
+        return JSONResponse({"faces": faces})
+
+    def _explained(self, upload: Upload) -> list[dict[str, Any]]:
+        frame = decode_picture(upload.file, upload.name, max_pixels=self.limits.pixels)
+        found = self.predictor.explain(frame) if frame.error is None else []
+        self._check_faces([[one.prediction for one in found]])
+        labels = self.predictor.labels
+        if not found:
+            answer = without_face(frame, self.predictor.header.name)
+            return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
+        return [row_of(one.prediction, labels) | one.row() for one in found]
 
     async def video(
         self, request: Request, every: Annotated[int, Query(ge=1, le=EVERY)] = 1
@@ -152,7 +193,7 @@ def application(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="fervor",
@@ -189,6 +230,16 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
         responses={200: schema.text("application/json", "rows", answer), **schema.errors(*posted)},
         openapi_extra=schema.upload("pictures", several=True),
     )(service.predict)
+    faces = {"type": "array", "items": schema.explained(service.predictor.labels)}
+    explained = {"type": "object", "required": ["faces"], "properties": {"faces": faces}}
+    app.post(
+        "/v1/explain",
+        responses={
+            200: schema.text("application/json", "rows with reasons", explained),
+            **schema.errors(*posted, 501),
+        },
+        openapi_extra=schema.upload("a picture", several=False),
+    )(service.explain)
     app.post(
         "/v1/video",
         response_class=Response,

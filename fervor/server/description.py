@@ -1,11 +1,12 @@
 """What a server says about its model and its limits."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fervor.errors import ModelError
+from fervor.inference import Predictor
 from fervor.render import colour_of
 from fervor.server.limits import Limits
 
@@ -16,8 +17,9 @@ CARD = "README.md"
 TOLD = ("file_bytes", "request_bytes", "files", "pixels", "faces", "video_bytes", "video_seconds")
 
 
-def describe(folder: Path, labels: Sequence[str], limits: Limits) -> dict[str, Any]:
+def describe(folder: Path, predictor: Predictor, limits: Limits) -> dict[str, Any]:
     """Name, labels, colours, licence and card of the model in a folder, and what is taken on."""
+    labels = predictor.labels
     info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     card = folder / CARD
     return {
@@ -27,5 +29,14 @@ def describe(folder: Path, labels: Sequence[str], limits: Limits) -> dict[str, A
         "licence": info.get("licence"),
         "data_terms": info.get("data_terms"),
         "card": card.read_text(encoding="utf-8") if card.is_file() else None,
+        "explains": _explains(predictor),
         "limits": {name: value for name, value in asdict(limits).items() if name in TOLD},
     }
+
+
+def _explains(predictor: Predictor) -> bool:
+    try:
+        predictor.check_explainable()
+    except ModelError:
+        return False
+    return True

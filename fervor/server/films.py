@@ -20,7 +20,7 @@ from fervor.errors import UsageError
 from fervor.frame import Span
 from fervor.inference import Predictor
 from fervor.media import is_video, read
-from fervor.prediction import Prediction
+from fervor.prediction import Prediction, without_face
 from fervor.server.limits import Limits, Refused
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
@@ -82,15 +82,10 @@ def lines(
         for frame, answer in predictor.with_frames(frames):
             metrics.frame()
             if frame.time_s is not None and frame.time_s > limits.video_seconds:
-                error = _too_long("more", limits)
-                yield _line(_without_answer(answer[0], error), upload, predictor)
+                ended = replace(frame, image=None, error=_too_long("more", limits))
+                yield _line(without_face(ended, predictor.header.name), upload, predictor)
                 return
             yield b"".join(_line(prediction, upload, predictor) for prediction in answer)
-
-
-def _without_answer(prediction: Prediction, error: str) -> Prediction:
-    where = (prediction.source, prediction.frame, prediction.time_s, None, None)
-    return Prediction(*where, "error", None, None, None, None, {}, prediction.model, error)
 
 
 def _line(prediction: Prediction, upload: Upload, predictor: Predictor) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 from fervor.tables import TEXTS, WHOLE_NUMBERS, columns
 
 
-__all__ = ["errors", "rows", "text", "upload"]
+__all__ = ["EXPLAINED", "errors", "explained", "rows", "text", "upload"]
 
 ALWAYS = ("source", "frame", "status", "model", "schema")
 """Columns that are never empty."""
@@ -24,6 +24,14 @@ MEANINGS = {
     "error": "why the file could not be read",
 }
 MEANINGS |= dict.fromkeys(("x", "y", "width", "height"), "pixels of the upright picture")
+
+EXPLAINED = {
+    "heat": "for each class a grid of rows over the face; above 0 speaks for the class",
+    "cues_for": "described cues that match the answer, best first",
+    "cues_against": "cues of other expressions that match better, best first",
+    "square": "map [2 3] from the grid, a square of side 1, to pixels of the upright picture",
+}
+"""Further fields of an explained face."""
 
 ERRORS = {
     400: "not the form that is expected",
@@ -56,6 +64,25 @@ def rows(labels: Sequence[str]) -> dict[str, Any]:
         "required": list(names),
         "properties": {name: _column(name) for name in names},
     }
+
+
+def explained(labels: Sequence[str]) -> dict[str, Any]:
+    """The schema of a row with the reasons behind it."""
+    row = rows(labels)
+    grid = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+    texts = {name: {"type": "string"} for name in ("dimension", "text", "label")}
+    cue = {"type": "object", "properties": {**texts, "score": {"type": "number"}}}
+    more: dict[str, dict[str, Any]] = {
+        "heat": {"type": ["object", "null"], "additionalProperties": grid},
+        "cues_for": {"type": ["array", "null"], "items": cue},
+        "cues_against": {"type": ["array", "null"], "items": cue},
+        "square": {"type": ["array", "null"], "items": grid["items"]},
+    }
+    for name, column in more.items():
+        column["description"] = EXPLAINED[name]
+    row["required"] += more
+    row["properties"] |= more
+    return row
 
 
 def _column(name: str) -> dict[str, Any]:

@@ -11,21 +11,48 @@ function colour(share) {
   return SCALE[low].map((value, channel) => value + (SCALE[low + 1][channel] - value) * (at - low));
 }
 
-export function overlay(explanation, label, size) {
-  const grid = explanation.heat[label];
-  const canvas = element("canvas", { className: "heat", width: grid[0].length, height: grid.length, "aria-hidden": "true" });
+// A small picture of the grid; places that do not speak for the class are left clear. The scale is
+// that of all classes of this face, so that a class with little to say stays faint.
+function drawn(heat, label) {
+  const grid = heat[label];
+  const most = Math.max(1e-9, ...Object.values(heat).flat(2));
+  const canvas = element("canvas", { width: grid[0].length, height: grid.length });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  grid.flat().forEach((value, number) => pixels.data.set([...colour(value), 255], 4 * number));
-  context.putImageData(pixels, 0, 0);
-  const { x, y, width, height } = explanation;
-  Object.assign(canvas.style, {
-    left: `${100 * x / size.width}%`, top: `${100 * y / size.height}%`,
-    width: `${100 * width / size.width}%`, height: `${100 * height / size.height}%`,
+  grid.flat().forEach((value, number) => {
+    const share = Math.max(0, value / most);
+    pixels.data.set([...colour(share), 235 * Math.min(1, 2.2 * share)], 4 * number);
   });
+  context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
-export function cues() {
-  return null;
+// A layer over the whole picture: the grid lies where the model's view of the face lay.
+export function overlay({ heat, square }, label, size) {
+  const scale = Math.min(1, 1400 / Math.max(size.width, size.height));
+  const layer = element("canvas", {
+    className: "heat", "aria-hidden": "true",
+    width: Math.round(size.width * scale), height: Math.round(size.height * scale),
+  });
+  const [[a, b, c], [d, e, f]] = square.map(row => row.map(value => value * scale));
+  const context = layer.getContext("2d");
+  context.setTransform(a, d, b, e, c, f);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(drawn(heat, label), 0, 0, 1, 1);
+  return layer;
+}
+
+function list(title, found, text) {
+  if (!found.length) return null;
+  return element("div", {}, element("h3", {}, title),
+    element("ul", {}, ...found.slice(0, 4).map(cue => element("li", {}, text(cue)))));
+}
+
+export function cues({ cues_for: own, cues_against: others, label }) {
+  const lists = [
+    list(`Speaks for ${label}`, own, cue => cue.text),
+    list("Speaks against it", others, cue => `${cue.text} (${cue.label})`),
+  ].filter(Boolean);
+  return element("div", { className: "cues" }, ...lists,
+    element("p", { className: "quiet" }, "What the model connects with the picture, not a measurement of muscles."));
 }

@@ -186,7 +186,7 @@ function faceParts() {
       caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
     }),
     explained ? cues(explained[state.face])
-      : element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
+      : state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
         explaining ? "Explaining" : "Explain this answer"),
   ].filter(Boolean);
 }
