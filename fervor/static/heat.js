@@ -42,6 +42,22 @@ export function overlay({ heat, square }, label, size) {
   return layer;
 }
 
+// The face alone, large, as the model saw it, under the same layer.
+export function closeUp(image, { heat, square }, label) {
+  const side = 480;
+  const canvas = element("canvas", {
+    className: "close-up", width: side, height: side, role: "img", "aria-label": `Heat map of ${label} on the face`,
+  });
+  const context = canvas.getContext("2d");
+  const view = new DOMMatrix([square[0][0], square[1][0], square[0][1], square[1][1], square[0][2], square[1][2]]);
+  context.setTransform(new DOMMatrix([side, 0, 0, side, 0, 0]).multiply(view.inverse()));
+  context.drawImage(image, 0, 0);
+  context.setTransform(side, 0, 0, side, 0, 0);
+  context.globalAlpha = 0.6;
+  context.drawImage(drawn(heat, label), 0, 0, 1, 1);
+  return canvas;
+}
+
 function list(title, found, text) {
   if (!found.length) return null;
   return element("div", {}, element("h3", {}, title),

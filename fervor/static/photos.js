@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { complain, element, find, say } from "./elements.js";
 import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
-import { cues, overlay } from "./heat.js";
+import { closeUp, cues, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
 
 const state = { model: null, items: [], current: 0, face: 0, heat: null, busy: 0 };
@@ -123,6 +123,9 @@ function drawStage() {
     if (!rows || !image.naturalWidth) return;
     const size = { width: image.naturalWidth, height: image.naturalHeight };
     if (state.heat && explained) picture.append(overlay(explained[state.face], state.heat, size));
+    if (state.heat && explained) {
+      find("#close-up")?.replaceChildren(closeUp(image, explained[state.face], state.heat));
+    }
     picture.append(...boxes(rows, size, state.model.colours, state.face, chooseFace));
   };
   image.addEventListener("load", cover);
@@ -185,6 +188,7 @@ function faceParts() {
       heat: state.heat, choose: chooseHeat,
       caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
     }),
+    state.heat && element("div", { id: "close-up" }),
     explained ? cues(explained[state.face])
       : state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
         explaining ? "Explaining" : "Explain this answer"),
