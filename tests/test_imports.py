@@ -48,7 +48,8 @@ PICTURES = (
     *("minilm", "vocabulary"),
 )
 OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
-RUNTIME = (*PICTURES, *OUTPUTS)
+SERVER = ("server", "server.*")
+RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
 NETWORKS = (

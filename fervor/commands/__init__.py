@@ -8,6 +8,7 @@ from fervor.commands import research, using
 COMMANDS: dict[str, Callable[..., int]] = {
     "predict": using.predict,
     "explain": using.explain,
+    "serve": using.serve,
     "train": research.train,
     "evaluate": research.evaluate,
     "data check": research.data_check,

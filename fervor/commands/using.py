@@ -3,8 +3,9 @@
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
 
 
@@ -148,6 +149,79 @@ def describe(
         print(f"{label}: {text}")
     print(f"written to {output}")
     return DONE
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: str = "embedded",
+    token: str = "",
+    hosts: str = "",
+    threads: int = 0,
+    max_bytes: int = 20_000_000,
+    max_pixels: int = 64_000_000,
+    max_faces: int = 100,
+    max_files: int = 16,
+    max_requests: int = 64,
+    max_video_bytes: int = 256_000_000,
+    max_video_seconds: float = 600.0,
+) -> int:
+    """Answer over HTTP, with a web page for pictures, a webcam and videos.
+
+    Args:
+        host: address to listen at; others than this machine's own need a token.
+        port: port to listen at; 0 for any that is free.
+        model: a model folder; embedded for the one that fervor ships.
+        token: what clients must send; better in the environment variable FERVOR_TOKEN, because
+            other users of this machine see the words of a command.
+        hosts: names, separated by commas, under which a proxy makes the server known.
+        threads: threads of each network; 0 for all cores.
+        max_bytes: of one picture's file.
+        max_pixels: of a picture.
+        max_faces: in a picture.
+        max_files: pictures in a request.
+        max_requests: received and answered at the same time.
+        max_video_bytes: of a video's file.
+        max_video_seconds: of a video.
+    """
+    work = _with_server()
+    limits = work.Limits(
+        file_bytes=max_bytes,
+        request_bytes=max(64_000_000, max_bytes),
+        files=max_files,
+        pixels=max_pixels,
+        faces=max_faces,
+        requests=max_requests,
+        held_bytes=max(512_000_000, max_bytes, max_video_bytes),
+        video_bytes=max_video_bytes,
+        video_seconds=max_video_seconds,
+    )
+    token = token or os.environ.get("FERVOR_TOKEN", "")
+    place = work.Place(host, port, token, hosts.split(","))
+
+    def announce(address: str) -> None:
+        print(f"fervor serves {address} with the model {model}; Ctrl-C stops it.", flush=True)
+        print(
+            "Pictures are answered in memory, on this machine: none is stored, logged or sent on.\n"
+            "An answer is the expression shown, not what a person feels.",
+            flush=True,
+        )
+
+    work.serve(place, model=model, threads=threads, limits=limits, announce=announce)
+    return DONE
+
+
+def _with_server() -> Any:
+    try:
+        from fervor import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fervor"):
+            raise
+        raise UsageError(
+            f'needs {error.name}, which is not installed: pip install "fervor[serve]"'
+        ) from error
+    return serve
 
 
 def models() -> int:
