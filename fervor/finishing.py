@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
 from fervor.config import Data, Run
-from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
+from fervor.evaluation import torch_logits
 from fervor.methods import Method
 from fervor.splits import Splits, alignment
 from fervor.views import plain_batches
+from fervor.metrics import fitted_temperature, softmax, summary
 
 
 LAST = "last.ckpt"

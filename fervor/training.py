@@ -28,9 +28,10 @@ from fervor.data import (
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
-from fervor.evaluation import softmax, summary, torch_logits
+from fervor.evaluation import torch_logits
 from fervor.finishing import BEST, FIGURES, LAST, finish
 from fervor.methods import METHODS, Batch, Method
+from fervor.metrics import softmax, summary
 from fervor.optimisation import learning_rate, moving_average, optimizer_of
 from fervor.options import method_options
 from fervor.preparation import prepare

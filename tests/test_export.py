@@ -20,12 +20,13 @@ from fervor.checkpoint import load_model, own_state, save_model, tower_checksums
 from fervor.config import Encoder
 from fervor.encoders import build_image_encoder
 from fervor.errors import ModelError, UsageError
-from fervor.evaluation import onnx_logits, softmax, torch_logits
+from fervor.evaluation import onnx_logits, torch_logits
 from fervor.export import export
 from fervor.inference import Predictor
 from fervor.methods import METHODS, Method
 from fervor.methods.classifier import Classifier
 from fervor.methods.ke import KE
+from fervor.metrics import softmax
 from fervor.modelfolder import read_header
 from fervor.provenance import sha256
 from fervor.text import build_text_encoder

@@ -52,6 +52,8 @@ SERVER = ("server", "server.*")
 RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
 READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
+FIGURES = ("metrics", "significance", "slices", "results", "figures")
+RUNS = ("published", "runs", "reproduce", "arguments", "results")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
@@ -88,6 +90,9 @@ RULES = {
         never=HEAVY,
         own=DATASETS,
     ),
+    "figures": Rule(
+        ("metrics", "significance"), never=TORCH, own=("fervor", "metrics", "significance")
+    ),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
     "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
@@ -99,13 +104,14 @@ RULES = {
     ),
     "measuring and storing": Rule(
         (
-            *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
-            *("optimisation", "finishing", "convert"),
+            *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
+            *("card", "options", "optimisation", "finishing", "convert"),
         ),
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
+    "runs": Rule(("published", "runs", "reproduce"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)),
+    "training": Rule(("training", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 

@@ -23,11 +23,12 @@ from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data import TrainingBatches
 from fervor.datasets import ferplus
 from fervor.errors import DataError, ModelError, UsageError
-from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
+from fervor.evaluation import torch_logits
 from fervor.labels import EXPRESSIONS
 from fervor.manifest import settings_of
 from fervor.methods import METHODS, Batch
 from fervor.methods.ke import KE
+from fervor.metrics import fitted_temperature, softmax, summary
 from fervor.provenance import sha256, versions
 from fervor.sampling import EpochSampler
 from fervor.splits import read_splits
