@@ -59,15 +59,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     Raises:
         FervorError: a setting, data set or weight file that does not fit.
     """
-    folder = run_folder(run)
-    if resume and not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
-    if resume and (folder / checkpoint.DESCRIPTION).is_file():
-        raise UsageError(f"{folder} holds a finished run: train again with another --output")
-    if not resume and (folder / CONFIG).exists():
-        raise UsageError(
-            f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
-        )
+    folder = open_run(run, resume=resume)
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, workers=True, verbose=False)
@@ -93,6 +85,24 @@ def train(run: Run, *, resume: bool = False) -> Path:
     except SystemExit:  # what Lightning makes of an interruption
         raise KeyboardInterrupt from None
     _finish(module)
+    return folder
+
+
+def open_run(run: Run, *, resume: bool) -> Path:
+    """The folder of a run that may start, or go on, there.
+
+    Raises:
+        UsageError: it holds a run, or none that could go on.
+    """
+    folder = run_folder(run)
+    if resume and not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
+    if resume and (folder / checkpoint.DESCRIPTION).is_file():
+        raise UsageError(f"{folder} holds a finished run: train again with another --output")
+    if not resume and (folder / CONFIG).exists():
+        raise UsageError(
+            f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
+        )
     return folder
 
 
