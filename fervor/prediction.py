@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-__all__ = ["Box", "Prediction", "Status"]
+__all__ = ["Box", "Points", "Prediction", "Status"]
 
 Status = Literal["ok", "no_face", "error"]
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
+Points = tuple[tuple[float, float], ...]
+"""x and y of each of a face's landmarks, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
