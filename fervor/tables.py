@@ -151,7 +151,7 @@ class _Rows:
         ]
         if self._landmarks:
             for row, places in zip(found, points, strict=True):
-                row["landmarks"] = None if places is None else json.dumps(places)
+                row["landmarks"] = places
         return found
 
 
@@ -197,7 +197,15 @@ class Csv(_Lines):
         self._put(_csv_line(rows.columns))
 
     def _line(self, row: dict[str, Any]) -> str:
-        return _csv_line([_harmless(name, value) for name, value in row.items()])
+        return _csv_line([_harmless(name, value) for name, value in _flat_row(row).items()])
+
+
+def _flat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for formats without lists: points as JSON text."""
+    return {
+        name: json.dumps(value) if isinstance(value, tuple) else value
+        for name, value in row.items()
+    }
 
 
 def _csv_line(values: Sequence[Any]) -> str:
@@ -231,7 +239,7 @@ class Parquet:
     def write(
         self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
     ) -> None:
-        self._group.extend(self._rows(predictions, points))
+        self._group.extend(map(_flat_row, self._rows(predictions, points)))
         if len(self._group) >= ROW_GROUP:
             self._write_group()
 
@@ -288,7 +296,8 @@ def open_table(
     """A file of rows in the format that the path's ending names; an existing one is replaced.
 
     `smooth` adds a column smooth_<class> for each class: p_<class> smoothed over its track.
-    `landmarks` adds a column of that name: the points that `write` is given, as JSON.
+    `landmarks` adds a column of that name: the points that `write` is given, as
+    lists in JSON Lines and as JSON text elsewhere.
 
     Raises:
         UsageError: see `check_output`.

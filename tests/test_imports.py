@@ -34,12 +34,15 @@ PLAIN = (
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "cutouts", "smoothing", "neutral", "corruptions"),
+    *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "points"),
 )
 OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
 RUNTIME = (*PICTURES, *OUTPUTS)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
+READING = (
+    *("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck"),
+    "facemesh",
+)
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
@@ -88,7 +91,7 @@ RULES = {
     "measuring and storing": Rule(
         (
             *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
-            "optimisation",
+            *("optimisation", "pointerrors", "pointexport"),
         ),
         never=LIGHTNING,
         torch=True,
