@@ -13,9 +13,9 @@ from fervor.card import card, terms
 from fervor.config import Data, Run
 from fervor.evaluation import torch_logits
 from fervor.methods import Method
+from fervor.metrics import fitted_temperature, softmax, summary
 from fervor.splits import Splits, alignment
 from fervor.views import plain_batches
-from fervor.metrics import fitted_temperature, softmax, summary
 
 
 LAST = "last.ckpt"

@@ -45,13 +45,16 @@ PLAIN = (
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
-    *("minilm", "vocabulary"),
+    *("minilm", "vocabulary", "points"),
 )
 OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
 SERVER = ("server", "server.*")
 RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
+READING = (
+    *("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck"),
+    "facemesh",
+)
 FIGURES = ("metrics", "significance", "slices", "results", "figures")
 RUNS = ("published", "runs", "reproduce", "arguments", "results")
 NETWORKS = (
@@ -106,6 +109,7 @@ RULES = {
         (
             *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
             *("card", "options", "optimisation", "finishing", "convert"),
+            *("pointerrors", "pointexport"),
         ),
         never=LIGHTNING,
         torch=True,

@@ -3,10 +3,14 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
+
+
+if TYPE_CHECKING:
+    from fervor.points import PointFinder
 
 
 def predict(
@@ -22,6 +26,7 @@ def predict(
     end: float = math.inf,
     whole_every: int = 10,
     smooth: bool = False,
+    landmarks: bool = False,
     neutral: str = "",
     batch_size: int = 32,
     threads: int = 0,
@@ -45,6 +50,8 @@ def predict(
         end: of a video or webcam, seconds at which to stop.
         whole_every: of a video, look for new faces in the whole frame at every N-th.
         smooth: add columns smooth_<class> to the output, smoothed over each track.
+        landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
+            and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
         threads: threads of each network; 0 for all cores.
@@ -60,7 +67,8 @@ def predict(
 
     span = media.Span(every, start, end)
     sources = media.find(inputs)
-    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources)
+    finder = _point_finder(threads, faces) if landmarks else None
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, finder=finder)
     predictor = Predictor(
         model or None,
         labels=_listed(labels),
@@ -114,6 +122,12 @@ def explain(
     counts = run(predictor, inputs, Path(output), top=top)
     print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _point_finder(threads: int, faces: str) -> "PointFinder":
+    from fervor.points import PointFinder
+
+    return PointFinder(threads, whole=faces == "precropped")
 
 
 def describe(
