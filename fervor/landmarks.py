@@ -195,11 +195,8 @@ def train(run: Run, *, resume: bool = False) -> Path:
     Raises:
         FervorError: a setting or data set that does not fit, or a teacher that is not installed.
     """
-    from fervor.training import (
-        CONFIG,
-        LAST,
-        open_run,
-    )  # Lightning, which this training goes without
+    from fervor.finishing import LAST
+    from fervor.training import CONFIG, open_run  # Lightning, which this training goes without
 
     folder = open_run(run, resume=resume)
     if run.threads:

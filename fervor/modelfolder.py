@@ -67,7 +67,7 @@ def find_model(model: str | Path | None) -> Path:
         from fervor.hub import fetched
 
         return fetched(str(model))
-    folder = Path(model)
+    folder = Path(name)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ModelError(f"model {model} {what}: expected a model folder, as fervor export writes")
