@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.faces import Box, Face, crop
+from fervor.faces import Box, Face, crop, square
 from fervor.frame import Frame
 from fervor.tracking import WHOLE_EVERY, Detector, FaceTracker
 
@@ -23,12 +23,14 @@ class Cutout:
         score: the detector's, in 0..1; None where the frame is the face.
         track: its number within a video; None for a picture.
         pixels: RGB, uint8, square; the whole frame where the frame is the face.
+        square: map [2 3] from `pixels`, taken as a square of side 1, to the frame.
     """
 
     box: Box
     score: float | None
     track: int | None
     pixels: NDArray[np.uint8]
+    square: NDArray[np.float64]
 
 
 class FaceCutter:
@@ -84,8 +86,12 @@ class FaceCutter:
     def _cut(self, frame: Frame, faces: Iterable[tuple[Face, int | None]]) -> list[Cutout]:
         assert frame.image is not None, "only frames that could be read are cut"
         kept = list(faces)[: 1 if self._largest else None]
+        height, width = frame.image.shape[:2]
         return [
-            Cutout(face.box, face.score, track, crop(frame.image, face, self._side))
+            Cutout(
+                *(face.box, face.score, track, crop(frame.image, face, self._side)),
+                square(face, height, width),
+            )
             for face, track in kept
         ]
 
@@ -94,4 +100,5 @@ def _whole(frame: Frame) -> Cutout:
     assert frame.image is not None, "only frames that could be read hold a face"
     height, width = frame.image.shape[:2]
     track = 0 if frame.moving else None
-    return Cutout((0.0, 0.0, float(width), float(height)), None, track, frame.image)
+    whole = np.array([[width, 0, 0], [0, height, 0]], np.float64)
+    return Cutout((0.0, 0.0, float(width), float(height)), None, track, frame.image, whole)

@@ -1,6 +1,8 @@
 """Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args, overload
 
@@ -8,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervor.cutouts import Cutout, FaceCutter
-from fervor.errors import InputError, UsageError
+from fervor.errors import InputError, ModelError, UsageError
+from fervor.explain import Explainer, Explanation
 from fervor.faces import FaceDetector
 from fervor.frame import Frame, Span
+from fervor.jointspace import read_cues, read_space
 from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
 from fervor.modelfolder import ModelHeader, find_model, open_session, read_header
 from fervor.neutral import AUTO, OwnNeutral
-from fervor.prediction import Prediction, Status
+from fervor.prediction import Prediction, without_face
 from fervor.preprocess import to_input
 from fervor.tracking import WHOLE_EVERY, Detector
+from fervor.vocabulary import check_labels, read_vocabulary
 
 
 __all__ = ["Faces", "Prediction", "Predictor"]
@@ -32,7 +37,9 @@ class Predictor:
     """A model ready to run: call it with a picture, a list of them, or a video.
 
     Args:
-        model: a model folder; None for the embedded model.
+        model: a model folder, or embedded or vlm; None for the embedded model, with `labels` vlm.
+        labels: words or whole sentences to choose of, in place of the model's own classes; needs a
+            model of method vlm (docs/open-vocabulary.md).
         faces: all, the largest of each picture, or precropped: the picture is one face.
         threads: for each network; 0 leaves the number to onnxruntime.
         batch_size: pictures found and faces classified together; the answers do not depend on it.
@@ -53,6 +60,7 @@ class Predictor:
         self,
         model: str | Path | None = None,
         *,
+        labels: Sequence[str] | None = None,
         faces: Faces = "all",
         threads: int = 0,
         batch_size: int = 32,
@@ -71,10 +79,14 @@ class Predictor:
             raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
         if whole_every < 1:
             raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
-        folder = find_model(model)
+        if labels is not None:
+            check_labels(labels)
+            model = model or "vlm"
+        self._folder = folder = find_model(model)
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
         self._session = open_session(folder / "model.onnx", self.header, threads)
+        self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
         self._abstain = abstain
         self._whole_every = whole_every
@@ -86,8 +98,8 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The expressions that the model tells apart, in the order of its outputs."""
-        return self.header.labels
+        """The expressions that are told apart, in the order of probabilities and columns."""
+        return self.header.labels if self._words is None else self._words.labels
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a path, never a list of letters
@@ -137,12 +149,7 @@ class Predictor:
 
     def with_frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Prediction]]]:
         """What `stream` gives, beside the frames."""
-        cutter = FaceCutter(
-            self._detector,
-            side=self.header.crop,
-            largest=self.faces == "largest",
-            whole_every=self._whole_every,
-        )
+        cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
         for group in _groups(frames, self._batch_size):
             found = cutter(group)
@@ -153,6 +160,44 @@ class Predictor:
                     rows = neutral.corrected(frame, [face.track for face in faces], rows)
                 yield frame, self._answer(frame, faces, rows)
 
+    def explain(self, picture: Picture | Frame) -> list[Explanation]:
+        """Like a call with one picture, each face with what speaks for its answer, in one pass.
+
+        Raises:
+            InputError: a path that does not exist, or a picture that cannot be read.
+            ModelError: the model has no places or no class vectors to compare them with.
+        """
+        explainer = self._explainer
+        frame = picture if isinstance(picture, Frame) else frame_of(picture)
+        if frame.error is not None:
+            raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
+        found: list[Explanation] = []
+        faces = self._cutter()([frame])[0]
+        for start in range(0, len(faces), self._batch_size):
+            batch = faces[start : start + self._batch_size]
+            logits, local = self._run([face.pixels for face in batch], "local")
+            for face, row, places in zip(batch, _softmax(logits), local, strict=True):
+                answer = self._prediction(frame, len(found), face, row)
+                found.append(explainer(answer, places, face.square))
+        return found
+
+    def check_explainable(self) -> None:
+        """Raises ModelError, in one line, where `explain` would."""
+        _ = self._explainer
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        names = {output.name for output in self._session.get_outputs()}
+        if "local" not in names:
+            raise ModelError(
+                f"model {self.header.name} cannot be explained: its graph has no output local; "
+                "export it with this version of fervor"
+            )
+        space = read_space(self._folder, len(self.header.labels))
+        if self._words is not None:
+            space = replace(space, vectors=self._words.vectors)
+        return Explainer(space, read_cues(self._folder))
+
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order."""
         return _softmax(self._logits(crops))
@@ -161,11 +206,28 @@ class Predictor:
         """Logits [n c], divided by the model's temperature."""
         rows = [np.empty((0, len(self.labels)))]
         for start in range(0, len(crops), self._batch_size):
-            batch = crops[start : start + self._batch_size]
-            image = np.stack([to_input(pixels, self.header.size) for pixels in batch])
-            (logits,) = self._session.run(["logits"], {"image": image})
-            rows.append(np.asarray(logits, np.float64) / self.header.temperature)
+            rows.append(self._run(crops[start : start + self._batch_size])[0])
         return np.concatenate(rows)
+
+    def _run(
+        self, crops: Sequence[NDArray[np.uint8]], *more: str
+    ) -> tuple[NDArray[np.float64], *tuple[NDArray[np.float32], ...]]:
+        """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
+        image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
+        first = "logits" if self._words is None else "embedding"
+        answers, *others = self._session.run([first, *more], {"image": image})
+        logits = np.asarray(answers, np.float64)
+        if self._words is not None:
+            logits = self._words.scale * logits @ self._words.vectors.T
+        return (logits / self.header.temperature, *others)
+
+    def _cutter(self) -> FaceCutter:
+        return FaceCutter(
+            self._detector,
+            side=self.header.crop,
+            largest=self.faces == "largest",
+            whole_every=self._whole_every,
+        )
 
     @property
     def _corrects(self) -> bool:
@@ -187,9 +249,7 @@ class Predictor:
         self, frame: Frame, faces: Sequence[Cutout], logits: Sequence[NDArray[np.float64]]
     ) -> list[Prediction]:
         if not faces:
-            status: Status = "no_face" if frame.error is None else "error"
-            where = (frame.source, frame.frame, frame.time_s, None, None, status)
-            return [Prediction(*where, None, None, None, None, {}, self.header.name, frame.error)]
+            return [without_face(frame, self.header.name)]
         shares = _softmax(np.stack(logits))
         return [
             self._prediction(frame, number, face, row)

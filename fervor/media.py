@@ -9,6 +9,7 @@ import stat
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,13 @@ __all__ = [
     "Frame",
     "Picture",
     "Span",
+    "decode_picture",
     "find",
     "frame_of",
     "is_video",
     "is_webcam",
     "open_inputs",
+    "picture_size",
     "read",
     "read_picture",
 ]
@@ -54,6 +57,8 @@ AHEAD_PIXELS = 16_000_000
 
 MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
+
+EMPTY = "the file is empty (0 bytes)"
 
 ORIENTATION = 0x0112
 UPRIGHT = 1
@@ -194,21 +199,50 @@ def frame_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Frame:
 def read_picture(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
     """Decode one file, turned upright; never raises for what the file holds."""
     try:
-        return Frame(source, 0, None, _decode(source, max_pixels), None)
+        _check_file(source)
+        with open(source, "rb") as file:
+            return Frame(source, 0, None, _decode(file, max_pixels), None)
     except Exception as error:  # decoders raise nearly anything on damaged files
         return Frame(source, 0, None, None, _reason(error))
 
 
-def _decode(source: str, max_pixels: int) -> NDArray[np.uint8]:
-    _check_file(source)
+def decode_picture(file: BinaryIO, source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
+    """What `read_picture` gives, of a file that is open or held in memory; `source` is its name."""
+    try:
+        if not file.seek(0, os.SEEK_END):
+            raise InputError(EMPTY)
+        return Frame(source, 0, None, _decode(file, max_pixels), None)
+    except Exception as error:
+        return Frame(source, 0, None, None, _reason(error))
+
+
+def picture_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height by the header, no pixel decoded; 0, 0 of what is no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(file) as image:
+                return image.size
+    except Exception:  # decoding it says why
+        return 0, 0
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
-        with Image.open(source, formats=_formats(source)) as image:
+        with _opened(file) as image:
             if image.width * image.height > max_pixels:
                 raise InputError(
                     f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}"
                 )
             return to_rgb(_upright(image))
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    formats = _formats(file.read(START))
+    file.seek(0)
+    return Image.open(file, formats=formats)
 
 
 def _check_file(source: str) -> None:
@@ -217,14 +251,13 @@ def _check_file(source: str) -> None:
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be read for ever
         raise InputError("not a regular file")
     if status.st_size == 0:
-        raise InputError("the file is empty (0 bytes)")
+        raise InputError(EMPTY)
 
 
-def _formats(source: str) -> tuple[str, ...]:
+def _formats(start: bytes) -> tuple[str, ...]:
     """The decoders that may run; HEIC's comes from a plug-in and is loaded where it is needed."""
-    with open(source, "rb") as file:
-        if not _is_heif(file.read(START)):
-            return FORMATS
+    if not _is_heif(start):
+        return FORMATS
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fervor.frame import Frame
 
-__all__ = ["Box", "Prediction", "Status"]
+
+__all__ = ["Box", "Points", "Prediction", "Status", "without_face"]
 
 Status = Literal["ok", "no_face", "error"]
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
+Points = tuple[tuple[float, float], ...]
+"""x and y of each of a face's landmarks, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +75,10 @@ class Prediction:
         x, y, width, height = (round(value) for value in self.box)
         answer = f"{self.label} ({self.prob:.1%})"
         return f"{place}, {who} at {x}, {y} ({width} x {height}): {answer}"
+
+
+def without_face(frame: Frame, model: str) -> Prediction:
+    """What a frame without a face gives: `no_face`, or `error` where it could not be read."""
+    status: Status = "no_face" if frame.error is None else "error"
+    where = (frame.source, frame.frame, frame.time_s, None, None, status)
+    return Prediction(*where, None, None, None, None, {}, model, frame.error)

@@ -59,7 +59,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     folder = run_folder(run)
     trainer = _trainer(run, folder)
     if trainer.is_global_zero:
-        _check_folder(folder, resume)
+        open_run(run, resume=resume)
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, workers=True, verbose=False)
@@ -92,8 +92,13 @@ def train(run: Run, *, resume: bool = False) -> Path:
     return folder
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds another state of a run than the one asked for."""
+def open_run(run: Run, *, resume: bool) -> Path:
+    """The folder of a run that may start, or go on, there.
+
+    Raises:
+        UsageError: it holds a run, or none that could go on.
+    """
+    folder = run_folder(run)
     if resume and not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
     if resume and (folder / checkpoint.DESCRIPTION).is_file():
@@ -102,6 +107,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise UsageError(
             f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
         )
+    return folder
 
 
 def run_folder(run: Run) -> Path:

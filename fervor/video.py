@@ -29,6 +29,7 @@ __all__ = [
     "need_av",
     "read_video",
     "read_webcam",
+    "stated_seconds",
 ]
 
 ENDINGS = (
@@ -70,6 +71,25 @@ def is_container(start: bytes) -> bool:
     )
 
 
+def stated_seconds(source: str) -> float | None:
+    """How long a file's header says it is; None where it says nothing or is no video."""
+    import av
+
+    try:
+        with _open_file(source) as container:
+            longest = container.duration
+    except (av.error.FFmpegError, MemoryError):
+        return None
+    return None if longest is None else float(longest * MICROSECOND)
+
+
+def _open_file(source: str) -> "InputContainer":
+    import av
+
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    return av.open(f"file:{os.path.abspath(source)}", options=options)
+
+
 def read_video(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
     """The frames of a file; never raises for what the file holds.
 
@@ -80,8 +100,7 @@ def read_video(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
 
     reader = None
     try:
-        options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
-        with av.open(f"file:{os.path.abspath(source)}", options=options) as container:
+        with _open_file(source) as container:
             reader = _Reader(source, container, span, max_pixels)
             yield from reader.frames()
     except (av.error.FFmpegError, InputError, MemoryError) as error:

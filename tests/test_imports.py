@@ -44,12 +44,17 @@ PLAIN = (
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "cutouts", "smoothing", "neutral", "corruptions"),
+    *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
+    *("minilm", "vocabulary", "points"),
 )
-OUTPUTS = ("tables", "explain", "render", "timeline", "annotate", "predict", "serve")
-RUNTIME = (*PICTURES, *OUTPUTS)
+OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
+SERVER = ("server", "server.*")
+RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
+READING = (
+    *("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck"),
+    "facemesh",
+)
 FIGURES = ("metrics", "significance", "slices", "results", "figures")
 RUNS = ("published", "runs", "reproduce", "sweep", "arguments", "results")
 NETWORKS = (
@@ -102,6 +107,7 @@ RULES = {
         (
             *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
             *("card", "options", "optimisation", "finishing", "convert"),
+            *("pointerrors", "pointexport"),
         ),
         never=LIGHTNING,
         torch=True,

@@ -7,6 +7,8 @@ from fervor.commands import research, using
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "predict": using.predict,
+    "explain": using.explain,
+    "serve": using.serve,
     "train": research.train,
     "evaluate": research.evaluate,
     "robustness": research.robustness,

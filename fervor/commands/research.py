@@ -22,13 +22,14 @@ def train(run: Run, *, resume: str = "") -> int:
         run: a recipe: a name such as ke/ferplus-mobilenet, or a YAML file; options override it.
         resume: run folder of an interrupted run that goes on where it stopped.
     """
-    training = _with_torch("fervor.training")
+    module = "fervor.landmarks" if run.method == "landmarks" else "fervor.training"
+    training = _with_torch(module)
     # hardware notes, product tips, and warnings about Lightning's own code
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    with _notes("fervor.training"):
+    with _notes(module):
         print(training.train(run, resume=bool(resume)))
     return DONE
 

@@ -3,15 +3,21 @@
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
+
+
+if TYPE_CHECKING:
+    from fervor.points import PointFinder
 
 
 def predict(
     inputs: list[str],
     *,
-    model: str = "embedded",
+    model: str = "",
+    labels: str = "",
     faces: Literal["all", "largest", "precropped"] = "all",
     output: str = "",
     annotate: str = "",
@@ -20,6 +26,7 @@ def predict(
     end: float = math.inf,
     whole_every: int = 10,
     smooth: bool = False,
+    landmarks: bool = False,
     neutral: str = "",
     batch_size: int = 32,
     threads: int = 0,
@@ -31,7 +38,10 @@ def predict(
 
     Args:
         inputs: pictures, videos, folders, which are searched for both, or webcam:0.
-        model: a model folder; embedded for the one that fervor ships.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: a file of rows that ends in .jsonl, .csv or .parquet; without it a readable table.
         annotate: a folder for the pictures and videos with what was found drawn into them.
@@ -40,6 +50,8 @@ def predict(
         end: of a video or webcam, seconds at which to stop.
         whole_every: of a video, look for new faces in the whole frame at every N-th.
         smooth: add columns smooth_<class> to the output, smoothed over each track.
+        landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
+            and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
         threads: threads of each network; 0 for all cores.
@@ -55,9 +67,11 @@ def predict(
 
     span = media.Span(every, start, end)
     sources = media.find(inputs)
-    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources)
+    finder = _point_finder(threads, faces) if landmarks else None
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, finder=finder)
     predictor = Predictor(
-        model,
+        model or None,
+        labels=_listed(labels),
         faces=faces,
         threads=threads,
         batch_size=batch_size,
@@ -69,6 +83,51 @@ def predict(
     if output:
         print(work.summary(output, counts))
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _listed(labels: str) -> list[str] | None:
+    """What an option names, between semicolons where it has any, else commas; None where empty."""
+    return labels.split(";" if ";" in labels else ",") if labels.strip() else None
+
+
+def explain(
+    inputs: list[str],
+    *,
+    model: str = "",
+    labels: str = "",
+    faces: Literal["all", "largest", "precropped"] = "all",
+    output: str = "explanations",
+    top: int = 3,
+    threads: int = 0,
+    strict: bool = False,
+) -> int:
+    """Draw what speaks for the expression that each face shows: places of the face, and cues.
+
+    Args:
+        inputs: pictures, or folders that are searched for them.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
+        faces: all, the largest of each picture, or precropped: the picture is one face.
+        output: folder of the drawings, one for each face, and of their rows.
+        top: heat maps in a drawing, those of the most probable expressions.
+        threads: threads of each network; 0 for all cores.
+        strict: exit with 1 where a picture cannot be read or shows no face.
+    """
+    from fervor.explaining import ROWS, run
+    from fervor.inference import Predictor
+
+    predictor = Predictor(model or None, labels=_listed(labels), faces=faces, threads=threads)
+    counts = run(predictor, inputs, Path(output), top=top)
+    print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
+    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _point_finder(threads: int, faces: str) -> "PointFinder":
+    from fervor.points import PointFinder
+
+    return PointFinder(threads, whole=faces == "precropped")
 
 
 def describe(
@@ -104,6 +163,79 @@ def describe(
         print(f"{label}: {text}")
     print(f"written to {output}")
     return DONE
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: str = "embedded",
+    token: str = "",
+    hosts: str = "",
+    threads: int = 0,
+    max_bytes: int = 20_000_000,
+    max_pixels: int = 64_000_000,
+    max_faces: int = 100,
+    max_files: int = 16,
+    max_requests: int = 64,
+    max_video_bytes: int = 256_000_000,
+    max_video_seconds: float = 600.0,
+) -> int:
+    """Answer over HTTP, with a web page for pictures, a webcam and videos.
+
+    Args:
+        host: address to listen at; others than this machine's own need a token.
+        port: port to listen at; 0 for any that is free.
+        model: a model folder; embedded for the one that fervor ships.
+        token: what clients must send; better in the environment variable FERVOR_TOKEN, because
+            other users of this machine see the words of a command.
+        hosts: names, separated by commas, under which a proxy makes the server known.
+        threads: threads of each network; 0 for all cores.
+        max_bytes: of one picture's file.
+        max_pixels: of a picture.
+        max_faces: in a picture.
+        max_files: pictures in a request.
+        max_requests: received and answered at the same time.
+        max_video_bytes: of a video's file.
+        max_video_seconds: of a video.
+    """
+    work = _with_server()
+    limits = work.Limits(
+        file_bytes=max_bytes,
+        request_bytes=max(64_000_000, max_bytes),
+        files=max_files,
+        pixels=max_pixels,
+        faces=max_faces,
+        requests=max_requests,
+        held_bytes=max(512_000_000, max_bytes, max_video_bytes),
+        video_bytes=max_video_bytes,
+        video_seconds=max_video_seconds,
+    )
+    token = token or os.environ.get("FERVOR_TOKEN", "")
+    place = work.Place(host, port, token, hosts.split(","))
+
+    def announce(address: str) -> None:
+        print(f"fervor serves {address} with the model {model}; Ctrl-C stops it.", flush=True)
+        print(
+            "Pictures are answered in memory, on this machine: none is stored, logged or sent on.\n"
+            "An answer is the expression shown, not what a person feels.",
+            flush=True,
+        )
+
+    work.serve(place, model=model, threads=threads, limits=limits, announce=announce)
+    return DONE
+
+
+def _with_server() -> Any:
+    try:
+        from fervor import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fervor"):
+            raise
+        raise UsageError(
+            f'needs {error.name}, which is not installed: pip install "fervor[serve]"'
+        ) from error
+    return serve
 
 
 def models() -> int:

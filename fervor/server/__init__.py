@@ -1,0 +1,1 @@
+"""The HTTP server: limits, uploads, batches across clients, and the endpoints."""

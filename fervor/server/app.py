@@ -1,0 +1,305 @@
+"""The endpoints, and the page beside them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from fervor import __version__
+from fervor.inference import Predictor
+from fervor.media import decode_picture, picture_size
+from fervor.prediction import Prediction, without_face
+from fervor.server import films, schema, uploads
+from fervor.server.batching import WAIT, Batcher
+from fervor.server.description import describe
+from fervor.server.guard import Access, Guard
+from fervor.server.limits import Limits, Refused, Room
+from fervor.server.metrics import CONTENT_TYPE, Metrics
+from fervor.server.uploads import Disconnected, Most, Upload
+from fervor.tables import row_of
+
+
+__all__ = ["application"]
+
+STATIC = Path(__file__).parents[1] / "static"
+OPEN = ("/", "/docs", "/responsible-use", "/openapi.json", "/favicon.ico", "/v1/health")
+EVERY = 1_000
+"""Of a video, the most frames from one that is looked at to the next."""
+
+
+class Service:
+    """What answers requests: a model, the line before it, and what all requests share."""
+
+    def __init__(
+        self, predictor: Predictor, folder: Path, limits: Limits, *, wait: float = WAIT
+    ) -> None:
+        self.predictor, self.limits = predictor, limits
+        self.metrics = Metrics()
+        self.batcher = Batcher(predictor, limits, self.metrics, wait=wait)
+        self.requests = Room(limits.requests, ("busy", "too many requests at once; try again"))
+        self.held = Room(limits.held_bytes, ("busy", "too much is being uploaded; try again"))
+        self.videos = Room(limits.videos, ("busy", "another video is being read"), retry=10)
+        self.explanations = Room(limits.explanations, ("busy", "too many explanations; try again"))
+        self.explaining = ThreadPoolExecutor(1, thread_name_prefix="fervor-explain")
+        self.description = describe(folder, predictor, limits)
+        self.metrics.gauge(
+            "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
+        )
+        self.metrics.gauge(
+            "fervor_pictures_waiting", "Pictures before the model.", lambda: self.batcher.waiting
+        )
+        self.metrics.gauge(
+            "fervor_uploaded_bytes", "Bytes of uploads in memory.", lambda: self.held.taken
+        )
+
+    def close(self) -> None:
+        """Answer what waits, and end the threads."""
+        self.batcher.close()
+        self.explaining.shutdown()
+
+    async def predict(self, request: Request) -> Response:
+        """Name the expression that each face of one or more pictures shows.
+
+        One list of rows for each file, in their order: a row for each face, largest first; one row
+        with the status `no_face` or `error` for a picture without a face or one that cannot be
+        read. The rows are those of `fervor predict`.
+        """
+        files = await self._received(request, self.limits.files)
+        try:
+            await asyncio.to_thread(self._check_pixels, files)
+            answers = await asyncio.wrap_future(self.batcher.submit(files))
+        finally:
+            uploads.give_back(files, self.held)
+        self._check_faces(answers)
+        labels = self.predictor.labels
+        return JSONResponse(
+            {"results": [[row_of(face, labels) for face in answer] for answer in answers]}
+        )
+
+    async def explain(self, request: Request) -> Response:
+        """Say what speaks for and against the answer of each face in one picture.
+
+        The rows of the picture, with more fields: `heat` has a grid of rows for each class, above
+        0 where the picture speaks for it; `square` is the map [2 3] from that grid, taken as a
+        square of side 1, to the picture's pixels; `cues_for` and `cues_against` are described cues
+        with their scores. All four are null where there is no face.
+        """
+        if not self.description["explains"]:
+            raise Refused(501, "no_explanations", "the model of this server cannot be explained")
+        self.explanations.take()
+        try:
+            files = await self._received(request, 1)
+            try:
+                await asyncio.to_thread(self._check_pixels, files)
+                loop = asyncio.get_running_loop()
+                faces = await loop.run_in_executor(self.explaining, self._explained, files[0])
+            finally:
+                uploads.give_back(files, self.held)
+        finally:
+            self.explanations.give()
+        return JSONResponse({"faces": faces})
+
+    def _explained(self, upload: Upload) -> list[dict[str, Any]]:
+        frame = decode_picture(upload.file, upload.name, max_pixels=self.limits.pixels)
+        found = self.predictor.explain(frame) if frame.error is None else []
+        self._check_faces([[one.prediction for one in found]])
+        labels = self.predictor.labels
+        if not found:
+            answer = without_face(frame, self.predictor.header.name)
+            return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
+        return [row_of(one.prediction, labels) | one.row() for one in found]
+
+    async def video(
+        self, request: Request, every: Annotated[int, Query(ge=1, le=EVERY)] = 1
+    ) -> Response:
+        """Name the expressions in a video, each frame's rows as soon as they are known.
+
+        JSON Lines: the rows of `fervor predict --output rows.jsonl`, faces followed as tracks.
+        `every` takes every N-th frame.
+        """
+        self.videos.take()
+        try:
+            (film,) = await self._received(request, 1, film=True)
+        except BaseException:
+            self.videos.give()
+            raise
+
+        def done() -> None:
+            uploads.give_back([film], self.held)
+            self.videos.give()
+
+        try:
+            await asyncio.to_thread(films.check, film, self.limits)
+            rows = films.lines(film, self.predictor, self.limits, self.metrics, every=every)
+            return films.Film(rows, done)
+        except BaseException:
+            done()
+            raise
+
+    async def health(self) -> dict[str, str]:
+        """Whether the server answers, and its version."""
+        return {"status": "ok", "version": __version__}
+
+    async def model(self) -> dict[str, Any]:
+        """The model's labels, licence and card, and the server's limits."""
+        return self.description
+
+    async def numbers(self) -> Response:
+        """Counts for Prometheus."""
+        return PlainTextResponse(self.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _received(self, request: Request, files: int, *, film: bool = False) -> list[Upload]:
+        limits = self.limits
+        size = limits.video_bytes if film else limits.file_bytes
+        whole = limits.video_bytes if film else limits.request_bytes
+        most = Most(files, size, whole, limits.upload_seconds)
+        memory = films.memory if film else uploads.BytesIO
+        return await uploads.receive(request, most, self.held, memory=memory)
+
+    def _check_pixels(self, files: Sequence[Upload]) -> None:
+        for upload in files:
+            width, height = picture_size(upload.file)
+            if width * height > self.limits.pixels:
+                raise Refused(
+                    413,
+                    "too_many_pixels",
+                    f"{upload.name}: {width} x {height} pixels, "
+                    f"expected at most {self.limits.pixels:,}",
+                )
+
+    def _check_faces(self, answers: Sequence[Sequence[Prediction]]) -> None:
+        for answer in answers:
+            if len(answer) > self.limits.faces:
+                raise Refused(
+                    413,
+                    "too_many_faces",
+                    f"{answer[0].source}: expected at most {self.limits.faces} faces in a picture",
+                )
+
+
+def application(
+    predictor: Predictor, folder: Path, access: Access, limits: Limits, *, wait: float = WAIT
+) -> Guard:
+    """The whole server as an ASGI application; `folder` is the model's."""
+    service = Service(predictor, folder, limits, wait=wait)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="fervor",
+        version=__version__,
+        summary="The expressions that faces show, in pictures and videos.",
+        docs_url=None,  # that page fetches its parts from elsewhere; ours is static/docs.html
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    _add_endpoints(app, service)
+    _add_pages(app)
+    _add_refusals(app, service.metrics)
+    return Guard(
+        app,
+        access,
+        service.requests,
+        service.metrics,
+        open_paths=OPEN,
+        paths=(*OPEN, *app.openapi()["paths"]),
+    )
+
+
+def _add_endpoints(app: FastAPI, service: Service) -> None:
+    row = schema.rows(service.predictor.labels)
+    answer = {
+        "type": "object",
+        "required": ["results"],
+        "properties": {"results": {"type": "array", "items": {"type": "array", "items": row}}},
+    }
+    usual = (401, 403, 500)
+    posted = (*usual, 400, 408, 413, 415, 503)
+    app.post(
+        "/v1/predict",
+        responses={200: schema.text("application/json", "rows", answer), **schema.errors(*posted)},
+        openapi_extra=schema.upload("pictures", several=True),
+    )(service.predict)
+    faces = {"type": "array", "items": schema.explained(service.predictor.labels)}
+    explained = {"type": "object", "required": ["faces"], "properties": {"faces": faces}}
+    app.post(
+        "/v1/explain",
+        responses={
+            200: schema.text("application/json", "rows with reasons", explained),
+            **schema.errors(*posted, 501),
+        },
+        openapi_extra=schema.upload("a picture", several=False),
+    )(service.explain)
+    app.post(
+        "/v1/video",
+        response_class=Response,
+        responses={
+            200: schema.text(films.MEDIA_TYPE, "one row a line", row),
+            **schema.errors(*posted, 422, 501),
+        },
+        openapi_extra=schema.upload("a video", several=False),
+    )(service.video)
+    app.get("/v1/health", responses=schema.errors(403, 500))(service.health)
+    app.get("/v1/model", responses=schema.errors(*usual))(service.model)
+    app.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(*usual))(
+        service.numbers
+    )
+
+
+def _add_pages(app: FastAPI) -> None:
+    for path, name in (
+        ("/", "index.html"),
+        ("/docs", "docs.html"),
+        ("/responsible-use", "responsible-use.html"),
+        ("/favicon.ico", "icon.svg"),
+    ):
+        app.get(path, include_in_schema=False)(_page(STATIC / name))
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+
+def _page(file: Path) -> Any:
+    async def page() -> FileResponse:
+        return FileResponse(file)
+
+    return page
+
+
+def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
+    def answer(refused: Refused) -> Response:
+        metrics.refusal(refused.code)
+        content, headers = refused.answer()
+        return Response(content, refused.status, headers)
+
+    @app.exception_handler(Refused)
+    async def refuse(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused), "registered for it"
+        return answer(error)
+
+    @app.exception_handler(Disconnected)
+    async def left(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError), "registered for it"
+        first = error.errors()[0]
+        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return answer(Refused(422, "invalid_parameter", message))
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        code = {404: "unknown_path", 405: "unknown_method"}[getattr(error, "status_code", 404)]
+        message = f"{request.method} is not answered here; see /docs"
+        return answer(Refused(getattr(error, "status_code", 404), code, message))
+
+    for status in (404, 405):
+        app.exception_handler(status)(unknown)

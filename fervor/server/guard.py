@@ -1,0 +1,256 @@
+"""What every request passes before it reaches an endpoint, and what every answer carries.
+
+Names of hosts are checked because a page elsewhere may lead its own name to this machine (DNS
+rebinding), origins because a page elsewhere may post to it unasked.
+"""
+
+import asyncio
+import hmac
+import logging
+import socket
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+from fervor.server.limits import Refused, Room
+from fervor.server.metrics import Metrics
+
+
+__all__ = ["Access", "Guard", "is_loopback"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' blob:",  # pictures and videos that were chosen, shown from memory
+        "media-src 'self' blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=(), display-capture=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+PAGE_CACHE, ANSWER_CACHE = "no-cache", "no-store"
+
+SENDING = 30.0
+"""Seconds that a client may take to accept a piece of its answer."""
+LINGERING, LINGERING_BYTES = 5.0, 64_000_000
+"""How long, and how much, a refused client is listened to: one that is cut off at once while it
+sends never reads why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        hosts: names, besides addresses and this machine's own, under which the server is reached.
+        token: that answers are given for; empty where none is needed.
+        loopback: whether only this machine can reach the server.
+    """
+
+    hosts: frozenset[str]
+    token: str
+    loopback: bool
+
+    def knows(self, host: str) -> bool:
+        """Whether a Host header names this server; an address cannot be led elsewhere."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self.hosts or name == "localhost":
+            return True
+        if self.loopback:
+            return is_loopback(name)
+        return _is_address(name) or name == socket.gethostname().lower()
+
+    def admits(self, authorization: str) -> bool:
+        """Whether an Authorization header holds the token; takes as long for each wrong one."""
+        kind, _, given = authorization.partition(" ")
+        right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        return not self.token or (right and kind.lower() == "bearer")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name stands for this machine alone."""
+    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
+
+
+class Guard:
+    """An ASGI application around another one.
+
+    Args:
+        app: answers what passes.
+        access: who may ask.
+        requests: room for what is received or answered at the same time.
+        open_paths: what needs no token: the page and what belongs to it.
+        paths: of the endpoints, which are counted by name.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        access: Access,
+        requests: Room,
+        metrics: Metrics,
+        *,
+        open_paths: Iterable[str],
+        paths: Iterable[str],
+    ) -> None:
+        self._app, self._access, self._requests, self._metrics = app, access, requests, metrics
+        self._open, self._paths = frozenset(open_paths), frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # the start and the end of the server
+            await self._app(scope, receive, send)
+            return
+        start = perf_counter()
+        names = {name for name, value in scope["headers"] if value != b"0"}
+        has_body = not names.isdisjoint({b"content-length", b"transfer-encoding"})
+        cache = self._cache(scope["path"])
+        exchange = _Exchange(receive, send, cache=cache, has_body=has_body)
+        try:
+            await self._answer(scope, exchange)
+        except Exception as error:
+            # Where it failed, without the message: that could hold what a client sent.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logging.getLogger(__name__).error("%s in\n%s", type(error).__name__, where)
+            await exchange.refuse(
+                Refused(500, "internal", "the server failed; its log says where, not on what")
+            )
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.request(path, exchange.status, perf_counter() - start)
+        await exchange.finish()
+
+    async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
+        try:
+            self._check(scope)
+            if scope["method"] != "POST":
+                await self._app(scope, exchange.receive, exchange.send)
+                return
+            self._requests.take()
+            try:
+                await self._app(scope, exchange.receive, exchange.send)
+            finally:
+                self._requests.give()
+        except Refused as refusal:
+            self._metrics.refusal(refusal.code)
+            await exchange.refuse(refusal)
+
+    def _check(self, scope: Scope) -> None:
+        headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
+        host = headers.get("host", b"").decode("latin-1")
+        if not self._access.knows(host):
+            raise Refused(
+                403,
+                "unknown_host",
+                "this server is not known by that name; see fervor serve --hosts",
+            )
+        origin = headers.get("origin", b"").decode("latin-1")
+        if origin and scope["method"] not in ("GET", "HEAD") and not _same(origin, host):
+            raise Refused(403, "other_origin", "pages of other origins may not post here")
+        if self._is_open(scope["path"]):
+            return
+        if not self._access.admits(headers.get("authorization", b"").decode("latin-1")):
+            raise Refused(401, "token_needed", "expected the header `Authorization: Bearer TOKEN`")
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or path.startswith("/static/")
+
+    def _cache(self, path: str) -> str:
+        page = self._is_open(path) and not path.startswith("/v1/")
+        return PAGE_CACHE if page else ANSWER_CACHE
+
+
+def _same(origin: str, host: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    default = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    return parts.netloc.lower().removesuffix(default) == host.lower().removesuffix(default)
+
+
+class _Exchange:
+    """One request and its answer: adds the headers, and ends politely where it ends early."""
+
+    def __init__(self, receive: Receive, send: Send, *, cache: str, has_body: bool) -> None:
+        self.status = 499  # what is counted where the client left before an answer
+        self._receive, self._send, self._cache = receive, send, cache
+        self._received = not has_body
+        self._started = self._held_open = self._ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._received = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._started, self.status = True, message["status"]
+            added = {**HEADERS, "cache-control": self._cache}
+            if self.status >= 400 and not self._received:
+                added["connection"] = "close"
+            own = [(name.encode(), value.encode()) for name, value in added.items()]
+            message = {**message, "headers": [*message.get("headers", []), *own]}
+        elif not message.get("more_body", False):
+            self._held_open = self.status >= 400 and not self._received
+            self._ended = not self._held_open
+            message = {**message, "more_body": self._held_open}
+        async with asyncio.timeout(SENDING):
+            await self._send(message)
+
+    async def refuse(self, refusal: Refused) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if self._started:
+            return
+        body, headers = refusal.answer()
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        with suppress(TimeoutError):
+            await self.send(
+                {"type": "http.response.start", "status": refusal.status, "headers": pairs}
+            )
+            await self.send({"type": "http.response.body", "body": body})
+
+    async def finish(self) -> None:
+        """Listen a little to what a refused client still sends, then end."""
+        if not self._held_open or self._ended:
+            return
+        heard = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGERING):
+                while not self._received and heard < LINGERING_BYTES:
+                    heard += len((await self.receive()).get("body", b""))
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": b""})

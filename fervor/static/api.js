@@ -1,0 +1,88 @@
+// Asks the server; where it wants a token, asks the person, once for this tab.
+
+import { find } from "./elements.js";
+
+const KEY = "fervor-token";
+
+export class Refusal extends Error {
+  constructor(status, code, message, retry) {
+    super(message);
+    Object.assign(this, { status, code, retry });
+  }
+}
+
+let asking = null;
+
+function askForToken(wrong) {
+  asking ??= new Promise(resolve => {
+    const dialog = find("#ask");
+    const field = find("#token");
+    find("#ask-wrong").hidden = !wrong;
+    field.value = "";
+    dialog.addEventListener("close", () => {
+      asking = null;
+      sessionStorage.setItem(KEY, field.value);
+      resolve();
+    }, { once: true });
+    dialog.addEventListener("cancel", event => event.preventDefault());
+    dialog.showModal();
+  });
+  return asking;
+}
+
+async function answered(path, options) {
+  for (;;) {
+    const token = sessionStorage.getItem(KEY);
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal(0, "unreachable", "The server does not answer. Is fervor serve still running?");
+    }
+    if (response.ok) return response;
+    if (response.status === 401) {
+      await askForToken(Boolean(token));
+      continue;
+    }
+    const said = await response.json().catch(() => ({}));
+    const message = said.message ?? `The server answered with status ${response.status}.`;
+    throw new Refusal(response.status, said.error, message, Number(response.headers.get("retry-after")));
+  }
+}
+
+function form(files) {
+  const data = new FormData();
+  for (const file of files) data.append("file", file, file.name || "picture");
+  return data;
+}
+
+export async function model() {
+  return (await answered("/v1/model")).json();
+}
+
+export async function predict(files, signal) {
+  const response = await answered("/v1/predict", { method: "POST", body: form(files), signal });
+  return (await response.json()).results;
+}
+
+export async function explain(file, signal) {
+  const response = await answered("/v1/explain", { method: "POST", body: form([file]), signal });
+  return (await response.json()).faces;
+}
+
+export async function* video(file, every, signal) {
+  const path = `/v1/video?every=${every}`;
+  const response = await answered(path, { method: "POST", body: form([file]), signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    text += value;
+    const lines = text.split("\n");
+    text = lines.pop();
+    for (const line of lines) yield JSON.parse(line);
+  }
+}

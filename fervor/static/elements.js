@@ -1,0 +1,31 @@
+// Builds elements; texts are always texts, so that no file name becomes markup.
+
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "mark") made.style.setProperty("--mark", value);
+    else if (name === "style") Object.assign(made.style, value);
+    else if (name in made && name !== "role") made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children.filter(child => child !== null && child !== undefined && child !== false));
+  return made;
+}
+
+export const find = selector => document.querySelector(selector);
+
+export function say(text) {
+  find("#live").textContent = text;
+}
+
+export function complain(text) {
+  const place = find("#alert");
+  place.textContent = text;
+  place.hidden = !text;
+}
+
+export function percent(share) {
+  return share >= 0.9995 && share < 1 ? "> 99.9 %" : `${(100 * share).toFixed(1)} %`;
+}

@@ -1,0 +1,74 @@
+// One picture's faces: boxes over it, and the chosen face's shares, heat and cues beside it.
+
+import { element, percent } from "./elements.js";
+
+const place = (value, whole) => `${(100 * value / whole).toFixed(3)}%`;
+
+export const shown = rows => rows.filter(row => row.status === "ok");
+
+export function boxes(rows, size, colours, chosen, choose) {
+  return shown(rows).map(row => {
+    const low = row.y < size.height * 0.09;
+    const right = row.x + row.width / 2 > size.width * 0.6;
+    return element("button", {
+      type: "button",
+      className: `box${low ? " low" : ""}${right ? " right" : ""}`,
+      mark: colours[row.label] ?? "#fff",
+      "aria-pressed": String(row.face === chosen),
+      "aria-label": `Face ${row.face + 1}: ${row.label}, ${percent(row.prob)}`,
+      style: {
+        left: place(row.x, size.width), top: place(row.y, size.height),
+        width: place(row.width, size.width), height: place(row.height, size.height),
+      },
+      onclick: choose && (() => choose(row.face)),
+    }, element("span", { "aria-hidden": "true" }, `${row.label} ${Math.round(100 * row.prob)} %`));
+  });
+}
+
+// A table of the shares, each with its bar; with `heat`, names choose the class whose heat is seen.
+export function bars(row, model, { heat = null, choose = null, caption } = {}) {
+  const line = label => {
+    const share = row[`p_${label}`] ?? 0;
+    const name = choose
+      ? element("button", {
+        type: "button", "aria-pressed": String(heat === label), onclick: () => choose(heat === label ? null : label),
+        "aria-label": `Heat map of ${label}`,
+      }, label)
+      : label;
+    return element("tr", { className: label === row.label ? "best" : "" },
+      element("th", { scope: "row" }, name),
+      element("td", { "aria-hidden": "true" },
+        element("div", { className: "bar" },
+          element("i", { mark: model.colours[label], style: { width: `${100 * share}%` } }))),
+      element("td", {}, percent(share)));
+  };
+  return element("table", { className: "bars" },
+    element("caption", {}, caption ?? "How likely each expression is"),
+    element("tbody", {}, ...model.labels.map(line)));
+}
+
+export function answer(row, eyebrow) {
+  return element("div", { className: "answer" },
+    element("p", { className: "eyebrow" }, eyebrow),
+    element("h2", {}, row.label),
+    element("p", { className: "share" }, percent(row.prob)));
+}
+
+export function chips(rows, chosen, choose) {
+  const faces = shown(rows);
+  if (faces.length < 2) return null;
+  return element("div", { className: "faces", role: "group", "aria-label": "Faces" },
+    ...faces.map(row => element("button", {
+      type: "button", "aria-pressed": String(row.face === chosen), onclick: () => choose(row.face),
+    }, `${row.face + 1} ${row.label}`)));
+}
+
+// In words, for who does not see the picture.
+export function spoken(rows) {
+  const faces = shown(rows);
+  if (rows[0]?.status === "error") return `${rows[0].source} cannot be read: ${rows[0].error}`;
+  if (!faces.length) return `No face found in ${rows[0]?.source ?? "the picture"}.`;
+  const each = faces.slice(0, 5).map(row => `${row.label} ${percent(row.prob)}`);
+  const count = faces.length === 1 ? "One face" : `${faces.length} faces`;
+  return `${count} in ${rows[0].source}: ${each.join(", ")}${faces.length > 5 ? " and more" : ""}.`;
+}

@@ -1,0 +1,173 @@
+// A video: its rows come while it is read; lanes show each face over time.
+
+import * as api from "./api.js";
+import { complain, element, find, percent, say } from "./elements.js";
+import { boxes, bars, answer, shown } from "./faces.js";
+import { clock, draw, legend, means } from "./lanes.js";
+import { downloads } from "./rows.js";
+
+const LANES = 8;
+const REDRAW = 400;
+
+const view = () => find("#video-view");
+let model = null;
+let run = null;
+
+export function start(described) {
+  model = described;
+  const { limits } = model;
+  find("#video-limits").textContent =
+    `Up to ${Math.round(limits.video_bytes / 1e6)} MB and ${Math.round(limits.video_seconds / 60)} minutes. It is held in memory while it is read, and then forgotten.`;
+  find("#video-file").addEventListener("change", event => {
+    const [file] = event.target.files;
+    event.target.value = "";
+    if (file) read(file);
+  });
+  find("#video-stop").addEventListener("click", () => run?.abort.abort());
+  for (const name of ["timeupdate", "seeked", "play", "loadeddata"]) view().addEventListener(name, follow);
+  window.addEventListener("resize", () => run && drawLanes());
+}
+
+export function stop() {
+  run?.abort.abort();
+  view().pause();
+}
+
+async function read(file) {
+  run?.abort.abort();
+  complain("");
+  if (file.size > model.limits.video_bytes) {
+    complain(`${file.name}: larger than ${Math.round(model.limits.video_bytes / 1e6)} MB`);
+    return;
+  }
+  const every = Number(find("#video-every").value);
+  const mine = { rows: [], tracks: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file };
+  run = mine;
+  prepare(file);
+  say(`Reading ${file.name}`);
+  try {
+    for await (const row of api.video(file, every, mine.abort.signal)) {
+      if (run !== mine) return;
+      add(mine, row);
+    }
+    say(summary(mine));
+  } catch (error) {
+    if (error.name === "AbortError") say("Stopped");
+    else complain(error.message);
+  }
+  if (run !== mine) return;
+  find("#video-stop").hidden = true;
+  find("#video-progress").hidden = true;
+  drawLanes();
+  follow();
+}
+
+function prepare(file) {
+  if (view().src) URL.revokeObjectURL(view().src);
+  view().src = URL.createObjectURL(file);
+  find("#video .work").hidden = false;
+  find("#video-stop").hidden = false;
+  const progress = find("#video-progress");
+  progress.hidden = false;
+  progress.removeAttribute("value");
+  find("#lanes").replaceChildren();
+  find("#video .panel").replaceChildren(element("p", { className: "busy" }, `Reading ${file.name}`));
+}
+
+function add(mine, row) {
+  mine.rows.push(row);
+  if (row.status === "error") complain(`${mine.file.name}: ${row.error}`);
+  if (row.time_s !== null) {
+    if (row.time_s > mine.end && mine.end) mine.gap = Math.max(1e-3, Math.min(mine.gap * 4, row.time_s - mine.end));
+    mine.end = Math.max(mine.end, row.time_s);
+  }
+  if (row.status === "ok") {
+    if (!mine.tracks.has(row.track)) mine.tracks.set(row.track, []);
+    mine.tracks.get(row.track).push(row);
+  }
+  if (performance.now() - mine.drawn < REDRAW) return;
+  mine.drawn = performance.now();
+  if (view().duration) find("#video-progress").value = Math.min(1, mine.end / view().duration);
+  drawLanes();
+  follow();
+}
+
+function summary(mine) {
+  const faces = mine.tracks.size === 1 ? "one face" : `${mine.tracks.size} faces`;
+  return `${mine.file.name}: ${clock(mine.end)}, ${mine.tracks.size ? faces : "no face"}`;
+}
+
+const longest = () => [...run.tracks].sort((a, b) => b[1].length - a[1].length).slice(0, LANES);
+
+function drawLanes() {
+  const to = Number.isFinite(view().duration) ? view().duration : Math.max(run.end, 0.1);
+  const place = find("#lanes");
+  for (const [track, samples] of longest()) {
+    let figure = place.querySelector(`[data-track="${track}"]`);
+    if (!figure) {
+      const canvas = element("canvas", { className: "seekable", role: "img", onclick: seek });
+      figure = element("figure", { className: "timeline", "data-track": track }, element("figcaption"), canvas);
+      place.append(figure);
+    }
+    const [first, last] = [samples[0].time_s, samples.at(-1).time_s];
+    const share = means(samples, model);
+    const words = Object.entries(share).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([label, mean]) => `${label} ${percent(mean)}`);
+    figure.firstChild.textContent = `Face ${track + 1}, ${clock(first)} to ${clock(last)}: mostly ${words[0]}`;
+    figure.lastChild.setAttribute("aria-label", `Face ${track + 1} over time: on average ${words.join(", ")}`);
+    draw(figure.lastChild, samples, model, { to, gap: run.gap, now: view().currentTime });
+  }
+  if (run.tracks.size > LANES && !place.querySelector(".quiet")) {
+    place.append(element("p", { className: "quiet" }, `The ${LANES} faces that are seen longest; the rows hold all.`));
+  }
+}
+
+function seek(event) {
+  const box = event.currentTarget.getBoundingClientRect();
+  if (Number.isFinite(view().duration)) view().currentTime = (event.clientX - box.left) / box.width * view().duration;
+}
+
+// Boxes and shares of the frame that is seen now.
+function follow() {
+  if (!run) return;
+  const stage = find("#video .stage");
+  let picture = stage.querySelector(".picture");
+  if (!picture) {
+    picture = element("div", { className: "picture" }, view());
+    stage.replaceChildren(picture);
+  }
+  const now = view().currentTime;
+  const near = [...run.tracks.values()]
+    .map(samples => samples.findLast(row => row.time_s <= now + 1e-3))
+    .filter(row => row && now - row.time_s <= 3 * run.gap);
+  picture.querySelectorAll(".box").forEach(box => box.remove());
+  const size = { width: view().videoWidth, height: view().videoHeight };
+  if (size.width) {
+    const seen = boxes(near, size, model.colours, 0, null);
+    seen.forEach(box => { box.tabIndex = -1; });
+    picture.append(...seen);
+  }
+  drawPanel(shown(near).sort((a, b) => a.face - b.face), now);
+  if (run.tracks.size) drawLanes();
+}
+
+function drawPanel(rows, now) {
+  const panel = find("#video .panel");
+  const parts = rows.length
+    ? [answer(rows[0], `Face ${rows[0].track + 1} at ${clock(now)}`), bars(rows[0], model)]
+    : [element("p", { className: "empty" }, run.rows.length ? `No face at ${clock(now)}.` : `Reading ${run.file.name}`)];
+  if (run.tracks.size) parts.push(averages());
+  parts.push(legend(model));
+  panel.querySelectorAll(":scope > :not(.downloads)").forEach(part => part.remove());
+  panel.prepend(...parts);
+  if (run.rows.length && !panel.querySelector(".downloads")) panel.append(downloads(() => run.rows, "fervor-video"));
+}
+
+function averages() {
+  const line = ([track, samples]) => {
+    const [label, share] = Object.entries(means(samples, model)).sort((a, b) => b[1] - a[1])[0];
+    return element("tr", {}, element("th", { scope: "row" }, `Face ${track + 1}`),
+      element("td", {}, label), element("td", {}, percent(share)));
+  };
+  return element("table", { className: "bars" },
+    element("caption", {}, "Over the whole video, on average"), element("tbody", {}, ...longest().map(line)));
+}

@@ -1,0 +1,213 @@
+// Pictures: dropped, chosen or pasted; answered together, shown one by one.
+
+import * as api from "./api.js";
+import { complain, element, find, say } from "./elements.js";
+import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
+import { closeUp, cues, overlay } from "./heat.js";
+import { downloads } from "./rows.js";
+
+const state = { model: null, items: [], current: 0, face: 0, heat: null, busy: 0 };
+const item = () => state.items[state.current];
+const row = () => shown(item().rows).find(one => one.face === state.face);
+
+export function start(model) {
+  state.model = model;
+  const { limits } = model;
+  find("#photo-limits").textContent =
+    `JPEG, PNG, WebP, BMP, TIFF or HEIC; up to ${megabytes(limits.file_bytes)} each`;
+  const drop = find("#drop");
+  find("#files").addEventListener("change", event => {
+    take([...event.target.files]);
+    event.target.value = "";
+  });
+  for (const name of ["dragenter", "dragover"]) {
+    document.addEventListener(name, event => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => drop.classList.remove("over"));
+  document.addEventListener("drop", event => {
+    if (!event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    find("#tab-photos").click();
+    take([...event.dataTransfer.files]);
+  });
+  document.addEventListener("paste", event => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!files.length) return;
+    find("#tab-photos").click();
+    take(files);
+  });
+}
+
+const megabytes = bytes => `${Math.round(bytes / 1e6)} MB`;
+
+// Requests as large as the server takes them; what is too large for any is said at once.
+function requests(files) {
+  const { limits } = state.model;
+  const groups = [];
+  let size = Infinity;
+  for (const file of files) {
+    if (size + file.size > limits.request_bytes || groups.at(-1).length === limits.files) {
+      groups.push([]);
+      size = 0;
+    }
+    groups.at(-1).push(file);
+    size += file.size;
+  }
+  return groups;
+}
+
+async function take(files) {
+  const { limits } = state.model;
+  const large = files.filter(file => file.size > limits.file_bytes);
+  complain(large.length ? `${large.map(file => file.name).join(", ")}: larger than ${megabytes(limits.file_bytes)}` : "");
+  const fine = files.filter(file => file.size <= limits.file_bytes);
+  if (!fine.length) return;
+  const first = state.items.length;
+  state.items.push(...fine.map(file => ({ file, address: URL.createObjectURL(file), rows: null, error: "" })));
+  state.busy += 1;
+  choose(first);
+  say(fine.length === 1 ? `Looking for faces in ${fine[0].name}` : `Looking for faces in ${fine.length} pictures`);
+  for (const group of requests(fine)) await ask(group);
+  state.busy -= 1;
+  draw();
+}
+
+async function ask(group) {
+  const items = state.items.filter(one => group.includes(one.file));
+  try {
+    const results = await patiently(() => api.predict(group));
+    items.forEach((one, number) => { one.rows = results[number]; });
+    say(items.map(one => spoken(one.rows)).join(" "));
+  } catch (error) {
+    if (!(error instanceof api.Refusal)) throw error;
+    items.forEach(one => { one.error = error.message; });
+    complain(error.message);
+  }
+  draw();
+}
+
+// A busy server says when it may be asked again.
+async function patiently(asked) {
+  for (let tries = 4; ; tries -= 1) {
+    try {
+      return await asked();
+    } catch (error) {
+      if (error.status !== 503 || tries === 0) throw error;
+      await new Promise(done => setTimeout(done, 1000 * (error.retry || 1)));
+    }
+  }
+}
+
+function choose(number) {
+  Object.assign(state, { current: number, face: 0, heat: null });
+  draw();
+}
+
+function draw() {
+  find("#drop").classList.add("small");
+  find("#photos .work").hidden = false;
+  drawStage();
+  drawStrip();
+  drawPanel();
+}
+
+function drawStage() {
+  const { address, file, rows, explained } = item();
+  const picture = element("div", { className: "picture" });
+  const image = element("img", { src: address, alt: `${file.name}${rows ? `: ${spoken(rows)}` : ""}` });
+  const cover = () => {
+    if (!rows || !image.naturalWidth) return;
+    const size = { width: image.naturalWidth, height: image.naturalHeight };
+    if (state.heat && explained) picture.append(overlay(explained[state.face], state.heat, size));
+    if (state.heat && explained) {
+      find("#close-up")?.replaceChildren(closeUp(image, explained[state.face], state.heat));
+    }
+    picture.append(...boxes(rows, size, state.model.colours, state.face, chooseFace));
+  };
+  image.addEventListener("load", cover);
+  image.addEventListener("error", () => {
+    picture.replaceChildren(element("p", { className: "empty", style: { padding: "4rem 1rem", lineHeight: 1.5 } },
+      `This browser cannot show ${file.name}.`));
+  });
+  picture.append(image);
+  const stage = find("#photos .stage");
+  const focused = stage.contains(document.activeElement);
+  stage.replaceChildren(picture);
+  if (focused) image.addEventListener("load", () => picture.querySelector('.box[aria-pressed="true"]')?.focus());
+}
+
+function drawStrip() {
+  const strip = find("#photos .strip");
+  strip.hidden = state.items.length < 2;
+  const focused = strip.contains(document.activeElement);
+  strip.replaceChildren(...state.items.map((one, number) => element("li", {},
+    element("button", {
+      type: "button", "aria-current": String(number === state.current), onclick: () => choose(number),
+      "aria-label": `Picture ${number + 1}: ${one.rows ? spoken(one.rows) : one.file.name}`,
+    }, element("img", { src: one.address, alt: "" })))));
+  if (focused) strip.querySelector('[aria-current="true"]').focus();
+}
+
+function chooseFace(face) {
+  Object.assign(state, { face, heat: null });
+  draw();
+}
+
+function drawPanel() {
+  const panel = find("#photos .panel");
+  const { rows, error, file } = item();
+  const parts = [];
+  if (error) parts.push(element("p", { className: "empty" }, `${file.name} was not answered: ${error}`));
+  else if (!rows) parts.push(element("p", { className: "busy" }, "Looking for faces"));
+  else if (rows[0].status === "error") {
+    parts.push(element("h2", {}, "Not readable"), element("p", { className: "empty" }, `${file.name}: ${rows[0].error}`));
+  } else if (rows[0].status === "no_face") {
+    parts.push(element("h2", {}, "No face found"), element("p", { className: "empty" },
+      `In ${file.name} no face was large and clear enough. A closer, brighter picture from the front helps.`));
+  } else parts.push(...faceParts());
+  const all = () => state.items.flatMap(one => one.rows ?? []);
+  if (all().length) parts.push(downloads(all, "fervor"));
+  const before = document.activeElement?.dataset?.key;
+  panel.replaceChildren(...parts);
+  if (before) panel.querySelector(`[data-key="${before}"]`)?.focus();
+}
+
+function faceParts() {
+  const { rows, explained, explaining } = item();
+  const face = row();
+  const chooseHeat = explained && (label => { state.heat = label; draw(); });
+  const count = shown(rows).length;
+  return [
+    answer(face, count > 1 ? `Face ${face.face + 1} of ${count} in ${face.source}` : face.source),
+    chips(rows, state.face, chooseFace),
+    bars(face, state.model, {
+      heat: state.heat, choose: chooseHeat,
+      caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
+    }),
+    state.heat && element("div", { id: "close-up" }),
+    explained ? cues(explained[state.face])
+      : state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
+        explaining ? "Explaining" : "Explain this answer"),
+  ].filter(Boolean);
+}
+
+async function explain() {
+  const one = item();
+  one.explaining = true;
+  draw();
+  say("Explaining");
+  try {
+    one.explained = await patiently(() => api.explain(one.file));
+    if (one === item()) state.heat = row().label;
+    say(`Explained. The heat map shows where ${row()?.label} is seen.`);
+  } catch (error) {
+    if (!(error instanceof api.Refusal)) throw error;
+    complain(error.message);
+  }
+  one.explaining = false;
+  draw();
+}
