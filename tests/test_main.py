@@ -381,6 +381,67 @@ def test_evaluate_and_export_get_their_arguments(
     assert capsys.readouterr().out == "o/m-False\no/m-True\n"
 
 
+def test_evaluate_tells_of_another_model_and_of_groups(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"model": "other", "accuracy": 0.6, "first_only": 3, "second_only": 8, "p_value": 0.2}
+    group = {"count": 4, "accuracy": 0.5, "accuracy_interval": [0.15, 0.85]}
+    slices = {"age": {"groups": {"20-39": group}, "test": "fisher", "p_value_holm": 0.03}}
+    result = {**RESULT, "data": told(False, 0), "comparison": other, "slices": slices}
+    given: dict[str, Any] = {}
+
+    def evaluate(*words: Any, **named: Any) -> tuple[Path, dict[str, Any]]:
+        given.update(named)
+        return Path("results/r.json"), result
+
+    fake = SimpleNamespace(evaluate=evaluate)
+    monkeypatch.setitem(sys.modules, "fervor.evaluation", fake)  # type: ignore[arg-type]
+    words = ["evaluate", "--model", "m", "--compare", "o", "--slices", "age, light", "--report"]
+    assert main(words) == 0
+    assert (given["compare"], given["slices"], given["report"]) == ("o", ["age", "light"], True)
+    shown = capsys.readouterr().out
+    for line in (
+        "compared with        other, accuracy 60.00%",
+        "right alone          3 against 8 pictures",
+        "McNemar's test       p = 0.2",
+        "age 20-39            50.00% (15.00% to 85.00%), 4 pictures",
+        "age, equal           p = 0.03 (fisher)",
+        "report               results/r/report.html",
+    ):
+        assert line in shown
+
+
+def test_robustness_tells_each_corruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"accuracy": [0.9, 0.8, 0.7, 0.6, 0.5], "mean_accuracy": 0.7}
+    result = {
+        "corruptions": {"noise": row},
+        "clean": {"accuracy": 0.95},
+        "mean_accuracy": 0.7,
+        "count": 20,
+        "baseline": {"model": "other", "mean_corruption_error": 0.875},
+    }
+    fake = SimpleNamespace(robustness=lambda *given, **named: (Path("r.json"), result))
+    monkeypatch.setitem(sys.modules, "fervor.robustness", fake)  # type: ignore[arg-type]
+    assert main(["robustness", "--model", "m", "--data.root", "here", "--pictures", "20"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"noise +90\.0% +80\.0% +70\.0% +60\.0% +50\.0% +70\.0%", shown)
+    assert "clean 95.00%, corrupted 70.00% on 20 pictures" in shown
+    assert "mean corruption error 87.5% of that of other" in shown
+
+
+def test_reproduce_prints_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "mpa-results", "--data.name", "rafdb", "--profile", "full"]) == 0
+    assert re.search(r"\| MPA-FER +\| 0 +\| +\| 92\.51", capsys.readouterr().out)
+    assert main(["reproduce", "ke-tabel2"]) == 2
+    assert "unknown table 'ke-tabel2': expected one of ke-table" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_without_torch_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,7 +111,8 @@ def test_a_made_recipe_is_the_packaged_one(name: str, monkeypatch: pytest.Monkey
 def test_every_recipe_is_read(shown: Table, profile: str, encoder: str, tmp_path: Path) -> None:
     """On RAF-DB, on which most rows have no recipe of their own; first and last row of a table."""
     rows = [row for row in shown.rows_of(profile) if not row.quoted]
-    for row in (rows[0], rows[-1]):
+    first = encoder == shown.encoder(profile, "")
+    for row in (rows[0], rows[-1]) if first else rows[-1:]:
         complete = shown.names[profile][encoder].format(method=shown.method, data="ferplus")
         if complete not in recipes():
             pytest.skip(f"no recipe {complete} yet")
