@@ -14,7 +14,7 @@ from fervor import timeline
 from fervor.aside import aside
 from fervor.errors import UsageError
 from fervor.frame import WEBCAM, Frame
-from fervor.prediction import Prediction
+from fervor.prediction import Points, Prediction
 from fervor.render import annotated, contact_sheet, tile
 from fervor.smoothing import Smoother
 from fervor.video import need_av
@@ -56,8 +56,13 @@ class Annotator:
         self._sheets = 0
         self._pictures = sum(not name.endswith(".mp4") for name in self._names.values())
 
-    def write(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
-        """Draw one frame."""
+    def write(
+        self,
+        frame: Frame,
+        predictions: Sequence[Prediction],
+        points: Sequence[Points | None] = (),
+    ) -> None:
+        """Draw one frame; `points` are each prediction's landmarks, where they are wanted."""
         path = self._folder / self._names[frame.source]
         film = self._film
         if film is not None and (film.source != frame.source or film.frame >= frame.frame):
@@ -66,13 +71,13 @@ class Annotator:
             if self._film is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._film = _Film(frame.source, path)
-            self._film.add(frame, predictions)
+            self._film.add(frame, predictions, points)
             return
         self._tile(frame, predictions)
         if frame.image is None:
             return
         shares = [prediction.probabilities for prediction in predictions]
-        drawn = annotated(frame.image, predictions, shares)
+        drawn = annotated(frame.image, predictions, shares, points)
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside(path) as partial:
             drawn.save(partial, KEPT[path.suffix.lower()], quality=92)
@@ -163,7 +168,9 @@ class _Film:
         self._last = -1
         self.frame = -1
 
-    def add(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
+    def add(
+        self, frame: Frame, predictions: Sequence[Prediction], points: Sequence[Points | None]
+    ) -> None:
         self.frame = frame.frame
         shares = self._smoother(predictions)
         self._timeline.add(predictions, shares)
@@ -171,7 +178,7 @@ class _Film:
             return
         import av
 
-        drawn = annotated(frame.image, predictions, shares)
+        drawn = annotated(frame.image, predictions, shares, points)
         if self._container is None:
             self._open(drawn)
         if drawn.size != (self._stream.width, self._stream.height):

@@ -37,7 +37,7 @@ def arguments_of(
         UsageError: an unknown option, a missing or a wrong value.
     """
     parser = _parser(command, function)
-    takes_run = "run" in inspect.signature(function).parameters
+    takes_run = Run in (p.annotation for p in inspect.signature(function).parameters.values())
     recipe, ordered = _recipe_first(given) if takes_run else ("", list(given))
     try:
         values = dict(parser.instantiate(parser.parse_args(ordered)).__dict__)

@@ -230,6 +230,8 @@ class Run:
         seed: seed of weights, order and augmentation.
         threads: CPU threads; 0 leaves the choice to torch.
         workers: processes that prepare batches; 0 = none beside the training itself.
+        processes: processes of this machine that share each batch, one per GPU where there are
+            such; what torchrun starts, on one machine or several, counts itself.
         start: model folder whose weights the run starts from; embedded for the shipped model.
         output: run folder; empty for runs/<name>-seed<seed>.
         name: what results are filed under; the command line fills in the recipe's name.
@@ -249,6 +251,7 @@ class Run:
     seed: int = 0
     threads: int = 0
     workers: int = 0
+    processes: int = 1
     start: str = ""
     output: str = ""
     name: str = ""

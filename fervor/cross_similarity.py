@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fervor.processes import largest
 from fervor.transformer import EPS, feed_forward
 
 
@@ -34,7 +35,7 @@ def similarity_of(
     Minimum and maximum are each pair's own, or those of the whole batch (released code of DCS).
     """
     if extremes == "batch":
-        return distance.max() - distance
+        return largest(distance.max()) - distance
     return distance.amax(dim=(1, 2), keepdim=True) - distance
 
 

@@ -284,14 +284,17 @@ class Augmentation:
         self.changes = changes
 
     def __call__(self, images: UInt8[Tensor, "b k h w"]) -> Float[Tensor, "b k i j"]:
-        image = self._geometry(images.float() / 255)
+        return self.changed(warped(images.float() / 255, self.placements(len(images)), self.size))
+
+    def changed(self, image: Float[Tensor, "b k i j"]) -> Float[Tensor, "b k i j"]:
+        """All but the geometry."""
         for change in self.changes:
             image = change(image)
         return image.clamp(0, 1)
 
-    def _geometry(self, image: Tensor) -> Tensor:
-        """Flip, rotate, scale and shift about the centre, the border replicated."""
-        config, batch = self.config, len(image)
+    def placements(self, batch: int) -> Float[Tensor, "b 2 3"]:
+        """Flips, rotations, scales and shifts about the centre, for `warped`."""
+        config = self.config
         angle = _uniform(batch, config.rotation) * math.pi / 180
         zoom = torch.exp(_uniform(batch, math.log1p(config.scale)))
         mirror = 1 - 2 * (torch.rand(batch) < config.flip).float()
@@ -301,9 +304,19 @@ class Augmentation:
             torch.stack([cosine * mirror, -sine, shift[0]], 1),
             torch.stack([sine * mirror, cosine, shift[1]], 1),
         )
-        shape = [batch, image.shape[1], self.size, self.size]
-        grid = F.affine_grid(torch.stack(rows, 1), shape, align_corners=False)
-        return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+        return torch.stack(rows, 1)
+
+
+def warped(
+    image: Float[Tensor, "b k h w"], placements: Float[Tensor, "b 2 3"], size: int
+) -> Float[Tensor, "b k i j"]:
+    """Square pictures: each place takes what its placement points at; the border is replicated.
+
+    Places are pairs (x, y) in -1..1 from edge to edge.
+    """
+    shape = [*image.shape[:2], size, size]
+    grid = F.affine_grid(placements, shape, align_corners=False)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 def _uniform(count: int, bound: float) -> Tensor:

@@ -1,21 +1,17 @@
-"""What a model gets right: metrics as pure functions on arrays, and one result file per evaluation.
+"""A model's answers to a split, and one result file per evaluation."""
 
-Conventions: `probabilities` is [n c] with rows summing to 1, `label` holds class numbers [n];
-every value lies in 0..1. A class without pictures does not enter a mean over classes.
-"""
-
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
-from sklearn import metrics as sklearn_metrics
 
-from fervor import datasets, provenance
+from fervor import datasets, provenance, results
 from fervor.checkpoint import Model, load_model
 from fervor.config import Data
 from fervor.data import Pictures, evaluation_batches, read_pictures
@@ -23,6 +19,9 @@ from fervor.datasets import Sample
 from fervor.duplicates import repeated
 from fervor.errors import UsageError
 from fervor.methods import Batch, Method
+from fervor.metrics import softmax, summary
+from fervor.significance import Floats, Ints, bootstrap_intervals, mcnemar
+from fervor.slices import by_attributes
 from fervor.splits import alignment, load_samples
 from fervor.transfer import Scope, scope
 
@@ -30,87 +29,10 @@ from fervor.transfer import Scope, scope
 RUN_KEYS = ("config", "seed", "commit", "selection", "average_of")
 """What a result repeats of a model's description."""
 
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.integer[Any]]
+EXPORTED = "model.onnx"
 
-
-def confusion(label: Ints, predicted: Ints, classes: int) -> Ints:
-    """Counts [c c]: rows are the true classes, columns the answers."""
-    matrix: Ints = sklearn_metrics.confusion_matrix(label, predicted, labels=range(classes))
-    return matrix
-
-
-def expected_calibration_error(probabilities: Floats, label: Ints, *, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins that hold equally many pictures."""
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
-    order = np.argsort(confidence, kind="stable")
-    gaps = [
-        abs(correct[chunk].mean() - confidence[chunk].mean()) * len(chunk)
-        for chunk in np.array_split(order, bins)
-        if len(chunk)
-    ]
-    return float(sum(gaps) / len(label))
-
-
-def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy."""
-    interval = stats.binomtest(correct, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def summary(probabilities: Floats, label: Ints, labels: Iterable[str]) -> dict[str, Any]:
-    """All figures of one evaluation; classes of one data set in the model's order."""
-    names = list(labels)
-    predicted = probabilities.argmax(1)
-    matrix = confusion(label, predicted, len(names))
-    correct, count = int(np.trace(matrix)), len(label)
-    per_class = sklearn_metrics.precision_recall_fscore_support(
-        label, predicted, labels=range(len(names)), zero_division=0
-    )
-    present = per_class[3] > 0
-    low, high = accuracy_interval(correct, count)
-    return {
-        "count": count,
-        "correct": correct,
-        "accuracy": correct / count,
-        "accuracy_interval": [low, high],
-        "mean_class_accuracy": float(per_class[1][present].mean()),
-        "macro_f1": float(per_class[2][present].mean()),
-        "calibration_error": expected_calibration_error(probabilities, label),
-        "negative_log_likelihood": float(
-            -np.log(np.maximum(probabilities[np.arange(count), label], 1e-12)).mean()
-        ),
-        "classes": {
-            name: {
-                "count": int(per_class[3][number]),
-                "precision": float(per_class[0][number]),
-                "recall": float(per_class[1][number]),
-                "f1": float(per_class[2][number]),
-            }
-            for number, name in enumerate(names)
-        },
-        "confusion": matrix.tolist(),
-    }
-
-
-def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities [n c] of logits [n c]."""
-    shares: Floats = special.softmax(logits.astype(np.float64) / temperature, axis=1)
-    return shares
-
-
-def fitted_temperature(logits: Floats, label: Ints) -> float:
-    """The temperature that minimises the negative log likelihood (Guo et al., 2017), in 0.05..20.
-
-    It changes no answer, only how sure the probabilities are.
-    """
-
-    def loss(log_temperature: float) -> float:
-        shares = special.log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
-        return float(-shares[np.arange(len(label)), label].mean())
-
-    found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+Network = Callable[[Iterable[Batch]], Floats]
+"""Batches -> one output over all of them, [n ...]."""
 
 
 @torch.no_grad()
@@ -128,23 +50,110 @@ def torch_logits(method: Method, batches: Iterable[Batch]) -> Floats:
     return np.concatenate(logits)
 
 
-def onnx_logits(path: Path, batches: Iterable[Batch]) -> Floats:
-    """Logits [n c] of an exported model over batches."""
-    import onnxruntime
+@torch.no_grad()
+def torch_embedding(method: Method, batches: Iterable[Batch]) -> Floats:
+    """What a method compares with its class vectors, [n d], over batches; for drawings."""
+    with method.constant_text():
+        return np.concatenate(
+            [method.features(batch.image).pooled.float().numpy() for batch in batches]
+        )
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+def onnx_output(
+    session: onnxruntime.InferenceSession, batches: Iterable[Batch], *, name: str = "logits"
+) -> Floats:
+    """One output of an exported model over batches: logits [n c], or embedding [n d]."""
     return np.concatenate(
-        [session.run(["logits"], {"image": batch.image.numpy()})[0] for batch in batches]
+        [session.run([name], {"image": batch.image.numpy()})[0] for batch in batches]
     )
 
 
-def logits_of(model: Model, pictures: Pictures) -> Floats:
-    """Logits [n c] by the exported graph where the folder has one, by torch otherwise."""
-    batches = evaluation_batches(pictures, size=model.info["input"]["size"])
-    exported = model.folder / "model.onnx"
+def onnx_logits(path: Path, batches: Iterable[Batch]) -> Floats:
+    """Logits [n c] of an exported model over batches."""
+    return onnx_output(_session(path), batches)
+
+
+def opened(model: Model, name: str = "logits") -> Network:
+    """The exported graph where the folder has one, torch otherwise; ready for many batches.
+
+    Args:
+        model: the model folder.
+        name: logits, or embedding for what is compared with the class vectors.
+    """
+    exported = model.folder / EXPORTED
     if exported.is_file():
-        return onnx_logits(exported, batches)
-    return torch_logits(model.method(), batches)
+        return partial(onnx_output, _session(exported), name=name)
+    return partial(torch_logits if name == "logits" else torch_embedding, model.method())
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def logits_of(model: Model, pictures: Pictures) -> Floats:
+    """Logits [n c] of a split's pictures."""
+    return opened(model)(evaluation_batches(pictures, size=model.info["input"]["size"]))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answers to one split.
+
+    Attributes:
+        model: the model folder.
+        scope: the classes that are counted.
+        pictures: the pictures [n]; their labels are numbers of these classes.
+        samples: the annotations that they come from [n].
+        logits: of all the model's classes [n k].
+        probabilities: of the classes that are counted [n c].
+        described: what a result says of the data.
+    """
+
+    model: Model
+    scope: Scope
+    pictures: Pictures
+    samples: tuple[Sample, ...]
+    logits: Floats
+    probabilities: Floats
+    described: dict[str, Any]
+
+    @property
+    def label(self) -> Ints:
+        """Class numbers [n]."""
+        return self.pictures.label.numpy()
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each picture is answered rightly [n]."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.label
+        return right
+
+    def embedding(self, rows: Ints) -> Floats:
+        """Features [m d] of some of the pictures, as compared with the class vectors."""
+        chosen = self.pictures.subset(torch.from_numpy(rows))
+        batches = evaluation_batches(chosen, size=self.model.info["input"]["size"])
+        return opened(self.model, "embedding")(batches)
+
+
+def answer(
+    model: Model,
+    data: Data,
+    split: str,
+    *,
+    exclude_duplicates: bool = False,
+    attributes: bool = False,
+) -> Answers:
+    """Answer a split's pictures, those of classes that model and data set share.
+
+    Raises:
+        UsageError: classes that do not fit, or duplicates of another data set's train.
+    """
+    scope, pictures, samples, described = counted(
+        model.info, data, split, exclude_duplicates=exclude_duplicates, attributes=attributes
+    )
+    logits = logits_of(model, pictures)
+    probabilities = softmax(logits[:, scope.columns], model.info["temperature"])
+    return Answers(model, scope, pictures, samples, logits, probabilities, described)
 
 
 def evaluate(
@@ -154,55 +163,151 @@ def evaluate(
     split: str = "test",
     output: str = "results",
     exclude_duplicates: bool = False,
+    report: bool = False,
+    compare: str = "",
+    slices: Sequence[str] = (),
 ) -> tuple[Path, dict[str, Any]]:
     """Evaluate a model folder on one split; writes a result file below `output` and returns both.
 
     On another data set than the model's own, only the classes that both know are counted, and the
     model answers with these alone; see `fervor.transfer`.
 
+    Args:
+        model: a run folder or an exported model's folder.
+        data: which pictures.
+        split: train, valid or test.
+        output: folder of result files.
+        exclude_duplicates: leave out pictures that also stand in the model's train.
+        report: write figures and tables into a folder beside the result file.
+        compare: another model that answers the same pictures.
+        slices: attributes of the pictures by which accuracy is divided.
+
     Raises:
-        UsageError: classes that do not fit, or duplicates of another data set's train.
+        UsageError: classes that do not fit, duplicates of another data set's train, an attribute
+            that no picture has, or a report without matplotlib.
     """
-    loaded = load_model(model)
-    info = loaded.info
-    counted, pictures, described = _counted(info, data, split, exclude_duplicates)
-    logits, label = logits_of(loaded, pictures), pictures.label.numpy()
-    probabilities = softmax(logits[:, counted.columns], info["temperature"])
-    cross = counted.report
-    if cross is not None:
-        right = logits.argmax(1) == np.array(counted.columns)[label]
-        cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
-    result = {
+    write_report = _report_writer() if report else None
+    found = answer(
+        load_model(model),
+        data,
+        split,
+        exclude_duplicates=exclude_duplicates,
+        attributes=bool(slices),
+    )
+    result = {**origin(found.model.info, found.described), **_figures(found)}
+    if compare:
+        other = answer(load_model(compare), data, split, exclude_duplicates=exclude_duplicates)
+        result["comparison"] = comparison(found, other)
+    if slices:
+        result["slices"] = by_attributes(found.samples, found.correct, slices)
+    cross = found.scope.report is not None
+    path = result_path(found.model.info, found.described, output, cross=cross)
+    result = results.write(path, result)
+    if write_report is not None:
+        write_report(path.with_suffix(""), found, result, root=data.root)
+    return path, result
+
+
+def origin(info: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of where its numbers come from."""
+    return {
         "model": info["name"],
         "run": {key: info.get(key) for key in RUN_KEYS},
         "sha256": info["sha256"],
         "data": described,
-        "cross_data": cross,
         "commit": provenance.commit(),
         "versions": provenance.versions(),
-        **summary(probabilities, label, counted.labels),
     }
-    other = f"-{data.name}-{described['protocol']}" if cross else ""
-    fold = f"-fold{data.fold}" if data.fold else ""
-    path = Path(output) / f"{info['name']}-seed{info['seed']}{other}{fold}-{split}.json"
-    provenance.write_text(path, json.dumps(result, indent=1) + "\n")
-    return path, result
 
 
-def _counted(
-    info: dict[str, Any], data: Data, split: str, exclude_duplicates: bool
-) -> tuple[Scope, Pictures, dict[str, Any]]:
+def result_path(
+    info: dict[str, Any], described: dict[str, Any], output: str, *, cross: bool
+) -> Path:
+    """Where a result is filed: by the model's name and seed, and what was evaluated.
+
+    Args:
+        info: the model's description.
+        described: what a result says of the data.
+        output: folder of result files.
+        cross: whether the data set is another one than the model's own.
+    """
+    other = f"-{described['name']}-{described['protocol']}" if cross else ""
+    fold = f"-fold{described['fold']}" if described["fold"] else ""
+    name = f"{info['name']}-seed{info['seed']}{other}{fold}-{described['split']}.json"
+    return Path(output) / name
+
+
+def _figures(found: Answers) -> dict[str, Any]:
+    figures = summary(found.probabilities, found.label, found.scope.labels)
+    intervals = bootstrap_intervals(np.array(figures["confusion"]))
+    cross = found.scope.report
+    if cross is not None:
+        right = found.logits.argmax(1) == np.array(found.scope.columns)[found.label]
+        cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
+    return {
+        "cross_data": cross,
+        **figures,
+        "bootstrap_intervals": {name: list(pair) for name, pair in intervals.items()},
+    }
+
+
+def comparison(first: Answers, second: Answers) -> dict[str, Any]:
+    """Two models on the same pictures, and whether they differ (McNemar's exact test).
+
+    Raises:
+        UsageError: the models do not know the same classes.
+    """
+    same = first.pictures.sources == second.pictures.sources
+    if set(first.scope.labels) != set(second.scope.labels) or not same:
+        raise UsageError(
+            f"--compare {second.model.folder}: it answers with {', '.join(second.scope.labels)}, "
+            f"the model with {', '.join(first.scope.labels)}: expected the same classes"
+        )
+    found = mcnemar(first.correct, second.correct)
+    return {
+        "model": second.model.info["name"],
+        "seed": second.model.info["seed"],
+        "sha256": second.model.info["sha256"],
+        "accuracy": float(second.correct.mean()),
+        "first_only": found.first_only,
+        "second_only": found.second_only,
+        "p_value": found.p_value,
+    }
+
+
+def _report_writer() -> Any:
+    try:
+        from fervor.report import write_report
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fervor"):
+            raise
+        raise UsageError(
+            f'--report needs {error.name}, which is not installed: pip install "fervor[report]"'
+        ) from error
+    return write_report
+
+
+def counted(
+    info: dict[str, Any],
+    data: Data,
+    split: str,
+    *,
+    exclude_duplicates: bool = False,
+    attributes: bool = False,
+) -> tuple[Scope, Pictures, tuple[Sample, ...], dict[str, Any]]:
     """The classes and pictures that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
     loaded, skipped = load_samples(data, split, protocol=protocol)
-    counted = scope(info, data.name, protocol, loaded)
-    samples, repeats = counted.samples, set()
+    found = scope(info, data.name, protocol, loaded)
+    samples, repeats = found.samples, set()
     if exclude_duplicates:
         repeats = set(repeated(samples, _training_samples(info, data, split)))
         samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
+    if attributes:
+        samples = tuple(datasets.with_attributes(data.name, data.root, samples))
     pictures = read_pictures(
         samples,
-        counted.labels,
+        found.labels,
         size=info["input"]["size"],
         faces=data.faces,
         margin=data.margin,
@@ -222,7 +327,9 @@ def _counted(
             "duplicates": len(repeats),
         },
     }
-    return counted, pictures, described
+    if pictures.rows is not None:  # those without a face are gone
+        samples = tuple(samples[row] for row in pictures.rows.tolist())
+    return found, pictures, samples, described
 
 
 def _training_samples(info: dict[str, Any], data: Data, split: str) -> list[Sample]:

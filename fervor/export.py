@@ -7,6 +7,7 @@ divide the answer among the places.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from fervor.methods import Method
 
 
 GRAPH = "model.onnx"
+OUTPUTS = ("logits", "embedding", "local")
 VECTORS = "class_vectors.safetensors"
 TOLERANCE = 1e-4
 """Largest accepted difference between the graph and torch."""
@@ -71,8 +73,7 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     size = int(loaded.info["input"]["size"])
     aside = folder / f".{GRAPH}"
     with method.constant_text():
-        _write_graph(_Graph(method), size, aside, half=half)
-        _check(_Graph(method), size, aside)
+        write_checked(_Graph(method), aside, size=size, outputs=OUTPUTS, half=half)
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, tensors)
     with torch.no_grad():
         vectors = {
@@ -92,9 +93,22 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     return folder / GRAPH
 
 
-def _write_graph(graph: nn.Module, size: int, path: Path, *, half: bool) -> None:
+def write_checked(
+    graph: nn.Module, path: Path, *, size: int, outputs: Sequence[str], half: bool
+) -> None:
+    """Write a module that takes square RGB pictures `image` [b 3 size size], and compare it.
+
+    Raises:
+        ModelError: the graph's answers differ from torch's by more than 1e-4.
+    """
+    _write_graph(graph.eval(), size, path, outputs=outputs, half=half)
+    _check(graph, size, path)
+
+
+def _write_graph(
+    graph: nn.Module, size: int, path: Path, *, outputs: Sequence[str], half: bool
+) -> None:
     """Trace, name the outputs, leave the batch open."""
-    graph.eval()
     levels = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with sdpa_kernel(SDPBackend.MATH):  # Swin's windows cannot be decomposed from the fused kernel
@@ -102,7 +116,7 @@ def _write_graph(graph: nn.Module, size: int, path: Path, *, half: bool) -> None
             graph,
             (torch.rand(2, 3, size, size),),
             input_names=["image"],
-            output_names=["logits", "embedding", "local"],
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             external_data=False,
@@ -146,7 +160,8 @@ def _check(graph: nn.Module, size: int, path: Path) -> None:
     for batch in (1, 3):
         image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
-            expected = [tensor.numpy() for tensor in graph(image)]
+            found = graph(image)
+        expected = [t.numpy() for t in ((found,) if isinstance(found, Tensor) else found)]
         answers = session.run(None, {"image": image.numpy()})
         gaps = [float(np.abs(a - b).max()) for a, b in zip(answers, expected, strict=True)]
         if not max(gaps) <= TOLERANCE:

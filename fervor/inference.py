@@ -1,6 +1,7 @@
 """Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args, overload
@@ -20,6 +21,7 @@ from fervor.neutral import AUTO, OwnNeutral
 from fervor.prediction import Prediction, without_face
 from fervor.preprocess import to_input
 from fervor.tracking import WHOLE_EVERY, Detector
+from fervor.vocabulary import check_labels, read_vocabulary
 
 
 __all__ = ["Faces", "Prediction", "Predictor"]
@@ -35,7 +37,9 @@ class Predictor:
     """A model ready to run: call it with a picture, a list of them, or a video.
 
     Args:
-        model: a model folder; None for the embedded model.
+        model: a model folder, or embedded or vlm; None for the embedded model, with `labels` vlm.
+        labels: words or whole sentences to choose of, in place of the model's own classes; needs a
+            model of method vlm (docs/open-vocabulary.md).
         faces: all, the largest of each picture, or precropped: the picture is one face.
         threads: for each network; 0 leaves the number to onnxruntime.
         batch_size: pictures found and faces classified together; the answers do not depend on it.
@@ -56,6 +60,7 @@ class Predictor:
         self,
         model: str | Path | None = None,
         *,
+        labels: Sequence[str] | None = None,
         faces: Faces = "all",
         threads: int = 0,
         batch_size: int = 32,
@@ -74,10 +79,14 @@ class Predictor:
             raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
         if whole_every < 1:
             raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
+        if labels is not None:
+            check_labels(labels)
+            model = model or "vlm"
         self._folder = folder = find_model(model)
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
         self._session = open_session(folder / "model.onnx", self.header, threads)
+        self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
         self._abstain = abstain
         self._whole_every = whole_every
@@ -89,8 +98,8 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The expressions that the model tells apart, in the order of its outputs."""
-        return self.header.labels
+        """The expressions that are told apart, in the order of probabilities and columns."""
+        return self.header.labels if self._words is None else self._words.labels
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a path, never a list of letters
@@ -166,9 +175,8 @@ class Predictor:
         faces = self._cutter()([frame])[0]
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
-            logits, local = self._run(["logits", "local"], [face.pixels for face in batch])
-            shares = _softmax(np.asarray(logits, np.float64) / self.header.temperature)
-            for face, row, places in zip(batch, shares, local, strict=True):
+            logits, local = self._run([face.pixels for face in batch], "local")
+            for face, row, places in zip(batch, _softmax(logits), local, strict=True):
                 answer = self._prediction(frame, len(found), face, row)
                 found.append(explainer(answer, places, face.square))
         return found
@@ -185,7 +193,9 @@ class Predictor:
                 f"model {self.header.name} cannot be explained: its graph has no output local; "
                 "export it with this version of fervor"
             )
-        space = read_space(self._folder, len(self.labels))
+        space = read_space(self._folder, len(self.header.labels))
+        if self._words is not None:
+            space = replace(space, vectors=self._words.vectors)
         return Explainer(space, read_cues(self._folder))
 
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
@@ -196,16 +206,20 @@ class Predictor:
         """Logits [n c], divided by the model's temperature."""
         rows = [np.empty((0, len(self.labels)))]
         for start in range(0, len(crops), self._batch_size):
-            (logits,) = self._run(["logits"], crops[start : start + self._batch_size])
-            rows.append(np.asarray(logits, np.float64) / self.header.temperature)
+            rows.append(self._run(crops[start : start + self._batch_size])[0])
         return np.concatenate(rows)
 
     def _run(
-        self, outputs: Sequence[str], crops: Sequence[NDArray[np.uint8]]
-    ) -> list[NDArray[np.float32]]:
+        self, crops: Sequence[NDArray[np.uint8]], *more: str
+    ) -> tuple[NDArray[np.float64], *tuple[NDArray[np.float32], ...]]:
+        """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
         image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
-        found: list[NDArray[np.float32]] = self._session.run(outputs, {"image": image})
-        return found
+        first = "logits" if self._words is None else "embedding"
+        answers, *others = self._session.run([first, *more], {"image": image})
+        logits = np.asarray(answers, np.float64)
+        if self._words is not None:
+            logits = self._words.scale * logits @ self._words.vectors.T
+        return (logits / self.header.temperature, *others)
 
     def _cutter(self) -> FaceCutter:
         return FaceCutter(

@@ -46,8 +46,10 @@ def transformation_loss(
     """
     if not len(features):
         return features.sum() * 0.0
-    change = features - neutral_features
-    return (1.0 - F.cosine_similarity(change, texts - neutral_text, dim=-1)).mean()
+    # halves: the angle is the same, and the difference of two finite numbers stays finite
+    change = features / 2 - neutral_features / 2
+    wanted = texts / 2 - neutral_text / 2
+    return (1.0 - F.cosine_similarity(change, wanted, dim=-1)).mean()
 
 
 def self_contrast_loss(

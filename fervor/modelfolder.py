@@ -16,6 +16,8 @@ from fervor.errors import ModelError
 __all__ = ["EMBEDDED", "ModelHeader", "find_model", "open_session", "read_header"]
 
 EMBEDDED = Path(__file__).parent / "weights" / "embedded"
+SHIPPED = {"embedded": EMBEDDED, "vlm": EMBEDDED.with_name("vlm")}
+"""Models of the package by name."""
 HEADER_BYTES = 10_000_000
 SCHEMA = 1
 KINDS = {list: "a list", dict: "an object", str: "a text", int: "a whole number"}
@@ -45,19 +47,27 @@ class ModelHeader:
 
 
 def find_model(model: str | Path | None) -> Path:
-    """The folder of a model; None and "embedded" stand for the one that fervor ships.
+    """The folder of a model, of a name of SHIPPED too; None is the embedded one.
+
+    A name hub:user/name is fetched from the Hugging Face Hub.
 
     Raises:
         ModelError: there is no such folder.
     """
-    if model is None or str(model) == "embedded":
-        if not EMBEDDED.is_dir():
+    name = "embedded" if model is None else str(model)
+    if name in SHIPPED:
+        folder = SHIPPED[name]
+        if not folder.is_dir():
             raise ModelError(
-                f"this installation holds no embedded model ({EMBEDDED} is missing): "
+                f"this installation holds no {name} model ({folder} is missing): "
                 "reinstall fervor, or name a model folder"
             )
-        return EMBEDDED
-    folder = Path(model)
+        return folder
+    if str(model).startswith("hub:"):
+        from fervor.hub import fetched
+
+        return fetched(str(model))
+    folder = Path(name)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ModelError(f"model {model} {what}: expected a model folder, as fervor export writes")

@@ -15,7 +15,15 @@ def method_options(method: str, values: dict[str, Any]) -> Any:
     Raises:
         UsageError: an option that the method does not have, or a value of another type.
     """
-    kind = METHODS[method].Options
+    return checked_options(METHODS[method].Options, values, method)
+
+
+def checked_options(kind: type[Any], values: dict[str, Any], method: str) -> Any:
+    """An instance of the dataclass `kind` with the given values; errors name the method.
+
+    Raises:
+        UsageError: an option that it does not have, or a value of another type.
+    """
     names = [field.name for field in fields(kind)]
     unknown = sorted(values.keys() - set(names))
     if unknown:

@@ -15,6 +15,7 @@ from fervor.parallel import progress
 
 if TYPE_CHECKING:
     from fervor.annotate import Annotator
+    from fervor.points import PointFinder
 
 
 __all__ = ["Outputs", "run"]
@@ -23,12 +24,22 @@ __all__ = ["Outputs", "run"]
 class Outputs:
     """Where the answers go: a file of rows or a table on the terminal, and drawings.
 
+    `finder` adds each face's landmarks to both; a terminal shows none.
+
     Raises:
         UsageError: an output that cannot be written.
     """
 
-    def __init__(self, output: str, annotate: str, *, smooth: bool, sources: Sequence[str]) -> None:
-        self.output, self.smooth = output, smooth
+    def __init__(
+        self,
+        output: str,
+        annotate: str,
+        *,
+        smooth: bool,
+        sources: Sequence[str],
+        finder: "PointFinder | None" = None,
+    ) -> None:
+        self.output, self.smooth, self.finder = output, smooth, finder
         if output:
             tables.check_output(Path(output))
         self.annotator = _annotator(Path(annotate), sources) if annotate else None
@@ -36,7 +47,9 @@ class Outputs:
     def table(self, labels: Sequence[str], sources: Sequence[str]) -> tables.Writer:
         """Opens the rows; on a terminal `smooth` has no place."""
         if self.output:
-            return tables.open_table(Path(self.output), labels, smooth=self.smooth)
+            return tables.open_table(
+                Path(self.output), labels, smooth=self.smooth, landmarks=self.finder is not None
+            )
         timed = any(map(media.is_video, sources)) or any(map(media.is_webcam, sources))
         return tables.TextTable(sys.stdout, sources, timed=timed)
 
@@ -59,9 +72,10 @@ def run(
         bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
         frames = stack.enter_context(closing(media.read(sources, span=span)))
         for frame, answer in predictor.with_frames(frames):
-            table.write(answer)
+            points = () if outputs.finder is None else outputs.finder(frame, answer)
+            table.write(answer, points)
             if outputs.annotator is not None:
-                outputs.annotator.write(frame, answer)
+                outputs.annotator.write(frame, answer, points)
             counts["frames"] += frame.source in moving
             counts.update(prediction.status for prediction in answer)
             if bar is not None:

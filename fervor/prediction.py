@@ -6,11 +6,13 @@ from typing import Literal
 from fervor.frame import Frame
 
 
-__all__ = ["Box", "Prediction", "Status", "without_face"]
+__all__ = ["Box", "Points", "Prediction", "Status", "without_face"]
 
 Status = Literal["ok", "no_face", "error"]
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
+Points = tuple[tuple[float, float], ...]
+"""x and y of each of a face's landmarks, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)

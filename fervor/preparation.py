@@ -26,7 +26,10 @@ def prepare(method: Method, pictures: Pictures, run: Run) -> None:
     kept = load_file(path) if run.data.cache and path.is_file() else None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     method.to(device or "cpu")
-    found = method.prepare(evaluation_batches(pictures, size=run.encoder.size), kept=kept)
+    batches = evaluation_batches(pictures, size=run.encoder.size)
+    halved = run.optim.precision == "bf16"
+    with torch.autocast(device.type if device else "cpu", torch.bfloat16, enabled=halved):
+        found = method.prepare(batches, kept=kept)
     if found and kept is None and run.data.cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save_weights(path, found)
@@ -41,7 +44,8 @@ def _of_each_class(label: Tensor, count: int, seed: int) -> Tensor:
 
 def _fingerprint(method: Method, pictures: Pictures, run: Run) -> str:
     """What a preparation depends on, as a name: the pictures, their classes, the frozen towers."""
-    settings = {"size": run.encoder.size, "grey": run.encoder.grey}
+    settings = {name: getattr(run.encoder, name) for name in ("size", "grey")}
+    settings["precision"] = run.optim.precision
     found = hashlib.sha256(json.dumps([settings, checkpoint.tower_checksums(method)]).encode())
     for images in pictures.blocks():
         found.update(images.numpy().data)

@@ -33,6 +33,9 @@ TEMPLATES = {
 DEFAULT_TEMPLATE = 9
 """The paper's choice, best in every column of its Table 3."""
 
+WORDS = 3
+"""A label of more words is a sentence."""
+
 BARE = SLOT
 """The class word alone, as a template."""
 
@@ -83,6 +86,17 @@ def fill(template: str, label: str) -> str:
 def sentences(template: str, labels: Sequence[str]) -> list[str]:
     """One sentence for each label, in their order."""
     return [fill(template, label) for label in labels]
+
+
+def spoken(label: str) -> list[str]:
+    """The sentences that stand for a class of any words.
+
+    Up to three words are put into the nine templates; what is longer or ends with a full stop
+    stands for itself.
+    """
+    if label.endswith((".", "!", "?")) or len(label.split()) > WORDS:
+        return [label]
+    return [fill(template, label) for template in TEMPLATES.values()]
 
 
 @cache

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from fervor.prediction import Box, Prediction
+from fervor.prediction import Box, Points, Prediction
 
 
 __all__ = ["annotated", "colour_of", "contact_sheet", "font", "ink_on", "legend", "tile"]
@@ -66,8 +66,9 @@ def annotated(
     image: NDArray[np.uint8],
     predictions: Sequence[Prediction],
     shares: Sequence[Mapping[str, float]],
+    points: Sequence[Points | None] = (),
 ) -> Image.Image:
-    """A copy of the picture [h w 3] with each face's box, name, track, and shares.
+    """A copy of the picture [h w 3] with each face's box, name, track, shares, and `points`.
 
     `shares` are those that are drawn, one mapping for each prediction (smoothed ones, in a video).
     A small picture is enlarged, so that words have room beside its faces.
@@ -85,7 +86,16 @@ def annotated(
             x, y, width, height = prediction.box
             box = (times * x, times * y, times * width, times * height)
             _Face(draw, picture.size, replace(prediction, box=box), drawn, size).all()
+    for places in points:
+        _dots(draw, [(times * x, times * y) for x, y in places or ()], max(1, size // 10))
     return picture
+
+
+def _dots(draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], radius: int) -> None:
+    """White points with black edges, to be seen on any skin."""
+    for edge, colour in ((radius + 1, BLACK), (radius, WHITE)):
+        for x, y in places:
+            draw.ellipse((x - edge, y - edge, x + edge, y + edge), fill=colour)
 
 
 class _Face:

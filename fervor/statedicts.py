@@ -31,7 +31,7 @@ NOTHING = r"(?!)"
 Triple = tuple[float, float, float]
 """Red, green, blue."""
 
-_WRAPPERS = ("state_dict_backbone", "state_dict", "model")
+WRAPPERS = ("state_dict_backbone", "state_dict", "model")
 _PREFIX = re.compile(r"^(module\.|backbone\.|resnet\.|swin\.|vit\.)+")
 _OPTIONAL = re.compile(r"(num_batches_tracked|^mean|^deviation)$")
 _HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -82,7 +82,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"weights {path} cannot be read: {reason}; give a file that holds tensors alone"
         ) from error
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from fervor.errors import UsageError
-from fervor.prediction import Prediction
+from fervor.prediction import Points, Prediction
 from fervor.smoothing import Smoother
 
 
@@ -37,7 +37,7 @@ BEFORE = (
     *("det_score", "label", "prob"),
 )
 AFTER = ("model", "schema", "error")
-TEXTS = ("source", "status", "label", "model", "error")
+TEXTS = ("source", "status", "label", "model", "error", "landmarks")
 WHOLE_NUMBERS = ("frame", "face", "track", "schema")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -47,10 +47,13 @@ LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """What some readers take for the end of a line, as JSON escapes."""
 
 
-def columns(labels: Sequence[str], *, smooth: bool = False) -> tuple[str, ...]:
+def columns(
+    labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False
+) -> tuple[str, ...]:
     """The names of the columns in their order, for a model's ordered labels."""
     smoothed = (f"smooth_{label}" for label in labels if smooth)
-    return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER, *smoothed)
+    optional = (*smoothed, *(("landmarks",) if landmarks else ()))
+    return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER, *optional)
 
 
 def rows(
@@ -112,8 +115,10 @@ def _encodable(text: str) -> str:
 class Writer(Protocol):
     """A file of rows; leaving the `with` block finishes it, also after an interruption."""
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
-        """Add the rows of one frame."""
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        """Add the rows of one frame; `points` are those of each prediction, where asked for."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -127,20 +132,27 @@ class Writer(Protocol):
 
 
 class _Rows:
-    """Predictions -> rows of a model's columns, with smoothed shares where asked for."""
+    """Predictions -> rows of a model's columns, with the optional ones where asked for."""
 
-    def __init__(self, labels: Sequence[str], smooth: bool) -> None:
-        self.columns = columns(labels, smooth=smooth)
-        self._labels = labels
+    def __init__(self, labels: Sequence[str], smooth: bool, landmarks: bool) -> None:
+        self.columns = columns(labels, smooth=smooth, landmarks=landmarks)
+        self._labels, self._landmarks = labels, landmarks
         self._smoother = Smoother() if smooth else None
 
-    def __call__(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-        if self._smoother is None:
-            return [row_of(prediction, self._labels) for prediction in predictions]
-        return [
+    def __call__(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> list[dict[str, Any]]:
+        smoothed: Sequence[dict[str, float] | None] = [None] * len(predictions)
+        if self._smoother is not None:
+            smoothed = self._smoother(predictions)
+        found = [
             row_of(prediction, self._labels, smooth)
-            for prediction, smooth in zip(predictions, self._smoother(predictions), strict=True)
+            for prediction, smooth in zip(predictions, smoothed, strict=True)
         ]
+        if self._landmarks:
+            for row, places in zip(found, points, strict=True):
+                row["landmarks"] = places
+        return found
 
 
 class _Lines:
@@ -150,8 +162,10 @@ class _Lines:
         self._rows = rows
         self._file = path.open("wb")
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
-        self._put("".join(self._line(row) for row in self._rows(predictions)))
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        self._put("".join(self._line(row) for row in self._rows(predictions, points)))
 
     def _line(self, row: dict[str, Any]) -> str:
         raise NotImplementedError
@@ -183,7 +197,15 @@ class Csv(_Lines):
         self._put(_csv_line(rows.columns))
 
     def _line(self, row: dict[str, Any]) -> str:
-        return _csv_line([_harmless(name, value) for name, value in row.items()])
+        return _csv_line([_harmless(name, value) for name, value in _flat_row(row).items()])
+
+
+def _flat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for formats without lists: points as JSON text."""
+    return {
+        name: json.dumps(value) if isinstance(value, tuple) else value
+        for name, value in row.items()
+    }
 
 
 def _csv_line(values: Sequence[Any]) -> str:
@@ -214,8 +236,10 @@ class Parquet:
         self._group: list[dict[str, Any]] = []
         self._writer = parquet.ParquetWriter(self._partial, self._schema)
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
-        self._group.extend(self._rows(predictions))
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        self._group.extend(map(_flat_row, self._rows(predictions, points)))
         if len(self._group) >= ROW_GROUP:
             self._write_group()
 
@@ -266,16 +290,20 @@ def check_output(path: Path) -> None:
             ) from error
 
 
-def open_table(path: Path, labels: Sequence[str], *, smooth: bool = False) -> Writer:
+def open_table(
+    path: Path, labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False
+) -> Writer:
     """A file of rows in the format that the path's ending names; an existing one is replaced.
 
     `smooth` adds a column smooth_<class> for each class: p_<class> smoothed over its track.
+    `landmarks` adds a column of that name: the points that `write` is given, as
+    lists in JSON Lines and as JSON text elsewhere.
 
     Raises:
         UsageError: see `check_output`.
     """
     check_output(path)
-    return FORMATS[path.suffix.lower()](path, _Rows(labels, smooth))
+    return FORMATS[path.suffix.lower()](path, _Rows(labels, smooth, landmarks))
 
 
 class TextTable:
@@ -290,8 +318,10 @@ class TextTable:
             f"  face  expression   prob  next{'':17}x      y  width height\n"
         )
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
-        """Add the rows of one frame."""
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        """Add the rows of one frame; points have no place in it."""
         for prediction in predictions:
             source = f"{_visible(prediction.source):{self._width}}"
             if self._timed:

@@ -3,23 +3,23 @@
 import json
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 import yaml
+from numpy.typing import NDArray
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from fervor import checkpoint, datasets, provenance
-from fervor.card import card, terms
+from fervor import checkpoint, processes, provenance
 from fervor.companions import build_companions
-from fervor.config import Data, Run
+from fervor.config import Run
 from fervor.data import (
     Pictures,
     TrainingBatches,
@@ -28,27 +28,24 @@ from fervor.data import (
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
-from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
+from fervor.evaluation import torch_logits
+from fervor.finishing import BEST, FIGURES, LAST, finish
 from fervor.methods import METHODS, Batch, Method
+from fervor.metrics import softmax, summary
 from fervor.optimisation import learning_rate, moving_average, optimizer_of
 from fervor.options import method_options
 from fervor.preparation import prepare
 from fervor.sampling import mixed_seed
-from fervor.splits import Splits, alignment, read_splits
+from fervor.splits import Splits, read_splits
 from fervor.text import build_text_encoder
 from fervor.towers import TOWERS
-from fervor.views import view_batches
+from fervor.views import plain_batches, view_batches
 
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
-LAST = "last.ckpt"
-BEST = "best.safetensors"
 HISTORY = "history.json"
-FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
-"""What is measured after each epoch; the first chooses."""
-
 RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
 
@@ -60,14 +57,9 @@ def train(run: Run, *, resume: bool = False) -> Path:
         FervorError: a setting, data set or weight file that does not fit.
     """
     folder = run_folder(run)
-    if resume and not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
-    if resume and (folder / checkpoint.DESCRIPTION).is_file():
-        raise UsageError(f"{folder} holds a finished run: train again with another --output")
-    if not resume and (folder / CONFIG).exists():
-        raise UsageError(
-            f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
-        )
+    trainer = _trainer(run, folder)
+    if trainer.is_global_zero:
+        open_run(run, resume=resume)
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, workers=True, verbose=False)
@@ -78,21 +70,43 @@ def train(run: Run, *, resume: bool = False) -> Path:
     logger.info(
         "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(**sizes)
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
     module = Training(method, run, splits, folder)
-    trainer = _trainer(run, folder)
+    place = {"rank": trainer.global_rank, "world": trainer.world_size}
     last = folder / LAST
     try:
         trainer.fit(
             module,
-            training_loader(_batches(method, splits.train, run), splits.train, run),
+            training_loader(_batches(method, splits.train, run), splits.train, run, **place),
             ckpt_path=last if resume and last.is_file() else None,
             weights_only=False,
         )
     except SystemExit:  # what Lightning makes of an interruption
         raise KeyboardInterrupt from None
-    _finish(module)
+    processes.part()
+    if not trainer.is_global_zero:
+        raise SystemExit  # this process has done its share
+    finish(module.method.float(), run, splits, module.history, folder)
+    return folder
+
+
+def open_run(run: Run, *, resume: bool) -> Path:
+    """The folder of a run that may start, or go on, there.
+
+    Raises:
+        UsageError: it holds a run, or none that could go on.
+    """
+    folder = run_folder(run)
+    if resume and not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
+    if resume and (folder / checkpoint.DESCRIPTION).is_file():
+        raise UsageError(f"{folder} holds a finished run: train again with another --output")
+    if not resume and (folder / CONFIG).exists():
+        raise UsageError(
+            f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
+        )
     return folder
 
 
@@ -181,7 +195,7 @@ class Training(lightning.LightningModule):
         if run.optim.average:
             self.average = AveragedModel(
                 method, multi_avg_fn=moving_average(run.optim.average), use_buffers=True
-            )
+            ).requires_grad_(False)
 
     def kept(self) -> Method:
         """The weights that are evaluated and kept: the moving average where there is one."""
@@ -251,10 +265,8 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Measure on the selection split; keep the weights if they are the best so far."""
-        pictures, label = self.splits.selection, self.splits.selection.label.numpy()
-        batches = evaluation_batches(pictures, size=self.run.encoder.size)
-        probabilities = softmax(torch_logits(self.kept(), batches))
-        figures = summary(probabilities, label, self.splits.labels)
+        label = self.splits.selection.label.numpy()
+        figures = summary(softmax(self._selection_logits()), label, self.splits.labels)
         row = {
             "epoch": self.current_epoch,
             "selected_on": self.splits.selected_on,
@@ -265,16 +277,27 @@ class Training(lightning.LightningModule):
             self.log(f"{split}/{name}", row[name], prog_bar=name == "accuracy")
         best = max((past["accuracy"] for past in self.history), default=-1.0)
         self.history.append(row)
-        if row["accuracy"] > best:
-            checkpoint.save_weights(self.folder / BEST, _state(self.kept()))
-        provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
+        if self.trainer.is_global_zero:
+            if row["accuracy"] > best:
+                checkpoint.save_weights(self.folder / BEST, _state(self.kept()))
+            provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
         self._keep_last()
+
+    def _selection_logits(self) -> NDArray[np.float32]:
+        """Logits [n c] on the selection split, each process's share of it put together."""
+        pictures = self.splits.selection
+        share = pictures.subset(processes.share(len(pictures)))
+        own = np.empty((0, len(self.splits.labels)), np.float32)
+        if len(share):
+            own = torch_logits(self.kept(), plain_batches(self.kept(), share, self.run))
+        return np.concatenate(processes.collected(own))
 
     def _keep_last(self) -> None:
         """The whole state, for `--resume`; a callback would save it before the epoch's figures."""
         aside = (self.folder / LAST).with_suffix(".part")
         self.trainer.save_checkpoint(aside)
-        aside.replace(self.folder / LAST)
+        if self.trainer.is_global_zero:
+            aside.replace(self.folder / LAST)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         """The choice so far goes on with a resumed run."""
@@ -307,10 +330,13 @@ def _state(method: Method) -> dict[str, Tensor]:
 def _trainer(run: Run, folder: Path) -> lightning.Trainer:
     earlier = len(list(folder.glob("logs*")))
     version = f"logs-{earlier + 1}" if earlier else "logs"  # a resumed run keeps its first logs
+    devices, nodes = processes.wanted(run.processes)
     return lightning.Trainer(
         max_epochs=run.optim.epochs,
         accelerator="auto",
-        devices=1,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
         # with SAM the step clips itself
         gradient_clip_val=None if run.optim.sam else run.optim.clip or None,
@@ -325,71 +351,3 @@ def _trainer(run: Run, folder: Path) -> lightning.Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-def _finish(module: Training) -> None:
-    """Write the model folder: best weights, temperature, description and card."""
-    run, splits, folder = module.run, module.splits, module.folder
-    tensors = load_file(folder / BEST)
-    method = module.method.float()
-    checkpoint.fill(method, tensors, folder / BEST)
-    batches = evaluation_batches(splits.selection, size=run.encoder.size)
-    logits = torch_logits(method, batches)
-    label = splits.selection.label.numpy()
-    temperature = fitted_temperature(logits, label)
-    best = max(module.history, key=lambda row: row["accuracy"])
-    info = _description(run, splits, method) | {
-        "temperature": temperature,
-        "selection": {
-            "mode": run.selection,
-            "split": splits.selected_on,
-            "epoch": best["epoch"],
-            **{name: best[name] for name in FIGURES},
-            "calibration_error": summary(softmax(logits, temperature), label, splits.labels)[
-                "calibration_error"
-            ],
-        },
-    }
-    checkpoint.save_model(folder, tensors, info, card(info))
-    (folder / BEST).unlink()
-    (folder / LAST).unlink(missing_ok=True)
-
-
-def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
-    """What model.json says of a run before its outcome."""
-    # where the pictures lay on the machine is nobody else's business
-    data = replace(run.data, root="", aligned="", cache=Data().cache)
-    resolved = replace(run, output="", data=data).resolved()
-    size, stored = run.encoder.size, splits.train.images.shape[2:]
-    with torch.no_grad():
-        grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
-    return {
-        "name": run.name or run.method,
-        "method": run.method,
-        "labels": list(splits.labels),
-        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
-        "grid": list(grid),
-        "options": resolved["options"],
-        "encoder": resolved["encoder"],
-        "architecture": method.image.architecture,
-        "text": {**resolved["text"], "width": int(method.text_width)},
-        "towers": checkpoint.tower_checksums(method),
-        "companions": {name: resolved[name] for name in method.companions},
-        "prompts": list(method.sentences),
-        "parameters": checkpoint.sizes(method),
-        "data": {
-            "name": run.data.name,
-            "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
-            "train_protocol": datasets.protocol_of(
-                run.data.name, run.data.train_protocol or run.data.protocol
-            ),
-            "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
-            "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
-            "aligned": alignment(run.data),
-        },
-        **terms(run),
-        "config": resolved,
-        "seed": run.seed,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-    }

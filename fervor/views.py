@@ -8,7 +8,8 @@ it would see with the layers computed anew each time; runs that are compared sha
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fervor.config import Run
-from fervor.data import Augmentation, Pictures, pair_generator, targets
+from fervor.config import Augment, Run
+from fervor.data import Augmentation, Pictures, evaluation_batches, pair_generator, targets
 from fervor.encoders import FaceEncoder, ImageEncoder
 from fervor.errors import UsageError
-from fervor.methods import Batch
+from fervor.methods import Batch, Method
 from fervor.sampling import Key, Partners, mixed_seed
 from fervor.vlm import VisionTower
 
@@ -78,7 +79,7 @@ def view_batches(
         )
     if run.augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
-    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run)
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, run.augment)
     return ViewBatches(
         pictures,
         run,
@@ -87,9 +88,55 @@ def view_batches(
     )
 
 
-def _fingerprint(encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run) -> str:
-    """What a view depends on, as a name: pictures, augmentation, frozen layers."""
-    settings = {"augment": asdict(run.augment), "encoder": asdict(run.encoder), "chunk": CHUNK}
+def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batch]:
+    """A split in order to measure a method on: pictures, or the cached maps of a run with views.
+
+    The frozen layers run in single precision here, as they do in evaluation.
+    """
+    encoder = method.image
+    whole = method.companions or run.encoder.mirror  # these look at the pictures themselves
+    if whole or not run.data.views or not isinstance(encoder, FaceEncoder | VisionTower):
+        yield from evaluation_batches(pictures, size=run.encoder.size)
+        return
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, None)
+    path = folder / "plain.npy"
+    if not path.is_file():
+        _write_plain(encoder, pictures, run, path)
+    maps: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    for indices in torch.arange(len(pictures)).split(CHUNK):
+        rows = torch.from_numpy(maps[indices.numpy()]).permute(0, 3, 1, 2)
+        yield Batch(rows, pictures.label[indices], pictures.votes[indices])
+
+
+@torch.no_grad()
+def _write_plain(
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, path: Path
+) -> None:
+    """Maps [n i j d] of the pictures as they are, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    training, start = encoder.training, 0
+    encoder.eval()
+    for batch in evaluation_batches(pictures, size=run.encoder.size):
+        image = batch.image.contiguous(memory_format=torch.channels_last)
+        maps = encoder.lower(image).permute(0, 2, 3, 1).numpy()
+        if not start:
+            shape = (len(pictures), *maps.shape[1:])
+            stored = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
+        stored[start : start + len(maps)] = maps
+        start += len(maps)
+    encoder.train(training)
+    stored.flush()
+    aside.replace(path)
+
+
+def _fingerprint(
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, augment: Augment | None
+) -> str:
+    """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
+    layers = asdict(replace(run.encoder, weights="", mirror=False))  # the probe below tells weights
+    changes = None if augment is None else asdict(augment)
+    settings = {"augment": changes, "encoder": layers, "chunk": CHUNK}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for images in pictures.blocks():
         found.update(images.numpy().data)

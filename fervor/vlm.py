@@ -22,7 +22,6 @@ from fervor.config import Encoder
 from fervor.errors import UsageError
 from fervor.facenets import FaceMobileNet
 from fervor.features import Features, Pixels, TransformerEncoder, square
-from fervor.prompts import TEMPLATES
 from fervor.statedicts import load_state, read_state
 from fervor.text import TextEncoder
 
@@ -39,9 +38,6 @@ ARCHITECTURE: Mapping[str, int] = {
     "projection_dim": 384,
 }
 """Of CLIPVisionConfig: the transformer's sizes and the joint space's width."""
-
-WORDS = 3
-"""A label of more words is a sentence."""
 
 
 class VisionTower(TransformerEncoder):
@@ -142,13 +138,7 @@ def class_vectors(text: TextEncoder, labels: Sequence[str]) -> Float[Tensor, "c 
     plain = [label.strip() for label in labels]
     if not plain or not all(plain) or len(set(plain)) < len(plain):
         raise UsageError(f"labels are {list(labels)}: give words or sentences, each once")
-    rows = []
-    for label in plain:
-        whole = label.endswith((".", "!", "?")) or len(label.split()) > WORDS
-        sentences = (
-            [label] if whole else [prompts.fill(template, label) for template in TEMPLATES.values()]
-        )
-        rows.append(ensemble(text.encode(sentences).float()[None])[0])
+    rows = [ensemble(text.encode(prompts.spoken(label)).float()[None])[0] for label in plain]
     return torch.stack(rows)
 
 

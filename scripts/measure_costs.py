@@ -4,8 +4,9 @@
     python scripts/measure_costs.py --encoder vlm --text vlm --size 112
 
 Each row runs in a process of its own, so that its peak memory is its own. Operations are those that
-torch's counter sees (matrix products, convolutions and attention) for one picture, forward and
-backward; time and memory are of steps of --batch pictures on this machine's processor.
+torch's counter sees (matrix products, convolutions and attention) of a step, forward and backward,
+the text tower's share with them, divided by its pictures; time and memory are of steps of --batch
+pictures on this machine's processor.
 """
 
 import argparse
@@ -70,12 +71,14 @@ def measured(row: str, given: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(given.threads)
     config = Encoder(name=given.encoder, weights=given.weights, size=given.size)
     method = ROWS[row](build_image_encoder(config), build_text_encoder(given.text)).train()
+    method.to(memory_format=torch.channels_last)
     if isinstance(method, KE):  # G takes no part without its losses
         method.to_neutral.requires_grad_(False)
     label = torch.arange(given.batch) % len(EXPRESSIONS)
     target = torch.eye(len(EXPRESSIONS))[label]
-    batch = Batch(torch.rand(given.batch, 3, given.size, given.size), label, target)
-    method.prepare([Batch(*(part[:8] for part in batch))])
+    image = torch.rand(given.batch, 3, given.size, given.size)
+    batch = Batch(image.contiguous(memory_format=torch.channels_last), label, target)
+    method.prepare([_first(batch, 8)])
 
     def step(batch: Batch) -> None:
         if isinstance(method, KE):
@@ -88,9 +91,9 @@ def measured(row: str, given: argparse.Namespace) -> dict[str, float]:
 
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-6, momentum=0.9)
-    with FlopCounterMode(display=False) as counted:
-        step(Batch(*(part[:1] for part in batch)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with FlopCounterMode(display=False) as counted:
+        step(batch)
     times = []
     for _ in range(given.steps):
         start = time.perf_counter()
@@ -99,10 +102,14 @@ def measured(row: str, given: argparse.Namespace) -> dict[str, float]:
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "bytes": sizes(method)["trainable_bytes"],
-        "operations": counted.get_total_flops(),
+        "operations": counted.get_total_flops() / given.batch,
         "seconds": sorted(times)[len(times) // 2],
         "memory": (after - before) * 1024,
     }
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return Batch(batch.image[:count], batch.label[:count], batch.target[:count])
 
 
 def main() -> None:

@@ -6,9 +6,9 @@
 
 Cells of the grid are blurred away in the order of a map, the strongest first (deletion), or brought
 back into a blurred picture (insertion); the area under the probability of the answer on the whole
-picture is low for a good deletion and high for a good insertion. Beside the maps stand a random order
-and a blob: cells by their distance from the centre of the face. For the cues, the part of the face
-whose cue scores best is blurred, beside the mean of blurring each part.
+picture is low for a good deletion and high for a good insertion. Beside the maps stand a random
+order and a blob: cells by their distance from the centre of the face. For the cues, the part of the
+face whose cue scores best is blurred, beside the mean of blurring each part.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from fervor.crops import pixels_of
 from fervor.explain import Contrast, extent, heat_of
 from fervor.jointspace import read_cues, read_space
 from fervor.modelfolder import find_model
-from fervor.preprocess import to_input, to_rgb
+from fervor.preprocess import to_rgb
 
 
 Floats = NDArray[np.float32]
@@ -90,7 +90,7 @@ class Measure:
         clear = np.asarray(Image.fromarray(pixels).resize((self.size, self.size)))
         radius = BLUR * self.size
         blurred = np.asarray(Image.fromarray(clear).filter(ImageFilter.GaussianBlur(radius)))
-        logits, local = self.predictor._run(["logits", "local"], [clear])
+        logits, local = self.predictor._run([clear], "local")
         answer = int(logits[0].argmax())
         orders = self.orders(local[0], answer, number)
         shown = [clear, blurred]

@@ -9,7 +9,6 @@ training caption, and of the words called unseen no part does.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -19,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fervor import captions, datasets, provenance
+from fervor import captions, datasets, provenance, results
 from fervor.checkpoint import load_model
 from fervor.data import Pictures, evaluation_batches, read_pictures
-from fervor.evaluation import softmax, summary
 from fervor.labels import EXPRESSIONS
 from fervor.methods.vlm import VLM
+from fervor.metrics import softmax, summary
 from fervor.prompts import DIMENSIONS, TEMPLATES, description, fill, hard_prompts
 from fervor.text import MiniLMText, ProjectedText
 from fervor.vlm import ensemble
@@ -74,7 +73,7 @@ def main() -> None:
         print(f"{word:12} {', '.join(f'{name} {cosine:.2f}' for name, cosine in close.items())}")
     result = {
         "model": model.info["name"],
-        "run": {key: model.info.get(key) for key in ("seed", "commit", "selection")},
+        "run": {key: model.info.get(key) for key in ("config", "seed", "commit", "selection")},
         "sha256": model.info["sha256"],
         "data": {"name": "ferplus", "protocol": "majority", "split": given.split},
         "commit": provenance.commit(),
@@ -85,7 +84,7 @@ def main() -> None:
         "other_words": others,
     }
     path = given.output / f"zero-shot-seed{model.info['seed']}-{given.split}.json"
-    provenance.write_text(path, json.dumps(result, indent=1) + "\n")
+    results.write(path, result)
     print(path)
 
 

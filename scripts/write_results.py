@@ -3,12 +3,12 @@
 `--check` writes nothing and fails where a table is not what the results give.
 """
 
-import json
 import re
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+
+from fervor.results import read
 
 
 ROOT = Path(__file__).parent.parent
@@ -33,12 +33,6 @@ PUBLISHED = {
     "L_s + L_t + L_c": (89.86, 61.25),
 }
 """KE-FER, Table 2, ResNet-18: RAF-DB and AffectNet-8."""
-
-
-def read(path: Path) -> dict[str, Any]:
-    """One result file."""
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
 
 
 def embedded() -> str:

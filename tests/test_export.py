@@ -20,11 +20,13 @@ from fervor.checkpoint import load_model, own_state, save_model, tower_checksums
 from fervor.config import Encoder
 from fervor.encoders import build_image_encoder
 from fervor.errors import ModelError, UsageError
-from fervor.evaluation import onnx_logits, softmax, torch_logits
+from fervor.evaluation import onnx_logits, torch_logits
 from fervor.export import export
 from fervor.inference import Predictor
 from fervor.methods import METHODS, Method
+from fervor.methods.classifier import Classifier
 from fervor.methods.ke import KE
+from fervor.metrics import softmax
 from fervor.modelfolder import read_header
 from fervor.provenance import sha256
 from fervor.text import build_text_encoder
@@ -212,6 +214,23 @@ def test_texts_that_learned_are_frozen_into_the_graph(tmp_path: Path) -> None:
     stored = load_file(out / "class_vectors.safetensors")
     torch.testing.assert_close(stored["class_vectors"], built.class_vectors().detach())
     torch.testing.assert_close(stored["centre"], built.text_centre().detach())
+
+
+def test_a_linear_probe_exports_with_the_encoder_inside(tmp_path: Path) -> None:
+    config = Encoder(
+        name="resnet18", weights=tiny.save_resnet(tmp_path / "net"), size=32, grey=True
+    )
+    torch.manual_seed(0)
+    options = Classifier.Options(probe=True)
+    built = Classifier(build_image_encoder(config), DrawnText(12), LABELS, options)
+    info = description("classifier", config, built, towers=tower_checksums(built))
+    save_model(tmp_path / "run", own_state(built), info, "# card")
+    assert set(own_state(built)) == {"head.weight", "head.bias"}
+    image = batch(LABELS, 2, size=32).image
+    with torch.no_grad():
+        expected = built.eval()(image)
+    out = export(str(tmp_path / "run"), str(tmp_path / "out")).parent
+    np.testing.assert_allclose(answers(out, image)[0], expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -30,20 +30,36 @@ HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarro
 
 PLAIN = (
     *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *("provenance", "inventory", "describe", "captions", "frame", "ahead", "aside", "parallel"),
+    *(
+        "provenance",
+        "inventory",
+        "describe",
+        "hub",
+        "captions",
+        "frame",
+        "ahead",
+        "aside",
+        "parallel",
+    ),
 )
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
+    *("minilm", "vocabulary", "points"),
 )
 OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
 SERVER = ("server", "server.*")
 RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = ("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck")
+READING = (
+    *("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck"),
+    "facemesh",
+)
+FIGURES = ("metrics", "significance", "slices", "results", "figures")
+RUNS = ("published", "runs", "reproduce", "arguments", "results")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet"),
+    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
     *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
 )
 
@@ -77,6 +93,9 @@ RULES = {
         never=HEAVY,
         own=DATASETS,
     ),
+    "figures": Rule(
+        ("metrics", "significance"), never=TORCH, own=("fervor", "metrics", "significance")
+    ),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
     "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
@@ -88,13 +107,15 @@ RULES = {
     ),
     "measuring and storing": Rule(
         (
-            *("evaluation", "robustness", "export", "checkpoint", "preparation", "card", "options"),
-            "optimisation",
+            *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
+            *("card", "options", "optimisation", "finishing", "convert"),
+            *("pointerrors", "pointexport"),
         ),
         never=LIGHTNING,
         torch=True,
     ),
-    "training": Rule(("training", "reproduce", "landmarks"), torch=True),
+    "runs": Rule(("published", "runs", "reproduce"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)),
+    "training": Rule(("training", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
 

@@ -362,9 +362,10 @@ def test_evaluate_and_export_get_their_arguments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def evaluate(
-        model: str, data: Data, *, split: str, output: str, exclude_duplicates: bool
+        model: str, data: Data, *, split: str, output: str, exclude_duplicates: bool, **more: Any
     ) -> tuple[Path, dict[str, Any]]:
         assert (model, data.root, split, output) == ("m", "here", "valid", "results")
+        assert more == {"report": False, "compare": "", "slices": []}
         return Path("results/r.json"), {**RESULT, "data": told(exclude_duplicates, 0)}
 
     def export(*, model: str, output: str, half: bool) -> Path:

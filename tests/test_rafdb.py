@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fervor.datasets import labels_of, load, rafdb
+from fervor.datasets import labels_of, load, rafdb, with_attributes
 from fervor.errors import DataError
 from fervor.labels import BASIC, RAFDB
 from tests.trees import (
@@ -176,6 +176,34 @@ DAMAGES: Damages = {
         r"label\.txt:1 reads 'name,label': expected a line as",
     ),
 }
+
+
+def annotate(root: Path, name: str, *last: str) -> Path:
+    """A picture's manual annotation: five points, then gender, race and age."""
+    path = root / "basic" / "Annotation" / "manual" / f"{name}_manu_attri.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*["30.5\t40.25"] * 5, *last]) + "\n")
+    return path
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_attributes_stand_in_files_of_their_own(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    samples = load("rafdb", root, "test")
+    assert samples[0].attributes == {}
+    with pytest.raises(DataError, match=r"test_0001_manu_attri\.txt is missing"):
+        with_attributes("rafdb", root, samples)
+    for number in range(1, len(samples) + 1):
+        name = f"test_{number:04d}"
+        annotate(root, name, str(number % 3), str((number + 1) % 3), str(number % 5))
+    found = with_attributes("rafdb", root, samples)
+    assert found[0].attributes == {"gender": "female", "race": "Asian", "age": "4-19"}
+    assert found[4].attributes == {"gender": "unsure", "race": "Caucasian", "age": "0-3"}
+    assert [sample.path for sample in found] == [sample.path for sample in samples]
+    for last, words in ((("0", "3", "1"), "race '3': expected 0 to 2"), (("0",), "five points")):
+        annotate(root, "test_0001", *last)
+        with pytest.raises(DataError, match=words):
+            with_attributes("rafdb", root, samples[:1])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs names of bytes and symbolic links")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fervor.datasets import labels_of, load
+from fervor.datasets import labels_of, load, with_attributes
 from fervor.errors import DataError, UsageError
 from tests.drawn import write_folder
 from tests.trees import Damages, check_refusals, edit, line_of_refusal, loop, undecodable
@@ -59,6 +59,18 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
     assert (tested.label, tested.group, Path(tested.path).name) == ("fear", "ann", "000.png")
     assert (chosen.label, chosen.group) == ("happiness", "bob")
     assert load("csv", root, "train") == []
+
+
+def test_other_columns_beside_a_label_are_attributes(tmp_path: Path) -> None:
+    lines = ["path,label,Age , light", "fear/000.png,fear,20-39, day ", "anger/000.png,joy,,night"]
+    samples = load("csv", write_table(tmp_path, *lines), "train")
+    assert [s.attributes for s in samples] == [
+        {"age": "20-39", "light": "day"},
+        {"age": "", "light": "night"},
+    ]
+    assert with_attributes("csv", tmp_path, samples) == samples
+    votes = write_table(tmp_path / "votes", "path,fear,hapiness", "fear/000.png,1,2")
+    assert "has a column 'hapiness': expected path, label" in line_of_refusal("csv", votes)
 
 
 def test_paths_are_relative_to_the_table(tmp_path: Path) -> None:

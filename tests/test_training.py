@@ -16,18 +16,19 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor import training
+from fervor import finishing, training
 from fervor.align import align
 from fervor.checkpoint import load_model
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data import TrainingBatches
 from fervor.datasets import ferplus
 from fervor.errors import DataError, ModelError, UsageError
-from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
+from fervor.evaluation import torch_logits
 from fervor.labels import EXPRESSIONS
 from fervor.manifest import settings_of
 from fervor.methods import METHODS, Batch
 from fervor.methods.ke import KE
+from fervor.metrics import fitted_temperature, softmax, summary
 from fervor.provenance import sha256, versions
 from fervor.sampling import EpochSampler
 from fervor.splits import read_splits
@@ -296,7 +297,7 @@ def test_a_run_stopped_while_finishing_finishes_later(
 
     run = settings(root, tmp_path / "run", optim={"epochs": 2})
     with monkeypatch.context() as patch:
-        patch.setattr(training, "card", full_disk)
+        patch.setattr(finishing, "card", full_disk)
         with pytest.raises(OSError, match="no space left"):
             train(run)
     steps = recorded(monkeypatch)

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fervor.config import Augment, Data, Encoder, Optim, Run
-from fervor.data import Augmentation, Pictures
+from fervor.data import Augmentation, Pictures, evaluation_batches
 from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
+from fervor.evaluation import torch_logits
+from fervor.methods import Method
 from fervor.sampling import EpochSampler, Key, mixed_seed
-from fervor.views import CHUNK, view_batches
+from fervor.views import CHUNK, plain_batches, view_batches
 
 
 @pytest.fixture
@@ -128,3 +132,57 @@ def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run:
         for name, value in whole._asdict().items():
             if value is not None:
                 assert torch.equal(torch.cat([getattr(s, name) for s in shares]), value)
+
+
+class Plain(Method):
+    """An encoder that answers with the sum of its features, and counts the pictures it sees."""
+
+    def __init__(self, image: FaceEncoder) -> None:
+        torch.nn.Module.__init__(self)
+        self.image = image
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.image(image).pooled
+
+
+def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: Pictures, run: Run) -> None:
+    method = Plain(built(run))
+    expected = torch_logits(method, evaluation_batches(pictures, size=96))
+    found = list(plain_batches(method, pictures, run))
+    assert found[0].image.shape[1] != 3
+    np.testing.assert_allclose(torch_logits(method, found), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([batch.label for batch in found]), pictures.label)
+    cache = Path(run.data.cache)
+    (written,) = cache.glob("*/plain.npy")
+    before = written.stat().st_mtime_ns
+    list(plain_batches(method, pictures, run))
+    assert written.stat().st_mtime_ns == before
+    assert [path.name for path in written.parent.iterdir()] == ["plain.npy"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"data": Data(views=0)}, {"encoder": Encoder(size=96, grey=True, mirror=True)}]
+)
+def test_a_split_is_measured_on_pictures_where_maps_do_not_suffice(
+    pictures: Pictures, run: Run, change: dict[str, Any]
+) -> None:
+    batches = list(plain_batches(Plain(built(run)), pictures, replace(run, **change)))
+    assert all(batch.image.shape[1:] == (3, 96, 96) for batch in batches)
+
+
+def test_the_name_of_an_encoders_weights_does_not_matter(
+    pictures: Pictures, run: Run, tmp_path: Path
+) -> None:
+    """The layers' function tells two caches apart, wherever the weights came from."""
+    method, other = Plain(built(run)), tmp_path / "other.safetensors"
+    list(plain_batches(method, pictures, run))
+    list(
+        plain_batches(
+            method, pictures, replace(run, encoder=replace(run.encoder, weights=str(other)))
+        )
+    )
+    assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 1
+    with torch.no_grad():
+        next(method.image.parts()[0].parameters()).mul_(2)
+    list(plain_batches(method, pictures, run))
+    assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 2

@@ -11,9 +11,13 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "serve": using.serve,
     "train": research.train,
     "evaluate": research.evaluate,
+    "robustness": research.robustness,
+    "reproduce": research.reproduce,
     "data check": research.data_check,
     "data align": research.data_align,
     "export": research.export,
+    "convert": research.convert,
+    "push": research.push,
     "describe": using.describe,
     "models": using.models,
 }

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from fervor.config import Data, Run
@@ -21,13 +22,14 @@ def train(run: Run, *, resume: str = "") -> int:
         run: a recipe: a name such as ke/ferplus-mobilenet, or a YAML file; options override it.
         resume: run folder of an interrupted run that goes on where it stopped.
     """
-    training = _with_torch("fervor.training")
+    module = "fervor.landmarks" if run.method == "landmarks" else "fervor.training"
+    training = _with_torch(module)
     # hardware notes, product tips, and warnings about Lightning's own code
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    with _notes("fervor.training"):
+    with _notes(module):
         print(training.train(run, resume=bool(resume)))
     return DONE
 
@@ -39,6 +41,9 @@ def evaluate(
     split: str = "test",
     output: str = "results",
     exclude_duplicates: bool = False,
+    report: bool = False,
+    compare: str = "",
+    slices: str = "",
 ) -> int:
     """Measure a model on a data set and write its result file.
 
@@ -48,9 +53,19 @@ def evaluate(
         split: train, valid or test.
         output: folder of result files.
         exclude_duplicates: leave out pictures that also stand in train, pixel by pixel.
+        report: write figures, tables and a page into a folder beside the result file.
+        compare: another model folder that answers the same pictures (McNemar's test).
+        slices: attributes of the pictures, separated by commas, by which accuracy is divided.
     """
     path, result = _with_torch("fervor.evaluation").evaluate(
-        model, data, split=split, output=output, exclude_duplicates=exclude_duplicates
+        model,
+        data,
+        split=split,
+        output=output,
+        exclude_duplicates=exclude_duplicates,
+        report=report,
+        compare=compare,
+        slices=[name.strip() for name in slices.split(",")] if slices else [],
     )
     low, high = result["accuracy_interval"]
     print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
@@ -58,10 +73,124 @@ def evaluate(
     print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
     print(f"macro F1             {result['macro_f1']:.2%}")
     print(f"calibration error    {result['calibration_error']:.2%}")
-    for title, text in _left_out(result):
+    for title, text in [*_left_out(result), *_compared(result)]:
         print(f"{title:21}{text}")
     print(f"written to           {path}")
+    if report:
+        print(f"report               {path.with_suffix('')}/report.html")
     return DONE
+
+
+def robustness(
+    *,
+    model: str,
+    data: Data,
+    split: str = "test",
+    output: str = "results/robustness",
+    baseline: str = "",
+    pictures: int = 0,
+    seed: int = 0,
+    report: bool = False,
+) -> int:
+    """Measure a model under corruptions: occlusion, pose, light, loss of detail.
+
+    Args:
+        model: a run folder or model folder; embedded for the one that fervor ships.
+        data: which pictures.
+        split: train, valid or test.
+        output: folder of result files.
+        baseline: a model folder to compare with, or its result file of the same pictures.
+        pictures: how many pictures, chosen by the seed; 0 for all.
+        seed: of the choice and of everything that is random in a corruption.
+        report: draw accuracy over severity beside the result file.
+    """
+    path, result = _with_torch("fervor.robustness").robustness(
+        model,
+        data,
+        split=split,
+        output=output,
+        baseline=baseline,
+        pictures=pictures,
+        seed=seed,
+        report=report,
+    )
+    print(f"{'':16}" + "".join(f"{severity:>8}" for severity in range(1, 6)) + "    mean")
+    for name, row in result["corruptions"].items():
+        shown = [*row["accuracy"], row["mean_accuracy"]]
+        print(f"{name:16}" + "".join(f"{accuracy:8.1%}" for accuracy in shown))
+    print(
+        f"clean {result['clean']['accuracy']:.2%}, corrupted {result['mean_accuracy']:.2%} on ",
+        end="",
+    )
+    print(f"{result['count']} pictures")
+    if (other := result.get("baseline")) and other["mean_corruption_error"] is not None:
+        error = other["mean_corruption_error"]
+        print(f"mean corruption error {error:.1%} of that of {other['model']}")
+    print(f"written to {path}")
+    return DONE
+
+
+def reproduce(
+    table: str,
+    *,
+    data: Data,
+    encoder: str = "",
+    profile: Literal["evidence", "full"] = "evidence",
+    seeds: int = 3,
+    jobs: int = 1,
+    test_root: str = "",
+    output: str = "results",
+    runs: str = "runs",
+) -> int:
+    """Print a paper's table beside this project's numbers; with a data set, run what is missing.
+
+    Args:
+        table: ke-table1 to ke-table5, ke-figure1 and 3 to 7, mpa-results, mpa-ablation,
+            lacovl-results or lacovl-ablation.
+        data: which pictures; without data.root finished runs are printed and nothing is trained.
+        encoder: mobilenet, resnet18, swin, vit, embedded, clip-b16, clip-l14 or ir50, as the table
+            has it; empty for the profile's first.
+        profile: evidence for two cores, full for the published settings.
+        seeds: runs of each row.
+        jobs: runs side by side, each a process.
+        test_root: folder of the data set that is tested on, where that is another one.
+        output: folder of result files.
+        runs: folder of run folders.
+    """
+    from fervor import reproduce as work
+
+    with _notes("fervor.runs"):
+        text, failed = work.reproduce(
+            table,
+            data,
+            encoder=encoder,
+            profile=profile,
+            seeds=seeds,
+            jobs=jobs,
+            test_root=test_root,
+            output=Path(output),
+            runs=Path(runs),
+        )
+    print(text)
+    return FOUND if failed else DONE
+
+
+def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation says of another model and of groups of pictures, for people."""
+    lines = []
+    if (other := result.get("comparison")) is not None:
+        lines += [
+            ("compared with", f"{other['model']}, accuracy {other['accuracy']:.2%}"),
+            ("right alone", f"{other['first_only']} against {other['second_only']} pictures"),
+            ("McNemar's test", f"p = {other['p_value']:.3g}"),
+        ]
+    for column, found in result.get("slices", {}).items():
+        for name, group in found["groups"].items():
+            low, high = group["accuracy_interval"]
+            accuracy = f"{group['accuracy']:.2%} ({low:.2%} to {high:.2%})"
+            lines.append((f"{column} {name}", f"{accuracy}, {group['count']} pictures"))
+        lines.append((f"{column}, equal", f"p = {found['p_value_holm']:.3g} ({found['test']})"))
+    return lines
 
 
 def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -161,6 +290,35 @@ def export(*, model: str, output: str, half: bool = False) -> int:
         half: store kernels and matrices in half precision; they are computed with in single.
     """
     print(_with_torch("fervor.export").export(model=model, output=output, half=half))
+    return DONE
+
+
+def convert(file: str, output: str) -> int:
+    """Turn a paper's weight file into safetensors, read without executing anything.
+
+    Args:
+        file: a .pt, .pth or .pth.tar file.
+        output: the .safetensors file that is written.
+    """
+    report = _with_torch("fervor.convert").convert(file, output)
+    print("\n".join(report.lines()))
+    print(
+        f"{output}: {len(report.tensors)} tensors written, {len(report.left_out)} entries left out"
+    )
+    return DONE
+
+
+def push(run: str, name: str, *, private: bool = False) -> int:
+    """Publish a model folder on the Hugging Face Hub.
+
+    Args:
+        run: the run or model folder.
+        name: user/name on the hub; the login of huggingface_hub is used.
+        private: create the repository for your own eyes.
+    """
+    from fervor import hub
+
+    print(hub.push(run, name, private=private))
     return DONE
 
 

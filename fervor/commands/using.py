@@ -3,16 +3,21 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
 
 
+if TYPE_CHECKING:
+    from fervor.points import PointFinder
+
+
 def predict(
     inputs: list[str],
     *,
-    model: str = "embedded",
+    model: str = "",
+    labels: str = "",
     faces: Literal["all", "largest", "precropped"] = "all",
     output: str = "",
     annotate: str = "",
@@ -21,6 +26,7 @@ def predict(
     end: float = math.inf,
     whole_every: int = 10,
     smooth: bool = False,
+    landmarks: bool = False,
     neutral: str = "",
     batch_size: int = 32,
     threads: int = 0,
@@ -32,7 +38,10 @@ def predict(
 
     Args:
         inputs: pictures, videos, folders, which are searched for both, or webcam:0.
-        model: a model folder; embedded for the one that fervor ships.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: a file of rows that ends in .jsonl, .csv or .parquet; without it a readable table.
         annotate: a folder for the pictures and videos with what was found drawn into them.
@@ -41,6 +50,8 @@ def predict(
         end: of a video or webcam, seconds at which to stop.
         whole_every: of a video, look for new faces in the whole frame at every N-th.
         smooth: add columns smooth_<class> to the output, smoothed over each track.
+        landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
+            and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
         threads: threads of each network; 0 for all cores.
@@ -56,9 +67,11 @@ def predict(
 
     span = media.Span(every, start, end)
     sources = media.find(inputs)
-    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources)
+    finder = _point_finder(threads, faces) if landmarks else None
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, finder=finder)
     predictor = Predictor(
-        model,
+        model or None,
+        labels=_listed(labels),
         faces=faces,
         threads=threads,
         batch_size=batch_size,
@@ -72,10 +85,16 @@ def predict(
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 
+def _listed(labels: str) -> list[str] | None:
+    """What an option names, between semicolons where it has any, else commas; None where empty."""
+    return labels.split(";" if ";" in labels else ",") if labels.strip() else None
+
+
 def explain(
     inputs: list[str],
     *,
-    model: str = "embedded",
+    model: str = "",
+    labels: str = "",
     faces: Literal["all", "largest", "precropped"] = "all",
     output: str = "explanations",
     top: int = 3,
@@ -86,7 +105,10 @@ def explain(
 
     Args:
         inputs: pictures, or folders that are searched for them.
-        model: a model folder; embedded for the one that fervor ships.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: folder of the drawings, one for each face, and of their rows.
         top: heat maps in a drawing, those of the most probable expressions.
@@ -96,10 +118,16 @@ def explain(
     from fervor.explaining import ROWS, run
     from fervor.inference import Predictor
 
-    predictor = Predictor(model, faces=faces, threads=threads)
+    predictor = Predictor(model or None, labels=_listed(labels), faces=faces, threads=threads)
     counts = run(predictor, inputs, Path(output), top=top)
     print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _point_finder(threads: int, faces: str) -> "PointFinder":
+    from fervor.points import PointFinder
+
+    return PointFinder(threads, whole=faces == "precropped")
 
 
 def describe(

@@ -1,7 +1,7 @@
 """Data sets: official annotation files -> lists of samples, with the counts of a named protocol.
 
-The next data set is one file here (`PROTOCOLS`, `TERMS`, `TREE`, `labels`, `read`, `expected`) and
-one line in `DATASETS`.
+The next data set is one file here (`PROTOCOLS`, `TERMS`, `TREE`, `labels`, `read`, `expected`, and
+`attributes` where the pictures' attributes stand in files of their own) and one line in `DATASETS`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +26,7 @@ __all__ = [
     "labels_of",
     "load",
     "protocol_of",
+    "with_attributes",
 ]
 
 DATASETS: dict[str, ModuleType] = {
@@ -132,3 +133,13 @@ def labels_of(name: str, samples: Sequence[Sample], protocol: str = "") -> tuple
     A data set with classes of its own (folder, csv) derives them from its samples.
     """
     return tuple(dataset(name).labels(protocol_of(name, protocol), samples))
+
+
+def with_attributes(name: str, root: str | Path, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with what is known of their pictures, where that stands in files of its own.
+
+    Raises:
+        DataError: such a file is missing or reads otherwise than the official ones.
+    """
+    read = getattr(dataset(name), "attributes", None)
+    return list(samples) if read is None else read(Path(root), samples)

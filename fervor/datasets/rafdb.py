@@ -8,6 +8,7 @@ set has no validation split: training holds a share out.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fervor.datasets.copies import refused
@@ -25,7 +26,8 @@ TREE = """\
 basic/ (or raf-basic/, or this folder itself)
   EmoLabel/list_patition_label.txt     train_00001.jpg 5 ...
   Image/aligned/                       train_00001_aligned.jpg ...  test_0001_aligned.jpg ...
-  Image/original/                      train_00001.jpg ...  (for --data.annotations original)"""
+  Image/original/                      train_00001.jpg ...  (for --data.annotations original)
+  Annotation/manual/                   train_00001_manu_attri.txt ...  (for --slices)"""
 
 VARIANTS = {"aligned": "{}_aligned.jpg", "original": "{}.jpg"}
 """Folders below Image, and how they name the pictures of the list."""
@@ -38,6 +40,15 @@ COUNTS = {
 
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 """The official name, and the one that it gets where somebody mends it: the content tells."""
+
+ATTRIBUTES = {
+    "gender": ("male", "female", "unsure"),
+    "race": ("Caucasian", "African-American", "Asian"),
+    "age": ("0-3", "4-19", "20-39", "40-69", "70+"),
+}
+"""The last three lines of a picture's manual annotation, behind five points, by their numbers."""
+
+POINTS = 5
 
 NAME = re.compile(r"(train|test)_\d{4,5}\.jpg")
 """Numbers have five digits in train and four in test."""
@@ -75,6 +86,30 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
     """Official pictures of one split by class; none in valid."""
     return Expected(COUNTS.get(split, {}))
+
+
+def attributes(root: Path, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with gender, race and age as the data set's makers annotated them.
+
+    Raises:
+        DataError: a picture's annotation is missing or reads otherwise.
+    """
+    folder = _base(root) / "Annotation" / "manual"
+    return [replace(sample, attributes=_attributes(folder, sample)) for sample in samples]
+
+
+def _attributes(folder: Path, sample: Sample) -> dict[str, str]:
+    found = re.search(r"(?:train|test)_\d{4,5}", Path(sample.path).name)
+    path = folder / f"{found[0] if found else Path(sample.path).stem}_manu_attri.txt"
+    numbers = [line for _, line in lines(path)][POINTS:]
+    values = {}
+    for (name, words), number in zip(ATTRIBUTES.items(), numbers, strict=False):
+        if not number.isdecimal() or int(number) >= len(words):
+            raise DataError(f"{path} has {name} {number!r}: expected 0 to {len(words) - 1}")
+        values[name] = words[int(number)]
+    if len(values) < len(ATTRIBUTES):
+        raise DataError(f"{path}: expected five points, then {', '.join(ATTRIBUTES)}, a line each")
+    return values
 
 
 def _base(root: Path) -> Path:

@@ -22,6 +22,7 @@ class Sample:
         side: width and height of `pixels`.
         box: x, y, width, height of the face in the file's pixels; None where the picture is one.
         group: what must not be torn apart by a split (a subject, a recording); empty for none.
+        attributes: what else is known of the picture (gender, age), for accuracy by group alone.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Sample:
     side: int = 0
     box: Box | None = None
     group: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

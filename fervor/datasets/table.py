@@ -2,7 +2,9 @@
 
 Columns: path (relative to the table), and either label or one column of votes per expression;
 optionally split (train, valid, test) and group (a subject or recording that no split tears apart).
-Names of expressions are mapped by the synonyms of labels.py, never by their position.
+Names of expressions are mapped by the synonyms of labels.py, never by their position. Beside a
+label any other column is an attribute of the pictures; beside votes it is refused, because it might
+be a misspelt expression.
 """
 
 import errno
@@ -25,7 +27,8 @@ TERMS = "the user's own pictures, under the user's terms"
 TREE = """\
 one .csv file (of several, --data.annotations names one) with the header
   path,label               or path and one column of votes per expression
-  and, where wanted,       split (train, valid, test), group (a subject)"""
+  and, where wanted,       split (train, valid, test), group (a subject),
+                           beside a label attributes of any name (for --slices)"""
 
 OWN = ("path", "label", "split", "group")
 
@@ -51,7 +54,8 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
         label, votes = _label(row, where)
         if SPLIT_NAMES[part] == split:
             _check_file(picture, where)
-            samples.append(Sample(picture, label, votes, group=row.get("group", "").strip()))
+            group = row.get("group", "").strip()
+            samples.append(Sample(picture, label, votes, group=group, attributes=_extra(row)))
     if not seen:
         raise DataError(f"{path} lists no pictures")
     return samples
@@ -86,17 +90,36 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
 
 def _columns(header: Sequence[str], path: Path) -> list[str]:
     names = [name.strip().lower() for name in header]
-    columns = [name if name in OWN else _expression(name, path) for name in names]
+    if "label" in names:
+        columns = [name if name in OWN else _attribute(name) for name in names]
+    else:
+        columns = [name if name in OWN else _expression(name, path) for name in names]
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise DataError(f"{path} has two columns for {twice}: leave one out")
-    votes = [name for name in columns if name not in OWN]
+    votes = [name for name in columns if name in EXPRESSIONS]
     if "path" not in columns or ("label" in columns) == bool(votes):
         raise DataError(
             f"{path} has the columns {', '.join(names)}: expected path, and either label or one "
             "column of votes per expression"
         )
     return columns
+
+
+def _attribute(name: str) -> str:
+    """An expression's name beside a label is one too many; anything else is an attribute."""
+    try:
+        return canonical(name)
+    except DataError:
+        return name
+
+
+def _extra(row: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: cell.strip()
+        for name, cell in row.items()
+        if name not in OWN and name not in EXPRESSIONS
+    }
 
 
 def _expression(name: str, path: Path) -> str:

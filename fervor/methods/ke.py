@@ -29,6 +29,7 @@ from fervor.losses import (
     transformation_loss,
 )
 from fervor.methods import Batch, Method
+from fervor.processes import gathered
 from fervor.prompting import SoftPrompts, soft_text
 from fervor.text import SoftTextEncoder, TextEncoder
 
@@ -173,12 +174,13 @@ class KE(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = lambda_s L_s + lambda_t L_t + lambda_c L_c (eq. 11) and its parts."""
-        pooled = self.joint(self.image(batch.image).pooled).float()
+        pooled = gathered(self.joint(self.image(batch.image).pooled).float())
+        label, target = gathered(batch.label), gathered(batch.target)
         texts, neutral_text, _ = self._texts()
         vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         logits = similarities(pooled, vectors) / self.options.temperature
-        similarity = text_similarity_loss(logits, batch.target)
-        transformation, contrast = self._neutral_losses(pooled, vectors, neutral, batch.label)
+        similarity = text_similarity_loss(logits, target)
+        transformation, contrast = self._neutral_losses(pooled, vectors, neutral, label)
         weights = self.options
         total = (
             weights.similarity_weight * similarity

@@ -192,20 +192,22 @@ class MPA(Method):
         options = self.options
         file = Path(options.descriptions) if options.descriptions else None
         self.sentences = tuple(prompts.hard_prompts(options.hard_prompts, self.labels, file))
-        embeddings, mask = self.text.embed_words(self.sentences)
-        self.hard_tokens = mean_of_words(embeddings, mask)
-        self.hard_vectors = self.text.encode_embeddings(embeddings, mask)
+        with torch.autocast(self.soft.context.device.type, enabled=False):
+            embeddings, mask = self.text.embed_words(self.sentences)
+            self.hard_tokens = mean_of_words(embeddings, mask)
+            self.hard_vectors = self.text.encode_embeddings(embeddings, mask)
 
     @torch.no_grad()
     def _prototypes(self, batches: Iterable[Batch]) -> Float[Tensor, "c d"]:
         """Class means of the frozen tower's vectors, without prompts, not normalised (ours)."""
         device = self.soft.context.device
-        seen = [
-            (self.image(batch.image.to(device)).pooled.float().cpu(), batch.label.cpu())
-            for batch in batches
-        ]
-        pooled, label = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        return class_means(pooled, label, len(self.labels))
+        self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pooled, label = [], []
+        for batch in batches:
+            image = batch.image.to(device, memory_format=torch.channels_last)
+            pooled.append(self.image(image).pooled.float().cpu())
+            label.append(batch.label.cpu())
+        return class_means(torch.cat(pooled), torch.cat(label), len(self.labels))
 
     # Prediction
 

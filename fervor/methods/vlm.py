@@ -21,6 +21,7 @@ from fervor.encoders import Features, ImageEncoder
 from fervor.errors import UsageError
 from fervor.losses import agreement, similarities, soft_contrastive_loss
 from fervor.methods import Batch, Method
+from fervor.processes import gathered
 from fervor.text import TextEncoder
 from fervor.vlm import ensemble
 
@@ -114,13 +115,13 @@ class VLM(Method):
         """The soft-target contrast between the pictures and the step's captions."""
         features = self.features(batch.image)
         with torch.autocast(features.pooled.device.type, enabled=False):
-            shares = batch.target.float()
+            shares = gathered(batch.target.float())
             chosen = self._chosen(shares)
             texts = self.projection(self.caption_vectors[chosen])
             wanted = agreement(shares, self.caption_shares[chosen])
             whole, local = (
                 soft_contrastive_loss(similarities(vectors, texts) * self.scale(), wanted)
-                for vectors in (features.pooled, features.tokens.float().mean(1))
+                for vectors in map(gathered, (features.pooled, features.tokens.float().mean(1)))
             )
         loss = whole + self.options.local_weight * local
         return {"loss": loss, "whole": whole, "local": local, "scale": self.scale().detach()}

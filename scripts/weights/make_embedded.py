@@ -26,9 +26,10 @@ from fervor.card import card
 from fervor.config import Encoder
 from fervor.data import evaluation_batches, read_pictures
 from fervor.encoders import FaceEncoder
-from fervor.evaluation import fitted_temperature, softmax, summary, torch_logits
+from fervor.evaluation import torch_logits
 from fervor.export import export
 from fervor.methods import Method
+from fervor.metrics import fitted_temperature, softmax, summary
 
 
 NAME = "ke/ferplus-mobilenet-averaged"

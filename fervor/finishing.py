@@ -1,0 +1,92 @@
+"""The end of a run: its folder becomes a model folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from fervor import checkpoint, datasets, provenance
+from fervor.card import card, terms
+from fervor.config import Data, Run
+from fervor.evaluation import torch_logits
+from fervor.methods import Method
+from fervor.metrics import fitted_temperature, softmax, summary
+from fervor.splits import Splits, alignment
+from fervor.views import plain_batches
+
+
+LAST = "last.ckpt"
+BEST = "best.safetensors"
+FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
+"""What is measured after each epoch; the first chooses."""
+
+
+def finish(
+    method: Method, run: Run, splits: Splits, history: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Write the model folder: best weights, temperature, description and card."""
+    tensors = load_file(folder / BEST)
+    checkpoint.fill(method, tensors, folder / BEST)
+    batches = plain_batches(method, splits.selection, run)
+    logits = torch_logits(method, batches)
+    label = splits.selection.label.numpy()
+    temperature = fitted_temperature(logits, label)
+    best = max(history, key=lambda row: row["accuracy"])
+    info = _description(run, splits, method) | {
+        "temperature": temperature,
+        "selection": {
+            "mode": run.selection,
+            "split": splits.selected_on,
+            "epoch": best["epoch"],
+            **{name: best[name] for name in FIGURES},
+            "calibration_error": summary(softmax(logits, temperature), label, splits.labels)[
+                "calibration_error"
+            ],
+        },
+    }
+    checkpoint.save_model(folder, tensors, info, card(info))
+    (folder / BEST).unlink()
+    (folder / LAST).unlink(missing_ok=True)
+
+
+def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
+    """What model.json says of a run before its outcome."""
+    # where the pictures lay on the machine is nobody else's business
+    data = replace(run.data, root="", aligned="", cache=Data().cache)
+    resolved = replace(run, output="", data=data).resolved()
+    size, stored = run.encoder.size, splits.train.images.shape[2:]
+    with torch.no_grad():
+        grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
+    return {
+        "name": run.name or run.method,
+        "method": run.method,
+        "labels": list(splits.labels),
+        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
+        "grid": list(grid),
+        "options": resolved["options"],
+        "encoder": resolved["encoder"],
+        "architecture": method.image.architecture,
+        "text": {**resolved["text"], "width": int(method.text_width)},
+        "towers": checkpoint.tower_checksums(method),
+        "companions": {name: resolved[name] for name in method.companions},
+        "prompts": list(method.sentences),
+        "parameters": checkpoint.sizes(method),
+        "data": {
+            "name": run.data.name,
+            "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
+            "train_protocol": datasets.protocol_of(
+                run.data.name, run.data.train_protocol or run.data.protocol
+            ),
+            "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
+            "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+            "aligned": alignment(run.data),
+        },
+        **terms(run),
+        "config": resolved,
+        "seed": run.seed,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+    }

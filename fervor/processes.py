@@ -1,0 +1,80 @@
+"""Training by several processes: what a loss has to see of the others' pictures.
+
+Each process computes the objective over the global batch from what all of them gathered, so that
+its value and its gradient are those of a single process with the whole batch. With one process
+nothing here does anything.
+"""
+
+import os
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+
+
+def world() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if _together() else 1
+
+
+def gathered(part: Tensor) -> Tensor:
+    """Every process's rows [b ...] one after the other, in the order of the processes.
+
+    The gradient goes back to the process that a row came from, summed over all of them: averaged
+    once more by the wrapper of data-parallel training it is that of one process with all rows.
+    """
+    return _Gathered.apply(part) if _together() else part  # type: ignore[no-untyped-call]
+
+
+def largest(value: Tensor) -> Tensor:
+    """The largest of all processes' numbers [], with a gradient where it came from."""
+    return gathered(value.reshape(1)).max()
+
+
+def wanted(processes: int) -> tuple[int, int]:
+    """Processes of a machine, and machines: what torchrun says where it has started this one."""
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return processes, 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return local, int(os.environ["WORLD_SIZE"]) // local
+
+
+def share(count: int) -> Int[Tensor, " m"]:
+    """The numbers below `count` that are this process's."""
+    return torch.arange(count).tensor_split(world())[distributed.get_rank() if _together() else 0]
+
+
+def collected(part: NDArray[Any]) -> list[NDArray[Any]]:
+    """Every process's rows, in the order of the processes."""
+    if not _together():
+        return [part]
+    parts: list[Any] = [None] * world()
+    distributed.all_gather_object(parts, part)
+    return parts
+
+
+def part() -> None:
+    """Let go of the others, when the work together is done."""
+    if _together():
+        distributed.destroy_process_group()
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, part: Tensor) -> Tensor:
+        parts = [torch.empty_like(part) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        distributed.all_reduce(gradient)
+        rank = distributed.get_rank()
+        return gradient.chunk(distributed.get_world_size())[rank]

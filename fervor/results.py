@@ -1,0 +1,84 @@
+"""Result files: JSON with its provenance inside, and a checksum over the whole.
+
+A result says which recipe, seed and commit made its model, how the epoch was chosen, which pictures
+were counted under which protocol, and the versions that counted them. `content_sha256` is over all
+other fields, so that a number that was changed by hand is found when the file is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fervor import provenance
+from fervor.errors import DataError
+
+
+CONTENT = "content_sha256"
+
+REQUIRED = (
+    *("model", "run.config", "run.seed", "run.commit", "run.selection"),
+    *("data.name", "data.protocol", "data.split", "sha256", "commit", "versions"),
+)
+"""What a result file says of its origin, beside a `count` of pictures; commits may be empty."""
+
+COMMITS = ("run.commit", "commit")
+"""Empty outside a checkout, where the version of fervor stands for it."""
+
+
+def write(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Write a result file with its checksum, and return what it holds.
+
+    Raises:
+        DataError: its provenance is incomplete.
+    """
+    missing = [key for key in REQUIRED if not _told(result, key)]
+    missing += [] if any(_counts(result)) else ["count"]
+    if missing:
+        raise DataError(
+            f"{path}: a result without {', '.join(missing)} cannot be written; train or export "
+            "the model with this version"
+        )
+    stamped = {**result, CONTENT: checksum(result)}
+    provenance.write_text(path, json.dumps(stamped, indent=1) + "\n")
+    return stamped
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file's content.
+
+    Raises:
+        DataError: it is unreadable, has no checksum, or was changed since it was written.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is no readable JSON: {error}") from None
+    if not isinstance(result, dict) or CONTENT not in result:
+        raise DataError(f"{path} has no {CONTENT}: expected a result file; evaluate again")
+    if result[CONTENT] != checksum(result):
+        raise DataError(f"{path} was changed since it was written: evaluate again")
+    return result
+
+
+def checksum(result: dict[str, Any]) -> str:
+    """SHA-256 over all fields but the checksum's own, whatever their order and layout."""
+    plain = {key: value for key, value in result.items() if key != CONTENT}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _told(result: dict[str, Any], key: str) -> bool:
+    value: Any = result
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value is not None and (value not in ("", {}) or key in COMMITS)
+
+
+def _counts(value: Any) -> Iterator[int]:
+    """Every `count` in a result, however deep."""
+    if isinstance(value, dict):
+        yield from (number for key, number in value.items() if key == "count")
+        for part in value.values():
+            yield from _counts(part)

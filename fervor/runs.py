@@ -1,0 +1,124 @@
+"""Runs that a table needs: each trained once, evaluated once, resumable, side by side.
+
+Every step is a command of fervor in a process of its own, whose output goes into a log beside the
+run folder. A run that others work on is waited for.
+"""
+
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from fervor import provenance
+from fervor.config import Data
+
+
+logger = logging.getLogger(__name__)
+
+NAMED = ("name", "protocol")
+"""Settings of the data set that a run's recipe holds already."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run and its evaluation.
+
+    Attributes:
+        name: of its recipe.
+        seed: of the run.
+        recipe: its settings.
+        data: the data set's folder, and how it is read.
+        result: the file that its evaluation writes.
+        test: the data set that is evaluated on.
+        report: whether the evaluation writes figures.
+        runs: folder of run folders.
+        output: folder of result files.
+    """
+
+    name: str
+    seed: int
+    recipe: dict[str, Any] = field(hash=False)
+    data: Data
+    result: Path
+    test: Data
+    report: bool = False
+    runs: Path = Path("runs")
+    output: Path = Path("results")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.runs / f"{self.name}-seed{self.seed}"
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        page = self.result.with_suffix("") / "report.html"
+        return self.result.is_file() and (page.is_file() or not self.report)
+
+    def steps(self) -> list[list[str]]:
+        """The commands that are left, as words after `fervor`."""
+        found = []
+        if (self.folder / "last.ckpt").is_file():
+            found.append(["train", "--resume", str(self.folder)])
+        elif not (self.folder / "model.json").is_file():
+            recipe = self.folder.with_name(f"{self.folder.name}.yaml")
+            found.append(["train", "--config", str(recipe), *_options(self.data)])
+        report = ["--report"] if self.report else []
+        test = [*_options(self.test), "--data.name", self.test.name]
+        test += ["--data.protocol", self.test.protocol] if self.test.protocol else []
+        where = ["--model", str(self.folder), "--output", str(self.output)]
+        return [*found, ["evaluate", *where, *test, *report]]
+
+    def run(self) -> bool:
+        """Do what is left; whether it succeeded."""
+        log = self.folder.with_name(f"{self.folder.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(log.with_suffix(".lock")):
+            if self.finished():  # by another process
+                return True
+            self._prepare()
+            for words in self.steps():
+                logger.info("%s: fervor %s", self.folder, " ".join(words))
+                with log.open("a", encoding="utf-8") as file:
+                    command = [sys.executable, "-m", "fervor", *words]
+                    done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT)
+                if done.returncode:
+                    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+                    logger.error("%s failed, see %s: %s", self.folder, log, "".join(last))
+                    return False
+        return True
+
+    def _prepare(self) -> None:
+        """Write the recipe, and remove what a run left that ended before its first epoch did."""
+        settings = {**self.recipe, "seed": self.seed, "output": str(self.folder)}
+        recipe = self.folder.with_name(f"{self.folder.name}.yaml")
+        provenance.write_text(recipe, yaml.safe_dump(settings, sort_keys=False))
+        begun = self.folder.is_dir() and not (self.folder / "last.ckpt").is_file()
+        if begun and not (self.folder / "model.json").is_file():
+            shutil.rmtree(self.folder)
+
+
+def run_all(jobs: Sequence[Job], *, side_by_side: int = 1) -> list[Job]:
+    """Run what is unfinished, so many at a time; returns the jobs that failed."""
+    left = [job for job in jobs if not job.finished()]
+    with ThreadPoolExecutor(max(1, side_by_side)) as pool:
+        succeeded = list(pool.map(Job.run, left))
+    return [job for job, done in zip(left, succeeded, strict=True) if not done]
+
+
+def _options(data: Data) -> list[str]:
+    """How a data set is read, as options; what is as usual is left out."""
+    words = []
+    for setting in fields(Data):
+        value = getattr(data, setting.name)
+        if setting.name not in NAMED and value != setting.default:
+            words += [f"--data.{setting.name}", str(value)]
+    return words

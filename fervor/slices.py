@@ -1,0 +1,62 @@
+"""Accuracy by an attribute of the pictures, such as the age of those who are shown.
+
+Groups are compared by one test per attribute; where several attributes are asked for, their p
+values are corrected for that (Holm).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fervor.datasets import Sample
+from fervor.errors import UsageError
+from fervor.significance import accuracy_interval, equal_shares, holm
+
+
+def by_attributes(
+    samples: Sequence[Sample], correct: NDArray[np.bool_], columns: Sequence[str]
+) -> dict[str, Any]:
+    """Accuracy in each group of each attribute, and whether groups differ.
+
+    Args:
+        samples: the pictures [n].
+        correct: whether each was answered rightly [n].
+        columns: names of attributes. Pictures without a value are left out and counted.
+
+    Raises:
+        UsageError: no picture has such an attribute.
+    """
+    found = {column: _by_attribute(samples, correct, column) for column in columns}
+    adjusted = holm([figures["p_value"] for figures in found.values()])
+    for figures, p_value in zip(found.values(), adjusted, strict=True):
+        figures["p_value_holm"] = p_value
+    return found
+
+
+def _by_attribute(
+    samples: Sequence[Sample], correct: NDArray[np.bool_], column: str
+) -> dict[str, Any]:
+    values = [sample.attributes.get(column, "") for sample in samples]
+    names = sorted(set(values) - {""})
+    if not names:
+        known = sorted({name for sample in samples for name in sample.attributes})
+        raise UsageError(
+            f"--slices {column}: no picture has it, expected one of {', '.join(known) or 'none'}"
+        )
+    groups = {}
+    for name in names:
+        rows = np.array([value == name for value in values])
+        hits, count = int(correct[rows].sum()), int(rows.sum())
+        groups[name] = {
+            "count": count,
+            "correct": hits,
+            "accuracy": hits / count,
+            "accuracy_interval": list(accuracy_interval(hits, count)),
+        }
+    test, p_value = equal_shares(
+        [group["correct"] for group in groups.values()],
+        [group["count"] for group in groups.values()],
+    )
+    return {"groups": groups, "without": values.count(""), "test": test, "p_value": p_value}
