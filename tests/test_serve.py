@@ -362,6 +362,8 @@ def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[b
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> None:
     with serving("--model", tiny) as server:
+        assert server.request("POST", PREDICT, b"--a-misfit", FORM).status == 400
+        assert raw(server, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         body = form([("secret-name.jpg", ASTRONAUT)])
         with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
             connection.sendall(head(len(body)) + body[:1000])
