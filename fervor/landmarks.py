@@ -279,6 +279,8 @@ class _Training:
         optim, total = self.run.optim, 0.0
         size = self.options.small if epoch < self.options.small_epochs else SIZE
         self.network.train()
+        # a batch's own mean and deviation would stand in for where its faces are
+        self.network.output_layer.bn.eval()
         self.sampler.set_epoch(epoch)
         for step, key in enumerate(self.sampler):
             share = learning_rate(epoch * len(self.sampler) + step, len(self.sampler), optim)
