@@ -567,27 +567,38 @@ def test_every_recipe_builds_with_tiny_encoders(
 ) -> None:
     given = arguments_of("train", train_command, ["--config", recipe])["run"]
     assert given.method == "lacovl"
-    assert given.landmarks.name == "mobilefacenet"
+    evidence = given.profile == "evidence"
+    without = {
+        name: network.name == "none"
+        for name, network in (("landmarks", given.landmarks), ("teacher", given.teacher))
+    }
+    assert evidence or not any(without.values())
     assert (given.teacher.name, given.text.name) in (
         *(("clip", "openai/clip-vit-base-patch16"), ("vlm", "vlm")),
+        *((name, "vlm-vectors") for name in ("vlm", "none") if evidence),
     )
     run = replace(
         given,
         data=Data(name="folder", root=str(root)),
         text=Text(named[1].weights),
-        landmarks=replace(given.landmarks, weights=named[0].weights),
-        teacher=named[1],
+        landmarks=given.landmarks if without["landmarks"] else named[0],
+        teacher=given.teacher if without["teacher"] else named[1],
     )
     splits = read_splits(run)
     method = build_method(run, splits)
     assert isinstance(method, LaCoVL)
-    assert method.guided.transformer.positions.shape[1] == 148
-    assert method.frozen() == ("landmarks", "teacher")
+    places = (method.options.resolution // 16) ** 2
+    assert method.guided.transformer.positions.shape[1] == 3 * places + 1
+    assert evidence or places == 49
+    assert method.frozen() == tuple(name for name, left_out in without.items() if not left_out)
     optimizer = optimizer_of(method.parameter_groups(run.optim.rate), run.optim)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates[-1] / rates[0] == pytest.approx(method.options.new_layers)
-    assert type(optimizer).__name__ == "SAM"
-    assert optimizer.param_groups[0]["rho"] == 0.05
+    if evidence:
+        assert run.optim.sam == 0
+    else:
+        assert type(optimizer).__name__ == "SAM"
+        assert optimizer.param_groups[0]["rho"] == 0.05
 
 
 @pytest.fixture(scope="module")
