@@ -23,9 +23,9 @@ from fervor.companions import build_companions
 from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Teacher, Text
 from fervor.encoders import ImageEncoder, build_image_encoder
 from fervor.errors import ModelError, UsageError
-from fervor.export import _Graph, _write_graph, export
+from fervor.export import OUTPUTS, _Graph, _write_graph, export
 from fervor.inference import Predictor
-from fervor.landmarknet import LandmarkEncoder, MobileFaceNet
+from fervor.landmarknet import PACKAGED, LandmarkEncoder, MobileFaceNet
 from fervor.methods import Batch
 from fervor.methods.lacovl import LaCoVL, Logits
 from fervor.optimisation import optimizer_of
@@ -530,7 +530,7 @@ def test_it_exports_and_predicts(
 def test_the_graph_of_a_single_picture_equals_torch(tmp_path: Path) -> None:
     """Without the frozen networks, whose export takes a minute; with them: the slow tests."""
     graph = _Graph(build({}))
-    _write_graph(graph, 48, tmp_path / "model.onnx", half=False)
+    _write_graph(graph, 48, tmp_path / "model.onnx", outputs=OUTPUTS, half=False)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for count in (1, 3):
         image = batch(LABELS[:count], 1).image
@@ -675,6 +675,31 @@ def test_a_run_with_sam_goes_on_after_an_interruption(
     resumed = load_file(train(broken, resume=True) / "weights.safetensors")
     for key, tensor in stored.items():
         torch.testing.assert_close(resumed[key], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PACKAGED.is_file(), reason="no landmark network is packaged")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")
+def test_the_complete_evidence_row_runs_on_packaged_networks_to_the_answer(
+    root: Path, tmp_path: Path
+) -> None:
+    recipe = ["--config", "lacovl/ferplus-embedded-evidence"]
+    given = arguments_of("train", train_command, recipe)["run"]
+    run = replace(
+        given,
+        data=Data(name="folder", root=str(root), cache=""),
+        optim=replace(given.optim, batch_size=4),
+        output=str(tmp_path / "run"),
+    )
+    folder = train(run)
+    info = load_model(folder).info
+    assert set(info["towers"]) == {"landmarks", "teacher"}
+    assert "landmark network landmarks: Apache-2.0" in info["licence"]
+    path = export(str(folder), str(tmp_path / "exported"))  # compares graph and torch to 1e-4
+    (found,) = Predictor(path.parent, faces="precropped", threads=1)(face("anger"))
+    assert sum(found.probabilities.values()) == pytest.approx(1)
 
 
 # The published size, and the embedded one
