@@ -121,8 +121,11 @@ class LandmarkGuidedEncoder(nn.Module):
 
     def mixtures(self, image: Sequence[Tensor], landmarks: Sequence[Tensor] = ()) -> list[Mixture]:
         """Attention and gate at each scale, from fine to coarse, to be looked at and measured."""
-        meeting = zip(*self.meeting(image, landmarks), self.fuse, strict=True)
-        return [fuse.mixture(maps, guide) for maps, guide, fuse in meeting]
+        found: list[Mixture] = []
+        for maps, guide, fuse in zip(*self.meeting(image, landmarks), self.fuse, strict=True):
+            assert isinstance(fuse, GatedCrossAttention)
+            found.append(fuse.mixture(maps, guide))
+        return found
 
     def places(self, tokens: Float[Tensor, "b n w"]) -> Float[Tensor, "b p w"]:
         """The mean over the scales at each place of the grid."""
