@@ -2,10 +2,10 @@
 
 Both compare one pass of the model with texts, in their joint space. The heat of a class at a place
 is the similarity of its text there; by default less the mean over the other classes, because what
-all classes share explains none of them, and averaged with the places around it. A cue is a phrase of the description bank on one part of
-the face; its score is the similarity of the places around that part with it, less the mean over the
-expressions' phrases on that part. Both say what the model connects with the picture, not which
-muscles moved.
+all classes share explains none of them, and averaged with the places around it. A cue is a phrase
+of the description bank on one part of the face; its score is the similarity of the places around
+that part with it, less the mean over the expressions' phrases on that part. Both say what the model
+connects with the picture, not which muscles moved.
 """
 
 from dataclasses import dataclass
