@@ -7,6 +7,7 @@ same file.
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,7 +32,7 @@ MARKERS = "osDv^Px*"
 DARK = 0.6
 """Share of a row from which on a cell's number is written light on dark."""
 
-STYLE = {"svg.hashsalt": "fervor", "svg.fonttype": "none", "font.size": 9}
+STYLE: dict[Any, Any] = {"svg.hashsalt": "fervor", "svg.fonttype": "none", "font.size": 9}
 """Stable names inside SVG, and text that stays text."""
 
 

@@ -41,18 +41,18 @@ Spacing = Literal["mass", "width"]
 class PerClass(NamedTuple):
     """Figures by class, [c] each; 0 where nothing was to be found or nothing was answered."""
 
-    count: Ints
+    pictures: Ints
     precision: Floats
     recall: Floats
     f1: Floats
 
     def mean_class_accuracy(self) -> float:
         """Mean recall over the classes that have pictures."""
-        return float(self.recall[self.count > 0].mean())
+        return float(self.recall[self.pictures > 0].mean())
 
     def macro_f1(self) -> float:
         """Mean F1 over the classes that have pictures."""
-        return float(self.f1[self.count > 0].mean())
+        return float(self.f1[self.pictures > 0].mean())
 
 
 class Bins(NamedTuple):
@@ -60,7 +60,7 @@ class Bins(NamedTuple):
 
     low: Floats
     high: Floats
-    count: Ints
+    pictures: Ints
     confidence: Floats
     accuracy: Floats
 
@@ -138,7 +138,7 @@ def expected_calibration_error(
 ) -> float:
     """Mean gap between confidence and accuracy over the bins of `reliability`."""
     found = reliability(probabilities, label, bins=bins, spacing=spacing)
-    gaps = np.abs(found.accuracy - found.confidence) * found.count
+    gaps = np.abs(found.accuracy - found.confidence) * found.pictures
     return float(gaps.sum() / len(label))
 
 
@@ -206,7 +206,7 @@ def summary(probabilities: Floats, label: Ints, labels: Iterable[str]) -> dict[s
         "coverage_risk_area": coverage_risk(probabilities, label).area(),
         "classes": {
             name: {
-                "count": int(by_class.count[number]),
+                "count": int(by_class.pictures[number]),
                 "precision": float(by_class.precision[number]),
                 "recall": float(by_class.recall[number]),
                 "f1": float(by_class.f1[number]),

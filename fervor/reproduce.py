@@ -112,7 +112,10 @@ def jobs_of(
 ) -> Iterable[Job]:
     """A job for each row and seed, all rows of a seed first."""
     rows = [row for row in shown.rows_of(setting.profile) if not row.quoted]
-    test = Data(root=test_root, cache=data.cache, **shown.test) if shown.test else data
+    test = data
+    if shown.test:
+        name, protocol = shown.test["name"], shown.test["protocol"]
+        test = Data(name=name, protocol=protocol, root=test_root, cache=data.cache)
     for seed in range(setting.seeds):
         for row in rows:
             recipe = shown.recipe(row, setting.profile, setting.encoder, setting.data)

@@ -36,7 +36,7 @@ class Job:
         seed: of the run.
         recipe: its settings.
         data: the data set's folder, and how it is read.
-        result: the file that its evaluation writes.
+        result: the file that its evaluation writes; None where it is trained alone.
         test: the data set that is evaluated on.
         report: whether the evaluation writes figures.
         runs: folder of run folders.
@@ -47,7 +47,7 @@ class Job:
     seed: int
     recipe: dict[str, Any] = field(hash=False)
     data: Data
-    result: Path
+    result: Path | None
     test: Data
     report: bool = False
     runs: Path = Path("runs")
@@ -60,6 +60,8 @@ class Job:
 
     def finished(self) -> bool:
         """Whether nothing is left to do."""
+        if self.result is None:
+            return (self.folder / "model.json").is_file()
         page = self.result.with_suffix("") / "report.html"
         return self.result.is_file() and (page.is_file() or not self.report)
 
@@ -71,6 +73,8 @@ class Job:
         elif not (self.folder / "model.json").is_file():
             recipe = self.folder.with_name(f"{self.folder.name}.yaml")
             found.append(["train", "--config", str(recipe), *_options(self.data)])
+        if self.result is None:
+            return found
         report = ["--report"] if self.report else []
         test = [*_options(self.test), "--data.name", self.test.name]
         test += ["--data.protocol", self.test.protocol] if self.test.protocol else []

@@ -45,7 +45,7 @@ def _by_attribute(
         raise UsageError(
             f"--slices {column}: no picture has it, expected one of {', '.join(known) or 'none'}"
         )
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name in names:
         rows = np.array([value == name for value in values])
         hits, count = int(correct[rows].sum()), int(rows.sum())

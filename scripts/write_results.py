@@ -4,10 +4,12 @@
 """
 
 import re
-import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from fervor.published import table
+from fervor.reproduce import Setting, markdown
 from fervor.results import read
 
 
@@ -17,22 +19,6 @@ BEGIN = "<!-- {name}: written from results/ by scripts/write_results.py; do not 
 END = "<!-- end of {name} -->"
 
 EMBEDDED = "ke/ferplus-mobilenet-averaged-seed0-test.json"
-
-ROWS = {
-    "classifier": "classifier/ferplus-mobilenet-evidence",
-    "L_s": "ke/ferplus-mobilenet-evidence-ls",
-    "L_s + L_t": "ke/ferplus-mobilenet-evidence-ls-lt",
-    "L_s + L_c": "ke/ferplus-mobilenet-evidence-ls-lc",
-    "L_s + L_t + L_c": "ke/ferplus-mobilenet-evidence",
-}
-PUBLISHED = {
-    "classifier": (86.64, 59.48),
-    "L_s": (87.26, 60.23),
-    "L_s + L_t": (88.53, 60.60),
-    "L_s + L_c": (88.82, 60.85),
-    "L_s + L_t + L_c": (89.86, 61.25),
-}
-"""KE-FER, Table 2, ResNet-18: RAF-DB and AffectNet-8."""
 
 
 def embedded() -> str:
@@ -64,46 +50,42 @@ def embedded() -> str:
     return "\n".join(lines)
 
 
-def ablation() -> str:
-    """KE-FER's losses in the evidence profile: mean and deviation over seeds."""
+def published(name: str, encoder: str) -> Callable[[], str]:
+    """A paper's table in the evidence profile on FERPlus: mean and deviation over three seeds."""
+    setting = Setting("evidence", encoder, "ferplus", 3, RESULTS)
+    return lambda: markdown(table(name), setting)
+
+
+def robustness() -> str:
+    """Accuracy under each group of corruptions, of each model that was measured."""
+    found = [read(path) for path in sorted((RESULTS / "robustness").rglob("*-test.json"))]
+    if not found:
+        return "Not yet measured."
     lines = [
-        "| loss | seeds | accuracy | mean class accuracy | gain over L_s | paper's gain, RAF-DB / "
-        "AffectNet-8 |",
-        "|---|---|---|---|---|---|",
+        f"FERPlus, protocol `{found[0]['data']['protocol']}`, split test, "
+        f"{found[0]['count']} of {found[0]['pictures']['of']:,} pictures, seed "
+        f"{found[0]['pictures']['seed']}; means over a group's corruptions and five severities.",
+        "",
+        "| model | clean | "
+        + " | ".join(found[0]["groups"])
+        + " | all 16 | mean corruption error |",
+        "|---" * (len(found[0]["groups"]) + 4) + "|",
     ]
-    base = _accuracies(ROWS["L_s"])
-    for name, stem in ROWS.items():
-        values = _accuracies(stem)
-        if not values:
-            lines.append(f"| {name} | 0 | not yet measured | | | {_published_gain(name)} |")
-            continue
-        classes = [read(path)["mean_class_accuracy"] for path in _files(stem)]
-        gain = statistics.mean(values) - statistics.mean(base) if base else float("nan")
+    for result in found:
+        other = result.get("baseline")
+        error = f"{other['mean_corruption_error']:.1%} of {other['model']}'s" if other else ""
+        groups = " | ".join(f"{accuracy:.1%}" for accuracy in result["groups"].values())
         lines.append(
-            f"| {name} | {len(values)} | {_spread(values)} | {_spread(classes)} | "
-            f"{100 * gain:+.2f} | {_published_gain(name)} |"
+            f"| `{result['model']}` | {result['clean']['accuracy']:.1%} | {groups} | "
+            f"{result['mean_accuracy']:.1%} | {error} |"
         )
+    lines += ["", "| corruption | " + " | ".join(f"`{result['model']}`" for result in found) + " |"]
+    lines.append("|---" * (1 + len(found)) + "|")
+    for kind in found[0]["corruptions"]:
+        rows = [result["corruptions"][kind]["accuracy"] for result in found]
+        cells = [" ".join(f"{100 * accuracy:.0f}" for accuracy in row) for row in rows]
+        lines.append(f"| {kind.replace('_', ' ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _files(stem: str) -> list[Path]:
-    return sorted(RESULTS.glob(f"{stem}-seed[0-9]-test.json"))
-
-
-def _accuracies(stem: str) -> list[float]:
-    return [read(path)["accuracy"] for path in _files(stem)]
-
-
-def _spread(values: list[float]) -> str:
-    """Mean and sample deviation in percent."""
-    if len(values) < 2:
-        return f"{100 * values[0]:.2f}"
-    return f"{100 * statistics.mean(values):.2f} ± {100 * statistics.stdev(values):.2f}"
-
-
-def _published_gain(name: str) -> str:
-    gains = (ours - base for ours, base in zip(PUBLISHED[name], PUBLISHED["L_s"], strict=True))
-    return " / ".join(f"{gain:+.2f}" for gain in gains)
 
 
 def zero_shot() -> str:
@@ -145,8 +127,14 @@ def zero_shot() -> str:
 
 
 TABLES = {
-    "README.md": {"embedded": embedded, "ablation": ablation},
-    "docs/results.md": {"embedded": embedded, "ablation": ablation},
+    "README.md": {"embedded": embedded},
+    "docs/results.md": {
+        "embedded": embedded,
+        "ke-table2": published("ke-table2", "mobilenet"),
+        "mpa-ablation": published("mpa-ablation", "embedded"),
+        "lacovl-ablation": published("lacovl-ablation", "embedded"),
+    },
+    "docs/robustness.md": {"robustness": robustness},
     "docs/methods/vlm.md": {"zero_shot": zero_shot},
 }
 
@@ -167,8 +155,8 @@ def main() -> int:
     for file, tables in TABLES.items():
         path = ROOT / file
         text = new = path.read_text(encoding="utf-8")
-        for name, table in tables.items():
-            answer = table()
+        for name, written in tables.items():
+            answer = written()
             if file.startswith("docs/"):  # the built documentation does not hold results/
                 answer = re.sub(r"\[(`[^`]*`)\]\(results/[^)]*\)", r"\1", answer)
             new = filled(new, name, answer)

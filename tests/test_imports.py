@@ -56,7 +56,7 @@ READING = (
     "facemesh",
 )
 FIGURES = ("metrics", "significance", "slices", "results", "figures")
-RUNS = ("published", "runs", "reproduce", "arguments", "results")
+RUNS = ("published", "runs", "reproduce", "sweep", "arguments", "results")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
@@ -93,9 +93,7 @@ RULES = {
         never=HEAVY,
         own=DATASETS,
     ),
-    "figures": Rule(
-        ("metrics", "significance"), never=TORCH, own=("fervor", "metrics", "significance")
-    ),
+    "figures": Rule(FIGURES, never=TORCH, own=(*PLAIN, *DATASETS, *FIGURES)),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
     "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
@@ -114,7 +112,9 @@ RULES = {
         never=LIGHTNING,
         torch=True,
     ),
-    "runs": Rule(("published", "runs", "reproduce"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)),
+    "runs": Rule(
+        ("published", "runs", "reproduce", "sweep"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)
+    ),
     "training": Rule(("training", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }

@@ -82,6 +82,7 @@ def test_the_finished_evidence_is_found_by_name() -> None:
         "ke/ferplus-mobilenet-evidence-ls-lt",
         "ke/ferplus-mobilenet-evidence-ls-lc",
         "ke/ferplus-mobilenet-evidence",
+        "ke/ferplus-mobilenet-evidence-learned",
     ]
     shown = table("mpa-ablation")
     for row in shown.rows_of("evidence"):

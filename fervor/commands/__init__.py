@@ -13,6 +13,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": research.evaluate,
     "robustness": research.robustness,
     "reproduce": research.reproduce,
+    "sweep": research.sweep,
     "data check": research.data_check,
     "data align": research.data_align,
     "export": research.export,

@@ -175,6 +175,37 @@ def reproduce(
     return FOUND if failed else DONE
 
 
+def sweep(
+    run: Run,
+    *,
+    vary: str,
+    figure: Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"] = (
+        "accuracy"
+    ),
+    trials: int = 0,
+    study: str = "",
+) -> int:
+    """Train a recipe under many settings and rank them on validation; a stopped sweep goes on.
+
+    Args:
+        run: the recipe.
+        vary: settings with their values, separated by spaces: options.temperature=0.05,0.1 for a
+            list, optim.rate=0.001..0.1 for a range, with :log behind it for a logarithmic one.
+        figure: what ranks, on the selection split.
+        trials: how many; 0 for every combination of lists.
+        study: folder of the sweep; empty for runs/sweeps and the recipe's name.
+    """
+    work = _with_torch("fervor.sweep")
+    folder = Path(study or f"runs/sweeps/{run.name or run.method}")
+    with _notes("fervor.runs"):
+        found = work.sweep(run, vary.split(), figure=figure, trials=trials, folder=folder)
+    for row in found.rows:
+        shown = f"{row['selection'][figure]:.4f}" if "selection" in row else "failed"
+        print(f"{shown:8}", *(f"{name}={value}" for name, value in row["settings"].items()))
+    print(f"written to {found.path}")
+    return DONE
+
+
 def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
     """What an evaluation says of another model and of groups of pictures, for people."""
     lines = []
@@ -322,14 +353,19 @@ def push(run: str, name: str, *, private: bool = False) -> int:
     return DONE
 
 
+EXTRAS = {"optuna": "sweep"}
+"""Which extra brings a package that is not in train."""
+
+
 def _with_torch(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fervor"):
             raise
+        extra = EXTRAS.get(error.name or "", "train")
         raise UsageError(
-            f'needs {error.name}, which is not installed: pip install "fervor[train]"'
+            f'needs {error.name}, which is not installed: pip install "fervor[{extra}]"'
         ) from error
 
 
