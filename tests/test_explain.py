@@ -126,7 +126,7 @@ def test_unreadable_and_unexplainable_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"broken\.png cannot be read"):
         Predictor(model, faces="precropped").explain(broken)
     (model / "class_vectors.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no class_vectors.safetensors"):
+    with pytest.raises(ModelError, match=r"holds no class_vectors\.safetensors"):
         Predictor(model, faces="precropped").explain(np.zeros((8, 8, 3), np.uint8))
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_file_of_vectors_is_refused(tmp_path: Path) -> None:
     description = json.loads((model / "model.json").read_text())
     description["sha256"]["class_vectors.safetensors"] = "0" * 64
     (model / "model.json").write_text(json.dumps(description))
-    with pytest.raises(ModelError, match="another sha256 than model.json says"):
+    with pytest.raises(ModelError, match=r"another sha256 than model\.json says"):
         Predictor(model, faces="precropped").explain(np.zeros((8, 8, 3), np.uint8))
 
 
