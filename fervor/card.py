@@ -16,8 +16,9 @@ PACKAGED = {
     "face-resnet": "dlib_resnet.json",
     "vlm": "vlm/model.json",
     "embedded": "embedded/model.json",
+    "mobilefacenet": "landmarks.json",
 }
-"""Descriptions of the weights that an encoder starts from where a run names none."""
+"""Descriptions of the packaged weights that a run takes where it names none."""
 
 
 def terms(run: Run) -> dict[str, str]:
@@ -35,16 +36,27 @@ def terms(run: Run) -> dict[str, str]:
         licence += f"; starting weights {model['name']}: {model['licence']}"
         data_terms.append(f"starting weights {model['name']}: {model['data_terms']}")
     elif start in PACKAGED.values():
-        weights = json.loads((files("fervor") / "weights" / start).read_text(encoding="utf-8"))
+        weights = json.loads(_weights(start))
         licence += f"; starting weights {weights['name']}: {weights['licence']}"
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
     for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
-        if network.name != "none":
+        if network.name == "none":
+            continue
+        if not network.weights and network.name in PACKAGED:
+            weights = json.loads(_weights(PACKAGED[network.name]))
+            licence += f"; {what} {weights['name']}: {weights['licence']}"
+            data_terms.append(f"{what} {weights['name']}: {weights['data_terms']}")
+        else:
             named = network.weights or f"{network.name} of the package"
             data_terms.append(f"{what} {named}: the terms of its source apply")
     return {"licence": licence, "data_terms": "; ".join(data_terms)}
+
+
+def _weights(name: str) -> str:
+    """The description of packaged weights."""
+    return (files("fervor") / "weights" / name).read_text(encoding="utf-8")
 
 
 def card(info: dict[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
 Both compare one pass of the model with texts, in their joint space. The heat of a class at a place
 is the similarity of its text there; by default less the mean over the other classes, because what
-all classes share explains none of them. A cue is a phrase of the description bank on one part of
-the face; its score is the similarity of the places around that part with it, less the mean over the
-expressions' phrases on that part. Both say what the model connects with the picture, not which
-muscles moved.
+all classes share explains none of them, and averaged with the places around it. A cue is a phrase
+of the description bank on one part of the face; its score is the similarity of the places around
+that part with it, less the mean over the expressions' phrases on that part. Both say what the model
+connects with the picture, not which muscles moved.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fervor.jointspace import Cues, JointSpace
 from fervor.prediction import Prediction
 
 
-__all__ = ["Contrast", "Cue", "Explainer", "Explanation", "heat_of"]
+__all__ = ["Contrast", "Cue", "Explainer", "Explanation", "extent", "heat_of", "smoothed"]
 
 Floats = NDArray[np.float32]
 
@@ -89,9 +89,15 @@ class Explainer:
     """Explains answers of one model from what its single pass gave."""
 
     def __init__(
-        self, space: JointSpace, cues: Cues | None, *, contrast: Contrast = "others"
+        self,
+        space: JointSpace,
+        cues: Cues | None,
+        *,
+        contrast: Contrast = "others",
+        smooth: bool = True,
     ) -> None:
-        self._space, self._cues, self._contrast = space, cues, contrast
+        self._space, self._cues = space, cues
+        self._contrast, self._smooth = contrast, smooth
 
     def __call__(
         self,
@@ -102,6 +108,8 @@ class Explainer:
         """One face's answer, from its places [n d]."""
         similar = local @ self._space.vectors.T
         maps = heat_of(similar, contrast=self._contrast).T.reshape(-1, *self._space.grid)
+        if self._smooth:
+            maps = smoothed(maps)
         heat = dict(zip(prediction.probabilities, maps, strict=True))
         explanation = Explanation(prediction, heat, [], [], square)
         if self._cues is None or explanation.answer not in self._cues.labels:
@@ -123,6 +131,15 @@ def heat_of(similar: Floats, *, contrast: Contrast) -> Floats:
         rival[order[-1]] = order[-2]
         less = similar[:, rival]
     return similar - less
+
+
+def smoothed(maps: Floats) -> Floats:
+    """Maps [c rows columns], each place the mean of itself and its neighbours, edges repeated."""
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), "edge")
+    rows, columns = maps.shape[1:]
+    near = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    found: Floats = np.mean(near, axis=0, dtype=np.float32)
+    return found
 
 
 def extent(dimension: str, grid: tuple[int, int]) -> Floats:

@@ -142,7 +142,7 @@ def taught(faces: NDArray[np.uint8], folder: str) -> Taught:
     mesh = FaceMesh()
     found = hashlib.sha256(f"{VERSION} {mesh.sha256} {faces.shape}".encode())
     for start in range(0, len(faces), BLOCK):
-        found.update(np.ascontiguousarray(faces[start : start + BLOCK]))
+        found.update(faces[start : start + BLOCK].tobytes())
     path = Path(folder) / f"facemesh-{found.hexdigest()[:16]}.safetensors"
     if folder and path.is_file():
         return Taught(**load_file(path))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fervor.gated_attention import AttentionOptions, GatedCrossAttention
+from fervor.gated_attention import AttentionOptions, GatedCrossAttention, Mixture
 from fervor.transformer import Summary, TokenTransformer
 
 
@@ -118,6 +118,14 @@ class LandmarkGuidedEncoder(nn.Module):
             return own, own
         fine, middle, coarse = landmarks
         return own, [fine, middle, self.narrow(coarse)]
+
+    def mixtures(self, image: Sequence[Tensor], landmarks: Sequence[Tensor] = ()) -> list[Mixture]:
+        """Attention and gate at each scale, from fine to coarse, to be looked at and measured."""
+        found: list[Mixture] = []
+        for maps, guide, fuse in zip(*self.meeting(image, landmarks), self.fuse, strict=True):
+            assert isinstance(fuse, GatedCrossAttention)
+            found.append(fuse.mixture(maps, guide))
+        return found
 
     def places(self, tokens: Float[Tensor, "b n w"]) -> Float[Tensor, "b p w"]:
         """The mean over the scales at each place of the grid."""

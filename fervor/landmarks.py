@@ -43,7 +43,7 @@ SLOPE = 0.25
 WEIGHTS, GRAPH, DESCRIPTION = "landmarks.safetensors", "landmarks.onnx", "landmarks.json"
 
 EVERY = 4
-"""Of the held faces, those that are measured after each epoch."""
+"""Every how many-th of the held faces is measured after each epoch, and turned at the end."""
 
 ORIGIN = {
     "name": "landmarks",
@@ -269,16 +269,22 @@ class _Training:
 
     def measured(self) -> dict[str, float]:
         """Errors of the averaged network on some of the held faces."""
+        some = self.some_held()
+        found = found_in(kept_encoder(self.average.module), some.pictures)
+        return summary(errors(found, some.points))
+
+    def some_held(self) -> Faces:
+        """Every few of the held faces."""
         rows = torch.arange(0, len(self.held.points), EVERY)
-        pictures = self.held.pictures.subset(rows)
-        found = found_in(kept_encoder(self.average.module), pictures)
-        return summary(errors(found, self.held.points[rows]))
+        return Faces(self.held.pictures.subset(rows), self.held.points[rows], self.held.left_out)
 
     def _epoch(self, epoch: int) -> float:
         """The mean loss."""
         optim, total = self.run.optim, 0.0
         size = self.options.small if epoch < self.options.small_epochs else SIZE
         self.network.train()
+        # a batch's own mean and deviation would stand in for where its faces are
+        self.network.output_layer.bn.eval()
         self.sampler.set_epoch(epoch)
         for step, key in enumerate(self.sampler):
             share = learning_rate(epoch * len(self.sampler) + step, len(self.sampler), optim)
@@ -322,7 +328,7 @@ class _Training:
 def _start_at(network: MobileFaceNet, points: Float[Tensor, "n p 2"]) -> None:
     """The network answers with the mean face before its first step."""
     network.output_layer.bn.bias.copy_(points.mean(0).flatten())
-    network.output_layer.bn.weight.fill_(float(points.std(0).mean()))
+    network.output_layer.bn.weight.fill_(0.1 * float(points.std(0).mean()))
 
 
 def kept_encoder(network: nn.Module) -> LandmarkEncoder:
@@ -335,7 +341,7 @@ def kept_encoder(network: nn.Module) -> LandmarkEncoder:
 
 def _finish(training: _Training, folder: Path) -> None:
     """Write weights, graph, description and history."""
-    run, held = training.run, training.held
+    run, held, some = training.run, training.held, training.some_held()
     encoder = kept_encoder(training.average.module)
     state = {name: halved(tensor) for name, tensor in encoder.trunk.state_dict().items()}
     with aside(folder / WEIGHTS) as partial:
@@ -347,7 +353,7 @@ def _finish(training: _Training, folder: Path) -> None:
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "faces": {"learned_from": len(training.faces.points), "measured_on": len(held.points)},
         "left_out": {"learned_from": training.faces.left_out, "measured_on": held.left_out},
-        "measured": {**figures, **consistency(encoder, held.pictures, held.points)},
+        "measured": {**figures, **consistency(encoder, some.pictures, some.points)},
         "config": run.resolved() | {"output": "", "data": asdict(run.data) | {"root": ""}},
         "commit": provenance.commit(),
         "versions": provenance.versions(),

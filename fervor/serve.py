@@ -118,8 +118,9 @@ def serve(
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=STOPPING,
         )
-        # uvicorn warns about each malformed request, which anybody can send.
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        # These warn about each malformed request, which anybody can send, and say what was in it.
+        for name in ("uvicorn.error", "python_multipart"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         before = signal.signal(signal.SIGTERM, lambda *_: None)  # raised again after a polite end
         try:
             announce(_address(listening, place.host))

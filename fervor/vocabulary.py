@@ -26,7 +26,9 @@ from fervor.jointspace import unit
 
 __all__ = ["WORDS", "Vocabulary", "cache_folder", "check_labels", "ensemble", "read_vocabulary"]
 
-WORDS = "word_vectors.safetensors"
+WORDS, PROJECTION = "word_vectors.safetensors", "word_projection.safetensors"
+"""Beside a model: vectors of common words, and a projection of texts that is fitted to more words
+than the model was trained with, where there is one."""
 METHOD, TOWER = "vlm", "minilm"
 LARGEST_SCALE = 100.0
 """What the learned scale of cosines may reach (methods/vlm.py)."""
@@ -90,11 +92,12 @@ def read_vocabulary(folder: Path, labels: Sequence[str]) -> Vocabulary:
         )
     if not weights.is_file():
         raise ModelError(f"{weights} is missing: it holds what brings words to pictures")
-    projection, scale = _read(weights)
+    scale = min(float(np.exp(_tensors(weights, "log_scale")[0])), LARGEST_SCALE)
     known = _stored(folder, content)
-    missing = [label for label in plain if label not in known]
-    if missing:
-        known |= _asked(missing, projection, str(content["sha256"].get(weights.name)))
+    if missing := [label for label in plain if label not in known]:
+        known |= _asked(
+            missing, folder / PROJECTION if _named(folder, PROJECTION, content) else weights
+        )
     vectors = np.stack([known[label] for label in plain])
     return Vocabulary(plain, vectors, scale)
 
@@ -115,35 +118,34 @@ def cache_folder() -> Path:
     return Path(root) / "fervor"
 
 
-def _read(weights: Path) -> tuple[tuple[Floats, Floats], float]:
-    """The text projection's weight [d k] and bias [d], and the scale of the cosines."""
+def _tensors(path: Path, *names: str) -> list[Floats]:
     try:
-        with safe_open(weights, framework="np") as file:
-            weight, bias, scale = (
-                file.get_tensor(name).astype(np.float32)
-                for name in ("projection.weight", "projection.bias", "log_scale")
-            )
+        with safe_open(path, framework="np") as file:
+            return [file.get_tensor(name).astype(np.float32) for name in names]
     except SafetensorError as error:
-        raise ModelError(f"{weights} holds no projection of texts: {error}") from error
-    return (weight, bias), min(float(np.exp(scale)), LARGEST_SCALE)
+        raise ModelError(f"{path} holds no {' or '.join(names)}: {error}") from error
+
+
+def _named(folder: Path, name: str, content: dict[str, Any]) -> bool:
+    """Whether model.json names a file beside it, and it is there."""
+    return name in content.get("sha256", {}) and (folder / name).is_file()
 
 
 def _stored(folder: Path, content: dict[str, Any]) -> dict[str, Floats]:
     """The words whose vectors lie beside the model."""
-    path = folder / WORDS
-    if WORDS not in content.get("sha256", {}) or not path.is_file():
+    if not _named(folder, WORDS, content):
         return {}
-    with safe_open(path, framework="np") as file:
+    with safe_open(folder / WORDS, framework="np") as file:
         words: list[str] = json.loads(file.metadata()["words"])
-        return dict(zip(words, unit(file.get_tensor("vectors").astype(np.float32)), strict=True))
+        return dict(zip(words, file.get_tensor("vectors"), strict=True))
 
 
-def _asked(
-    labels: Sequence[str], projection: tuple[Floats, Floats], weights: str
-) -> dict[str, Floats]:
-    """Unit vectors of words, from the cache or the text tower."""
-    content = json.dumps([labels, weights, sorted(prompts.TEMPLATES.values())])
-    name = hashlib.sha256(content.encode()).hexdigest()[:32]
+def _asked(labels: Sequence[str], projection: Path) -> dict[str, Floats]:
+    """Unit vectors of words, from the cache or the text tower and a projection's file."""
+    weight, bias = _tensors(projection, "projection.weight", "projection.bias")
+    sentences = [prompts.spoken(label) for label in labels]
+    content = json.dumps(sentences).encode() + weight.tobytes() + bias.tobytes()
+    name = hashlib.sha256(content).hexdigest()[:32]
     path = cache_folder() / "words" / f"{name}.safetensors"
     try:
         return dict(zip(labels, load(path.read_bytes())["vectors"], strict=True))
@@ -151,8 +153,7 @@ def _asked(
         pass  # not there, or damaged: it is written anew
     from fervor.minilm import MiniLM
 
-    tower, (weight, bias) = MiniLM(), projection
-    sentences = [prompts.spoken(label) for label in labels]
+    tower = MiniLM()
     vectors = [ensemble(tower.encode(own) @ weight.T + bias) for own in sentences]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     python scripts/measure_explanations.py FERPLUS --model embedded
     python scripts/measure_explanations.py FERPLUS --model fervor/weights/vlm
-    ... --split test --maps others                      once, with what validation chose
+    ... --split test --maps "others smoothed"           once, with what validation chose
 
 Cells of the grid are blurred away in the order of a map, the strongest first (deletion), or brought
 back into a blurred picture (insertion); the area under the probability of the answer on the whole
@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 
 from fervor import Predictor, datasets, provenance
 from fervor.crops import pixels_of
-from fervor.explain import Contrast, extent, heat_of
+from fervor.explain import Contrast, extent, heat_of, smoothed
 from fervor.jointspace import read_cues, read_space
 from fervor.modelfolder import find_model
 from fervor.preprocess import to_rgb
@@ -127,12 +127,10 @@ class Measure:
 
     def heat(self, name: str, similar: Floats) -> Floats:
         """Relevances [n c] of a map by its name."""
-        contrast, _, smoothed = name.partition(" ")
+        contrast, _, option = name.partition(" ")
         found = heat_of(similar, contrast=contrast)  # type: ignore[arg-type]
-        if smoothed:
-            grid = np.pad(found.reshape(*self.space.grid, -1), ((1, 1), (1, 1), (0, 0)), "edge")
-            near = [grid[i : i - 2 or None, j : j - 2 or None] for i in range(3) for j in range(3)]
-            found = np.mean(near, axis=0).reshape(found.shape)
+        if option:
+            found = smoothed(found.T.reshape(-1, *self.space.grid)).reshape(found.shape[::-1]).T
         return found
 
     def masks(self, order: NDArray[np.int64]) -> list[NDArray[np.bool_]]:

@@ -104,7 +104,8 @@ def test_networks_beside_the_encoders_bring_their_terms() -> None:
         teacher=Teacher("clip", "openai/clip-vit-base-patch16"),
     )
     found = terms(run)["data_terms"]
-    assert "landmark network mobilefacenet of the package: the terms of its source" in found
+    assert "landmark network landmarks: faces of FERPlus" in found
+    assert "landmark network landmarks: Apache-2.0" in terms(run)["licence"]
     assert "teacher openai/clip-vit-base-patch16: the terms of its source apply" in found
     assert "landmark network" not in terms(Run())["data_terms"]
 

@@ -23,9 +23,9 @@ from fervor.companions import build_companions
 from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Teacher, Text
 from fervor.encoders import ImageEncoder, build_image_encoder
 from fervor.errors import ModelError, UsageError
-from fervor.export import _Graph, _write_graph, export
+from fervor.export import OUTPUTS, _Graph, _write_graph, export
 from fervor.inference import Predictor
-from fervor.landmarknet import LandmarkEncoder, MobileFaceNet
+from fervor.landmarknet import PACKAGED, LandmarkEncoder, MobileFaceNet
 from fervor.methods import Batch
 from fervor.methods.lacovl import LaCoVL, Logits
 from fervor.optimisation import optimizer_of
@@ -530,7 +530,7 @@ def test_it_exports_and_predicts(
 def test_the_graph_of_a_single_picture_equals_torch(tmp_path: Path) -> None:
     """Without the frozen networks, whose export takes a minute; with them: the slow tests."""
     graph = _Graph(build({}))
-    _write_graph(graph, 48, tmp_path / "model.onnx", half=False)
+    _write_graph(graph, 48, tmp_path / "model.onnx", outputs=OUTPUTS, half=False)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for count in (1, 3):
         image = batch(LABELS[:count], 1).image
@@ -567,27 +567,38 @@ def test_every_recipe_builds_with_tiny_encoders(
 ) -> None:
     given = arguments_of("train", train_command, ["--config", recipe])["run"]
     assert given.method == "lacovl"
-    assert given.landmarks.name == "mobilefacenet"
+    evidence = given.profile == "evidence"
+    without = {
+        name: network.name == "none"
+        for name, network in (("landmarks", given.landmarks), ("teacher", given.teacher))
+    }
+    assert evidence or not any(without.values())
     assert (given.teacher.name, given.text.name) in (
         *(("clip", "openai/clip-vit-base-patch16"), ("vlm", "vlm")),
+        *((name, "vlm-vectors") for name in ("vlm", "none") if evidence),
     )
     run = replace(
         given,
         data=Data(name="folder", root=str(root)),
         text=Text(named[1].weights),
-        landmarks=replace(given.landmarks, weights=named[0].weights),
-        teacher=named[1],
+        landmarks=given.landmarks if without["landmarks"] else named[0],
+        teacher=given.teacher if without["teacher"] else named[1],
     )
     splits = read_splits(run)
     method = build_method(run, splits)
     assert isinstance(method, LaCoVL)
-    assert method.guided.transformer.positions.shape[1] == 148
-    assert method.frozen() == ("landmarks", "teacher")
+    places = (method.options.resolution // 16) ** 2
+    assert method.guided.transformer.positions.shape[1] == 3 * places + 1
+    assert evidence or places == 49
+    assert method.frozen() == tuple(name for name, left_out in without.items() if not left_out)
     optimizer = optimizer_of(method.parameter_groups(run.optim.rate), run.optim)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates[-1] / rates[0] == pytest.approx(method.options.new_layers)
-    assert type(optimizer).__name__ == "SAM"
-    assert optimizer.param_groups[0]["rho"] == 0.05
+    if evidence:
+        assert run.optim.sam == 0
+    else:
+        assert type(optimizer).__name__ == "SAM"
+        assert optimizer.param_groups[0]["rho"] == 0.05
 
 
 @pytest.fixture(scope="module")
@@ -664,6 +675,31 @@ def test_a_run_with_sam_goes_on_after_an_interruption(
     resumed = load_file(train(broken, resume=True) / "weights.safetensors")
     for key, tensor in stored.items():
         torch.testing.assert_close(resumed[key], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PACKAGED.is_file(), reason="no landmark network is packaged")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")
+def test_the_complete_evidence_row_runs_on_packaged_networks_to_the_answer(
+    root: Path, tmp_path: Path
+) -> None:
+    recipe = ["--config", "lacovl/ferplus-embedded-evidence"]
+    given = arguments_of("train", train_command, recipe)["run"]
+    run = replace(
+        given,
+        data=Data(name="folder", root=str(root), cache=""),
+        optim=replace(given.optim, batch_size=4),
+        output=str(tmp_path / "run"),
+    )
+    folder = train(run)
+    info = load_model(folder).info
+    assert set(info["towers"]) == {"landmarks", "teacher"}
+    assert "landmark network landmarks: Apache-2.0" in info["licence"]
+    path = export(str(folder), str(tmp_path / "exported"))  # compares graph and torch to 1e-4
+    (found,) = Predictor(path.parent, faces="precropped", threads=1)(face("anger"))
+    assert sum(found.probabilities.values()) == pytest.approx(1)
 
 
 # The published size, and the embedded one

@@ -131,3 +131,14 @@ def test_the_parameters_follow_a_formula() -> None:
     expected += pointwise - sum(conv(channels, channels) for channels in CHANNELS)
     net = encoder(PUBLISHED, MOBILENET)
     assert sum(parameter.numel() for parameter in net.parameters()) == expected
+
+
+@torch.no_grad()
+def test_mixtures_are_those_of_its_blocks() -> None:
+    net = encoder(SMALL).eval()
+    image, landmarks = maps(IR50, 32), maps(LANDMARKS, 32)
+    found = net.mixtures(image, landmarks)
+    assert [mixture.first.shape[-1] for mixture in found] == [64, 16, 4]
+    for mixture, block, *pair in zip(found, net.fuse, *net.meeting(image, landmarks), strict=True):
+        assert torch.equal(mixture.first, block.mixture(*pair).first)
+        torch.testing.assert_close(mixture.first.sum(-1), torch.ones(mixture.first.shape[:-1]))

@@ -109,7 +109,7 @@ def picture(page: Any, name: str, **options: Any) -> None:
     if os.environ.get("FERVOR_SCREENSHOTS"):
         IMAGES.mkdir(exist_ok=True)
         page.evaluate("document.activeElement.blur()")
-        page.screenshot(path=IMAGES / name, **options)
+        page.screenshot(path=IMAGES / name, type="jpeg", quality=88, **options)
 
 
 def two_faces(folder: Path) -> Path:
@@ -145,13 +145,13 @@ def test_a_picture_its_answer_and_its_explanation(
 
         page.get_by_role("button", name="Explain this answer").click()
         page.wait_for_selector("#photos .heat")
-        cues = page.locator("#photos .cues li").all_inner_texts()
+        cues = page.locator("#reasons .cues li").all_inner_texts()
         assert "lip corners pulled up in a smile" in cues
         assert page.get_by_role("button", name="Heat map of happiness").get_attribute(
             "aria-pressed"
         )
         first = heat(page)
-        picture(page, f"page-{scheme}.png", full_page=scheme == "light")
+        picture(page, f"page-{scheme}.jpg", full_page=True)
         page.get_by_role("button", name="Heat map of sadness").click()
         assert heat(page) != first
         page.get_by_role("button", name="Heat map of sadness").click()
@@ -159,6 +159,14 @@ def test_a_picture_its_answer_and_its_explanation(
         accessible(page)
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, dark[4:-1].split(","))) < 150) == (scheme == "dark")
+
+
+def test_axe_sees_what_is_wrong(browser: Any) -> None:
+    page = browser.new_page()
+    page.set_content("<button></button>")
+    with pytest.raises(AssertionError, match="button-name"):
+        accessible(page)
+    page.close()
 
 
 def heat(page: Any) -> str:
@@ -339,7 +347,7 @@ def test_it_fits_a_phone_and_keeps_still(browser: Any, server: Running) -> None:
     ) as page:
         choose(ready(page), PHOTOGRAPH)
         page.wait_for_selector(".box")
-        picture(page, "page-phone.png")
+        picture(page, "page-phone.jpg")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("document.getAnimations().length") == 0
         small = "[...document.querySelectorAll('button, select')].filter(one => "

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from fervor.tables import columns, row_of
 from tests.models import LABELS, write_model
 from tests.serving import (
     BOUNDARY,
+    EXPLAIN,
     PHOTOGRAPH,
     PREDICT,
     VIDEO,
@@ -282,6 +284,32 @@ def test_a_slow_client_does_not_hold_the_others_up(server: Running) -> None:
         assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+def test_explanations_are_those_of_python(server: Running, astronauts: list[bytes]) -> None:
+    predictor = Predictor(threads=1)
+    pair = np.asarray(Image.open(io.BytesIO(astronauts[4])))
+    expected = [
+        row_of(one.prediction, predictor.labels) | one.row() for one in predictor.explain(pair)
+    ]
+    found = server.post(EXPLAIN, [("pair.jpg", astronauts[4])]).json["faces"]
+    same([found], [expected])
+    for face, other in zip(found, expected, strict=True):
+        assert list(face["heat"]) == list(predictor.labels)
+        for label, grid in face["heat"].items():
+            np.testing.assert_allclose(grid, other["heat"][label], atol=1e-4)
+        np.testing.assert_allclose(face["square"], other["square"], atol=1e-2)
+        assert [cue["text"] for cue in face["cues_for"]] == [
+            cue["text"] for cue in other["cues_for"]
+        ]
+    for name, content, status in (
+        ("grey.png", png(Image.new("RGB", (64, 48), "grey")), "no_face"),
+        ("notes.txt", b"notes", "error"),
+    ):
+        (row,) = server.post(EXPLAIN, [(name, content)]).json["faces"]
+        assert (row["source"], row["status"], row["heat"]) == (name, status, None)
+    answer = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)] * 2)
+    assert (answer.status, answer.json["error"]) == (413, "too_many_files")
+
+
 def test_a_video_streams_the_rows_of_the_command(server: Running, tmp_path: Path) -> None:
     path = write_video(tmp_path / "face.mp4", moving(12, lambda number: (100 + 4 * number, 90)))
     answer = server.post(f"{VIDEO}?every=3", [("face.mp4", path.read_bytes())])
@@ -362,6 +390,8 @@ def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[b
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> None:
     with serving("--model", tiny) as server:
+        assert server.request("POST", PREDICT, b"--a-misfit", FORM).status == 400
+        assert raw(server, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         body = form([("secret-name.jpg", ASTRONAUT)])
         with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
             connection.sendall(head(len(body)) + body[:1000])

@@ -1,7 +1,7 @@
 """The endpoints, and the page beside them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -275,10 +275,10 @@ def _page(file: Path) -> Any:
 
 
 def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
-    def answer(refused: Refused) -> Response:
+    def answer(refused: Refused, more: Mapping[str, str] | None = None) -> Response:
         metrics.refusal(refused.code)
         content, headers = refused.answer()
-        return Response(content, refused.status, headers)
+        return Response(content, refused.status, headers | dict(more or {}))
 
     @app.exception_handler(Refused)
     async def refuse(_: Request, error: Exception) -> Response:
@@ -297,9 +297,10 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
         return answer(Refused(422, "invalid_parameter", message))
 
     async def unknown(request: Request, error: Exception) -> Response:
-        code = {404: "unknown_path", 405: "unknown_method"}[getattr(error, "status_code", 404)]
+        status = getattr(error, "status_code", 404)
+        code = {404: "unknown_path", 405: "unknown_method"}[status]
         message = f"{request.method} is not answered here; see /docs"
-        return answer(Refused(getattr(error, "status_code", 404), code, message))
+        return answer(Refused(status, code, message), getattr(error, "headers", None))
 
     for status in (404, 405):
         app.exception_handler(status)(unknown)

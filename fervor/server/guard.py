@@ -55,7 +55,7 @@ PAGE_CACHE, ANSWER_CACHE = "no-cache", "no-store"
 
 SENDING = 30.0
 """Seconds that a client may take to accept a piece of its answer."""
-LINGERING, LINGERING_BYTES = 5.0, 64_000_000
+LINGERING, LINGERING_BYTES = 20.0, 64_000_000
 """How long, and how much, a refused client is listened to: one that is cut off at once while it
 sends never reads why."""
 

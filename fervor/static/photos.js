@@ -113,6 +113,14 @@ function draw() {
   drawStage();
   drawStrip();
   drawPanel();
+  drawReasons();
+}
+
+function drawReasons() {
+  const reasons = find("#reasons");
+  const { explained } = item();
+  reasons.hidden = !explained;
+  if (explained) reasons.replaceChildren(element("div", { id: "close-up" }), cues(explained[state.face]));
 }
 
 function drawStage() {
@@ -188,10 +196,8 @@ function faceParts() {
       heat: state.heat, choose: chooseHeat,
       caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
     }),
-    state.heat && element("div", { id: "close-up" }),
-    explained ? cues(explained[state.face])
-      : state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
-        explaining ? "Explaining" : "Explain this answer"),
+    !explained && state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
+      explaining ? "Explaining" : "Explain this answer"),
   ].filter(Boolean);
 }
 
