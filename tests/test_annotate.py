@@ -90,7 +90,7 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
 def test_names_do_not_collide(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="needs fervor[video]")
     sources = touched(tmp_path, "clip.mov", "clip.avi", "clip.mp4.png", "a.jpg")
-    names = annotate._names([*sources, "webcam:0"])
+    names = annotate.output_names([*sources, "webcam:0"])
     assert list(names.values()) == [
         *("clip.mp4", "clip-2.mp4", "clip.mp4.png", "a.jpg", "webcam-0.mp4"),
     ]

@@ -529,7 +529,7 @@ def test_it_exports_and_predicts(
 
 def test_the_graph_of_a_single_picture_equals_torch(tmp_path: Path) -> None:
     """Without the frozen networks, whose export takes a minute; with them: the slow tests."""
-    graph = _Graph(build({}))
+    graph = _Graph(build({})).eval()
     _write_graph(graph, 48, tmp_path / "model.onnx", outputs=OUTPUTS, half=False)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for count in (1, 3):

@@ -103,7 +103,7 @@ def test_help_is_quick(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", [[], ["predct"], ["--hlp"]])
 def test_no_or_unknown_command(words: list[str]) -> None:
-    assert "expected one of predict, train" in refused(fervor_process(*words))
+    assert "expected one of predict, explain, serve, train" in refused(fervor_process(*words))
 
 
 def test_commands_of_two_words(

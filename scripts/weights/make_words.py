@@ -148,7 +148,8 @@ def listed() -> list[str]:
 
 def store(weight: Floats, bias: Floats, words: list[str], vectors: Floats) -> None:
     """Both files, and their checksums in model.json."""
-    projection = {"projection.weight": weight, "projection.bias": bias}
+    # a transposed view would be written as its memory lies
+    projection = {"projection.weight": np.ascontiguousarray(weight), "projection.bias": bias}
     (FOLDER / PROJECTION).write_bytes(save(projection))
     data = save({"vectors": vectors}, metadata={"words": json.dumps(words)})
     (FOLDER / WORDS).write_bytes(data)
