@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +211,7 @@ class Predictor:
 
     def _run(
         self, crops: Sequence[NDArray[np.uint8]], *more: str
-    ) -> tuple[NDArray[np.float64], *tuple[NDArray[np.float32], ...]]:
+    ) -> list[NDArray[Any]]:
         """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
         image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
         first = "logits" if self._words is None else "embedding"
@@ -219,7 +219,7 @@ class Predictor:
         logits = np.asarray(answers, np.float64)
         if self._words is not None:
             logits = self._words.scale * logits @ self._words.vectors.T
-        return (logits / self.header.temperature, *others)
+        return [logits / self.header.temperature, *others]
 
     def _cutter(self) -> FaceCutter:
         return FaceCutter(
