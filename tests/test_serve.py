@@ -262,6 +262,7 @@ def test_other_names_and_origins_are_refused(
     assert server.post(PREDICT, [("a.jpg", b"")], own).status == 200
 
 
+@pytest.mark.slow
 def test_clients_share_runs_of_the_model(server: Running) -> None:
     pictures, runs = "fervor_batch_pictures_sum", "fervor_batch_pictures_count"
     before = server.metric(pictures), server.metric(runs)
@@ -310,6 +311,7 @@ def test_explanations_are_those_of_python(server: Running, astronauts: list[byte
     assert (answer.status, answer.json["error"]) == (413, "too_many_files")
 
 
+@pytest.mark.slow
 def test_a_video_streams_the_rows_of_the_command(server: Running, tmp_path: Path) -> None:
     path = write_video(tmp_path / "face.mp4", moving(12, lambda number: (100 + 4 * number, 90)))
     answer = server.post(f"{VIDEO}?every=3", [("face.mp4", path.read_bytes())])
@@ -363,6 +365,7 @@ def test_a_token_is_needed_where_one_is_set(tiny: Path) -> None:
         assert list(answer.json["results"][0][0]) == list(columns(LABELS))
 
 
+@pytest.mark.slow
 def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[bytes]) -> None:
     words = ("--model", tiny, "--max_faces", "1", "--max_requests", "2")
     with serving(*words) as server:
