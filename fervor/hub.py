@@ -20,6 +20,7 @@ NEEDED = ("model.json", "README.md")
 FILES = (
     *(*NEEDED, "model.onnx", "weights.safetensors", "class_vectors.safetensors"),
     *("text_vectors.safetensors", "cue_vectors.safetensors"),
+    *("word_vectors.safetensors", "word_projection.safetensors"),
 )
 """What a model folder holds for others; logs and configurations of a run stay at home."""
 
