@@ -209,9 +209,7 @@ class Predictor:
             rows.append(self._run(crops[start : start + self._batch_size])[0])
         return np.concatenate(rows)
 
-    def _run(
-        self, crops: Sequence[NDArray[np.uint8]], *more: str
-    ) -> list[NDArray[Any]]:
+    def _run(self, crops: Sequence[NDArray[np.uint8]], *more: str) -> list[NDArray[Any]]:
         """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
         image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
         first = "logits" if self._words is None else "embedding"
