@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fervor.errors import UsageError
 from fervor.statedicts import LoadReport
@@ -194,3 +195,15 @@ def mean_with_mirror(features: Features, mirrored: Features) -> Features:
     tokens = mirrored.tokens.unflatten(1, (rows, columns)).flip(2).flatten(1, 2)
     pooled = (features.pooled + mirrored.pooled) / 2
     return Features(pooled, (features.tokens + tokens) / 2, features.grid)
+
+
+def resized(
+    image: Float[Tensor, "b c h w"], size: int, *, mode: str = "nearest"
+) -> Float[Tensor, "b c s s"]:
+    """The picture in another size; nearest pixels are what the parents' code takes."""
+    if image.shape[2:] == (size, size):
+        return image
+    if mode == "nearest":  # by whole numbers: a scale in floating point rounds differently in ONNX
+        rows, columns = (torch.arange(size) * side // size for side in image.shape[2:])
+        return image[:, :, rows][:, :, :, columns]
+    return F.interpolate(image, size, mode=mode)

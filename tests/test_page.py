@@ -73,6 +73,7 @@ def opened(browser: Any, server: Running, path: str = "/", **options: Any) -> It
     page.set_default_timeout(PATIENCE)
     errors: list[str] = []
     asked: list[str] = []
+    page.on("filechooser", lambda _: None)  # from here on choosers are caught, not opened
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda line: errors.append(line.text) if "Policy" in line.text else None)
@@ -88,6 +89,15 @@ def opened(browser: Any, server: Running, path: str = "/", **options: Any) -> It
 def ready(page: Any) -> Any:
     page.wait_for_selector("html[data-ready]")
     return page
+
+
+def until(page: Any, expression: str, arg: Any = None) -> None:
+    """Wait for a JavaScript expression to hold; Chromium's own waiting would need unsafe-eval."""
+    patience = PATIENCE
+    while not page.evaluate(expression, arg):
+        assert patience > 0, f"waited in vain for {expression}"
+        page.wait_for_timeout(100)
+        patience -= 100
 
 
 def choose(page: Any, *files: Path) -> None:
@@ -224,9 +234,7 @@ def test_everything_works_from_the_keyboard(browser: Any, server: Running, tmp_p
         assert page.evaluate("document.activeElement.className").startswith("box")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        page.wait_for_function(
-            "document.querySelectorAll('.box')[1]?.getAttribute('aria-pressed') === 'true'"
-        )
+        until(page, "document.querySelectorAll('.box')[1]?.getAttribute('aria-pressed') === 'true'")
         assert "Face 2 of 2" in page.inner_text("#photos .eyebrow")
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
         assert float(outline.removesuffix("px")) >= 2
@@ -265,7 +273,7 @@ def test_pictures_are_dropped_and_pasted(browser: Any, server: Running) -> None:
             "data => document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data}))",
             pasted,
         )
-        page.wait_for_function("document.querySelectorAll('.strip button').length === 2")
+        until(page, "document.querySelectorAll('.strip button').length === 2")
         page.wait_for_selector("#photos .panel .busy", state="detached")
 
 
@@ -275,9 +283,7 @@ def test_the_webcam_is_answered_live(browser: Any, server: Running) -> None:
         accessible(page)
         page.click("#camera-start")
         page.wait_for_selector("#camera .box")
-        page.wait_for_function(
-            "document.querySelector('#live').textContent.startsWith('happiness')"
-        )
+        until(page, "document.querySelector('#live').textContent.startsWith('happiness')")
         assert page.inner_text("#camera .answer h2").lower() == "happiness"
         accessible(page)
         page.wait_for_timeout(1500)
@@ -309,7 +315,8 @@ def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Pat
         page.wait_for_selector("#video .box")
         before = page.locator("#video .box").bounding_box()["x"]
         page.locator("#lanes canvas").click(position={"x": 500, "y": 20})
-        page.wait_for_function(
+        until(
+            page,
             "before => document.querySelector('#video .box')?.getBoundingClientRect().x > before",
             arg=before + 40,
         )

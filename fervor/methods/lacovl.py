@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fervor import prompts
 from fervor.cross_similarity import CrossSimilarityAttention, Extremes
 from fervor.encoders import FaceEncoder, Features, ImageEncoder
 from fervor.errors import UsageError
+from fervor.features import resized
 from fervor.gated_attention import AttentionOptions, Branches, GatePer, Residual, Sparsity
 from fervor.landmark_guided import STRIDES, LandmarkGuidedEncoder, Merge
 from fervor.landmarknet import LandmarkEncoder
@@ -333,17 +333,17 @@ class LaCoVL(Method):
         """Landmark maps (three) and teacher tokens (one), as far as there are such networks."""
         found: list[Tensor] = []
         if self.landmarks is not None:
-            found += self.landmarks(_resized(image, self.options.resolution))
+            found += self.landmarks(resized(image, self.options.resolution))
         if self.teacher is not None:
             with torch.no_grad():
-                features = self.teacher(_resized(image, self.teacher.size, mode="bilinear"))
+                features = self.teacher(resized(image, self.teacher.size, mode="bilinear"))
             found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
         return tuple(found)
 
     def _guided(self, image: Float[Tensor, "b 3 h w"], frozen: tuple[Tensor, ...]) -> Summary:
         if image.shape[1] != 3:
             raise UsageError("lacovl needs whole pictures: set data.views to 0")
-        maps = self.image.scales(_resized(image, self.options.resolution))
+        maps = self.image.scales(resized(image, self.options.resolution))
         summary: Summary = self.guided(maps, frozen[:3] if self.landmarks is not None else ())
         return summary
 
@@ -391,10 +391,3 @@ def _half(logits: Logits, place: int) -> Logits:
     """Those of the anchors (0) or of the partners (1)."""
     parts: list[Any] = [None if part is None else part.chunk(2)[place] for part in logits]
     return Logits(*parts)
-
-
-def _resized(
-    image: Float[Tensor, "b c h w"], size: int, *, mode: str = "nearest"
-) -> Float[Tensor, "b c s s"]:
-    """The picture in another size; nearest pixels are what the parents' code takes."""
-    return image if image.shape[2:] == (size, size) else F.interpolate(image, size, mode=mode)
