@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from fervor import datasets, provenance, results
+from fervor import datasets, extras, provenance, results
 from fervor.checkpoint import Model, load_model
 from fervor.config import Data
 from fervor.data import Pictures, evaluation_batches, read_pictures
@@ -186,7 +186,7 @@ def evaluate(
         UsageError: classes that do not fit, duplicates of another data set's train, an attribute
             that no picture has, or a report without matplotlib.
     """
-    write_report = _report_writer() if report else None
+    write_report = extras.load("fervor.report", extra="report").write_report if report else None
     found = answer(
         load_model(model),
         data,
@@ -273,18 +273,6 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
         "second_only": found.second_only,
         "p_value": found.p_value,
     }
-
-
-def _report_writer() -> Any:
-    try:
-        from fervor.report import write_report
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fervor"):
-            raise
-        raise UsageError(
-            f'--report needs {error.name}, which is not installed: pip install "fervor[report]"'
-        ) from error
-    return write_report
 
 
 def counted(

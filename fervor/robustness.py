@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fervor import provenance, results
+from fervor import extras, provenance, results
 from fervor.checkpoint import Model, load_model
 from fervor.config import Data
 from fervor.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, Corruption, corrupt
@@ -233,14 +233,7 @@ def _write_table(path: Path, result: dict[str, Any]) -> None:
 
 
 def _drawer() -> Any:
-    try:
-        from fervor import figures
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fervor"):
-            raise
-        raise UsageError(
-            f'--report needs {error.name}, which is not installed: pip install "fervor[report]"'
-        ) from error
+    figures = extras.load("fervor.figures", extra="report")
 
     def draw(path: Path, measured: list[dict[str, Any]]) -> None:
         names = [f"{result['model']}, seed {result['run']['seed']}" for result in measured]

@@ -35,6 +35,7 @@ PLAIN = (
         "inventory",
         "describe",
         "hub",
+        "extras",
         "captions",
         "frame",
         "ahead",

@@ -448,9 +448,7 @@ def test_training_without_torch_names_the_extra(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(
-        "fervor.commands.research.importlib", SimpleNamespace(import_module=missing)
-    )
+    monkeypatch.setattr("fervor.extras.importlib", SimpleNamespace(import_module=missing))
     assert main(["export", "--model", "m", "--output", "o"]) == 2
     assert 'needs torch, which is not installed: pip install "fervor[train]"' in (
         capsys.readouterr().err

@@ -180,6 +180,6 @@ def test_without_matplotlib_the_extra_is_named(
         monkeypatch.delitem(sys.modules, f"fervor.{name}")
         monkeypatch.delattr(fervor, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"--report needs matplotlib.*fervor\[report\]"):
+    with pytest.raises(UsageError, match=r"needs matplotlib.*fervor\[report\]"):
         evaluate(model, data_of(root), output=str(tmp_path), report=True)
     assert not list(tmp_path.iterdir())

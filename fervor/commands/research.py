@@ -1,6 +1,5 @@
 """Commands for those who train models and measure them."""
 
-import importlib
 import logging
 import sys
 import warnings
@@ -10,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fervor import extras
 from fervor.config import Data, Run
-from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
 
 
@@ -23,7 +22,7 @@ def train(run: Run, *, resume: str = "") -> int:
         resume: run folder of an interrupted run that goes on where it stopped.
     """
     module = "fervor.landmarks" if run.method == "landmarks" else "fervor.training"
-    training = _with_torch(module)
+    training = extras.load(module, extra="train")
     # hardware notes, product tips, and warnings about Lightning's own code
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -57,7 +56,7 @@ def evaluate(
         compare: another model folder that answers the same pictures (McNemar's test).
         slices: attributes of the pictures, separated by commas, by which accuracy is divided.
     """
-    path, result = _with_torch("fervor.evaluation").evaluate(
+    path, result = extras.load("fervor.evaluation", extra="train").evaluate(
         model,
         data,
         split=split,
@@ -104,7 +103,7 @@ def robustness(
         seed: of the choice and of everything that is random in a corruption.
         report: draw accuracy over severity beside the result file.
     """
-    path, result = _with_torch("fervor.robustness").robustness(
+    path, result = extras.load("fervor.robustness", extra="train").robustness(
         model,
         data,
         split=split,
@@ -195,7 +194,7 @@ def sweep(
         trials: how many; 0 for every combination of lists.
         study: folder of the sweep; empty for runs/sweeps and the recipe's name.
     """
-    work = _with_torch("fervor.sweep")
+    work = extras.load("fervor.sweep", extra="train")
     folder = Path(study or f"runs/sweeps/{run.name or run.method}")
     with _notes("fervor.runs"):
         found = work.sweep(run, vary.split(), figure=figure, trials=trials, folder=folder)
@@ -320,7 +319,7 @@ def export(*, model: str, output: str, half: bool = False) -> int:
         output: the model folder that is written.
         half: store kernels and matrices in half precision; they are computed with in single.
     """
-    print(_with_torch("fervor.export").export(model=model, output=output, half=half))
+    print(extras.load("fervor.export", extra="train").export(model=model, output=output, half=half))
     return DONE
 
 
@@ -331,7 +330,7 @@ def convert(file: str, output: str) -> int:
         file: a .pt, .pth or .pth.tar file.
         output: the .safetensors file that is written.
     """
-    report = _with_torch("fervor.convert").convert(file, output)
+    report = extras.load("fervor.convert", extra="train").convert(file, output)
     print("\n".join(report.lines()))
     print(
         f"{output}: {len(report.tensors)} tensors written, {len(report.left_out)} entries left out"
@@ -351,22 +350,6 @@ def push(run: str, name: str, *, private: bool = False) -> int:
 
     print(hub.push(run, name, private=private))
     return DONE
-
-
-EXTRAS = {"optuna": "sweep"}
-"""Which extra brings a package that is not in train."""
-
-
-def _with_torch(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fervor"):
-            raise
-        extra = EXTRAS.get(error.name or "", "train")
-        raise UsageError(
-            f'needs {error.name}, which is not installed: pip install "fervor[{extra}]"'
-        ) from error
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from fervor.errors import UsageError
+from fervor import extras
 from fervor.exitcodes import DONE, FOUND
 
 
@@ -199,7 +199,7 @@ def serve(
         max_video_bytes: of a video's file.
         max_video_seconds: of a video.
     """
-    work = _with_server()
+    work = extras.load("fervor.serve", extra="serve")
     limits = work.Limits(
         file_bytes=max_bytes,
         request_bytes=max(64_000_000, max_bytes),
@@ -224,18 +224,6 @@ def serve(
 
     work.serve(place, model=model, threads=threads, limits=limits, announce=announce)
     return DONE
-
-
-def _with_server() -> Any:
-    try:
-        from fervor import serve
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fervor"):
-            raise
-        raise UsageError(
-            f'needs {error.name}, which is not installed: pip install "fervor[serve]"'
-        ) from error
-    return serve
 
 
 def models() -> int:
