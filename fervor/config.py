@@ -4,7 +4,7 @@ One YAML recipe is one `Run`. Every default names its source: (paper) and (relea
 KE-FER (arXiv 2409.08598); (ours) is this project's choice.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -258,5 +258,10 @@ class Run:
     profile: str = ""
 
     def resolved(self) -> dict[str, Any]:
-        """The whole configuration as plain values, for config.yaml and model.json."""
+        """The whole configuration as plain values, for config.yaml."""
         return asdict(self)
+
+    def published(self) -> dict[str, Any]:
+        """The same for model.json and results: where pictures and runs lay is nobody's business."""
+        data = replace(self.data, root="", aligned="", cache=Data().cache)
+        return replace(self, output="", data=data).resolved()

@@ -1,7 +1,6 @@
 """The end of a run: its folder becomes a model folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from safetensors.torch import load_file
 
 from fervor import checkpoint, datasets, provenance
 from fervor.card import card, terms
-from fervor.config import Data, Run
+from fervor.config import Run
 from fervor.evaluation import torch_logits
 from fervor.methods import Method
 from fervor.metrics import fitted_temperature, softmax, summary
@@ -54,9 +53,7 @@ def finish(
 
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
-    # where the pictures lay on the machine is nobody else's business
-    data = replace(run.data, root="", aligned="", cache=Data().cache)
-    resolved = replace(run, output="", data=data).resolved()
+    resolved = run.published()
     size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
         grid = method.eval().features(torch.zeros(1, 3, size, size)).grid

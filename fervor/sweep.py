@@ -1,7 +1,8 @@
 """Sweeps over settings: many runs of one recipe, chosen by their figures on validation alone.
 
 The study is kept in a journal (Optuna) beside its runs, so that a sweep that was stopped goes on:
-finished trials are not repeated, and a run that was under way is taken up where it stopped.
+finished trials are not repeated, and a run that was under way is taken up where it stopped. What it
+found is a result file with its provenance (`fervor.results`), whose `trials` are the rows.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from optuna.distributions import (
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
-from fervor import provenance
+from fervor import datasets, provenance, results
 from fervor.arguments import nearest
 from fervor.config import Run
 from fervor.errors import UsageError
@@ -48,7 +49,7 @@ class Outcome:
 
     Attributes:
         rows: a row of each trial, the best first.
-        path: the file that holds them.
+        path: the result file that holds them; none was written where every trial failed.
     """
 
     rows: list[dict[str, Any]]
@@ -88,7 +89,8 @@ def sweep(
                     study.enqueue_trial(settings, skip_if_exists=True)
             _work(study, space, trials or len(grid or ()), run, figure, folder)
             rows = _rows(study, figure, folder, run)
-            provenance.write_text(folder / ROWS, json.dumps(rows, indent=1) + "\n")
+            if any("selection" in row for row in rows):
+                results.write(folder / ROWS, _result(run, figure, rows))
     except Timeout:
         raise UsageError(
             f"{folder}: another process sweeps in it; wait, or give --output"
@@ -183,7 +185,7 @@ def _work(
         trial = study.ask(dict(space))
         job = job_of(run, trial.params, folder)
         if job.finished() or job.run():
-            study.tell(trial, _figures(job)[figure])
+            study.tell(trial, _described(job)["selection"][figure])
         else:
             study.tell(trial, state=TrialState.PRUNED)
 
@@ -202,10 +204,51 @@ def job_of(run: Run, settings: Mapping[str, Any], folder: Path) -> Job:
     return Job(f"trial-{digest[:12]}", run.seed, recipe, data, None, data, runs=folder)
 
 
-def _figures(job: Job) -> dict[str, float]:
-    description = json.loads((job.folder / "model.json").read_text(encoding="utf-8"))
-    figures: dict[str, float] = description["selection"]
-    return figures
+def _described(job: Job) -> dict[str, Any]:
+    """The description of the model that a trial made."""
+    description: dict[str, Any] = json.loads(
+        (job.folder / "model.json").read_text(encoding="utf-8")
+    )
+    return description
+
+
+def _outcome(job: Job) -> dict[str, Any]:
+    """What a finished trial adds to its row."""
+    info = _described(job)
+    return {
+        "selection": info["selection"],
+        "count": sum(info["data"]["selection"].values()),
+        "commit": info["commit"],
+        "sha256": info["sha256"]["weights.safetensors"],
+    }
+
+
+def _result(run: Run, figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a sweep found and where it comes from; folders by their names alone."""
+    done = [row for row in rows if "selection" in row]
+    commits = sorted({row["commit"] for row in done})
+    return {
+        "model": run.name or run.method,
+        "run": {
+            "config": run.published(),
+            "seed": run.seed,
+            "commit": ", ".join(commits),
+            "selection": {"mode": run.selection, "figure": figure},
+        },
+        "sha256": {row["folder"]: row["sha256"] for row in done},
+        "data": {
+            "name": run.data.name,
+            "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
+            "split": done[0]["selection"]["split"],
+        },
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "count": done[0]["count"],
+        "trials": [
+            {key: value for key, value in row.items() if key not in ("sha256", "count")}
+            for row in rows
+        ],
+    }
 
 
 def _rows(study: optuna.Study, figure: Figure, folder: Path, run: Run) -> list[dict[str, Any]]:
@@ -215,8 +258,8 @@ def _rows(study: optuna.Study, figure: Figure, folder: Path, run: Run) -> list[d
         job = job_of(run, trial.params, folder)
         done = trial.state == TrialState.COMPLETE
         row: dict[str, Any] = {"settings": trial.params, "state": "complete" if done else "failed"}
-        row |= {"seed": run.seed, "folder": str(job.folder)}
-        rows[str(job.folder)] = row | ({"selection": _figures(job)} if done else {})
+        row |= {"seed": run.seed, "folder": job.folder.name}
+        rows[job.folder.name] = row | (_outcome(job) if done else {})
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
 
     def rank(row: dict[str, Any]) -> tuple[bool, float]:

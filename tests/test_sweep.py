@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fervor import results
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.errors import UsageError
 from fervor.sweep import JOURNAL, job_of, parsed, sweep
@@ -37,8 +38,10 @@ if pathlib.Path("stop").exists():
 if temperature == 9:
     sys.exit("diverged")
 accuracy = 1 - (temperature - 0.3) ** 2 - recipe["optim"]["rate"]
-selection = {{"accuracy": accuracy, "negative_log_likelihood": 1 - accuracy}}
-(folder / "model.json").write_text(json.dumps({{"selection": selection}}))
+selection = {{"split": "valid", "accuracy": accuracy, "negative_log_likelihood": 1 - accuracy}}
+info = {{"selection": selection, "data": {{"selection": {{"neutral": 5, "fear": 2}}}}}}
+info |= {{"commit": "abc", "sha256": {{"weights.safetensors": "1f"}}}}
+(folder / "model.json").write_text(json.dumps(info))
 """
 
 RECIPE = Run(
@@ -75,7 +78,15 @@ def test_every_combination_once_and_the_best_first() -> None:
     }
     figures = [row["selection"]["accuracy"] for row in found.rows]
     assert figures == sorted(figures, reverse=True) and len(figures) == 6
-    assert json.loads(found.path.read_text()) == found.rows
+    result = results.read(found.path)
+    assert [row["settings"] for row in result["trials"]] == [row["settings"] for row in found.rows]
+    assert (result["count"], result["data"]["split"], result["run"]["commit"]) == (
+        7,
+        "valid",
+        "abc",
+    )
+    assert result["run"]["config"]["data"]["root"] == ""
+    assert str(Path.cwd()) not in found.path.read_text()
     again = sweep(RECIPE, vary, folder=Path("s"))
     assert again.rows == found.rows and len(trained()) == 6
     wider = sweep(RECIPE, ["options.temperature=0.1,0.3,1", "optim.rate=0.01"], folder=Path("w"))
@@ -189,7 +200,7 @@ def test_a_tiny_sweep_trains(tmp_path: Path) -> None:
     found = sweep(run, ["options.temperature=0.1,0.5"], folder=tmp_path / "s")
     assert [row["state"] for row in found.rows] == ["complete", "complete"]
     for row in found.rows:
-        info = json.loads((Path(row["folder"]) / "model.json").read_text())
+        info = json.loads((found.path.parent / row["folder"] / "model.json").read_text())
         assert info["options"]["temperature"] == row["settings"]["options.temperature"]
         assert info["selection"] == row["selection"]
         assert row["selection"]["split"] == "valid"
