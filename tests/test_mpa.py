@@ -193,7 +193,7 @@ def soft_tokens(method: MPA, text: DrawnSoftText) -> Rows:
 def alignment_by_hand(soft: Rows, hard: Rows, options: MPA.Options, kind: str) -> float:
     """Equations 1 to 3, each reading of them."""
     classes = range(len(soft))
-    if kind == "off":
+    if kind == "none":
         return 0.0
     if kind == "l1":
         gaps = [
@@ -267,8 +267,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "over hard": {"alignment_softmax": "hard"},
     "over both": {"alignment_softmax": "both", "alignment_reduction": "mean"},
     "prompts by l1": {"prompt_alignment": "l1"},
-    "tokens by l1": {"token_alignment": "l1", "prompt_alignment": "off"},
-    "tokens off": {"token_alignment": "off"},
+    "tokens by l1": {"token_alignment": "l1", "prompt_alignment": "none"},
+    "tokens off": {"token_alignment": "none"},
     "prototypes by l1": {"prototype_distance": "l1"},
     "class context": {"class_context": True},
     "types of hard prompts": {"hard_prompts": "class"},
@@ -301,7 +301,7 @@ def test_the_objective_against_a_slow_loop(variant: str, faces: Batch) -> None:
         parts = {
             name: alignment_by_hand(*pair, kind, getattr(kind, name))
             for name, pair in pairs.items()
-            if getattr(kind, name) != "off"
+            if getattr(kind, name) != "none"
         }
         expected |= {**parts, "alignment": sum(parts.values())}
         expected["loss"] += kind.alignment_weight * expected["alignment"]

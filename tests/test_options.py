@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from fervor.arguments import arguments_of
+from fervor.commands.research import train
 from fervor.errors import UsageError
 from fervor.methods import METHODS
 from fervor.methods.ke import KE
@@ -20,6 +22,22 @@ def test_nothing_given_is_the_defaults(method: str) -> None:
 def test_given_values_replace_defaults() -> None:
     options = method_options("ke", {"temperature": 0.1, "centre": True, "contrast": "simclr"})
     assert options == KE.Options(temperature=0.1, centre=True, contrast="simclr")
+
+
+WORDS = [
+    (method, name, word)
+    for method in METHODS
+    for name, kind in get_type_hints(METHODS[method].Options).items()
+    if get_origin(kind) is Literal
+    for word in get_args(kind)
+]
+
+
+@pytest.mark.parametrize(("method", "name", "word"), WORDS)
+def test_every_word_that_an_option_takes_can_be_said(method: str, name: str, word: str) -> None:
+    """YAML reads some words as truth values."""
+    given = arguments_of("train", train, ["--method", method, f"--options.{name}", word])["run"]
+    assert getattr(method_options(method, given.options), name) == word
 
 
 def test_a_whole_number_serves_as_a_number() -> None:

@@ -38,7 +38,7 @@ from fervor.prompting import DEVIATION, SoftPrompts, mean_of_words, soft_text
 from fervor.text import TextEncoder
 
 
-Alignment = Literal["contrastive", "l1", "off"]
+Alignment = Literal["contrastive", "l1", "none"]
 
 
 class MPA(Method):
@@ -185,7 +185,7 @@ class MPA(Method):
         return options.alignment_weight > 0 and {
             options.token_alignment,
             options.prompt_alignment,
-        } != {"off"}
+        } != {"none"}
 
     @torch.no_grad()
     def _encode_hard_prompts(self) -> None:
