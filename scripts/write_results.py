@@ -88,6 +88,39 @@ def robustness() -> str:
     return "\n".join(lines)
 
 
+def sweeps(method: str) -> Callable[[], str]:
+    """Settings of a method's evidence recipe, one changed at a time, on validation."""
+
+    def written() -> str:
+        found = [read(path) for path in sorted((RESULTS / "sweeps").glob(f"{method}-*.json"))]
+        if not found:
+            return "Not yet measured."
+        data, run = found[0]["data"], found[0]["run"]
+        lines = [
+            f"`{found[0]['model']}`, seed {run['seed']}, FERPlus, protocol `{data['protocol']}`, "
+            f"split {data['split']}, {found[0]['count']:,} pictures; `results/sweeps/{method}-*.json`.",
+            "",
+            "| setting | accuracy | mean class accuracy | negative log likelihood |",
+            "|---|---|---|---|",
+        ]
+        for result in found:
+            rows = [row for row in result["trials"] if "selection" in row]
+            for row in sorted(rows, key=lambda row: str(row["settings"])):
+                setting = ", ".join(
+                    f"`{name.removeprefix('options.')}: {value}`"
+                    for name, value in row["settings"].items()
+                )
+                figures = row["selection"]
+                lines.append(
+                    f"| {setting} | {figures['accuracy']:.2%} | "
+                    f"{figures['mean_class_accuracy']:.2%} | "
+                    f"{figures['negative_log_likelihood']:.3f} |"
+                )
+        return "\n".join(lines)
+
+    return written
+
+
 def zero_shot() -> str:
     """What the image-text model answers to sentences alone, on both splits."""
     splits = {split: RESULTS / f"vlm/zero-shot-seed0-{split}.json" for split in ("valid", "test")}
@@ -135,6 +168,8 @@ TABLES = {
         "lacovl-ablation": published("lacovl-ablation", "embedded"),
     },
     "docs/robustness.md": {"robustness": robustness},
+    "docs/methods/mpa.md": {"mpa-sweeps": sweeps("mpa")},
+    "docs/methods/lacovl.md": {"lacovl-sweeps": sweeps("lacovl")},
     "docs/methods/vlm.md": {"zero_shot": zero_shot},
 }
 
