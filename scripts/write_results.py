@@ -98,7 +98,8 @@ def sweeps(method: str) -> Callable[[], str]:
         data, run = found[0]["data"], found[0]["run"]
         lines = [
             f"`{found[0]['model']}`, seed {run['seed']}, FERPlus, protocol `{data['protocol']}`, "
-            f"split {data['split']}, {found[0]['count']:,} pictures; `results/sweeps/{method}-*.json`.",
+            f"split {data['split']}, {found[0]['count']:,} pictures; "
+            f"`results/sweeps/{method}-*.json`.",
             "",
             "| setting | accuracy | mean class accuracy | negative log likelihood |",
             "|---|---|---|---|",
