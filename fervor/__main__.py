@@ -75,6 +75,14 @@ def _help() -> str:
 
 
 def _one_line(error: FervorError | OSError) -> str:
+    """What went wrong, in one line; what could command a terminal (in names of files) is escaped"""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in _reason(error)
+    )
+
+
+def _reason(error: FervorError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         advice = ADVICE.get(error.errno or 0, "")
         return f"{error.filename or 'output'}: {error.strerror}{advice}"

@@ -26,7 +26,6 @@ SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
 
 LIMITS = {
     "encoder.size": SIDE,
-    "landmarks.size": SIDE,
     "teacher.size": SIDE,
     "optim.batch_size": COUNT,
     "optim.epochs": COUNT,

@@ -232,7 +232,11 @@ class Parquet:
         self._arrow = pyarrow
         self._schema = pyarrow.schema([(name, _arrow_type(pyarrow, name)) for name in rows.columns])
         self._group: list[dict[str, Any]] = []
-        self._writer = parquet.ParquetWriter(self._partial, self._schema)
+        try:
+            self._writer = parquet.ParquetWriter(self._partial, self._schema)
+        except OSError:
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def write(
         self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()

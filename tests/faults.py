@@ -1,17 +1,19 @@
 """What goes wrong around a process: sudden death, a full or read-only disk, a clock that lies."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.drawn import write_folder
+from fervor.__main__ import main
 
 
 ROOT = Path(__file__).parents[1]
@@ -20,37 +22,26 @@ LABELS = ("neutral", "happiness", "surprise", "anger")
 
 EPOCHS = 3
 
-NOBODY = 65534
+PRELOADED = ["fervor.training", "fervor.export", "fervor.align", "fervor.predict"]
+"""What the process that all children are forked from has loaded; importing torch takes seconds."""
 
 
-def fervor(
-    *words: str | Path, env: Mapping[str, str] | None = None, timeout: float = 600, **options: Any
-) -> subprocess.CompletedProcess[str]:
-    """A command of fervor in a process of its own."""
-    command = [sys.executable, "-m", "fervor", *map(str, words)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-        env=quiet(env),
-        **options,
-    )
+def begun(words: Sequence[str | Path], log: Path) -> BaseProcess:
+    """A command of fervor in a process of its own, whose streams go to `log`.out and .err."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(PRELOADED)
+    process = start.Process(target=_command, args=([*map(str, words)], str(log)))
+    process.start()
+    return process
 
 
-def quiet(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child: one thread, this source tree."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
-
-
-def one_line(answer: subprocess.CompletedProcess[str], *parts: str) -> str:
-    """The one line of an error that is no bug: exit code 2, and what it must say."""
-    assert answer.returncode == 2, (answer.returncode, answer.stdout, answer.stderr)
-    assert answer.stderr.count("\n") == 1 and "Traceback" not in answer.stderr, answer.stderr
-    for part in parts:
-        assert part in answer.stderr, answer.stderr
-    return answer.stderr
+def _command(words: list[str], log: str) -> None:
+    for number, ending in ((1, "out"), (2, "err")):
+        file = os.open(f"{log}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, number)
+    sys.exit(main(words))
 
 
 def write_recipe(folder: Path, *, pictures: int = 6, **optim: Any) -> Path:
@@ -58,6 +49,7 @@ def write_recipe(folder: Path, *, pictures: int = 6, **optim: Any) -> Path:
     import torch
 
     from tests import tiny
+    from tests.drawn import write_folder
 
     for seed, (split, count) in enumerate({"train": pictures, "valid": 3, "test": 3}.items()):
         write_folder(folder / "faces" / split, LABELS, count, seed=seed)
