@@ -73,6 +73,8 @@ def check_entries(info: Mapping[str, Any]) -> None:
         raise ValueError(f"text width is {info['text']['width']}, expected 1 to {WIDEST}")
     if not (math.isfinite(info["temperature"]) and info["temperature"] > 0):
         raise ValueError(f"temperature is {info['temperature']}, expected above 0")
+    if wrong := [name for name, value in info["options"].items() if isinstance(value, dict)]:
+        raise ValueError(f"option {wrong[0]!r:.60} is no plain value")
     for name in ("options", "encoder", "companions"):
         check_numbers(info.get(name, {}), name)
 

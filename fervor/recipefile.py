@@ -1,5 +1,6 @@
 """Recipes that may come from strangers: plain values, few of them, and possible numbers."""
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ __all__ = ["check_file", "check_run"]
 
 LARGEST = 64_000
 """Bytes; the largest recipe of the package has some two thousand."""
+
+CLASSES = {"class_path", "init_args", "dict_kwargs", "config"}
+"""With these the parser of options would import and call whatever they name."""
+
+SECTIONS = {field.name for field in fields(Run) if field.default is MISSING}
+"""Settings that are groups of others."""
 
 TAG = "tag:yaml.org,2002:"
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
@@ -52,12 +59,20 @@ def check_file(path: Path) -> None:
         raise UsageError(f"{path} is no readable YAML: {reason}") from None
     if not isinstance(root, yaml.MappingNode):
         raise UsageError(f"{path} holds no settings: expected lines as `method: ke`")
+    _check_sections(root, path)
     values, levels = _unfolded(root, {}, path)
     if values > MOST or levels > DEEPEST:
         raise UsageError(
             f"{path} unfolds to {values:,} values in {levels} levels: expected at most {MOST:,} "
             f"in {DEEPEST}"
         )
+
+
+def _check_sections(root: yaml.MappingNode, path: Path) -> None:
+    """A text in place of a group of settings would name a class, or a file of them."""
+    for key, value in root.value:
+        if key.value in SECTIONS and not isinstance(value, yaml.MappingNode):
+            raise UsageError(f"{path}: {key.value} is no group of settings")
 
 
 def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple[int, int]:
@@ -69,6 +84,9 @@ def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple
     known[id(node)] = (MOST + 1, 1)  # so large is one that holds itself
     parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
     if isinstance(node, yaml.MappingNode):
+        for key, _ in node.value:
+            if not CLASSES.isdisjoint(str(key.value).split(".")):
+                raise UsageError(f"{path} has the setting {key.value}: expected plain values")
         parts = [part for pair in parts for part in pair]
     found = [_unfolded(part, known, path) for part in parts]
     known[id(node)] = (

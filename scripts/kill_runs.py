@@ -80,7 +80,7 @@ class Train(Work):
 
 
 class Predict(Work):
-    """Sixty pictures to rows; killed, it starts anew."""
+    """Four hundred pictures to rows; killed, it starts anew."""
 
     ending = ""
 
@@ -171,7 +171,7 @@ class Export(Work):
         return json.loads((folder / "model.json").read_text())["labels"], names
 
 
-PICTURES = [f"{number:03d}.png" for number in range(60)]
+PICTURES = [f"{number:03d}.png" for number in range(400)]
 WORKS = (Train, PredictLines, PredictTable, Align, Export)
 
 

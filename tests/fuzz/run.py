@@ -119,11 +119,14 @@ def campaign(names: Sequence[str], engine: str, runs: int, seed: int) -> int:
         output.unlink(missing_ok=True)
         words = ["--worker", name, "--engine", engine, "--runs", str(runs), "--seed", str(seed)]
         begin = time.monotonic()
-        done = subprocess.run([sys.executable, __file__, *words], check=False)
+        with (KEPT / f"{name}.log").open("w") as log:  # decoders in C have their own notes
+            done = subprocess.run([sys.executable, __file__, *words], stderr=log, check=False)
         found = output.read_text() if output.is_file() else "{}"
         ended = "ok" if done.returncode == 0 else f"FAILED ({done.returncode})"
         print(f"{name}: {ended} {found} in {time.monotonic() - begin:.0f} s", flush=True)
-        failed += done.returncode != 0
+        if done.returncode:
+            failed += 1
+            print((KEPT / f"{name}.log").read_text(errors="replace")[-3000:])
     return failed
 
 
