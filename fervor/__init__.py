@@ -1,5 +1,6 @@
 """Facial expression recognition with vision-language models: train, evaluate, predict, export."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Predictor", "__version__", "rows"]
 __version__ = "0.1.0"
+
+# Released builds of onnxruntime from 1.29 on report its use, under a number that they give to this
+# machine and keep in the home folder. What forbids it counts only before onnxruntime is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

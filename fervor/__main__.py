@@ -1,5 +1,6 @@
 """The command line: finds the command, reads its options, turns errors into one line."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,15 @@ from fervor import __version__
 from fervor.commands import COMMANDS
 from fervor.errors import FervorError, UsageError
 from fervor.exitcodes import DONE, INTERRUPTED, WRONG_USE
+
+
+ADVICE = {
+    errno.ENOSPC: "; make room and start again: nothing that was whole is lost",
+    errno.EDQUOT: "; make room and start again: nothing that was whole is lost",
+    errno.EROFS: "; name another folder",
+    errno.EACCES: "; name another file or folder, or ask for the permission",
+}
+"""What to do where the system refuses to read or write."""
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -65,8 +75,17 @@ def _help() -> str:
 
 
 def _one_line(error: FervorError | OSError) -> str:
+    """What went wrong, in one line; what could command a terminal (in names of files) is escaped"""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in _reason(error)
+    )
+
+
+def _reason(error: FervorError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'output'}: {error.strerror}"
+        advice = ADVICE.get(error.errno or 0, "")
+        return f"{error.filename or 'output'}: {error.strerror}{advice}"
     return " ".join(str(error).split())
 
 

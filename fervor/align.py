@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from fervor import datasets, provenance
+from fervor.aside import forget_partial, write_picture
 from fervor.crops import box_crop, chosen, is_grey, pixels_of
 from fervor.datasets import SPLITS, Box, Sample
 from fervor.detector import Pixels
@@ -77,6 +78,7 @@ def align(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
+            forget_partial(folder)
             rows = _aligned(wanted, settings, folder, threads)
     except Timeout:
         raise UsageError(f"another process is writing to {folder}: wait for it") from None
@@ -256,7 +258,5 @@ def _whole(image: Pixels, size: int) -> Pixels:
 def _save(pixels: Pixels, path: Path) -> None:
     """Write a crop whole or not at all; without colour where it has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
     image = Image.fromarray(pixels[:, :, 0] if is_grey(pixels) else pixels)
-    image.save(aside, format="PNG", compress_level=1)
-    aside.replace(path)
+    write_picture(path, image, "PNG", compress_level=1)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fervor import timeline
-from fervor.aside import aside
+from fervor.aside import write_picture
 from fervor.errors import UsageError
 from fervor.frame import WEBCAM, Frame
 from fervor.prediction import Points, Prediction
@@ -79,8 +79,7 @@ class Annotator:
         shares = [prediction.probabilities for prediction in predictions]
         drawn = annotated(frame.image, predictions, shares, points)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as partial:
-            drawn.save(partial, KEPT[path.suffix.lower()], quality=92)
+        write_picture(path, drawn, KEPT[path.suffix.lower()], quality=92)
 
     def _tile(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
         if self._pictures < 2:
@@ -92,8 +91,8 @@ class Annotator:
     def _sheet(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         number = f"-{self._sheets + 1}" if self._pictures > SHEET else ""
-        with aside(self._folder / f"contact-sheet{number}.png") as path:
-            contact_sheet(self._tiles).save(path)
+        path = self._folder / f"contact-sheet{number}.png"
+        write_picture(path, contact_sheet(self._tiles), "PNG")
         self._tiles, self._sheets = [], self._sheets + 1
 
     def _finish(self) -> None:
@@ -203,9 +202,12 @@ class _Film:
     def close(self) -> None:
         if self._container is None:  # no frame could be read
             return
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._partial.replace(self._path)
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
         title = os.path.basename(self.source)
         timeline.write(self._timeline, title, self._path.with_name(f"{self._path.stem}-timeline"))
 

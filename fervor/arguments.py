@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from fervor.config import Run
 from fervor.errors import UsageError
+from fervor.recipefile import check_file, check_run
 
 
 __all__ = ["arguments_of", "nearest", "recipe_path", "recipes"]
@@ -46,6 +47,7 @@ def arguments_of(
     if takes_run:
         run = Run(**{field.name: values.pop(field.name) for field in fields(Run)})
         values.pop("config")
+        check_run(run)
         values["run"] = run if run.name else replace(run, name=recipe)
     return values
 
@@ -91,8 +93,10 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
         path = Path(run) / "config.yaml"
         if not path.is_file():
             raise UsageError(f"--resume {run}: expected a run folder; it has no config.yaml")
+        check_file(path)
         return "", ["--config", str(path), *rest]
     path = recipe_path(str(recipe))
+    check_file(path)
     name = str(recipe) if path.is_relative_to(RECIPES) else path.stem
     return name, ["--config", str(path), *rest]
 

@@ -6,22 +6,27 @@ Towers that a method leaves as they came are not stored: model.json holds their 
 
 import hashlib
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fervor import provenance
+from fervor.aside import write_bytes
 from fervor.companions import build_companions
 from fervor.config import Encoder, Landmarks, Teacher
 from fervor.encoders import build_image_encoder
-from fervor.errors import ModelError
+from fervor.errors import FervorError, ModelError
+from fervor.jsonfile import read_object
 from fervor.methods import METHODS, Method
+from fervor.options import method_options
+from fervor.plausible import check_architecture, check_entries
 from fervor.text import build_text_encoder
 
 
@@ -67,10 +72,23 @@ class Model:
             raise ModelError(f"{self.folder} has no {WEIGHTS}: give a run folder of fervor train")
         if provenance.sha256(path) != self.info["sha256"].get(WEIGHTS):
             raise ModelError(f"{path} differs from the checksum in {DESCRIPTION}: copy it anew")
-        method = built(self.info)
-        fill(method, load_file(path), path)
+        tensors = self.tensors()
+        method = built(self.info, tensors, self.folder / DESCRIPTION)
+        fill(method, tensors, path)
         self._verify_towers(method)
         return method.eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the folder's weights hold.
+
+        Raises:
+            ModelError: they are missing or damaged.
+        """
+        path = self.folder / WEIGHTS
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; copy it anew") from None
 
     def _verify_towers(self, method: Method) -> None:
         """The towers that were found are those of the training; halved where the export was."""
@@ -89,13 +107,30 @@ class Model:
             method.load_state_dict(halves)
 
 
-def built(info: dict[str, Any]) -> Method:
-    """A method of the kind that a model.json describes; empty but for its frozen towers."""
+def built(info: dict[str, Any], tensors: Mapping[str, Tensor], source: Path) -> Method:
+    """A method of the kind that a model.json describes; empty but for its frozen towers.
+
+    Raises:
+        ModelError: the description is none that fervor wrote, or too large for these weights.
+    """
+    try:
+        return _built(info, tensors)
+    except FervorError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{source}: {reason}; expected what fervor train writes") from error
+
+
+def _built(info: dict[str, Any], tensors: Mapping[str, Tensor]) -> Method:
     method_class: Any = METHODS[info["method"]]
+    options = method_options(info["method"], info["options"])
     towers = info.get("towers", {})
     config, architecture = Encoder(**info["encoder"]), None
     if "image" not in towers:
         config, architecture = replace(config, weights="random"), info.get("architecture")
+    if architecture is not None:
+        check_architecture(config, architecture, tensors)
     encoder = build_image_encoder(config, architecture=architecture)
     text: Any = _KnownWidth(info["text"]["width"])
     if "text" in towers:
@@ -107,7 +142,6 @@ def built(info: dict[str, Any]) -> Method:
         Landmarks(**named.get("landmarks", {})),
         Teacher(**named.get("teacher", {})),
     )
-    options = method_class.Options(**info["options"])
     method: Method = method_class(encoder, text, info["labels"], options, **companions)
     return method
 
@@ -176,14 +210,18 @@ def load_model(model: str | Path) -> Model:
     if not path.is_file():
         raise ModelError(f"{folder} is no model folder: it has no {DESCRIPTION}")
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        info = read_object(path)
+    except (ValueError, OSError) as error:
         raise ModelError(f"{path} is no readable JSON: {error}") from None
-    if not isinstance(info, dict) or info.get("schema") != SCHEMA:
+    if info.get("schema") != SCHEMA:
         raise ModelError(f"{path} has no schema {SCHEMA}: train or export again with this version")
     missing = [key for key in REQUIRED if key not in info]
     if missing:
         raise ModelError(f"{path} lacks {', '.join(missing)}: train or export again")
+    try:
+        check_entries(info)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}; expected what fervor train writes") from None
     if info["method"] not in METHODS:
         raise ModelError(
             f"{path} names method {info['method']!r}, expected one of {', '.join(METHODS)}"
@@ -193,10 +231,8 @@ def load_model(model: str | Path) -> Model:
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     # safetensors' own writer leaves files that their owner alone can read
-    aside.write_bytes(save({key: tensor.contiguous() for key, tensor in tensors.items()}))
-    aside.replace(path)
+    write_bytes(path, save({key: tensor.contiguous() for key, tensor in tensors.items()}))
 
 
 def save_model(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any], card: str) -> None:
@@ -210,4 +246,9 @@ def save_model(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any], c
 
 def describe(folder: Path, info: dict[str, Any]) -> None:
     """Write model.json."""
-    provenance.write_text(folder / DESCRIPTION, json.dumps(info, indent=1) + "\n")
+    provenance.write_text(folder / DESCRIPTION, description_text(info))
+
+
+def description_text(info: dict[str, Any]) -> str:
+    """What model.json holds."""
+    return json.dumps(info, indent=1) + "\n"

@@ -1,14 +1,14 @@
 """Weight files of papers (.pt, .pth, .pth.tar) -> safetensors, read without executing anything."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from fervor.aside import write_bytes
 from fervor.errors import ModelError, UsageError
 from fervor.statedicts import WRAPPERS
 
@@ -59,12 +59,7 @@ def convert(file: str | Path, output: str | Path) -> Report:
         raise ModelError(f"weights {file} hold no named tensors: give a state dict")
     # each tensor by itself: safetensors refuses memory that two of them share
     whole = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        save_file(whole, aside)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_bytes(target, save(whole))
     kinds = {
         name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
         for name, value in tensors.items()

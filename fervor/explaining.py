@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from fervor import media
 from fervor.annotate import output_names
-from fervor.aside import aside
+from fervor.aside import aside, write_picture
 from fervor.errors import UsageError
 from fervor.explain import Explanation
 from fervor.inference import Predictor
@@ -87,8 +87,7 @@ def pictures(inputs: Sequence[str]) -> list[str]:
 def _draw(path: Path, frame: media.Frame, explanation: Explanation, top: int) -> None:
     assert frame.image is not None, "a face was found in a picture"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with aside(path) as partial:
-        drawn(frame.image, explanation, top=top).save(partial)
+    write_picture(path, drawn(frame.image, explanation, top=top), "PNG")
 
 
 def _write(

@@ -7,7 +7,8 @@ divide the answer among the places.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fervor import checkpoint, provenance
+from fervor.aside import aside
 from fervor.card import card
+from fervor.checkpoint import DESCRIPTION, WEIGHTS
 from fervor.errors import ModelError, UsageError
 from fervor.methods import Method
 
@@ -29,6 +32,7 @@ from fervor.methods import Method
 GRAPH = "model.onnx"
 OUTPUTS = ("logits", "embedding", "local")
 VECTORS = "class_vectors.safetensors"
+CARD = "README.md"
 TOLERANCE = 1e-4
 """Largest accepted difference between the graph and torch."""
 
@@ -71,26 +75,34 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
         raise UsageError(f"{folder} is a file: give a folder to export to")
     folder.mkdir(parents=True, exist_ok=True)
     size = int(loaded.info["input"]["size"])
-    aside = folder / f".{GRAPH}"
-    with method.constant_text():
-        write_checked(_Graph(method), aside, size=size, outputs=OUTPUTS, half=half)
-    checkpoint.save_weights(folder / checkpoint.WEIGHTS, tensors)
     with torch.no_grad():
         vectors = {
             "class_vectors": F.normalize(method.class_vectors().float(), dim=-1),
             "centre": method.text_centre().float(),
         }
-    checkpoint.save_weights(folder / VECTORS, vectors)
-    aside.replace(folder / GRAPH)
-    files = (checkpoint.WEIGHTS, VECTORS, GRAPH)
-    info = {
-        **loaded.info,
-        "half": half or bool(loaded.info.get("half")),
-        "sha256": {name: provenance.sha256(folder / name) for name in files},
-    }
-    provenance.write_text(folder / "README.md", card(info))
-    checkpoint.describe(folder, info)
+    with _together(folder, DESCRIPTION, CARD, GRAPH, VECTORS, WEIGHTS) as parts:
+        with method.constant_text():
+            write_checked(_Graph(method), parts[GRAPH], size=size, outputs=OUTPUTS, half=half)
+        checkpoint.save_weights(parts[VECTORS], vectors)
+        checkpoint.save_weights(parts[WEIGHTS], tensors)
+        info = {
+            **loaded.info,
+            "half": half or bool(loaded.info.get("half")),
+            "sha256": {name: provenance.sha256(parts[name]) for name in (WEIGHTS, VECTORS, GRAPH)},
+        }
+        provenance.write_text(parts[CARD], card(info))
+        provenance.write_text(parts[DESCRIPTION], checkpoint.description_text(info))
     return folder / GRAPH
+
+
+@contextmanager
+def _together(folder: Path, *names: str) -> Iterator[dict[str, Path]]:
+    """Files that take their names when all of them are whole, the first one last.
+
+    A full disk leaves an earlier export as it was.
+    """
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(aside(folder / name)) for name in names}
 
 
 def write_checked(
@@ -165,7 +177,6 @@ def _check(graph: nn.Module, size: int, path: Path) -> None:
         answers = session.run(None, {"image": image.numpy()})
         gaps = [float(np.abs(a - b).max()) for a, b in zip(answers, expected, strict=True)]
         if not max(gaps) <= TOLERANCE:
-            path.unlink()
             raise ModelError(
                 f"the exported graph differs from torch by {max(gaps):.2e}, expected at most "
                 f"{TOLERANCE:.0e}: report this model's encoder and versions"

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fervor import provenance
-from fervor.aside import aside
+from fervor.aside import write_bytes
 from fervor.errors import ModelError
 from fervor.parallel import progress
 
@@ -155,6 +155,5 @@ def taught(faces: NDArray[np.uint8], folder: str) -> Taught:
     taught = Taught(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     if folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as partial:
-            save_file(taught._asdict(), partial)
+        write_bytes(path, save(taught._asdict()))
     return taught

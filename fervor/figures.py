@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fervor.aside import write_bytes
 from fervor.metrics import Bins, CoverageRisk
 from fervor.significance import Floats, Ints
 
@@ -40,12 +41,18 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure as SVG, PDF and PNG; returns the SVG for a page to hold."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        (folder / f"{name}.svg").write_text(text.getvalue(), encoding="utf-8")
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.png", dpi=150)
-    return text.getvalue()
+        drawing = _drawn(figure, "svg", metadata={"Date": None})
+        write_bytes(folder / f"{name}.svg", drawing)
+        pdf = _drawn(figure, "pdf", metadata={"CreationDate": None})
+        write_bytes(folder / f"{name}.pdf", pdf)
+        write_bytes(folder / f"{name}.png", _drawn(figure, "png", dpi=150))
+    return drawing.decode("utf-8")
+
+
+def _drawn(figure: Figure, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, **options)
+    return buffer.getvalue()
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -47,8 +47,13 @@ def finish(
         },
     }
     checkpoint.save_model(folder, tensors, info, card(info))
-    (folder / BEST).unlink()
-    (folder / LAST).unlink(missing_ok=True)
+    forget_state(folder)
+
+
+def forget_state(folder: Path) -> None:
+    """Remove what a finished run needed to go on."""
+    for name in (BEST, LAST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:

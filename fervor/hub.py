@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fervor.errors import ModelError, UsageError
+from fervor.jsonfile import read_object
 from fervor.provenance import sha256
 
 
@@ -79,7 +80,7 @@ def verify(folder: Path) -> None:
     """
     path = folder / "model.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        known = read_object(path)["sha256"]
         sums = {str(file): str(value) for file, value in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} holds no checksums: expected a model folder of fervor") from error

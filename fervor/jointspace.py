@@ -18,6 +18,9 @@ __all__ = ["CUES", "VECTORS", "Cues", "JointSpace", "read_cues", "read_space", "
 VECTORS = "class_vectors.safetensors"
 CUES = "cue_vectors.safetensors"
 
+LARGEST_GRID = 2048
+"""Rows or columns: as many as the largest picture that a network sees has pixels."""
+
 Floats = NDArray[np.float32]
 
 
@@ -66,14 +69,18 @@ def read_space(folder: Path, labels: int) -> JointSpace:
         )
     vectors = _tensors(path, content)[0].get("class_vectors")
     grid = content.get("grid")
-    fits = isinstance(grid, list) and len(grid) == 2
+    fits = isinstance(grid, list) and len(grid) == 2 and all(_is_side(side) for side in grid)
     if vectors is None or vectors.ndim != 2 or len(vectors) != labels or not fits:
         raise ModelError(
             f"{path} and the grid of model.json are {grid} and "
             f"{None if vectors is None else vectors.shape}: expected {labels} class vectors and "
             "rows and columns, as fervor export writes"
         )
-    return JointSpace(unit(vectors), (int(grid[0]), int(grid[1])))
+    return JointSpace(unit(vectors), (grid[0], grid[1]))
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int) and 1 <= side <= LARGEST_GRID
 
 
 def read_cues(folder: Path) -> Cues | None:
@@ -87,10 +94,22 @@ def read_cues(folder: Path) -> Cues | None:
     if CUES not in content.get("sha256", {}) or not path.is_file():
         return None
     tensors, notes = _tensors(path, content)
-    bank = json.loads(notes["cues"])
-    texts = tuple(tuple(row) for row in bank["texts"])
-    vectors = tensors["vectors"].astype(np.float32)
-    return Cues(tuple(bank["labels"]), tuple(bank["dimensions"]), texts, vectors)
+    try:
+        bank = json.loads(notes["cues"])
+        texts = tuple(tuple(map(str, row)) for row in bank["texts"])
+        labels, dimensions = map(str, bank["labels"]), map(str, bank["dimensions"])
+        vectors = tensors["vectors"].astype(np.float32)
+        found = Cues(tuple(labels), tuple(dimensions), texts, vectors)
+        shape = (len(found.labels), len(found.dimensions))
+        if (
+            vectors.ndim != 3
+            or vectors.shape[:2] != shape
+            or {len(row) for row in texts} != {shape[1]}
+        ):
+            raise ValueError(f"vectors of shape {vectors.shape} for {shape} texts")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} holds no cues: {error}; export or copy it again") from None
+    return found
 
 
 def unit(vectors: NDArray[Any]) -> Floats:

@@ -5,6 +5,7 @@ distilled: the mesh (fervor/facemesh.py) is asked once for the points of faces t
 and the small network learns them from the same faces turned, blurred, darkened and covered.
 """
 
+import io
 import json
 import logging
 import math
@@ -15,14 +16,13 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from fervor import provenance
-from fervor.aside import aside
-from fervor.checkpoint import halved
+from fervor.aside import write_bytes
+from fervor.checkpoint import halved, save_weights
 from fervor.config import Augment, Run
 from fervor.data import Augmentation, Pictures, warped
 from fervor.facemesh import MIRRORED, taught
@@ -313,8 +313,9 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
         }
-        with aside(self.checkpoint) as partial:
-            torch.save(state, partial)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.checkpoint, buffer.getbuffer())
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
@@ -344,8 +345,7 @@ def _finish(training: _Training, folder: Path) -> None:
     run, held, some = training.run, training.held, training.some_held()
     encoder = kept_encoder(training.average.module)
     state = {name: halved(tensor) for name, tensor in encoder.trunk.state_dict().items()}
-    with aside(folder / WEIGHTS) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+    save_weights(folder / WEIGHTS, state)
     export_points(encoder, folder / GRAPH)
     figures = summary(errors(found_in(encoder, held.pictures), held.points))
     facts = {

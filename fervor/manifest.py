@@ -12,9 +12,13 @@ from typing import Any, Literal
 
 from fervor.datasets import Box, Sample
 from fervor.errors import DataError
+from fervor.jsonfile import read_object
 
 
 MANIFEST, SETTINGS = "manifest.jsonl", "align.json"
+
+ROW = {"source", "annotated", "file", "status", "state", "error"}
+"""What every row holds."""
 
 Missing = Literal["keep", "centre", "skip"]
 
@@ -51,7 +55,7 @@ def settings_of(folder: Path) -> Settings:
         DataError: the folder was not written by `fervor data align`.
     """
     try:
-        return Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+        return Settings(**read_object(folder / SETTINGS))
     except (OSError, ValueError, TypeError):
         raise DataError(
             f"{folder} holds no readable {SETTINGS}: expected a folder that fervor data align wrote"
@@ -111,8 +115,32 @@ def rows_of(path: Path) -> list[Row]:
     """The rows of a manifest; a last line that was cut off by a kill is not one."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            rows = [json.loads(line) for line in file if line.endswith("\n")]
+    except (ValueError, RecursionError) as error:
+        raise _strange(path, str(error) or "nested too deeply") from None
+    for row in rows:
+        _check(row, path)
+    return rows
+
+
+def _check(row: Any, path: Path) -> None:
+    """Raises DataError where a row, perhaps a stranger's, is none or leads out of the folder."""
+    if not isinstance(row, dict) or not row.keys() >= ROW:
+        raise _strange(path, f"a row without {', '.join(sorted(ROW))}")
+    file, state, box = row["file"], row["state"], row["annotated"]
+    inside = file is None or (isinstance(file, str) and not {"", ".."} & {*file.split("/")})
+    if not inside or not isinstance(row["source"], str):
+        raise _strange(path, f"the file {file!r:.60}, which is none below the folder")
+    if not (box is None or (isinstance(box, list) and len(box) == 4)):
+        raise _strange(path, f"the box {box!r:.60}")
+    if not (state is None or (isinstance(state, list) and len(state) == 2)):
+        raise _strange(path, f"the state {state!r:.60}")
+
+
+def _strange(path: Path, what: str) -> DataError:
+    return DataError(f"{path} holds {what}: expected what fervor data align writes")
 
 
 def state_of(path: str) -> list[int] | None:

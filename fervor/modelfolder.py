@@ -1,7 +1,6 @@
 """A model folder as prediction reads it: model.json checked, model.onnx verified and opened."""
 
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import onnxruntime
 
 from fervor.errors import ModelError
+from fervor.jsonfile import read_object
 
 
 __all__ = ["EMBEDDED", "ModelHeader", "find_model", "open_session", "read_header"]
@@ -18,7 +18,6 @@ __all__ = ["EMBEDDED", "ModelHeader", "find_model", "open_session", "read_header
 EMBEDDED = Path(__file__).parent / "weights" / "embedded"
 SHIPPED = {"embedded": EMBEDDED, "vlm": EMBEDDED.with_name("vlm")}
 """Models of the package by name."""
-HEADER_BYTES = 10_000_000
 SCHEMA = 1
 KINDS = {list: "a list", dict: "an object", str: "a text", int: "a whole number"}
 
@@ -89,17 +88,13 @@ def read_header(folder: Path) -> ModelHeader:
             f"run fervor export --model {folder} --output {folder}-onnx and name that folder"
         )
     try:
-        if path.stat().st_size > HEADER_BYTES:
-            raise ValueError(f"larger than {HEADER_BYTES:,} bytes")
-        return _header(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OverflowError, RecursionError, OSError) as error:  # json: ValueError
+        return _header(read_object(path))
+    except (ValueError, OverflowError, OSError) as error:
         raise ModelError(f"{path}: {error}; expected what fervor export writes") from error
 
 
-def _header(content: Any) -> ModelHeader:
+def _header(content: dict[str, Any]) -> ModelHeader:
     """Raises ValueError with the first entry that is missing or out of its range."""
-    if not isinstance(content, dict):
-        raise ValueError("holds no object")
     if content.get("schema") != SCHEMA:
         raise ValueError(f"schema is {content.get('schema')!r} instead of {SCHEMA}")
     labels = _entry(content, "labels", list)

@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fervor.aside import aside
 from fervor.export import write_checked
 from fervor.landmarknet import SIZE, LandmarkEncoder
 
@@ -25,4 +26,5 @@ def export_points(encoder: LandmarkEncoder, path: Path) -> None:
     Raises:
         ModelError: the graph's answers differ from torch's by more than 1e-4.
     """
-    write_checked(_Points(encoder), path, size=SIZE, outputs=("points",), half=True)
+    with aside(path) as partial:
+        write_checked(_Points(encoder), partial, size=SIZE, outputs=("points",), half=True)

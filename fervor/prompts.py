@@ -4,7 +4,6 @@ The nine templates and their numbers are those of KE-FER, arXiv 2409.08598, Tabl
 of hard prompts are those of MPA-FER, arXiv 2506.21017; the descriptions are this project's own.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fervor.errors import UsageError
+from fervor.jsonfile import read_object
 
 
 SLOT = "[CLS]"
@@ -147,13 +147,13 @@ def read_descriptions(path: Path) -> dict[str, str]:
         UsageError: no such file, or another content than {"descriptions": {class: text}}.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"descriptions {path} cannot be read: {reason}; give a file of fervor describe"
         ) from None
-    texts = content.get("descriptions") if isinstance(content, dict) else None
+    texts = content.get("descriptions")
     if not isinstance(texts, dict) or not texts:
         raise UsageError(
             f'descriptions {path} hold no {{"descriptions": {{class: text}}}}: give a file of '

@@ -1,12 +1,12 @@
 """Where a number or a file comes from: commit, versions, checksums; and writing without halves."""
 
 import hashlib
-import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fervor import __version__
+from fervor.aside import write_bytes
 
 
 PACKAGES = (
@@ -56,6 +56,4 @@ def sha256(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_bytes(path, text.encode("utf-8"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from fervor import provenance
 from fervor.errors import DataError
+from fervor.jsonfile import read_object
 
 
 CONTENT = "content_sha256"
@@ -52,10 +53,10 @@ def read(path: Path) -> dict[str, Any]:
         DataError: it is unreadable, has no checksum, or was changed since it was written.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        result = read_object(path)
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is no readable JSON: {error}") from None
-    if not isinstance(result, dict) or CONTENT not in result:
+    if CONTENT not in result:
         raise DataError(f"{path} has no {CONTENT}: expected a result file; evaluate again")
     if result[CONTENT] != checksum(result):
         raise DataError(f"{path} was changed since it was written: evaluate again")

@@ -68,9 +68,11 @@ class Job:
     def steps(self) -> list[list[str]]:
         """The commands that are left, as words after `fervor`."""
         found = []
-        if (self.folder / "last.ckpt").is_file():
+        if (self.folder / "model.json").is_file():
+            pass  # trained: a kill right after that may have left a checkpoint behind
+        elif (self.folder / "last.ckpt").is_file():
             found.append(["train", "--resume", str(self.folder)])
-        elif not (self.folder / "model.json").is_file():
+        else:
             recipe = self.folder.with_name(f"{self.folder.name}.yaml")
             found.append(["train", "--config", str(recipe), *_options(self.data)])
         if self.result is None:

@@ -8,12 +8,14 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from fervor.errors import UsageError
 from fervor.prediction import Points, Prediction
+from fervor.rowfile import RowFile
 from fervor.smoothing import Smoother
 
 
@@ -160,25 +162,21 @@ class _Lines:
 
     def __init__(self, path: Path, rows: _Rows) -> None:
         self._rows = rows
-        self._file = path.open("wb")
+        self._file = RowFile(path)
 
     def write(
         self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
     ) -> None:
-        self._put("".join(self._line(row) for row in self._rows(predictions, points)))
+        self._file.write("".join(self._line(row) for row in self._rows(predictions, points)))
 
     def _line(self, row: dict[str, Any]) -> str:
         raise NotImplementedError
-
-    def _put(self, text: str) -> None:
-        self._file.write(text.encode("utf-8"))
-        self._file.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._file.finish()
 
 
 class JsonLines(_Lines):
@@ -194,7 +192,7 @@ class Csv(_Lines):
 
     def __init__(self, path: Path, rows: _Rows) -> None:
         super().__init__(path, rows)
-        self._put(_csv_line(rows.columns))
+        self._file.write(_csv_line(rows.columns))
 
     def _line(self, row: dict[str, Any]) -> str:
         return _csv_line([_harmless(name, value) for name, value in _flat_row(row).items()])
@@ -234,7 +232,11 @@ class Parquet:
         self._arrow = pyarrow
         self._schema = pyarrow.schema([(name, _arrow_type(pyarrow, name)) for name in rows.columns])
         self._group: list[dict[str, Any]] = []
-        self._writer = parquet.ParquetWriter(self._partial, self._schema)
+        try:
+            self._writer = parquet.ParquetWriter(self._partial, self._schema)
+        except OSError:
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def write(
         self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
@@ -250,11 +252,22 @@ class Parquet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._group:
-            self._write_group()
-        self._writer.close()
-        self._partial.replace(self._path)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if not isinstance(error, OSError):  # on a full disk groups of rows are missing
+                if self._group:
+                    self._write_group()
+                self._writer.close()
+                self._partial.replace(self._path)
+        finally:
+            with suppress(OSError):
+                self._writer.close()
+            self._partial.unlink(missing_ok=True)
 
 
 def _arrow_type(pyarrow: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fervor.aside import aside
+from fervor.aside import write_bytes, write_picture
 from fervor.prediction import Prediction
 from fervor.render import BLACK, WHITE, colour_of, font, legend
 
@@ -267,7 +267,6 @@ document.querySelectorAll("svg").forEach((svg, number) => {{
 
 def write(timeline: Timeline, title: str, stem: Path) -> None:
     """Write the timeline as `stem`.png and `stem`.html."""
-    with aside(stem.with_name(f"{stem.name}.png")) as path:
-        picture(timeline, title).save(path)
-    with aside(stem.with_name(f"{stem.name}.html")) as path:
-        path.write_text(page(timeline, title), encoding="utf-8")
+    write_picture(stem.with_name(f"{stem.name}.png"), picture(timeline, title), "PNG")
+    text = page(timeline, title).encode("utf-8")
+    write_bytes(stem.with_name(f"{stem.name}.html"), text)

@@ -1,5 +1,6 @@
 """Training: one LightningModule that wraps any method, and the run folder it leaves behind."""
 
+import io
 import json
 import logging
 import sys
@@ -12,12 +13,13 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from safetensors.torch import load_file
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from fervor import checkpoint, processes, provenance
+from fervor.aside import forget_partial, write_bytes
 from fervor.companions import build_companions
 from fervor.config import Run
 from fervor.data import (
@@ -29,7 +31,7 @@ from fervor.data import (
 from fervor.encoders import FaceEncoder, build_image_encoder
 from fervor.errors import UsageError
 from fervor.evaluation import torch_logits
-from fervor.finishing import BEST, FIGURES, LAST, finish
+from fervor.finishing import BEST, FIGURES, LAST, finish, forget_state
 from fervor.methods import METHODS, Batch, Method
 from fervor.metrics import softmax, summary
 from fervor.optimisation import learning_rate, moving_average, optimizer_of
@@ -102,11 +104,14 @@ def open_run(run: Run, *, resume: bool) -> Path:
     if resume and not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
     if resume and (folder / checkpoint.DESCRIPTION).is_file():
+        forget_state(folder)  # a kill between a run's last two steps leaves it
         raise UsageError(f"{folder} holds a finished run: train again with another --output")
     if not resume and (folder / CONFIG).exists():
         raise UsageError(
             f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
         )
+    if resume:
+        forget_partial(folder)
     return folder
 
 
@@ -169,7 +174,7 @@ def _start_from(method: Method, model: str) -> None:
         ModelError: the model is of another kind.
     """
     loaded = checkpoint.load_model(model)
-    tensors = load_file(loaded.folder / checkpoint.WEIGHTS)
+    tensors = loaded.tensors()
     trained = {name for name, _ in method.named_parameters()}
     constant = {
         key: value
@@ -294,10 +299,7 @@ class Training(lightning.LightningModule):
 
     def _keep_last(self) -> None:
         """The whole state, for `--resume`; a callback would save it before the epoch's figures."""
-        aside = (self.folder / LAST).with_suffix(".part")
-        self.trainer.save_checkpoint(aside)
-        if self.trainer.is_global_zero:
-            aside.replace(self.folder / LAST)
+        self.trainer.save_checkpoint(self.folder / LAST)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         """The choice so far goes on with a resumed run."""
@@ -317,6 +319,16 @@ class Training(lightning.LightningModule):
         self.history = saved["history"]
         own = self.state_dict()
         saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}
+
+
+class _Whole(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and nowhere but into its own folder."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Encoded in memory, as Lightning does; its own way leads over the folder of temporaries"""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getbuffer())
 
 
 def _channels_last(image: Tensor) -> Tensor:
@@ -350,4 +362,5 @@ def _trainer(run: Run, folder: Path) -> lightning.Trainer:
         log_every_n_steps=20,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[_Whole()],
     )

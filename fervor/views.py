@@ -7,18 +7,19 @@ it would see with the layers computed anew each time; runs that are compared sha
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fervor.aside import aside
 from fervor.config import Augment, Run
 from fervor.data import Augmentation, Pictures, evaluation_batches, pair_generator, targets
 from fervor.encoders import FaceEncoder, ImageEncoder
@@ -113,21 +114,16 @@ def _write_plain(
     encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, path: Path
 ) -> None:
     """Maps [n i j d] of the pictures as they are, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    training, start = encoder.training, 0
+
+    def maps() -> Iterator[NDArray[Any]]:
+        for batch in evaluation_batches(pictures, size=run.encoder.size):
+            image = batch.image.contiguous(memory_format=torch.channels_last)
+            yield encoder.lower(image).permute(0, 2, 3, 1).numpy()
+
+    training = encoder.training
     encoder.eval()
-    for batch in evaluation_batches(pictures, size=run.encoder.size):
-        image = batch.image.contiguous(memory_format=torch.channels_last)
-        maps = encoder.lower(image).permute(0, 2, 3, 1).numpy()
-        if not start:
-            shape = (len(pictures), *maps.shape[1:])
-            stored = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
-        stored[start : start + len(maps)] = maps
-        start += len(maps)
+    _store(path, len(pictures), maps())
     encoder.train(training)
-    stored.flush()
-    aside.replace(path)
 
 
 def _fingerprint(
@@ -154,25 +150,40 @@ def _view(
     """One view's maps [n i j d], bfloat16 seen as uint16, mapped from its file."""
     path = folder / f"view{view}.npy"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
         augmentation = Augmentation(run.augment, run.encoder.size)
-        stored: np.memmap[Any, np.dtype[np.uint16]] | None = None
-        for indices in torch.arange(len(pictures)).split(CHUNK):
-            start = int(indices[0])
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mixed_seed(view, start))
-                image = augmentation(pictures.take(indices))
-            maps = _lower(encoder, image)
-            if stored is None:
-                shape = (len(pictures), *maps.shape[1:])
-                stored = np.lib.format.open_memmap(aside, "w+", np.uint16, shape)
-            stored[start : start + len(maps)] = maps
-        assert stored is not None, "a split holds pictures"
-        stored.flush()
-        aside.replace(path)
+
+        def maps() -> Iterator[NDArray[Any]]:
+            for indices in torch.arange(len(pictures)).split(CHUNK):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(mixed_seed(view, int(indices[0])))
+                    image = augmentation(pictures.take(indices))
+                yield _lower(encoder, image)
+
+        _store(path, len(pictures), maps())
     mapped: NDArray[np.uint16] = np.load(path, mmap_mode="r")
     return mapped
+
+
+def _store(path: Path, count: int, parts: Iterable[NDArray[Any]]) -> None:
+    """Write parts [b ...] of an array [count ...], whole or not at all.
+
+    They are written, not mapped: a full disk then is an error and not the end of the process. What
+    a killed process left is removed, and processes that want the same file wait for the first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.is_file():
+            return
+        for left in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+            left.unlink()
+        with aside(path) as partial, partial.open("wb") as file:
+            for part in parts:
+                if not file.tell():
+                    shape = (count, *part.shape[1:])
+                    kind = np.lib.format.dtype_to_descr(part.dtype)
+                    header = {"descr": kind, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(part).data)
 
 
 def _lower(encoder: FaceEncoder | VisionTower, image: Tensor) -> NDArray[np.uint16]:

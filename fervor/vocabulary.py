@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from fervor import prompts
-from fervor.aside import aside
+from fervor.aside import write_bytes
 from fervor.errors import ModelError, UsageError
 from fervor.jointspace import unit
 
@@ -135,9 +135,13 @@ def _stored(folder: Path, content: dict[str, Any]) -> dict[str, Floats]:
     """The words whose vectors lie beside the model."""
     if not _named(folder, WORDS, content):
         return {}
-    with safe_open(folder / WORDS, framework="np") as file:
-        words: list[str] = json.loads(file.metadata()["words"])
-        return dict(zip(words, file.get_tensor("vectors"), strict=True))
+    path = folder / WORDS
+    try:
+        with safe_open(path, framework="np") as file:
+            words = [str(word) for word in json.loads(file.metadata()["words"])]
+            return dict(zip(words, file.get_tensor("vectors"), strict=True))
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} holds no words: {error}; export or copy it again") from None
 
 
 def _asked(labels: Sequence[str], projection: Path) -> dict[str, Floats]:
@@ -157,8 +161,7 @@ def _asked(labels: Sequence[str], projection: Path) -> dict[str, Floats]:
     vectors = [ensemble(tower.encode(own) @ weight.T + bias) for own in sentences]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as partial:
-            partial.write_bytes(save({"vectors": np.stack(vectors)}))
+        write_bytes(path, save({"vectors": np.stack(vectors)}))
     except OSError:
         pass  # a home that cannot be written to costs the next run a second
     return dict(zip(labels, vectors, strict=True))

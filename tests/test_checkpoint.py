@@ -139,7 +139,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / DESCRIPTION).write_bytes(b"\xff\xfe"),
         r"model\.json is no readable JSON",
     ),
-    "no object": (lambda folder: (folder / DESCRIPTION).write_text("[]"), "has no schema 1"),
+    "no object": (lambda folder: (folder / DESCRIPTION).write_text("[]"), "holds no object"),
     "schema": (lambda folder: change(folder, schema=2), "has no schema 1"),
     "method": (
         lambda folder: change(folder, method="clip-er"),

@@ -40,6 +40,7 @@ PLAIN = (
         "frame",
         "ahead",
         "aside",
+        "jsonfile",
         "parallel",
     ),
 )
@@ -48,7 +49,17 @@ PICTURES = (
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
     *("minilm", "vocabulary", "points"),
 )
-OUTPUTS = ("tables", "panels", "explaining", "render", "timeline", "annotate", "predict", "serve")
+OUTPUTS = (
+    "tables",
+    "rowfile",
+    "panels",
+    "explaining",
+    "render",
+    "timeline",
+    "annotate",
+    "predict",
+    "serve",
+)
 SERVER = ("server", "server.*")
 RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
 DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
@@ -57,7 +68,7 @@ READING = (
     "facemesh",
 )
 FIGURES = ("metrics", "significance", "slices", "results", "figures")
-RUNS = ("published", "runs", "reproduce", "sweep", "arguments", "results")
+RUNS = ("published", "runs", "reproduce", "sweep", "arguments", "results", "recipefile")
 NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
@@ -86,7 +97,9 @@ class Rule:
 RULES = {
     "nothing heavy": Rule(PLAIN, never=HEAVY, own=PLAIN),
     "command line": Rule(
-        ("__main__", "arguments", "commands", "commands.*", "exitcodes"), never=HEAVY, lazy=True
+        ("__main__", "arguments", "recipefile", "commands", "commands.*", "exitcodes"),
+        never=HEAVY,
+        lazy=True,
     ),
     "prediction": Rule(RUNTIME, never=TORCH, own=(*PLAIN, *RUNTIME)),
     "data sets": Rule(
@@ -107,7 +120,7 @@ RULES = {
     "measuring and storing": Rule(
         (
             *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
-            *("card", "options", "optimisation", "finishing", "convert"),
+            *("card", "options", "plausible", "optimisation", "finishing", "convert"),
             *("pointerrors", "pointexport"),
         ),
         never=LIGHTNING,

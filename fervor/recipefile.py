@@ -1,0 +1,113 @@
+"""Recipes that may come from strangers: plain values, few of them, and possible numbers."""
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fervor.config import Run
+from fervor.errors import UsageError
+
+
+__all__ = ["check_file", "check_run"]
+
+LARGEST = 64_000
+"""Bytes; the largest recipe of the package has some two thousand."""
+
+CLASSES = {"class_path", "init_args", "dict_kwargs", "config"}
+"""With these the parser of options would import and call whatever they name."""
+
+SECTIONS = {field.name for field in fields(Run) if field.default is MISSING}
+"""Settings that are groups of others."""
+
+TAG = "tag:yaml.org,2002:"
+PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+"""Kinds of values."""
+
+MOST, DEEPEST = 10_000, 20
+"""Values of a recipe after its references are written out, and levels of them."""
+
+SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
+"""Largest side in pixels, largest number of anything, largest whole number among the options."""
+
+LIMITS = {
+    "encoder.size": SIDE,
+    "teacher.size": SIDE,
+    "optim.batch_size": COUNT,
+    "optim.epochs": COUNT,
+    "data.views": 1000,
+    "workers": 1024,
+    "processes": 1024,
+    "threads": 1024,
+}
+
+
+def check_file(path: Path) -> None:
+    """Look at a recipe before anything is made of it.
+
+    Raises:
+        UsageError: too large, no YAML in UTF-8, tags that would make objects, or references that
+            unfold to more than a recipe can hold.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UsageError(f"{path} is larger than {LARGEST:,} bytes: expected a recipe")
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no readable YAML: {reason}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise UsageError(f"{path} holds no settings: expected lines as `method: ke`")
+    _check_sections(root, path)
+    values, levels = _unfolded(root, {}, path)
+    if values > MOST or levels > DEEPEST:
+        raise UsageError(
+            f"{path} unfolds to {values:,} values in {levels} levels: expected at most {MOST:,} "
+            f"in {DEEPEST}"
+        )
+
+
+def _check_sections(root: yaml.MappingNode, path: Path) -> None:
+    """A text in place of a group of settings would name a class, or a file of them."""
+    for key, value in root.value:
+        if key.value in SECTIONS and not isinstance(value, yaml.MappingNode):
+            raise UsageError(f"{path}: {key.value} is no group of settings")
+
+
+def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple[int, int]:
+    """How many values a node is with its references written out, and how many levels deep."""
+    if id(node) in known:
+        return known[id(node)]
+    if node.tag.removeprefix(TAG) not in PLAIN:
+        raise UsageError(f"{path} has the tag {node.tag}: expected plain values")
+    known[id(node)] = (MOST + 1, 1)  # so large is one that holds itself
+    parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        for key, _ in node.value:
+            if not CLASSES.isdisjoint(str(key.value).split(".")):
+                raise UsageError(f"{path} has the setting {key.value}: expected plain values")
+        parts = [part for pair in parts for part in pair]
+    found = [_unfolded(part, known, path) for part in parts]
+    known[id(node)] = (
+        1 + sum(values for values, _ in found),
+        1 + max((levels for _, levels in found), default=0),
+    )
+    return known[id(node)]
+
+
+def check_run(run: Run) -> None:
+    """Refuse what no machine could do, before memory is asked for.
+
+    Raises:
+        UsageError: a number beyond its limit.
+    """
+    for name, limit in LIMITS.items():
+        value: Any = run
+        for part in name.split("."):
+            value = getattr(value, part)
+        if value > limit:
+            raise UsageError(f"--{name} {value}: expected at most {limit:,}")
+    for name, value in run.options.items():
+        if isinstance(value, int) and abs(value) > OPTION:
+            raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")

@@ -1,0 +1,249 @@
+"""What may get bytes from strangers, each as a function of bytes.
+
+A target may raise `FervorError` with one line. Anything else that leaves it is a bug.
+"""
+
+import asyncio
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fervor import datasets, jointspace, manifest, media, results
+from fervor.__main__ import _one_line
+from fervor.datasets import npyindex
+from fervor.errors import FervorError, InputError
+from fervor.labels import EXPRESSIONS
+from fervor.modelfolder import read_header
+from fervor.prompts import read_descriptions
+from tests import trees
+
+
+Target = Callable[[bytes], object]
+
+MAX_PIXELS = 1_000_000
+"""Of a fuzzed picture; what is larger is refused, as at every size."""
+
+FEW = dict.fromkeys(EXPRESSIONS, 1)
+MODEL = b"\x08\x08"
+
+
+def one_input(name: str, data: bytes) -> bool:
+    """Give bytes to a target; whether it took them, False where it refused them in one line.
+
+    Raises:
+        Exception: the target raised anything but its own errors, or one of several lines.
+    """
+    try:
+        TARGETS[name](data)
+    except FervorError as error:
+        check_line(_one_line(error))  # as the command line says it
+        return False
+    return True
+
+
+def check_line(text: str) -> None:
+    """One line, that any terminal or file in UTF-8 can take, and of bounded length."""
+    if not text or "\n" in text or "\r" in text:
+        raise AssertionError(f"not one line: {text!r}")
+    if len(text) > 3000:
+        raise AssertionError(f"{len(text)} letters: {text[:200]!r}...")
+    text.encode("utf-8")
+
+
+def picture(data: bytes) -> None:
+    """An uploaded or found picture."""
+    frame = media.decode_picture(io.BytesIO(data), "x", max_pixels=MAX_PIXELS)
+    media.picture_size(io.BytesIO(data))
+    if frame.error is not None:
+        check_line(frame.error)  # a field of a row
+        raise InputError(frame.error)
+    assert frame.image is not None and frame.image.ndim == 3 and frame.image.size
+
+
+def label_file(name: str, path: str, tree: Callable[[Path], Any], **options: str) -> Target:
+    """A data set's tree in which one file holds the bytes."""
+
+    @cache
+    def root() -> Path:
+        place = Path(tempfile.mkdtemp(dir=folder())) / name
+        tree(place)
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).unlink(missing_ok=True)
+        return place
+
+    def target(data: bytes) -> None:
+        (root() / path).write_bytes(data)
+        split = "test" if name == "ckplus" else "train"
+        datasets.load(name, root(), split, **options)
+
+    return target
+
+
+@cache
+def folder() -> Path:
+    """A folder of this process, in memory where the system has such a place."""
+    memory = Path("/dev/shm")
+    place = tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+    _KEPT.append(place)
+    return Path(place.name)
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def pictures_of_ferplus(root: Path) -> None:
+    for split in ("FER2013Train", "FER2013Valid", "FER2013Test"):
+        (root / split).mkdir(parents=True)
+        for number in range(3):
+            (root / split / f"fer{number:07d}.png").touch()
+
+
+def both_tables(root: Path) -> None:
+    root.mkdir()
+    (root / "fer2013new.csv").write_bytes((CORPUS / "ferplus-new" / "plain.csv").read_bytes())
+
+
+def rafdb(root: Path) -> None:
+    trees.write_rafdb(root, {"train": FEW, "test": FEW})
+
+
+def affectnet(root: Path) -> None:
+    trees.write_affectnet(root, {"train": FEW, "test": FEW})
+
+
+def ckplus(root: Path) -> None:
+    trees.write_ckplus(root, FEW | {"neutral": 0})
+
+
+def table(root: Path) -> None:
+    root.mkdir()
+    for number in range(3):
+        (root / f"{number}.png").touch()
+
+
+def names_of_folders(data: bytes) -> None:
+    """One's own pictures: what the sub-folders are called."""
+    root = folder() / "own"
+    shutil.rmtree(root, ignore_errors=True)
+    for name in data.replace(b"\0", b"").split(b"\n")[:4]:
+        place = os.path.join(os.fsencode(root), name.replace(b"/", b"")[:100].strip(b".") or b"_")
+        os.makedirs(place, exist_ok=True)
+        with open(os.path.join(place, b"a.png"), "wb"):
+            pass
+    datasets.load("folder", root, "train")
+
+
+def number_of_numpy(data: bytes) -> None:
+    """A label of AffectNet's release of 2021, and the index of such labels."""
+    path = folder() / "labels.npz"
+    path.write_bytes(data)
+    npyindex._kept(path, "fingerprint")
+    npyindex._parsed(data, "0_exp.npy")
+
+
+def recipe(data: bytes) -> None:
+    """The settings of a run."""
+    from fervor.arguments import arguments_of
+    from fervor.commands.research import train
+
+    path = folder() / "recipe.yaml"
+    path.write_bytes(data)
+    arguments_of("train", train, ["--config", str(path)])
+
+
+def model(data: bytes) -> None:
+    """A model.json beside a graph."""
+    place = folder() / "model"
+    place.mkdir(exist_ok=True)
+    (place / "model.json").write_bytes(data)
+    (place / "model.onnx").write_bytes(MODEL)
+    header = read_header(place)
+    jointspace.read_space(place, len(header.labels))
+    jointspace.read_cues(place)
+
+
+def cues(data: bytes) -> None:
+    """The vectors beside a model."""
+    place = folder() / "cues"
+    place.mkdir(exist_ok=True)
+    (place / "model.json").write_text('{"sha256": {"cue_vectors.safetensors": null}}')
+    (place / jointspace.CUES).write_bytes(data)
+    jointspace.read_cues(place)
+
+
+def result(data: bytes) -> None:
+    """A result file."""
+    path = folder() / "result.json"
+    path.write_bytes(data)
+    results.read(path)
+
+
+def descriptions(data: bytes) -> None:
+    """Descriptions of expressions."""
+    path = folder() / "descriptions.json"
+    path.write_bytes(data)
+    read_descriptions(path)
+
+
+def aligned(data: bytes) -> None:
+    """The manifest of an aligned folder."""
+    place = folder() / "aligned"
+    place.mkdir(exist_ok=True)
+    (place / manifest.MANIFEST).write_bytes(data)
+    (place / manifest.SETTINGS).write_bytes(data.partition(b"\n")[0])
+    manifest.rows_of(place / manifest.MANIFEST)
+    manifest.settings_of(place)
+
+
+def form(data: bytes) -> None:
+    """The body of an upload, in two chunks."""
+    from fastapi import Request
+
+    from fervor.server.limits import Room
+    from fervor.server.uploads import Most, receive
+
+    middle = len(data) // 2
+    chunks = iter([(data[:middle], True), (data[middle:], False)])
+
+    async def messages() -> dict[str, Any]:
+        body, more = next(chunks)
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    kind = (b"content-type", b"multipart/form-data; boundary=a-boundary")
+    request = Request({"type": "http", "headers": [kind]}, messages)
+    most, room = Most(4, 10_000, 20_000, 5.0), Room(50_000, ("busy", "come back later"))
+    asyncio.run(receive(request, most, room))
+
+
+CORPUS = Path(__file__).parent / "corpus"
+
+LABEL_FILES: dict[str, Target] = {
+    "ferplus-label": label_file("ferplus", "FER2013Train/label.csv", pictures_of_ferplus),
+    "ferplus-new": label_file("ferplus", "fer2013new.csv", pictures_of_ferplus),
+    "ferplus-pixels": label_file("ferplus", "fer2013.csv", both_tables),
+    "ferplus-raw": label_file("ferplus", "fer2013.csv", table, protocol="raw"),
+    "rafdb": label_file("rafdb", "basic/EmoLabel/list_patition_label.txt", rafdb),
+    "affectnet": label_file("affectnet", "training.csv", affectnet),
+    "affectnet-npy": number_of_numpy,
+    "ckplus": label_file("ckplus", "Emotion/S005/001/S005_001_00000010_emotion.txt", ckplus),
+    "table": label_file("csv", "labels.csv", table),
+    "folder": names_of_folders,
+}
+"""Annotations of every data set."""
+
+TARGETS: dict[str, Target] = {
+    "picture": picture,
+    **LABEL_FILES,
+    "recipe": recipe,
+    "model": model,
+    "cues": cues,
+    "result": result,
+    "descriptions": descriptions,
+    "aligned": aligned,
+    "form": form,
+}

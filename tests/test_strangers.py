@@ -1,0 +1,354 @@
+"""Recipes and model folders from strangers: no code, nothing outside their folder, no memory."""
+
+import hashlib
+import json
+import re
+import resource
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from safetensors.numpy import save_file
+
+from fervor.__main__ import main
+from fervor.errors import DataError, ModelError, UsageError
+from fervor.jointspace import CUES, VECTORS, read_cues, read_space
+from fervor.jsonfile import DEEPEST, read_object
+from fervor.manifest import MANIFEST, rows_of
+from fervor.modelfolder import open_session, read_header
+from fervor.recipefile import check_file
+from fervor.vocabulary import WORDS, _stored
+from tests.models import sha256, write_model
+
+
+SECONDS = 5.0
+MEGABYTES = 200
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Any:
+    """Whatever is read here takes seconds and little memory."""
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert time.process_time() - begin < 2 * SECONDS
+    assert grown < MEGABYTES or sys.platform != "linux"
+
+
+# Recipes
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+RECIPES: dict[str, tuple[str, str]] = {
+    "an object": ("seed: !!python/object/apply:os.system ['touch {mark}']", "the tag"),
+    "an object in options": (
+        "options:\n  lr: !!python/object/new:os.system ['touch {mark}']",
+        "the tag",
+    ),
+    "a name": ("seed: !!python/name:os.system", "the tag"),
+    "an unknown tag": ("seed: !mine 3", "the tag !mine"),
+    "a class": (
+        "data:\n  class_path: stranger.Data\n  init_args: {{name: folder}}",
+        "the setting class_path",
+    ),
+    "a class in options": (
+        "options:\n  lr: {{class_path: subprocess.Popen, init_args: {{args: [touch, {mark}]}}}}",
+        "the setting class_path",
+    ),
+    "a class by a dotted name": ("data.class_path: stranger.Data", "the setting data.class_path"),
+    "a class by reference": (
+        "seed: &c {{class_path: stranger.Data}}\noptions: {{<<: *c}}",
+        "the setting class_path",
+    ),
+    "a class as a text": ("data: stranger.Data", "data is no group of settings"),
+    "another recipe": ("config: other.yaml", "the setting config"),
+    "another recipe for a part": ("optim: other.yaml", "optim is no group of settings"),
+    "a bomb": (BOMB.replace("{", "{{").replace("}", "}}"), "unfolds to"),
+    "itself": ("options: &o\n  more: *o", "unfolds to"),
+    "deep": ("options: " + "[" * 4_000, "no readable YAML"),
+    "deep by references": (
+        "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 500)),
+        "levels",
+    ),
+    "large": ("# " + "x" * 100_000, "larger than"),
+    "binary": ("\x00\x01", "no readable YAML"),
+    "a list": ("- method: ke", "holds no settings"),
+    "wide": ("encoder: {{size: 1000000000}}", "--encoder.size 1000000000: expected at most 2,048"),
+    "batches": ("optim: {{batch_size: 1000000000000}}", "expected at most 1,000,000"),
+    "processes": ("processes: 1000000", "--processes 1000000: expected at most 1,024"),
+    "options": ("options: {{bottleneck: 1000000000}}", "--options.bottleneck 1000000000: expected"),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_a_recipe_runs_no_code_and_asks_for_no_memory(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    from fervor.arguments import arguments_of
+    from fervor.commands.research import train
+
+    text, message = RECIPES[case]
+    mark = tmp_path / "mark"
+    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass Data: pass\n"
+    (tmp_path / "stranger.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(text.format(mark=mark))
+    with pytest.raises(UsageError) as caught:
+        arguments_of("train", train, ["--config", "recipe.yaml"])
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert not mark.exists()
+
+
+def test_every_recipe_of_the_package_is_within_the_bounds() -> None:
+    from fervor.arguments import RECIPES as folder
+
+    found = sorted(folder.rglob("*.yaml"))
+    assert len(found) > 10
+    for path in found:
+        check_file(path)
+
+
+# model.json as prediction reads it
+
+
+def test_json_has_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for text, message in (
+        ('{"a": ' + "[" * 100_000, "nested deeper than"),
+        ('{"a": ' + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1) + "}", "nested deeper than"),
+        ("[]", "holds no object"),
+        ('{"a": ' + "9" * 10_000 + "}", "limit|digits"),
+        ('{"a": "' + "x" * 1000 + '"}', "larger than 1,000 bytes"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_object(path, largest=1000 if "larger" in message else 1_000_000)
+    path.write_text('{"a": ' + "[" * (DEEPEST - 1) + "]" * (DEEPEST - 1) + "}")
+    assert read_object(path)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "wide": {"input": {"size": 10**9, "crop": 12}},
+    "a large crop": {"input": {"size": 16, "crop": 10**9}},
+    "many labels": {"labels": [str(number) for number in range(100_000)]},
+    "a label that commands": {"labels": ["neutral", "\x1b[2J", "sadness"]},
+    "a name that commands": {"name": "\x1b]0;mine\x07"},
+    "half a sign": {"name": "\ud800"},
+    "a checksum that is a path": {"sha256": {"model.onnx": "../../../etc/passwd"}},
+    "no temperature": {"temperature": 1e-400},
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_description_beyond_its_bounds_is_refused(case: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.json: .*expected what fervor export writes"):
+        read_header(write_model(tmp_path, **CHANGES[case]))
+
+
+def graph_of(initialiser: onnx.TensorProto) -> onnx.ModelProto:
+    """image -> logits that are one stored row, whatever the picture."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 3, 16, 16])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 3])
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "one"], ["column"]),
+        helper.make_node("MatMul", ["column", "row"], ["logits"]),
+    ]
+    one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(nodes, "stranger", [image], [logits], [initialiser, one])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("place", ["{secret}", "../secret.bin", "secret.bin"])
+def test_a_graph_reads_no_file_beside_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that a graph keeps in other files could be any file of the machine."""
+    folder = write_model(tmp_path / "home" / "model")
+    (tmp_path / "home").joinpath("secret.bin").write_bytes(struct.pack("<3f", 1, 2, 3))
+    (folder / "secret.bin").write_bytes(struct.pack("<3f", 1, 2, 3))
+    row = TensorProto(name="row", data_type=TensorProto.FLOAT, dims=[1, 3])
+    row.data_location = TensorProto.EXTERNAL
+    location = place.format(secret=tmp_path / "home" / "secret.bin")
+    for key, value in {"location": location, "offset": "0", "length": "12"}.items():
+        row.external_data.add(key=key, value=value)
+    content = graph_of(row).SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    write_description(folder, sha256={"model.onnx": hashlib.sha256(content).hexdigest()})
+    monkeypatch.chdir(folder)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        open_session(folder / "model.onnx", read_header(folder), 1)
+
+
+def write_description(folder: Path, **changes: Any) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**info, **changes}))
+
+
+# Vectors beside a model
+
+
+def claimed(shape: list[int], *, header: int | None = None) -> bytes:
+    """A file of safetensors that claims more than it holds."""
+    text = json.dumps({"vectors": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}})
+    return struct.pack("<Q", header or len(text)) + text.encode() + b"\0" * 4
+
+
+VECTOR_FILES: dict[str, bytes] = {
+    "a header of a gigabyte": claimed([1], header=1 << 30),
+    "a header of exabytes": claimed([1], header=(1 << 63) - 1),
+    "a tensor of a gigabyte": claimed([1 << 28]),
+    "a deep header": struct.pack("<Q", 100_000) + b'{"a":' + b"[" * 99_995,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("case", VECTOR_FILES)
+def test_vectors_that_claim_too_much(case: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path)
+    sums = {}
+    for name in (VECTORS, CUES, WORDS):
+        (folder / name).write_bytes(VECTOR_FILES[case])
+        sums[name] = sha256(folder / name)
+    write_description(folder, grid=[7, 7], sha256=sums)
+    info = json.loads((folder / "model.json").read_text())
+    for read in (
+        lambda: read_space(folder, 3),
+        lambda: read_cues(folder),
+        lambda: _stored(folder, info),
+    ):
+        with pytest.raises(ModelError) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("grid", [[10**9, 10**9], [0, 7], ["7", 7], [7], None])
+def test_grids_that_no_network_has(grid: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="rows and columns"):
+        read_space(write_model(tmp_path, grid=grid), 3)
+
+
+@pytest.mark.parametrize("cues", [{}, {"labels": 3}, {"labels": [], "dimensions": [], "texts": 1}])
+def test_cues_of_another_kind(cues: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = write_model(tmp_path)
+    metadata = {"cues": json.dumps(cues)} if cues else None
+    save_file({"vectors": np.zeros((1, 2, 3), np.float32)}, folder / CUES, metadata)
+    write_description(folder, sha256={CUES: sha256(folder / CUES)})
+    with pytest.raises(ModelError, match="holds no cues"):
+        read_cues(folder)
+
+
+# Manifests
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "/etc/secret.png", "a/../../b.png", "", 3])
+def test_a_manifest_names_no_file_outside_its_folder(file: Any, tmp_path: Path) -> None:
+    row = {"source": "a.png", "annotated": None, "file": file, "status": "ok"}
+    row |= {"state": [1, 2], "error": None}
+    (tmp_path / MANIFEST).write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="none below the folder"):
+        rows_of(tmp_path / MANIFEST)
+
+
+# model.json as evaluation and export read it
+
+
+ENTRIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a name that leads away": (lambda i: i.update(name="../../results"), "leads out of its folder"),
+    "an absolute name": (lambda i: i.update(name="/tmp/mine"), "leads out of its folder"),
+    "a wide text": (lambda i: i["text"].update(width=10**9), "text width is 1000000000"),
+    "a wide picture": (lambda i: i["input"].update(size=10**9), "input size is 1000000000"),
+    "a wide encoder": (lambda i: i["encoder"].update(size=10**9), "encoder.size is 1000000000"),
+    "a wide option": (lambda i: i["options"].update(bottleneck=10**9), "is 1000000000"),
+    "many layers": (
+        lambda i: i["architecture"].update(depths=[10**6] * 4),
+        "more than the weights hold",
+    ),
+    "wide layers": (
+        lambda i: i["architecture"].update(hidden_sizes=[4, 8, 10**9]),
+        "more than the weights hold",
+    ),
+    "layers that together are wide": (
+        lambda i: i["architecture"].update(hidden_sizes=[1000, 1000, 2000]),
+        "parameters, the weights hold",
+    ),
+    "another architecture": (lambda i: i.update(architecture={"nonsense": "x"}), r"model\.json: "),
+    "options of no kind": (lambda i: i["options"].update(temperature="hot"), "temperature"),
+    "a class in options": (
+        lambda i: i["options"].update(temperature={"class_path": "subprocess.Popen"}),
+        "option 'temperature' is no plain value",
+    ),
+    "no encoder": (lambda i: i["encoder"].update(name="../evil"), "unknown encoder"),
+    "labels of no kind": (lambda i: i.update(labels=[["a"], ["b"]]), "labels are no names"),
+    "a list for a method": (lambda i: i.update(method=["ke"]), "method is list"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a tiny ResNet, as training writes it."""
+    pytest.importorskip("torch", reason="needs fervor[train]")
+    from fervor.checkpoint import save_model
+    from fervor.config import Encoder
+    from fervor.encoders import build_image_encoder
+    from fervor.methods.ke import KE
+    from tests import tiny
+    from tests.drawn import DrawnText, description
+
+    base = tmp_path_factory.mktemp("stranger")
+    config = Encoder(name="resnet18", weights=tiny.save_resnet(base / "net"), size=32)
+    options = KE.Options(temperature=0.07, bottleneck=2)
+    labels = ("neutral", "happiness", "anger")
+    method = KE(build_image_encoder(config), DrawnText(), labels, options)
+    save_model(base / "m", method.state_dict(), description("ke", config, method), "# card")
+    return base / "m"
+
+
+@pytest.mark.slow  # for torch
+def test_a_description_asks_for_no_more_than_its_weights_hold(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fervor.checkpoint import load_model
+
+    text = (folder / "model.json").read_text()
+    assert load_model(folder).method()
+    for case, (change, message) in ENTRIES.items():
+        info = json.loads(text)
+        change(info)
+        (folder / "model.json").write_text(json.dumps(info))
+        begin = time.process_time()
+        capsys.readouterr()
+        assert main(["export", "--model", str(folder), "--output", str(folder / "out")]) == 2
+        said = capsys.readouterr().err
+        assert message.replace("\\", "") in said and said.count("\n") == 1, (case, said)
+        assert time.process_time() - begin < SECONDS
+    (folder / "model.json").write_text('{"schema": 1, "name": ' + "[" * 100_000)
+    with pytest.raises(ModelError, match="nested deeper"):
+        load_model(folder)
+    (folder / "model.json").write_text(text)
+
+
+@pytest.mark.slow  # for torch
+@pytest.mark.parametrize("case", VECTOR_FILES)
+def test_weights_that_claim_too_much(case: str, folder: Path, tmp_path: Path) -> None:
+    from fervor.checkpoint import WEIGHTS, load_model
+
+    (tmp_path / "model.json").write_text((folder / "model.json").read_text())
+    (tmp_path / WEIGHTS).write_bytes(VECTOR_FILES[case])
+    write_description(tmp_path, sha256={WEIGHTS: sha256(tmp_path / WEIGHTS)})
+    with pytest.raises(ModelError, match="cannot be read") as caught:
+        load_model(tmp_path).method()
+    assert "\n" not in str(caught.value)
