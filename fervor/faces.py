@@ -36,6 +36,8 @@ __all__ = [
 WEIGHTS = Path(__file__).parent / "weights" / "detector.onnx"
 LOW, HIGH = 320, 640
 """The network looks at pictures whose longer side, in pixels, is brought between these."""
+HIGHEST, SEEN = 2560, 40
+"""Where a smallest face is asked for: the longer side at most, and that of such a face."""
 THRESHOLD = 0.65
 SURE, LEAST = 0.95, 0.12
 """Score, and side as a share of the picture's shorter side, of a face that only enlarging shows."""
@@ -89,7 +91,18 @@ class Face:
 
 
 class FaceDetector:
-    """The embedded detector; `threads` 0 leaves their number to onnxruntime."""
+    """The embedded detector.
+
+    Args:
+        threads: 0 leaves their number to onnxruntime.
+        threshold: least score of a face.
+        overlap: intersection over union from which on two boxes are one face.
+        high: what the longer side of a picture is brought to at most.
+        smallest: longer side, in pixels of the picture, of the smallest face that counts. It is
+            then what the picture is scaled by, up to HIGHEST, in place of `high`: large faces are
+            found faster, small ones in large pictures at all. 0 asks for none.
+        weights: the graph.
+    """
 
     def __init__(
         self,
@@ -98,8 +111,11 @@ class FaceDetector:
         threshold: float = THRESHOLD,
         overlap: float = OVERLAP,
         high: int = HIGH,
+        smallest: float = 0.0,
         weights: Path = WEIGHTS,
     ) -> None:
+        if not 0 <= smallest < np.inf:
+            raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -112,6 +128,7 @@ class FaceDetector:
                 f"{weights} cannot be read as the face detector ({error}): reinstall fervor"
             ) from error
         self.threshold, self.overlap, self.high = threshold, overlap, high
+        self.smallest = smallest
 
     def detect(self, images: Sequence[Pixels], *, looks: int = 3) -> list[list[Face]]:
         """Faces of each picture, largest first.
@@ -125,23 +142,32 @@ class FaceDetector:
             check(image)
         found: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
-        sizes = ((LOW, self.high), (LOW, LOW), (2 * self.high, 2 * self.high))
-        for low, high in sizes[:looks]:
+        for look in range(looks):
             frames = {}
             for index, image in enumerate(images):
                 height, width = image.shape[:2]
+                high = self._high(max(height, width))
+                low, high = ((LOW, high), (LOW, LOW), (2 * high, 2 * high))[look]
                 least = min(low, high, max(LOW, 2 * max(height, width)))
                 frame = letterbox(height, width, low=least, high=high)
                 if not found[index] and frame not in tried[index]:
                     frames[index] = frame
                     tried[index].add(frame)
             for index, faces in self._look(images, frames):
-                least = LEAST * min(images[index].shape[:2]) if low > LOW else 0.0
-                sure = SURE if low > LOW else 0.0
+                enlarged = look == 2
+                least = LEAST * min(images[index].shape[:2]) if enlarged else 0.0
+                sure = SURE if enlarged else 0.0
+                least = max(least, self.smallest)
                 found[index] = [
                     face for face in faces if face.score >= sure and max(face.box[2:]) >= least
                 ]
         return found
+
+    def _high(self, longer: int) -> int:
+        """What a picture's longer side is brought to at most."""
+        if not self.smallest:
+            return self.high
+        return round(min(max(LOW, longer * SEEN / self.smallest), HIGHEST))
 
     def near(self, image: Pixels, boxes: Sequence[Box]) -> list[Face | None]:
         """For each box, where a face is expected, the face that is there now.

@@ -1,5 +1,6 @@
 """Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from fervor.faces import FaceDetector
 from fervor.frame import Frame, Span
 from fervor.jointspace import read_cues, read_space
 from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
-from fervor.modelfolder import ModelHeader, find_model, open_session, read_header
+from fervor.modelfolder import ModelHeader, asked_alone, find_model, open_session, read_header
 from fervor.neutral import AUTO, OwnNeutral
 from fervor.prediction import Prediction, without_face
 from fervor.preprocess import to_input
@@ -46,6 +47,8 @@ class Predictor:
         abstain: faces whose highest probability is below get the label "uncertain".
         whole_every: of a video, frames from one look at a whole frame to the next, while faces that
             are known are followed (fervor.tracking).
+        smallest_face: longer side in pixels of the smallest face that counts, for which pictures
+            are scaled (fervor.faces); 0 for faces of any size.
         neutral: how a face looks at rest, to correct what it shows (fervor.neutral): a picture of
             it, or "auto" to learn it for each track of a video; None corrects nothing.
         detector: a stand-in for the embedded face detector.
@@ -66,6 +69,7 @@ class Predictor:
         batch_size: int = 32,
         abstain: float = 0.0,
         whole_every: int = WHOLE_EVERY,
+        smallest_face: float = 0.0,
         neutral: Picture | None = None,
         detector: Detector | None = None,
     ) -> None:
@@ -79,6 +83,8 @@ class Predictor:
             raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
         if whole_every < 1:
             raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
+        if not 0 <= smallest_face < math.inf:
+            raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for any size")
         if labels is not None:
             check_labels(labels)
             model = model or "vlm"
@@ -86,13 +92,14 @@ class Predictor:
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
         self._session = open_session(folder / "model.onnx", self.header, threads)
+        self._asked = asked_alone()
         self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
         self._abstain = abstain
         self._whole_every = whole_every
         self._detector = detector
         if detector is None and faces != "precropped":
-            self._detector = FaceDetector(threads)
+            self._detector = FaceDetector(threads, smallest=smallest_face)
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
 
@@ -213,7 +220,7 @@ class Predictor:
         """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
         image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
         first = "logits" if self._words is None else "embedding"
-        answers, *others = self._session.run([first, *more], {"image": image})
+        answers, *others = self._session.run([first, *more], {"image": image}, self._asked)
         logits = np.asarray(answers, np.float64)
         if self._words is not None:
             logits = self._words.scale * logits @ self._words.vectors.T

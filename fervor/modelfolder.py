@@ -13,7 +13,7 @@ from fervor.errors import ModelError
 from fervor.jsonfile import read_object
 
 
-__all__ = ["EMBEDDED", "ModelHeader", "find_model", "open_session", "read_header"]
+__all__ = ["EMBEDDED", "ModelHeader", "asked_alone", "find_model", "open_session", "read_header"]
 
 EMBEDDED = Path(__file__).parent / "weights" / "embedded"
 SHIPPED = {"embedded": EMBEDDED, "vlm": EMBEDDED.with_name("vlm")}
@@ -168,3 +168,10 @@ def open_session(path: Path, header: ModelHeader, threads: int) -> onnxruntime.I
             f"[b, 3, {header.size}, {header.size}] to [b, {len(header.labels)}]"
         )
     return session
+
+
+def asked_alone() -> onnxruntime.RunOptions:
+    """Compute what the outputs that are asked for need: logits without the places' features."""
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options

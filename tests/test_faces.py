@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -319,3 +320,34 @@ class TestCrop:
         cut = crop(picture, on_template(x, y, side), size, rotate=rotate)
         assert cut.shape == (size, size, 3)
         assert cut.dtype == np.uint8
+
+
+class TestSmallest:
+    def test_a_small_face_in_a_large_picture_is_found_when_it_is_asked_for(
+        self, finder: FaceDetector
+    ) -> None:
+        picture = np.full((3000, 4000, 3), 128, np.uint8)
+        picture[1000:1480, 1000:1640] = pasted(100, 300, 200)  # a face of about 60 px
+        assert finder.detect([picture], looks=1) == [[]]
+        (found,) = FaceDetector(1, smallest=50).detect([picture], looks=1)
+        assert [shared(face.box, (1323, 1220, 46, 60)) > 0.4 for face in found] == [True]
+
+    def test_large_faces_are_found_alike_on_less_of_the_picture(self, finder: FaceDetector) -> None:
+        picture = pasted(300, 100, 100)
+        faster = FaceDetector(1, smallest=100)
+        sizes = []
+        run = faster._session.run
+        faster._session = SimpleNamespace(
+            run=lambda names, given: (sizes.append(given["image"].shape), run(names, given))[1]
+        )
+        ((whole,), (few,)) = finder.detect([picture])[0], faster.detect([picture])[0]
+        assert shared(whole.box, few.box) > 0.8
+        assert sizes == [(1, 256, 320, 3)]  # 240 rows, padded to a multiple of 32
+
+    def test_smaller_faces_do_not_count(self) -> None:
+        assert FaceDetector(1, smallest=250).detect([pasted(300, 100, 100)]) == [[]]
+
+    @pytest.mark.parametrize("smallest", [-1.0, float("nan"), float("inf")])
+    def test_out_of_range(self, smallest: float) -> None:
+        with pytest.raises(UsageError, match="smallest"):
+            FaceDetector(1, smallest=smallest)

@@ -254,6 +254,7 @@ def test_abstaining_keeps_the_probabilities(model: Path) -> None:
         {"abstain": 1.5},
         {"abstain": -0.1},
         {"whole_every": 0},
+        {"smallest_face": -1},
     ],
 )
 def test_options_out_of_range(model: Path, options: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ def predict(
     start: float = 0.0,
     end: float = math.inf,
     whole_every: int = 10,
+    smallest_face: float = 0.0,
     smooth: bool = False,
     landmarks: bool = False,
     neutral: str = "",
@@ -49,6 +50,8 @@ def predict(
         start: of a video, seconds from its start to the first frame that is taken.
         end: of a video or webcam, seconds at which to stop.
         whole_every: of a video, look for new faces in the whole frame at every N-th.
+        smallest_face: longer side in pixels of the smallest face that counts; large pictures are
+            then scaled to show it, and small ones run faster; 0 for faces of any size.
         smooth: add columns smooth_<class> to the output, smoothed over each track.
         landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
             and draw them with annotate.
@@ -77,6 +80,7 @@ def predict(
         batch_size=batch_size,
         abstain=abstain,
         whole_every=whole_every,
+        smallest_face=smallest_face,
         neutral=neutral or None,
     )
     counts = work.run(predictor, sources, outputs, span=span)
