@@ -1,0 +1,81 @@
+"""What is fast stays fast: times as ratios to known work in the same moment, never by the clock.
+
+A ratio is between two processor times, each the least of several runs that alternate, so that a
+busy machine slows both. Budgets are about three times what was measured (docs/speed.md): they catch
+an import that moved to the top or a graph that lost its fusion, not a few per cent.
+"""
+
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fervor import Predictor
+
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+
+
+def ratio(
+    work: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    clock: Callable[[], float] = time.process_time,
+    repeats: int = 5,
+) -> float:
+    """How many times the reference's processor time the work takes."""
+    best = [math.inf, math.inf]
+    for _ in range(repeats):
+        for place, part in enumerate((work, reference)):
+            start = clock()
+            part()
+            best[place] = min(best[place], clock() - start)
+    return best[0] / best[1]
+
+
+def children() -> float:
+    """Processor seconds of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def process(*words: str) -> Callable[[], object]:
+    command = [sys.executable, *words]
+    return lambda: subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def product() -> Callable[[], object]:
+    """A matrix product of 2.1 thousand million operations."""
+    matrix = np.random.default_rng(0).random((1024, 1024), np.float32)
+    return lambda: matrix @ matrix
+
+
+def test_a_ratio_is_that_of_the_work(product: Callable[[], object]) -> None:
+    assert 2 < ratio(lambda: [product() for _ in range(4)], product) < 8
+
+
+def test_the_classifier_at_batch_8(product: Callable[[], object]) -> None:
+    predictor = Predictor(faces="precropped", threads=1)
+    faces = list(np.random.default_rng(0).integers(0, 256, (8, 48, 48, 3), np.uint8))
+    # 8 faces are 6.4 thousand million operations; 4.5 was measured on one thread.
+    assert ratio(lambda: predictor.classify(faces), product) < 14
+
+
+def test_help_starts_without_what_it_does_not_need() -> None:
+    """5.7 was measured; importing onnxruntime alone would add 15."""
+    work = process("-m", "fervor", "--help")
+    assert ratio(work, process("-c", "pass"), clock=children, repeats=4) < 17
+
+
+def test_one_photo_in_a_new_process() -> None:
+    """3.7 was measured; torch would add several."""
+    work = process("-m", "fervor", "predict", "--threads", "1", str(EXAMPLE))
+    libraries = process("-c", "import numpy, onnxruntime, PIL.Image")
+    assert ratio(work, libraries, clock=children, repeats=3) < 11
