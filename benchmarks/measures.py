@@ -117,7 +117,10 @@ def of_processes(
         f"{len(photos)} photos, new process": list(photos),
     }
     measures: list[tuple[Measure, Work]] = [
-        (Measure(what, threads), lambda name, paths=paths: once(tools[name], threads, "photos", paths=paths))  # type: ignore[misc]
+        (
+            Measure(what, threads),
+            lambda name, paths=paths: once(tools[name], threads, "photos", paths=paths),
+        )  # type: ignore[misc]
         for what, paths in jobs.items()
     ]
     rounds(measures, list(tools), count)
@@ -149,9 +152,7 @@ def of_drivers(
         f"video, {frames} frames": ("video", 1, {"path": path}),
     }
     with ExitStack() as stack:
-        drivers = {
-            name: stack.enter_context(Driver(tool, threads)) for name, tool in tools.items()
-        }
+        drivers = {name: stack.enter_context(Driver(tool, threads)) for name, tool in tools.items()}
 
         def work(name: str, what: str, repeat: int, given: dict[str, Any]) -> tuple[float, float]:
             seconds = drivers[name].ask(what, repeat=repeat, **given)["seconds"]

@@ -196,9 +196,7 @@ def shares(graph: Path, size: int) -> Counter[str]:
 def report(parts: Sequence[Layer], graph: Path, size: int, rounds: int) -> dict[str, Any]:
     """Peak, bandwidth, and for each batch the time, the floor and their ratio."""
     seconds, peak, bandwidth = measured(graph, size, rounds)
-    floors = {
-        batch: sum(part.floor(batch, peak, bandwidth) for part in parts) for batch in BATCHES
-    }
+    floors = {batch: sum(part.floor(batch, peak, bandwidth) for part in parts) for batch in BATCHES}
     return {
         "gigaflops": peak / 1e9,
         "gigabytes_a_second": bandwidth / 1e9,

@@ -74,9 +74,7 @@ def timed(given: argparse.Namespace, tools: dict[str, Tool], folder: Path) -> li
         say(f"new processes, {threads} thread(s)")
         measures += of_processes(tools, photos, threads, given.processes)
         say(f"warm, {threads} thread(s)")
-        measures += of_drivers(
-            tools, photos[0], film, faces, threads=threads, count=given.rounds
-        )
+        measures += of_drivers(tools, photos[0], film, faces, threads=threads, count=given.rounds)
     return measures
 
 
@@ -105,7 +103,9 @@ def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "commit": provenance.commit(),
         "machine": machine(),
         "load": {"before": load_before[0], "after": os.getloadavg()[0]},
-        "photos": given.photos or "composed of examples/astronaut.jpg (benchmarks/scenes.py)",
+        "photos": "given"
+        if given.photos
+        else "composed of examples/astronaut.jpg (benchmarks/scenes.py)",
         "versions": versions(tools),
         "not_installed": missing,
         "megabytes": {name: tool.megabytes for name, tool in tools.items()},
@@ -136,6 +136,9 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not 1 <= given.count <= 1000 or min(given.rounds, given.processes, given.frames) < 1:
         parser.error("expected 1 to 1000 photographs, and at least one round and one frame")
+    # drivers are started in the folders of their tools
+    given.root = str(Path(given.root).resolve())
+    given.photos = str(Path(given.photos).resolve()) if given.photos else ""
     if BASE not in given.tools:
         parser.error(f"--tools lacks {BASE}, to which ratios are taken")
     return given

@@ -12,7 +12,9 @@ from fervor import provenance
 
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
-BEGIN = "<!-- speed: written from benchmarks/results/ by benchmarks/table.py; do not edit by hand -->"
+BEGIN = (
+    "<!-- speed: written from benchmarks/results/ by benchmarks/table.py; do not edit by hand -->"
+)
 END = "<!-- end of speed -->"
 BASE = "fervor"
 
