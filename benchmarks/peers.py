@@ -3,7 +3,7 @@
 Each tool lives in an environment of its own below a working folder, never in this one. The pins are
 those that were found to run without a network:
 
-fer 25.10.3 as its package asks for does not run: `pkg_resources` left setuptools with 81, and OpenCV
+fer 25.10.3 as its package asks for does not run: setuptools 81 dropped `pkg_resources`, and OpenCV
 5 has no Haar cascade that it could load. It is installed without its declared dependencies, with
 those that its picture path imports. facenet-pytorch (its other detector, which needs torch and
 torchvision) and moviepy (sound of videos) are left out, so its size here is a lower bound.
@@ -53,7 +53,7 @@ class Tool:
 
     @property
     def megabytes(self) -> float:
-        """What is installed, in 10^6 bytes; compiled Python files, which grow with use, left out."""
+        """Megabytes (10^6) installed, without compiled Python files, which grow with use."""
         parts = [self.folder / "lib", self.folder / "node_modules"]
         files = (path for part in parts for path in part.rglob("*") if path.suffix != ".pyc")
         return sum(path.lstat().st_size for path in files if not path.is_dir()) / 1e6

@@ -5,9 +5,8 @@
 Speed (a new process, warm, part by part, one and two threads), memory, size on disk, and accuracy
 on FERPlus's test faces. Each tool is installed below --peers at first (network: the package
 indexes), and runs offline. A tool that cannot be installed or cannot do a job is "not measured",
-with the reason. Writes the result file, and its tables into the page docs/speed.md. Another --photos
-FOLDER times your own pictures. What the tools are and how they are called stands in peers.py and
-drivers/.
+with the reason. Writes the result file, and its tables into the page docs/speed.md. --photos FOLDER
+times your own pictures. What the tools are and how they are called stands in peers.py and drivers/.
 """
 
 import argparse

@@ -1,0 +1,67 @@
+"""The benchmark counts operations rightly, pairs its rounds, and shows its figures as they are."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+measures = pytest.importorskip("measures")
+table = pytest.importorskip("table")
+
+
+def test_layers_are_counted_as_by_hand() -> None:
+    pytest.importorskip("onnx")
+    import roofline
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "kernel")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "kernel"], ["logits"], pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["image", "kernel"], ["not_asked_for"]),
+        ],
+        "two",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 3, 8, 8])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 4, None, None])
+            for name in ("logits", "not_asked_for")
+        ],
+        [kernel],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    (layer,) = roofline.layers(model)
+    assert layer.operations == 2 * 27 * 4 * 8 * 8
+    assert layer.moved == 4 * (3 * 8 * 8 + 4 * 8 * 8)
+    assert layer.weights == 4 * 4 * 27
+    assert layer.floor(2, 1e6, 1e12) == 2 * layer.operations / 1e6
+    assert layer.floor(2, 1e12, 1e3) == (2 * layer.moved + layer.weights) / 1e3
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    speeds = iter([1.0, 2.0, 12.0, 4.0, 5.0, 20.0])  # the machine slows; tools take turns
+    measure = measures.Measure("work", 1)
+    measures.rounds([(measure, lambda _: (next(speeds), 0.0))], ["fervor", "slow"], 3)
+    assert measure.seconds == {"fervor": [1.0, 4.0, 5.0], "slow": [2.0, 12.0, 20.0]}
+    assert measure.described()["ratios"]["slow"] == {"median": 3.0, "low": 2.0, "high": 4.0}
+
+
+def test_a_tool_that_fails_is_not_measured_and_not_asked_again() -> None:
+    asked = []
+
+    def work(name: str) -> tuple[float, float]:
+        asked.append(name)
+        if name == "broken":
+            raise measures.Failed("it has no decoder")
+        return 0.5, 100.0
+
+    measure = measures.Measure("work", 2)
+    measures.rounds([(measure, work)], ["fervor", "broken"], 3)
+    assert asked.count("broken") == 1
+    described = measure.described()
+    assert described["not_measured"] == {"broken": "it has no decoder"}
+    result = {"versions": {"fervor": {}, "broken": {}}, "measures": [described]}
+    assert table.speed(result)[2] == "| work | 2 | 500 ms (500 ms to 500 ms) | not measured |"
