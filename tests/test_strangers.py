@@ -194,6 +194,15 @@ def test_a_graph_reads_no_file_beside_it(
         open_session(folder / "model.onnx", read_header(folder), 1)
 
 
+def test_the_same_graph_with_its_own_weights_is_opened(tmp_path: Path) -> None:
+    row = helper.make_tensor("row", TensorProto.FLOAT, [1, 3], [1.0, 2.0, 3.0])
+    content = graph_of(row).SerializeToString()
+    folder = write_model(tmp_path)
+    (folder / "model.onnx").write_bytes(content)
+    write_description(folder, sha256={"model.onnx": hashlib.sha256(content).hexdigest()})
+    assert open_session(folder / "model.onnx", read_header(folder), 1)
+
+
 def write_description(folder: Path, **changes: Any) -> None:
     info = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**info, **changes}))
