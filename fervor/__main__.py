@@ -11,6 +11,9 @@ from fervor.errors import FervorError, UsageError
 from fervor.exitcodes import DONE, INTERRUPTED, WRONG_USE
 
 
+LONGEST = 2000
+"""Letters of a line about a mistake: a damaged file may hold one word of a gigabyte."""
+
 ADVICE = {
     errno.ENOSPC: "; make room and start again: nothing that was whole is lost",
     errno.EDQUOT: "; make room and start again: nothing that was whole is lost",
@@ -75,10 +78,13 @@ def _help() -> str:
 
 
 def _one_line(error: FervorError | OSError) -> str:
-    """What went wrong, in one line; what could command a terminal (in names of files) is escaped"""
+    """What went wrong, in one line; what could command a terminal (a file's name) is escaped."""
+    reason = _reason(error)
+    if len(reason) > LONGEST:
+        reason = f"{reason[:LONGEST]} ..."
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
-        for sign in _reason(error)
+        for sign in reason
     )
 
 

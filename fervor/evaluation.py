@@ -87,7 +87,8 @@ def opened(model: Model, name: str = "logits") -> Network:
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    graph = path.read_bytes()  # by its bytes it finds no files beside it
+    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
 def logits_of(model: Model, pictures: Pictures) -> Floats:

@@ -39,7 +39,7 @@ print(json.dumps({"codes": codes, "found": found}))
 
 
 def run(tmp_path: Path, *commands: list[str | Path], code: str = AUDITED) -> dict[str, list[str]]:
-    """What commands reached for, in a process with a home and a place for temporaries of its own."""
+    """What commands reached for, in a process with a home and temporaries of its own."""
     for name in ("home", "temporary", "here"):
         (tmp_path / name).mkdir()
     env = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary")}

@@ -32,8 +32,11 @@ MEGABYTES = 200
 
 
 @pytest.fixture(autouse=True)
-def bounded() -> Any:
-    """Whatever is read here takes seconds and little memory."""
+def bounded(request: pytest.FixtureRequest) -> Any:
+    """Whatever is read here takes seconds and little memory, torch itself not counted."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
     begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -189,6 +192,15 @@ def test_a_graph_reads_no_file_beside_it(
     monkeypatch.chdir(folder)
     with pytest.raises(ModelError, match="cannot be loaded"):
         open_session(folder / "model.onnx", read_header(folder), 1)
+
+
+def test_the_same_graph_with_its_own_weights_is_opened(tmp_path: Path) -> None:
+    row = helper.make_tensor("row", TensorProto.FLOAT, [1, 3], [1.0, 2.0, 3.0])
+    content = graph_of(row).SerializeToString()
+    folder = write_model(tmp_path)
+    (folder / "model.onnx").write_bytes(content)
+    write_description(folder, sha256={"model.onnx": hashlib.sha256(content).hexdigest()})
+    assert open_session(folder / "model.onnx", read_header(folder), 1)
 
 
 def write_description(folder: Path, **changes: Any) -> None:
@@ -352,3 +364,20 @@ def test_weights_that_claim_too_much(case: str, folder: Path, tmp_path: Path) ->
     with pytest.raises(ModelError, match="cannot be read") as caught:
         load_model(tmp_path).method()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow  # for torch
+@pytest.mark.parametrize("name", ["resnet18", "swin-t", "vit-b16", "clip", "align", "blip"])
+def test_an_architecture_with_its_own_weights_is_taken(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs fervor[train]")
+    from fervor.config import Encoder
+    from fervor.encoders import build_image_encoder
+    from fervor.plausible import check_architecture
+    from tests import tiny
+
+    config = Encoder(name=name, weights=tiny.SAVED[name](tmp_path / name), size=32)
+    encoder = build_image_encoder(config)
+    tensors = {f"image.{key}": value for key, value in encoder.state_dict().items()}
+    random = Encoder(name=name, weights="random", size=32)
+    assert encoder.architecture is not None
+    check_architecture(random, encoder.architecture, tensors)

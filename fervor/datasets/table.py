@@ -165,5 +165,7 @@ def _check_file(picture: str, where: str) -> None:
         if error.errno == errno.ELOOP:
             raise DataError(f"{where}: {picture} is a symbolic link to itself") from None
         raise DataError(f"{where}: {picture} is missing or cannot be read") from None
+    except ValueError:  # a zero byte, which no name may hold
+        raise DataError(f"{where}: {picture!r} is no name of a file") from None
     if not os.path.isfile(picture):
         raise DataError(f"{where}: {picture} is no file")
