@@ -34,7 +34,7 @@ def write_model(folder: Path, *, labels: Sequence[str] = LABELS, **changes: Any)
         "temperature": 1.0,
         "options": {},
         "encoder": {"name": "mean-colour"},
-        "text": {"name": "none"},
+        "text": {"name": "none", "width": 4},
         "data": {"name": "none"},
         "seed": 0,
         "commit": "",

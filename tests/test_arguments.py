@@ -176,8 +176,8 @@ def test_options_override_a_recipe_wherever_it_stands(tmp_path: Path) -> None:
         ("methd: ke\n", "unknown option --methd: expected one of --method, "),
         ("optim: {rat: 1}\n", "unknown option --optim.rat: expected one of --optim.rate, "),
         ("seed: many\n", "--seed many: expected a whole number"),
-        ("optim: [\n", "Problems parsing config"),
-        ("- ke\n", "Unexpected config"),
+        ("optim: [\n", "RECIPE is no readable YAML: "),
+        ("- ke\n", "RECIPE holds no settings: expected lines as `method: ke`"),
     ],
 )
 def test_mistakes_in_a_recipe_are_one_line(tmp_path: Path, text: str, line: str) -> None:
@@ -185,7 +185,7 @@ def test_mistakes_in_a_recipe_are_one_line(tmp_path: Path, text: str, line: str)
     path.write_text(text)
     with pytest.raises(UsageError) as refused:
         run_of("--config", str(path))
-    assert str(refused.value).startswith(line)
+    assert str(refused.value).startswith(line.replace("RECIPE", str(path)))
     assert "\n" not in str(refused.value)
 
 

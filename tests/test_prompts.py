@@ -143,7 +143,7 @@ def test_hard_prompts_come_in_the_order_of_the_labels() -> None:
         (None, "cannot be read: No such file"),
         ("{", "cannot be read: Expecting"),
         ("\xff", "cannot be read"),
-        ("[]", "hold no"),
+        ("[]", "holds no object"),
         ('{"descriptions": []}', "hold no"),
         ('{"descriptions": {}}', "hold no"),
         ('{"descriptions": {"fear": 3}}', "text of 'fear' is empty or no text"),

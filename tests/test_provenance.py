@@ -71,13 +71,14 @@ def test_a_failed_write_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "a.json"
     provenance.write_text(path, "whole")
 
-    def full_disk(self: Path, text: str, **options: Any) -> int:
-        with self.open("w") as file:
-            file.write(text[:2])
+    def full_disk(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:2])
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full_disk)
+        patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(OSError, match="no space left"):
             provenance.write_text(path, "changed")
     assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
