@@ -29,7 +29,7 @@ from fervor.data import (
     training_loader,
 )
 from fervor.encoders import FaceEncoder, build_image_encoder
-from fervor.errors import UsageError
+from fervor.errors import DataError, UsageError
 from fervor.evaluation import torch_logits
 from fervor.finishing import BEST, FIGURES, LAST, finish, forget_state
 from fervor.methods import METHODS, Batch, Method
@@ -87,6 +87,13 @@ def train(run: Run, *, resume: bool = False) -> Path:
         )
     except SystemExit:  # what Lightning makes of an interruption
         raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a worker that prepares batches was killed: go on with --resume {folder}, with fewer "
+            "--workers where memory ran out"
+        ) from None
     processes.part()
     if not trainer.is_global_zero:
         raise SystemExit  # this process has done its share

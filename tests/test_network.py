@@ -54,9 +54,10 @@ def run(tmp_path: Path, *commands: list[str | Path], code: str = AUDITED) -> dic
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert [*(tmp_path / "temporary").rglob("*")] == []
     assert [*(tmp_path / "here").rglob("*")] == []
-    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+    for name in ("home", "temporary"):  # torch leaves an empty folder, matplotlib its list of fonts
+        left = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        assert [path for path in left if not path.match("matplotlib/fontlist-*.json")] == []
     found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
