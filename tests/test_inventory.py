@@ -24,6 +24,11 @@ def test_every_shipped_file_is_described_and_intact() -> None:
         assert weight.data_terms != "not stated", weight
 
 
+def test_each_file_names_data_that_was_given_for_research() -> None:
+    """What `fervor models` and docs/licences.md say of all of them."""
+    assert [weight.name for weight in shipped() if "research" not in weight.data_terms] == []
+
+
 @pytest.mark.parametrize("damage", ["change", "delete"])
 def test_changed_or_missing_file_is_noticed(tmp_path: Path, damage: str) -> None:
     folder = write_model(tmp_path / "tiny")

