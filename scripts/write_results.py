@@ -170,7 +170,6 @@ TABLES = {
     },
     "docs/robustness.md": {"robustness": robustness},
     "docs/methods/mpa.md": {"mpa-sweeps": sweeps("mpa")},
-    "docs/methods/lacovl.md": {"lacovl-sweeps": sweeps("lacovl")},
     "docs/methods/vlm.md": {"zero_shot": zero_shot},
 }
 
