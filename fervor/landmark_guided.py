@@ -44,6 +44,7 @@ class LandmarkGuidedEncoder(nn.Module):
         drop_path: float,
         attention: AttentionOptions,
         gated: bool,
+        normalise: bool = False,
     ) -> None:
         """Layers for image maps of such channels and strides.
 
@@ -59,6 +60,7 @@ class LandmarkGuidedEncoder(nn.Module):
             drop_path: of the coarsest scale; the finest has none and the middle one half of it.
             attention: how landmarks guide.
             gated: whether the class token, which then is asked for, has its gate.
+            normalise: BatchNorm behind the first convolution of each of the image's maps (ours).
         """
         super().__init__()
         self.merge: Merge = merge
@@ -66,7 +68,7 @@ class LandmarkGuidedEncoder(nn.Module):
         side = resolution // STRIDES[-1]
         self.grid = (side, side)
         self.reduce = nn.ModuleList(
-            _reduction(inputs, outputs, own // stride)
+            _reduction(inputs, outputs, own // stride, normalise=normalise)
             for inputs, outputs, stride, own in zip(widths, CHANNELS, strides, STRIDES, strict=True)
         )
         self.narrow: nn.Conv2d | None = None
@@ -133,9 +135,10 @@ class LandmarkGuidedEncoder(nn.Module):
         return scales.mean(1)
 
 
-def _reduction(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+def _reduction(inputs: int, outputs: int, stride: int, *, normalise: bool) -> nn.Module:
     """3x3 with stride 2 where places are too dense (parents' code); 1x1 where they fit (ours)."""
-    return _halving(inputs, outputs) if stride == 2 else nn.Conv2d(inputs, outputs, 1)
+    layer = _halving(inputs, outputs) if stride == 2 else nn.Conv2d(inputs, outputs, 1)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs)) if normalise else layer
 
 
 def _halving(inputs: int, outputs: int) -> nn.Conv2d:

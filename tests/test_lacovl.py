@@ -361,6 +361,7 @@ def test_the_scale_starts_from_the_temperature(companions: dict[str, Any]) -> No
 
 
 VARIANTS: list[dict[str, Any]] = [
+    {"normalise": True},
     *({"branches": "bidirectional"}, {"branches": "dense_only"}, {"gate": "head"}),
     *({"gate": "token", "sparsity": "topk"}, {"merge": "sum"}, {"bias": "per_class"}),
     *({"extremes": "batch"}, {"residual": "normed", "project_query": False}),

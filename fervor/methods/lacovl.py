@@ -56,6 +56,8 @@ class LaCoVL(Method):
             drop_path: of the coarsest scale's block, half of it at the middle one, none at the
                 finest (POSTER++: 0.25).
             layer_scale: start of the block's two scales (POSTER++: 1e-5).
+            normalise: BatchNorm on the image's maps, for networks whose maps are all positive
+                (ours): Adam's steps then move all pictures' tokens alike, until none differs.
             branches: dense_sparse = a dense and a sparse attention over the same scores;
                 bidirectional = landmarks to image and image to landmarks; dense_only = POSTER++
                 (ours: the figure names two branches and a gate, not what they are).
@@ -91,6 +93,7 @@ class LaCoVL(Method):
         cross_dropout: float = 0.2
         drop_path: float = 0.25
         layer_scale: float = 1e-5
+        normalise: bool = False
         branches: Branches = "dense_sparse"
         gate: GatePer = "channel"
         sparsity: Sparsity = "relu2"
@@ -199,6 +202,7 @@ class LaCoVL(Method):
             drop_path=options.drop_path,
             attention=options.attention(),
             gated=teacher is not None or options.base_head,
+            normalise=options.normalise,
         )
         self.similarity = nn.ModuleList(
             CrossSimilarityAttention(width, extremes=options.extremes)
