@@ -89,7 +89,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the processor time of a child")
 @pytest.mark.parametrize("words", [["--help"], ["predict", "--help"]])
 def test_help_is_quick(words: list[str]) -> None:
-    """In seconds of processor time, which other work on the machine hardly changes."""
+    """In seconds of processor time; beside other work on the same core they count up to double."""
     import resource
 
     def seconds() -> float:
@@ -98,7 +98,7 @@ def test_help_is_quick(words: list[str]) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < 0.3
+    assert min(seconds() for _ in range(3)) < 2 * 0.3
 
 
 @pytest.mark.parametrize("words", [[], ["predct"], ["--hlp"]])
