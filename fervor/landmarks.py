@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -354,7 +354,7 @@ def _finish(training: _Training, folder: Path) -> None:
         "faces": {"learned_from": len(training.faces.points), "measured_on": len(held.points)},
         "left_out": {"learned_from": training.faces.left_out, "measured_on": held.left_out},
         "measured": {**figures, **consistency(encoder, some.pictures, some.points)},
-        "config": run.resolved() | {"output": "", "data": asdict(run.data) | {"root": ""}},
+        "config": run.published(),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "sha256": {name: provenance.sha256(folder / name) for name in (WEIGHTS, GRAPH)},
