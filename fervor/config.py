@@ -190,7 +190,8 @@ class Optim:
         warmup_rate: constant rate of the warm-up (released code: 1e-4); 0 rises linearly.
         average: decay of the moving average of the weights that is evaluated and kept; 0 = off.
         clip: largest gradient norm; 0 = off.
-        precision: bf16 (autocast, weights stay fp32) or fp32.
+        precision: bf16 (autocast, weights stay fp32; fp32 where the machine would emulate it) or
+            fp32.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"

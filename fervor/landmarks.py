@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from fervor import provenance
+from fervor import precision, provenance
 from fervor.aside import write_bytes
 from fervor.checkpoint import halved, save_weights
 from fervor.config import Augment, Run
@@ -198,6 +198,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     from fervor.finishing import LAST
     from fervor.training import CONFIG, open_run  # Lightning, which this training goes without
 
+    run = precision.on_this_machine(run)
     folder = open_run(run, resume=resume)
     if run.threads:
         torch.set_num_threads(run.threads)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from fervor import checkpoint, processes, provenance
+from fervor import checkpoint, precision, processes, provenance
 from fervor.aside import forget_partial, write_bytes
 from fervor.companions import build_companions
 from fervor.config import Run
@@ -58,6 +58,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     Raises:
         FervorError: a setting, data set or weight file that does not fit.
     """
+    run = precision.on_this_machine(run)
     folder = run_folder(run)
     trainer = _trainer(run, folder)
     if trainer.is_global_zero:

@@ -25,6 +25,7 @@ from fervor.data import Augmentation, Pictures, evaluation_batches, pair_generat
 from fervor.encoders import FaceEncoder, ImageEncoder
 from fervor.errors import UsageError
 from fervor.methods import Batch, Method
+from fervor.precision import has_bfloat16
 from fervor.sampling import Key, Partners, mixed_seed
 from fervor.vlm import VisionTower
 
@@ -188,7 +189,7 @@ def _store(path: Path, count: int, parts: Iterable[NDArray[Any]]) -> None:
 
 def _lower(encoder: FaceEncoder | VisionTower, image: Tensor) -> NDArray[np.uint16]:
     image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         maps = encoder.eval().lower(image)
     stored: NDArray[np.uint16] = (
         maps.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous().view(torch.uint16).numpy()

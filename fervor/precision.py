@@ -1,0 +1,34 @@
+"""Which number format networks compute in: bfloat16 only where the machine has it.
+
+A processor without bfloat16 arithmetic emulates it, a hundred times as slow as single precision.
+"""
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from fervor.config import Run
+
+
+logger = logging.getLogger(__name__)
+
+
+def has_bfloat16() -> bool:
+    """Whether the accelerator, or without one the processor, computes in bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.accelerator.is_available():
+        return True  # Apple's, Intel's: autocast knows what they cannot
+    if not torch.backends.mkldnn.is_available():
+        return False
+    native: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return native
+
+
+def on_this_machine(run: Run) -> Run:
+    """The run in single precision where it asks for a bfloat16 that the machine does not have."""
+    if run.optim.precision == "fp32" or has_bfloat16():
+        return run
+    logger.warning("this machine has no bfloat16 arithmetic: trains in single precision")
+    return replace(run, optim=replace(run.optim, precision="fp32"))
