@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def has_bfloat16() -> bool:
     """Whether the accelerator, or without one the processor, computes in bfloat16."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.accelerator.is_available():
         return True  # Apple's, Intel's: autocast knows what they cannot
     if not torch.backends.mkldnn.is_available():
