@@ -60,7 +60,7 @@ class ViewBatches(Dataset[Batch]):
 
     def _maps(self, key: Key, indices: Tensor) -> Tensor:
         rows = self.views[key.epoch % len(self.views)][indices[key.own].numpy()]
-        return torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2)
+        return torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2).float()
 
 
 def view_batches(

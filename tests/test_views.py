@@ -57,8 +57,8 @@ def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> No
     images = torch.stack([seen[index] for index in indices]).expand(-1, 3, -1, -1)
     with torch.no_grad():
         expected = encoder.eval()(images)
-        cached = encoder(batch.image.float())
-    # the frozen layers run in bfloat16, which keeps eight bits
+        cached = encoder(batch.image)
+    # the frozen layers' maps are kept in bfloat16, which has eight bits
     gaps = torch.cdist(cached.pooled, expected.pooled) / expected.pooled.norm(dim=1)
     assert float(gaps.diagonal().max()) < 0.1
     assert gaps.argmin(dim=1).tolist() == [0, 1, 2]
