@@ -28,8 +28,8 @@ from fervor.vocabulary import check_labels, read_vocabulary
 __all__ = ["Faces", "Prediction", "Predictor"]
 
 UNCERTAIN = "uncertain"
-GROUP_PIXELS = 64_000_000
-"""Pictures held at a time: at most so many pixels (200 MB), whatever the batch size."""
+GROUP_PIXELS = 16_000_000
+"""Pictures found together: at most so many pixels (50 MB) or one, whatever the batch size."""
 
 Faces = Literal["all", "largest", "precropped"]
 
@@ -66,7 +66,7 @@ class Predictor:
         labels: Sequence[str] | None = None,
         faces: Faces = "all",
         threads: int = 0,
-        batch_size: int = 32,
+        batch_size: int = 8,
         abstain: float = 0.0,
         whole_every: int = WHOLE_EVERY,
         smallest_face: float = 0.0,
@@ -166,6 +166,7 @@ class Predictor:
                 if neutral is not None:
                     rows = neutral.corrected(frame, [face.track for face in faces], rows)
                 yield frame, self._answer(frame, faces, rows)
+            del group, found, frame, faces  # not held while the next ones are awaited
 
     def explain(self, picture: Picture | Frame) -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer, in one pass.

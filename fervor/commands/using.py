@@ -29,7 +29,7 @@ def predict(
     smooth: bool = False,
     landmarks: bool = False,
     neutral: str = "",
-    batch_size: int = 32,
+    batch_size: int = 8,
     threads: int = 0,
     abstain: float = 0.0,
     offline: bool = False,
