@@ -181,9 +181,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "recipe.yaml"
 
 
-def train(recipe: Path, name: str, *given: str, launch: tuple[str, ...] = ()) -> Path:
-    words = [*launch, "-m", "fervor", "train", *given, f"--output={recipe.parent / name}"]
-    words = [sys.executable, *words, *(() if "--resume" in given else (f"--config={recipe}",))]
+def train(recipe: Path, name: str, *given: str) -> Path:
+    words = [sys.executable, "-m", "fervor", "train", *given]
+    if "--resume" not in given:
+        words += [f"--config={recipe}", f"--output={recipe.parent / name}"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=quiet())
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(recipe.parent / name)]
@@ -194,8 +195,8 @@ def quiet() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def curve(run: Path) -> list[float]:
-    with (run / "logs" / "metrics.csv").open() as file:
+def curve(run: Path, logs: str = "logs") -> list[float]:
+    with (run / logs / "metrics.csv").open() as file:
         return [
             float(row["train/loss_epoch"])
             for row in csv.DictReader(file)
@@ -208,16 +209,51 @@ def history(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
+DIES_IN_THE_SECOND_EPOCH = """
+import os, signal, sys
+from fervor.__main__ import main
+from fervor.training import Training
+
+step = Training.training_step
+
+def last_steps(self, *given):
+    if self.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *given)
+
+Training.training_step = last_steps
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def killed_under_torchrun(recipe: Path, name: str) -> Path:
+    """What two processes left of a run after its first epoch."""
+    script, folder = recipe.parent / "dies.py", recipe.parent / name
+    script.write_text(DIES_IN_THE_SECOND_EPOCH)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", str(script)]
+    words = [sys.executable, *launch, "train", f"--config={recipe}", f"--output={folder}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=quiet())
+    assert done.returncode != 0
+    assert (folder / "last.ckpt").is_file()
+    assert not (folder / "model.json").exists()
+    return folder
+
+
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_that_of_one(recipe: Path) -> None:
+def test_a_run_of_two_processes_is_that_of_one_and_either_ends_what_the_other_began(
+    recipe: Path,
+) -> None:
     one = train(recipe, "one")
     two = train(recipe, "two", "--processes=2")
-    several = train(recipe, "several", launch=("-m", "torch.distributed.run", "--nproc-per-node=2"))
-    for run in (two, several):
-        np.testing.assert_allclose(curve(run), curve(one), rtol=1e-4)
-        assert sorted(path.name for path in run.iterdir()) == sorted(
-            path.name for path in one.iterdir()
-        )
+    begun = killed_under_torchrun(recipe, "begun")
+    both = train(recipe, "begun", "--resume", str(begun), "--processes=1")
+    np.testing.assert_allclose(curve(two), curve(one), rtol=1e-4)
+    np.testing.assert_allclose(curve(both), curve(one)[:1], rtol=1e-4)
+    np.testing.assert_allclose(curve(both, "logs-2"), curve(one)[1:], rtol=1e-4)
+    kept = {path.name for path in one.iterdir()}
+    assert {path.name for path in two.iterdir()} == kept
+    assert {path.name for path in both.iterdir()} == kept | {"logs-2"}
+    for run in (two, both):
         assert [row["epoch"] for row in history(run)] == [0, 1]
         for row, expected in zip(history(run), history(one), strict=True):
             assert row.pop("selected_on") == expected["selected_on"]
