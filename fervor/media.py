@@ -153,8 +153,10 @@ def find(inputs: Sequence[str | Path]) -> list[str]:
                 need_av(source)
             found.append(source)
         else:
+            address = "; addresses are read with --cluster" if "://" in source else ""
             raise InputError(
                 f"{source} does not exist: expected a picture, a video, a folder or webcam:0"
+                + address
             )
     return found
 

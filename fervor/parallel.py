@@ -49,3 +49,18 @@ def progress(
         total=total, desc=doing or None, unit=f" {unit}", delay=2, leave=False
     )
     return bar
+
+
+def in_order(numbered: Iterable[tuple[int, Item]]) -> Iterator[Item]:
+    """The items 0, 1, 2 ... of a stream that may mix, repeat or lack some: each number once.
+
+    Holds what comes early; ends before the first number that never came.
+    """
+    early: dict[int, Item] = {}
+    following = 0
+    for number, item in numbered:
+        if number >= following:
+            early.setdefault(number, item)
+        while following in early:
+            yield early.pop(following)
+            following += 1

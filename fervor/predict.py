@@ -3,14 +3,16 @@
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fervor import media, tables
+from fervor.frame import Frame
 from fervor.inference import Predictor
 from fervor.parallel import progress
+from fervor.prediction import Points, Prediction
 
 
 if TYPE_CHECKING:
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
     from fervor.points import PointFinder
 
 
-__all__ = ["Outputs", "run"]
+__all__ = ["Answer", "Outputs", "answers", "run"]
+
+Answer = tuple[Frame, list[Prediction], Sequence[Points | None]]
+"""A frame, its faces, and their points where they are asked for."""
 
 
 class Outputs:
     """Where the answers go: a file of rows or a table on the terminal, and drawings.
 
-    `finder` adds each face's landmarks to both; a terminal shows none.
+    `landmarks` adds each face's points to both; a terminal shows none.
 
     Raises:
         UsageError: an output that cannot be written.
@@ -37,9 +42,10 @@ class Outputs:
         *,
         smooth: bool,
         sources: Sequence[str],
-        finder: "PointFinder | None" = None,
+        landmarks: bool = False,
     ) -> None:
-        self.output, self.smooth, self.finder = output, smooth, finder
+        self.output, self.smooth, self.landmarks = output, smooth, landmarks
+        self.stream = sys.stdout
         if output:
             tables.check_output(Path(output))
         self.annotator = _annotator(Path(annotate), sources) if annotate else None
@@ -48,14 +54,27 @@ class Outputs:
         """Opens the rows; on a terminal `smooth` has no place."""
         if self.output:
             return tables.open_table(
-                Path(self.output), labels, smooth=self.smooth, landmarks=self.finder is not None
+                Path(self.output), labels, smooth=self.smooth, landmarks=self.landmarks
             )
         timed = any(map(media.is_video, sources)) or any(map(media.is_webcam, sources))
-        return tables.TextTable(sys.stdout, sources, timed=timed)
+        return tables.TextTable(self.stream, sources, timed=timed)
+
+
+def answers(
+    predictor: Predictor,
+    sources: Sequence[str],
+    *,
+    span: media.Span,
+    finder: "PointFinder | None" = None,
+) -> Generator[Answer]:
+    """Every frame of the sources with its answer, in order."""
+    with closing(media.read(sources, span=span)) as frames:
+        for frame, answer in predictor.with_frames(frames):
+            yield frame, answer, () if finder is None else finder(frame, answer)
 
 
 def run(
-    predictor: Predictor, sources: Sequence[str], outputs: Outputs, *, span: media.Span
+    found: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
 ) -> Counter[str]:
     """Number of pictures, videos, frames and of rows by status; stopping finishes all outputs."""
     counts: Counter[str] = Counter()
@@ -65,14 +84,12 @@ def run(
     total = None if moving else len(sources)
     with ExitStack() as stack:
         stack.enter_context(_stoppable())
-        table = stack.enter_context(outputs.table(predictor.labels, sources))
+        table = stack.enter_context(outputs.table(labels, sources))
         if outputs.annotator is not None:
             stack.enter_context(outputs.annotator)
         unit = "frames" if moving else "pictures"
         bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
-        frames = stack.enter_context(closing(media.read(sources, span=span)))
-        for frame, answer in predictor.with_frames(frames):
-            points = () if outputs.finder is None else outputs.finder(frame, answer)
+        for frame, answer, points in stack.enter_context(closing(found)):
             table.write(answer, points)
             if outputs.annotator is not None:
                 outputs.annotator.write(frame, answer, points)

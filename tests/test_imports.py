@@ -47,7 +47,7 @@ PLAIN = (
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
-    *("minilm", "vocabulary", "points"),
+    *("minilm", "vocabulary", "points", "remote"),
 )
 OUTPUTS = (
     "tables",

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from fervor.parallel import in_threads, progress
+from fervor.parallel import in_order, in_threads, progress
 
 
 def test_results_come_in_order_whatever_takes_long() -> None:
@@ -62,3 +62,11 @@ def test_a_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         with progress(5, "decoding") as bar:
             bar.update(2)
             assert (bar.n, bar.total, bar.delay) == (2, 5, 2)
+
+
+def test_numbers_come_in_order_and_once() -> None:
+    mixed = [(2, "c"), (0, "a"), (0, "A"), (1, "b"), (2, "C"), (1, "B"), (4, "e"), (3, "d")]
+    assert list(in_order(mixed)) == ["a", "b", "c", "d", "e"]
+    assert list(in_order([(0, "a"), (2, "c"), (3, "d")])) == ["a"]
+    waiting = in_order(iter([(0, "a"), (1, "b")]))
+    assert next(waiting) == "a"  # before the second is asked for

@@ -2,10 +2,12 @@
 
 import math
 import os
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fervor import extras
+from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
 
 
@@ -32,13 +34,16 @@ def predict(
     batch_size: int = 8,
     threads: int = 0,
     abstain: float = 0.0,
+    cluster: bool = False,
+    workers: int = 0,
     offline: bool = False,
     strict: bool = False,
 ) -> int:
     """Recognise the expression that each face shows, in pictures, folders, videos or a webcam.
 
     Args:
-        inputs: pictures, videos, folders, which are searched for both, or webcam:0.
+        inputs: pictures, videos, folders, which are searched for both, or webcam:0; with cluster
+            addresses such as s3://bucket/folder too.
         model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
             labels for vlm.
         labels: words or sentences to choose of instead of the model's classes, separated by commas,
@@ -57,8 +62,11 @@ def predict(
             and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
-        threads: threads of each network; 0 for all cores.
+        threads: threads of each network; 0 for all cores, with cluster one.
         abstain: a face whose highest probability is below gets the label "uncertain".
+        cluster: predict over Ray Data, on the cluster that the environment variable RAY_ADDRESS
+            names, without it on one that is started on this machine.
+        workers: of the cluster, each with a model of its own; 0 for as many as it has room for.
         offline: never touch the network, whatever the model would like to fetch.
         strict: exit with 1 where a picture cannot be read or shows no face.
     """
@@ -69,24 +77,47 @@ def predict(
     from fervor.inference import Predictor
 
     span = media.Span(every, start, end)
-    sources = media.find(inputs)
-    finder = _point_finder(threads, faces) if landmarks else None
-    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, finder=finder)
-    predictor = Predictor(
-        model or None,
-        labels=_listed(labels),
-        faces=faces,
-        threads=threads,
-        batch_size=batch_size,
-        abstain=abstain,
-        whole_every=whole_every,
-        smallest_face=smallest_face,
-        neutral=neutral or None,
-    )
-    counts = work.run(predictor, sources, outputs, span=span)
+    if cluster:
+        _check_cluster(workers, annotate)
+        place = extras.load("fervor.cluster", extra="cluster")
+        threads = threads or 1
+        sources = place.find(inputs, offline=offline)
+    elif workers:
+        raise UsageError(f"workers={workers}: needs --cluster")
+    else:
+        sources = media.find(inputs)
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, landmarks=landmarks)
+    options: dict[str, Any] = {
+        "model": model or None,
+        "labels": _listed(labels),
+        "faces": faces,
+        "threads": threads,
+        "batch_size": batch_size,
+        "abstain": abstain,
+        "whole_every": whole_every,
+        "smallest_face": smallest_face,
+        "neutral": neutral or None,
+    }
+    predictor = Predictor(**options)
+    with ExitStack() as stack:
+        if cluster:
+            count = stack.enter_context(place.joined(workers, threads))
+            found = place.answers(sources, options, workers=count, landmarks=landmarks)
+        else:
+            finder = _point_finder(threads, faces) if landmarks else None
+            found = work.answers(predictor, sources, span=span, finder=finder)
+        counts = work.run(found, predictor.labels, sources, outputs)
     if output:
         print(work.summary(output, counts))
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _check_cluster(workers: int, annotate: str) -> None:
+    """What --cluster cannot do, before anything is started."""
+    if workers < 0:
+        raise UsageError(f"workers={workers}: expected 1 or more, or 0 for all there is room for")
+    if annotate:
+        raise UsageError(f"annotate={annotate}: --cluster writes rows alone; draw without it")
 
 
 def _listed(labels: str) -> list[str] | None:
