@@ -5,7 +5,7 @@ FervorError
 ├── InputError   a picture, video or folder that is missing or cannot be read
 ├── DataError    a data set that differs from its official layout, labels or counts
 ├── ModelError   a model folder or weight file that is missing, damaged or of another kind
-└── EndpointError   a server that refuses, does not answer, or answers nonsense
+└── EndpointError   a server or cluster that refuses, does not answer, or answers nonsense
 
 Each message is one line: what was given, what was expected, what to do.
 """
@@ -32,4 +32,4 @@ class ModelError(FervorError):
 
 
 class EndpointError(FervorError):
-    """A server that refuses, does not answer, or answers nonsense."""
+    """A server or cluster that refuses, does not answer, or answers nonsense."""
