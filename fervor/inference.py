@@ -88,7 +88,7 @@ class Predictor:
         if labels is not None:
             check_labels(labels)
             model = model or "vlm"
-        self._folder = folder = find_model(model)
+        self.folder = folder = find_model(model)
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
         self._session = open_session(folder / "model.onnx", self.header, threads)
@@ -201,10 +201,10 @@ class Predictor:
                 f"model {self.header.name} cannot be explained: its graph has no output local; "
                 "export it with this version of fervor"
             )
-        space = read_space(self._folder, len(self.header.labels))
+        space = read_space(self.folder, len(self.header.labels))
         if self._words is not None:
             space = replace(space, vectors=self._words.vectors)
-        return Explainer(space, read_cues(self._folder))
+        return Explainer(space, read_cues(self.folder))
 
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order."""

@@ -16,7 +16,6 @@ from fervor.detector import Pixels
 from fervor.errors import UsageError
 from fervor.faces import Box, Face, FaceDetector
 from fervor.inference import Predictor
-from fervor.modelfolder import find_model
 from fervor.server.app import application
 from fervor.server.guard import Access, is_loopback
 from fervor.server.limits import Limits
@@ -90,21 +89,28 @@ class Place:
 
 
 def serve(
-    place: Place, *, model: str, threads: int, limits: Limits, announce: Callable[[str], None]
+    place: Place,
+    *,
+    model: str | None,
+    labels: Sequence[str] | None = None,
+    threads: int,
+    limits: Limits,
+    announce: Callable[[str, Predictor], None],
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; those under way are answered before it ends.
 
-    `announce` is told the address once the server can be reached.
+    `model` and `labels` are those of Predictor. `announce` is told the address once the server can
+    be reached.
 
     Raises:
         ModelError: see Predictor.
-        UsageError: see Place.
+        UsageError: see Place and Predictor.
         KeyboardInterrupt: at the end, after Ctrl-C.
     """
     with place.listening() as listening:
         detector = _AtMost(FaceDetector(threads), limits.faces + 1)
-        predictor = Predictor(model, threads=threads, detector=detector)
-        app = application(predictor, find_model(model), place.access, limits)
+        predictor = Predictor(model, labels=labels, threads=threads, detector=detector)
+        app = application(predictor, place.access, limits)
         config = uvicorn.Config(
             app,
             http=_ImpatientProtocol,
@@ -123,7 +129,7 @@ def serve(
             logging.getLogger(name).setLevel(logging.ERROR)
         before = signal.signal(signal.SIGTERM, lambda *_: None)  # raised again after a polite end
         try:
-            announce(_address(listening, place.host))
+            announce(_address(listening, place.host), predictor)
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, before)

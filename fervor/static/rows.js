@@ -6,14 +6,18 @@ const FORMULA = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
 
 function cell(name, value) {
   if (value === null || value === undefined) return "";
-  let text = String(value);
-  if (typeof value === "string" && FORMULA.test(text)) text = (name === "source" ? "./" : "'") + text;
+  const text = String(value);
+  const formula = typeof value === "string" && FORMULA.test(text);
+  return quoted(formula ? (name === "source" ? "./" : "'") + text : text);
+}
+
+function quoted(text) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 export function csv(rows, columns) {
   const lines = rows.map(row => columns.map(name => cell(name, row[name])).join(","));
-  return [columns.join(","), ...lines].join("\n") + "\n";
+  return [columns.map(quoted).join(","), ...lines].join("\n") + "\n";
 }
 
 export function jsonLines(rows) {
