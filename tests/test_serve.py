@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -426,6 +426,38 @@ def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[b
         assert server.metric("fervor_uploaded_bytes") == 0
 
 
+def test_one_client_takes_no_more_than_its_share_nor_for_ever(tiny: Path) -> None:
+    words = ("--model", tiny, "--client_requests", "1", "--max_upload_seconds", "4")
+    with serving(*words) as server:
+        body = form([("a.jpg", ASTRONAUT)])
+        with socket.create_connection(("127.0.0.1", server.port), 60) as slow:
+            slow.sendall(head(len(body)) + body[:500])
+            server.wait_for("fervor_requests_in_flight", 1)
+            answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
+            assert (answer.status, answer.json["error"]) == (429, "client_busy")
+            assert answer.json["message"].startswith("expected at most 1 requests at once")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert server.get("/v1/health").status == 200
+            if sys.platform == "linux":  # where all of 127.0.0.0/8 is this machine
+                other = ("127.0.0.2", 0)
+                with socket.create_connection(("127.0.0.1", server.port), 60, other) as second:
+                    second.sendall(head(len(body)) + body)
+                    assert second.recv(100).startswith(b"HTTP/1.1 200 ")
+            slow.settimeout(0.05)
+            refused, before = b"", time.monotonic()
+            for byte in body[500:]:  # never silent, never done
+                slow.sendall(bytes([byte]))
+                with suppress(TimeoutError):
+                    refused = slow.recv(65536)
+                    break
+                assert time.monotonic() - before < 30
+        assert refused.startswith(b"HTTP/1.1 408 ") and b"upload_too_slow" in refused
+        assert server.metric("fervor_requests_in_flight") == 0
+        assert server.metric("fervor_uploaded_bytes") == 0
+        assert server.post(PREDICT, [("b.jpg", ASTRONAUT)]).status == 200
+        assert server.metric('fervor_refusals_total{code="client_busy"}') == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> None:
     with serving("--model", tiny) as server:
@@ -467,6 +499,7 @@ def _listens(port: int) -> bool:
         (["--port", "0", "--labels", "bored"], "give two or more"),
         (["--port", "0", "--labels", "a,b", "--model", "embedded"], "its own classes alone"),
         (["--max_faces", "0"], "expected 1 or more"),
+        (["--client_requests", "0"], "limit client_requests=0: expected 1 or more"),
         (["--host", "192.0.2.1", "--token", TOKEN], "name another --port"),
     ],
 )

@@ -215,6 +215,8 @@ def serve(
     max_faces: int = 100,
     max_files: int = 16,
     max_requests: int = 64,
+    client_requests: int = 32,
+    max_upload_seconds: float = 60.0,
     max_video_bytes: int = 256_000_000,
     max_video_seconds: float = 600.0,
 ) -> int:
@@ -236,6 +238,8 @@ def serve(
         max_faces: in a picture.
         max_files: pictures in a request.
         max_requests: received and answered at the same time.
+        client_requests: of those, from one address; behind a proxy, all come from the proxy's.
+        max_upload_seconds: in which a request must have been received.
         max_video_bytes: of a video's file.
         max_video_seconds: of a video.
     """
@@ -247,6 +251,8 @@ def serve(
         pixels=max_pixels,
         faces=max_faces,
         requests=max_requests,
+        client_requests=client_requests,
+        upload_seconds=max_upload_seconds,
         held_bytes=max(512_000_000, max_bytes, max_video_bytes),
         video_bytes=max_video_bytes,
         video_seconds=max_video_seconds,

@@ -20,7 +20,7 @@ from fervor.server import films, schema, uploads
 from fervor.server.batching import WAIT, Batcher
 from fervor.server.description import describe
 from fervor.server.guard import Access, Guard
-from fervor.server.limits import Limits, Refused, Room
+from fervor.server.limits import Clients, Limits, Refused, Room
 from fervor.server.metrics import CONTENT_TYPE, Metrics
 from fervor.server.uploads import Disconnected, Most, Upload
 from fervor.tables import row_of
@@ -208,6 +208,7 @@ def application(
         app,
         access,
         service.requests,
+        Clients(limits.client_requests),
         service.metrics,
         open_paths=OPEN,
         paths=(*OPEN, *app.openapi()["paths"]),
@@ -222,7 +223,7 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
         "properties": {"results": {"type": "array", "items": {"type": "array", "items": row}}},
     }
     usual = (401, 403, 500)
-    posted = (*usual, 400, 408, 413, 415, 503)
+    posted = (*usual, 400, 408, 413, 415, 429, 503)
     app.post(
         "/v1/predict",
         responses={200: schema.text("application/json", "rows", answer), **schema.errors(*posted)},

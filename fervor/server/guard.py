@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-from fervor.server.limits import Refused, Room
+from fervor.server.limits import Clients, Refused, Room
 from fervor.server.metrics import Metrics
 
 
@@ -112,6 +112,7 @@ class Guard:
         app: answers what passes.
         access: who may ask.
         requests: room for what is received or answered at the same time.
+        clients: what one client may have of it.
         open_paths: what needs no token: the page and what belongs to it.
         paths: of the endpoints, which are counted by name.
     """
@@ -121,12 +122,14 @@ class Guard:
         app: App,
         access: Access,
         requests: Room,
+        clients: Clients,
         metrics: Metrics,
         *,
         open_paths: Iterable[str],
         paths: Iterable[str],
     ) -> None:
-        self._app, self._access, self._requests, self._metrics = app, access, requests, metrics
+        self._app, self._access, self._metrics = app, access, metrics
+        self._requests, self._clients = requests, clients
         self._open, self._paths = frozenset(open_paths), frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,11 +161,9 @@ class Guard:
             if scope["method"] != "POST":
                 await self._app(scope, exchange.receive, exchange.send)
                 return
-            self._requests.take()
-            try:
+            address = (scope.get("client") or ("",))[0]
+            with self._clients.one(address), self._requests.one():
                 await self._app(scope, exchange.receive, exchange.send)
-            finally:
-                self._requests.give()
         except Refused as refusal:
             self._metrics.refusal(refusal.code)
             await exchange.refuse(refusal)

@@ -1,13 +1,16 @@
 """What a server takes on at most, and how it says no."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from threading import Lock
 
 from fervor.errors import FervorError, UsageError
 
 
-__all__ = ["Limits", "Refused", "Room"]
+__all__ = ["Clients", "Limits", "Refused", "Room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class Limits:
         pixels: of a picture, read from its header before a pixel is decoded.
         faces: in a picture.
         requests: that are being received or answered at the same time.
+        client_requests: of those, from one client's address.
         waiting: pictures that wait for the model.
         held_bytes: of all uploads together that are in memory at the same time.
         upload_seconds: in which a request must have been received.
@@ -39,6 +43,7 @@ class Limits:
     pixels: int = 64_000_000
     faces: int = 100
     requests: int = 64
+    client_requests: int = 32
     waiting: int = 256
     held_bytes: int = 512_000_000
     upload_seconds: float = 60.0
@@ -105,3 +110,46 @@ class Room:
         """Give back what was taken."""
         with self._lock:
             self.taken -= amount
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take one place, and give it back at the end of the block."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give()
+
+
+class Clients:
+    """Counts what each client holds at the same time; for one thread.
+
+    Args:
+        most: what one client may hold.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, client: str) -> Iterator[None]:
+        """Take one place of a client's, and give it back at the end of the block.
+
+        Raises:
+            Refused: it has none left (429).
+        """
+        if self._taken[client] >= self._most:
+            raise Refused(
+                429,
+                "client_busy",
+                f"expected at most {self._most} requests at once from one address; try again",
+                retry=1,
+            )
+        self._taken[client] += 1
+        try:
+            yield
+        finally:
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]  # who has left is forgotten

@@ -41,6 +41,7 @@ ERRORS = {
     413: "more than the server takes: bytes, pixels, faces, files or seconds",
     415: "not of the kind that is expected",
     422: "a parameter that is out of its range",
+    429: "too much at once from one address; `Retry-After` says when to try again",
     500: "the server failed",
     501: "this server was installed without what is needed",
     503: "busy or stopping; `Retry-After` says when to try again",

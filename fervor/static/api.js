@@ -11,6 +11,9 @@ export class Refusal extends Error {
   }
 }
 
+// The server, or this address's share of it, is full for a moment.
+export const busy = error => error.status === 429 || error.status === 503;
+
 let asking = null;
 
 function askForToken(wrong) {

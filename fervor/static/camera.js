@@ -85,7 +85,7 @@ async function look(mine) {
     mine.rows.splice(0, Math.max(0, mine.rows.length - KEPT));
     show(mine, timed, size);
   } catch (error) {
-    if (error.name === "AbortError" || error.status === 503) return;  // a busy server gets fewer frames
+    if (error.name === "AbortError" || api.busy(error)) return;  // a busy server gets fewer frames
     complain(error.message);
     stop();
   }

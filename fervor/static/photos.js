@@ -96,7 +96,7 @@ async function patiently(asked) {
     try {
       return await asked();
     } catch (error) {
-      if (error.status !== 503 || tries === 0) throw error;
+      if (!api.busy(error) || tries === 0) throw error;
       await new Promise(done => setTimeout(done, 1000 * (error.retry || 1)));
     }
   }
