@@ -19,10 +19,16 @@ PACKAGED = {
     "mobilefacenet": "landmarks.json",
 }
 """Descriptions of the packaged weights that a run takes where it names none."""
+MINILM, VLM = "minilm_vectors.json", "vlm/model.json"
+TEXTS = {"minilm": (MINILM,), "minilm-vectors": (MINILM,), "vlm": (MINILM, VLM)}
+TEXTS["vlm-vectors"] = TEXTS["vlm"]
+"""Descriptions of what the text encoders of the package were made from."""
+DISCRETE = "classifier"
+"""The method that asks its text encoder for nothing."""
 
 
 def terms(run: Run) -> dict[str, str]:
-    """Licence and data terms of what a run makes: its starting weights' and its data set's.
+    """Licence and data terms of what a run makes: those of its data set and of all weights in it.
 
     Raises:
         ModelError: the model that it starts from cannot be read.
@@ -41,6 +47,13 @@ def terms(run: Run) -> dict[str, str]:
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
+    if run.method != DISCRETE:
+        for name in TEXTS.get(run.text.name, ()):
+            weights = json.loads(_weights(name))
+            licence += f"; text encoder {weights['name']}: {weights['licence']}"
+            data_terms.append(f"text encoder {weights['name']}: {weights['data_terms']}")
+        if run.text.name not in TEXTS:
+            data_terms.append(f"text encoder {run.text.name}: the terms of its source apply")
     for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
         if network.name == "none":
             continue

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from fervor.card import card, terms
-from fervor.config import Encoder, Landmarks, Run, Teacher
+from fervor.config import Encoder, Landmarks, Run, Teacher, Text
+from fervor.text import TEXTS
 
 
 def info(mode: str = "honest", **changes: Any) -> dict[str, Any]:
@@ -88,6 +89,18 @@ def test_terms_name_data_and_starting_weights() -> None:
     assert "MIT" in tuned["licence"]
     own = terms(Run(encoder=Encoder(name="resnet18", weights="mine.pt")))
     assert "mine.pt" in own["data_terms"]
+
+
+def test_the_text_encoder_brings_its_terms() -> None:
+    for name in TEXTS:
+        found = terms(Run(method="ke", text=Text(name)))
+        assert "text encoder minilm_vectors: Apache-2.0 (model)" in found["licence"], name
+        assert "MS MARCO" in found["data_terms"]
+        assert ("text encoder vlm/" in found["data_terms"]) == name.startswith("vlm")
+    other = terms(Run(method="mpa", text=Text("openai/clip-vit-base-patch16")))["data_terms"]
+    assert "text encoder openai/clip-vit-base-patch16: the terms of its source apply" in other
+    assert "MS MARCO" not in other
+    assert "text encoder" not in terms(Run(method="classifier"))["data_terms"]
 
 
 def test_a_training_protocol_of_its_own_is_named() -> None:
