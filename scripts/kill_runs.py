@@ -5,12 +5,17 @@
 Each command runs in a process of its own and gets SIGKILL at a moment drawn uniformly from the time
 that it takes when it is left alone. After each kill every file of its output must be whole, and the
 next start must go on or start anew. A command that comes to its end is compared with the one that
-was left alone, and starts again in a new folder.
+was left alone, and starts again in a new folder. A server is asked for a picture, an explanation
+and a video, and ends when it has answered.
 """
 
 import argparse
+import http.client
 import json
+import os
 import random
+import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 
@@ -28,8 +34,12 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
+from fervor.errors import ModelError
+from fervor.modelfolder import open_session, read_header
 from tests.faults import begun, write_recipe
 from tests.models import write_model
+from tests.serving import BOUNDARY, EXPLAIN, PHOTOGRAPH, PREDICT, VIDEO, form
+from tests.videos import moving, write_video
 
 
 class Work:
@@ -40,9 +50,17 @@ class Work:
     def __init__(self, base: Path) -> None:
         self.base = base
 
+    def prepare(self) -> None:
+        """Make what the command reads."""
+        raise NotImplementedError
+
     def words(self, folder: Path) -> list[str | Path]:
         """What is started, the first time or after a kill."""
         raise NotImplementedError
+
+    def begun(self, folder: Path, log: Path) -> BaseProcess:
+        """The command in a process of its own."""
+        return begun(self.words(folder), log)
 
     def check(self, folder: Path) -> str:
         """What the kill left, as words to count; raises AssertionError for half a file."""
@@ -57,6 +75,10 @@ class Train(Work):
     """Three epochs of a tiny run; killed, it goes on with --resume."""
 
     name = "train"
+
+    def prepare(self) -> None:
+        if not (self.base / "drawn.yaml").is_file():
+            write_recipe(self.base)
 
     def words(self, folder: Path) -> list[str | Path]:
         if (folder / "config.yaml").is_file():
@@ -83,6 +105,14 @@ class Predict(Work):
     """Four hundred pictures to rows; killed, it starts anew."""
 
     ending = ""
+
+    def prepare(self) -> None:
+        write_model(self.base / "model")
+        (self.base / "pictures").mkdir(exist_ok=True)
+        colours = np.random.default_rng(0).integers(0, 256, (len(PICTURES), 3))
+        for name, colour in zip(PICTURES, colours, strict=True):
+            picture = Image.new("RGB", (48, 48), tuple(map(int, colour)))
+            picture.save(self.base / "pictures" / name)
 
     def words(self, folder: Path) -> list[str | Path]:
         folder.mkdir(exist_ok=True)
@@ -134,6 +164,9 @@ class Align(Work):
 
     name = "data align"
 
+    def prepare(self) -> None:
+        Train(self.base).prepare()  # its drawn faces
+
     def words(self, folder: Path) -> list[str | Path]:
         return ["data", "align", "folder", self.base / "faces", folder, "--threads", "1"]
 
@@ -153,26 +186,119 @@ class Align(Work):
 
 
 class Export(Work):
-    """A trained model's graph; killed, it starts anew, beside an earlier export."""
+    """A trained model's graph over an earlier export in half precision; killed, it starts anew."""
 
     name = "export"
+
+    def prepare(self) -> None:
+        train = Train(self.base)
+        train.prepare()
+        trained, log = self.base / "trained", self.base / "log"
+        end(train, begun(train.words(trained), log), log)
+        end(self, begun([*self.words(self.base / "half"), "--half"], log), log)
 
     def words(self, folder: Path) -> list[str | Path]:
         return ["export", "--model", self.base / "trained", "--output", folder]
 
+    def begun(self, folder: Path, log: Path) -> BaseProcess:
+        if not folder.exists():
+            shutil.copytree(self.base / "half", folder)
+        return super().begun(folder, log)
+
     def check(self, folder: Path) -> str:
-        if not folder.is_dir():
-            return "before its folder"
         check_whole(folder)
-        return "finished" if (folder / "model.json").is_file() else "without a model.json"
+        try:
+            header = read_header(folder)
+            open_session(folder / "model.onnx", header, 1)
+        except ModelError as error:
+            assert "export or copy the model again" in str(error), error
+            return "two exports' files, refused"
+        half = json.loads((folder / "model.json").read_text())["half"]
+        return "the earlier export" if half else "the new export"
 
     def answer(self, folder: Path) -> Any:
+        self.check(folder)
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        return json.loads((folder / "model.json").read_text())["labels"], names
+        content = json.loads((folder / "model.json").read_text())
+        return content["labels"], content["half"], names
+
+
+class Serve(Work):
+    """A server that is asked by one client; killed, the next start takes its port."""
+
+    name = "serve"
+
+    def prepare(self) -> None:
+        write_model(self.base / "model")
+        film = write_video(self.base / "film.mp4", moving(12, lambda number: (60 + 4 * number, 60)))
+        self.film = film.read_bytes()
+        self.temporary = self.base / "temporary"
+        self.port = 0
+        self.answers: list[Any] = []
+        self.asking = Thread()
+
+    def words(self, folder: Path) -> list[str | Path]:
+        words = ["serve", "--model", self.base / "model", "--threads", "1"]
+        return [*words, "--port", str(self.port)]
+
+    def begun(self, folder: Path, log: Path) -> BaseProcess:
+        self.temporary.mkdir(exist_ok=True)
+        log.with_suffix(".out").unlink(missing_ok=True)
+        process = begun(self.words(folder), log, temporary=self.temporary)
+        self.answers = []
+        self.asking = Thread(target=self._ask, args=(process, log.with_suffix(".out")))
+        self.asking.start()
+        return process
+
+    def _ask(self, process: BaseProcess, notice: Path) -> None:
+        while process.exitcode is None and not (
+            notice.is_file() and (found := re.findall(r":(\d+) .*\n", notice.read_text()))
+        ):
+            time.sleep(0.01)
+        if process.exitcode is not None:
+            return
+        self.port = int(found[0])
+        picture = ("a.jpg", PHOTOGRAPH.read_bytes())
+        try:
+            for path, file in (
+                (PREDICT, picture),
+                (EXPLAIN, picture),
+                (VIDEO, ("a.mp4", self.film)),
+            ):
+                self.answers.append(asked(self.port, path, file))
+        except (OSError, http.client.HTTPException):
+            return  # it was killed
+        if process.exitcode is None:
+            os.kill(process.pid or 0, signal.SIGTERM)
+
+    def check(self, folder: Path) -> str:
+        self.asking.join()
+        left = [path.name for path in self.temporary.rglob("*")]
+        assert not left, left
+        given = len(self.answers)
+        return f"after {given} of 3 answers" if given else "before an answer"
+
+    def answer(self, folder: Path) -> Any:
+        self.check(folder)
+        return self.answers
+
+
+def asked(port: int, path: str, file: tuple[str, bytes]) -> str:
+    """The whole answer to one upload; raises HTTPException where it is cut off."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    kind = {"content-type": f"multipart/form-data; boundary={BOUNDARY}", "connection": "close"}
+    try:
+        connection.request("POST", path, form([file]), kind)
+        reply = connection.getresponse()
+        text = reply.read().decode()
+        assert reply.status == 200, text
+        return text
+    finally:
+        connection.close()
 
 
 PICTURES = [f"{number:03d}.png" for number in range(400)]
-WORKS = (Train, PredictLines, PredictTable, Align, Export)
+WORKS = (Train, PredictLines, PredictTable, Align, Export, Serve)
 
 
 def check_whole(folder: Path) -> None:
@@ -195,29 +321,17 @@ def checkpoint(folder: Path) -> Any:
     return torch.load(folder / "last.ckpt", weights_only=False)
 
 
-def prepared(base: Path) -> None:
-    """Data, a recipe, a tiny exported model and pictures."""
-    write_recipe(base)
-    write_model(base / "model")
-    (base / "pictures").mkdir()
-    colours = np.random.default_rng(0).integers(0, 256, (len(PICTURES), 3))
-    for name, colour in zip(PICTURES, colours, strict=True):
-        Image.new("RGB", (48, 48), tuple(map(int, colour))).save(base / "pictures" / name)
-    train = Train(base)
-    end(train, begun(train.words(base / "trained"), base / "log"), base / "log")
-
-
 def campaign(work: Work, kills: int, draw: random.Random) -> dict[str, Any]:
     """Kill a command so many times; what was found."""
     log, number, left = work.base / "log", 0, Counter[str]()
     alone = work.base / f"{type(work).__name__}-alone"
     begin = time.monotonic()
-    end(work, begun(work.words(alone), log), log)
+    end(work, work.begun(alone, log), log)
     seconds = time.monotonic() - begin
     expected = work.answer(alone)
     while True:
         folder = work.base / f"{type(work).__name__}-{number}"
-        process = begun(work.words(folder), log)
+        process = work.begun(folder, log)
         if sum(left.values()) < kills:
             process.join(draw.uniform(0, 1.05 * seconds))
         if process.exitcode is None and sum(left.values()) < kills:
@@ -247,24 +361,26 @@ def end(work: Work, process: BaseProcess, log: Path) -> None:
     assert process.exitcode == 0 or over, said
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the campaigns and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--works", default="", help="names, separated by commas; empty for all")
     parser.add_argument("--output", type=Path, default=Path("build/kills.json"))
-    asked = parser.parse_args(given)
-    chosen = [kind for kind in WORKS if not asked.works or kind.name in asked.works.split(",")]
+    given = parser.parse_args(words)
+    chosen = [kind for kind in WORKS if not given.works or kind.name in given.works.split(",")]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        prepared(Path(folder))
+        begun(["models"], Path(folder) / "log").join()  # others fork from what it has loaded
         for kind in chosen:
-            draw = random.Random(f"{asked.seed}-{kind.name}")
-            found[kind.name] = campaign(kind(Path(folder)), asked.kills, draw)
+            work = kind(Path(folder))
+            work.prepare()
+            draw = random.Random(f"{given.seed}-{kind.name}")
+            found[kind.name] = campaign(work, given.kills, draw)
             print(f"{kind.name}: {json.dumps(found[kind.name])}", flush=True)
-            asked.output.parent.mkdir(parents=True, exist_ok=True)
-            asked.output.write_text(json.dumps(found, indent=1) + "\n")
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+            given.output.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -26,18 +27,22 @@ PRELOADED = ["fervor.training", "fervor.export", "fervor.align", "fervor.predict
 """What the process that all children are forked from has loaded; importing torch takes seconds."""
 
 
-def begun(words: Sequence[str | Path], log: Path) -> BaseProcess:
-    """A command of fervor in a process of its own, whose streams go to `log`.out and .err."""
+def begun(words: Sequence[str | Path], log: Path, *, temporary: Path | None = None) -> BaseProcess:
+    """A command of fervor in a process of its own, whose streams go to `log`.out and .err.
+
+    `temporary` is where its temporary files lie.
+    """
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(PRELOADED)
-    process = start.Process(target=_command, args=([*map(str, words)], str(log)))
+    process = start.Process(target=_command, args=([*map(str, words)], str(log), temporary))
     process.start()
     return process
 
 
-def _command(words: list[str], log: str) -> None:
+def _command(words: list[str], log: str, temporary: Path | None) -> None:
+    tempfile.tempdir = None if temporary is None else str(temporary)
     for number, ending in ((1, "out"), (2, "err")):
         file = os.open(f"{log}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)

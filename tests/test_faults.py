@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from fervor.__main__ import main
-from tests.faults import EPOCHS, begun, fill, mount, small_disk, tree, write_recipe
+from tests.faults import EPOCHS, ROOT, begun, fill, mount, small_disk, tree, write_recipe
 from tests.models import write_model
 
 
@@ -303,6 +304,18 @@ def test_killed_at_random_a_run_comes_to_the_same_end(
     assert len(history(run)) == EPOCHS
     assert history(run) == history(trained)
     assert not [path for path in run.rglob(".*.partial*")]
+
+
+@pytest.mark.slow
+def test_a_killed_server_leaves_no_file_and_starts_again(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="needs fervor[serve]")
+    pytest.importorskip("av", reason="needs fervor[video]")
+    output = tmp_path / "kills.json"
+    words = ["--kills", "2", "--works", "serve", "--output", output]
+    command = [sys.executable, ROOT / "scripts" / "kill_runs.py", *words]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(output.read_text())["serve"]["kills"] == 2
 
 
 # Workers
