@@ -62,8 +62,10 @@ def save_clip_tokenizer(folder: Path) -> dict[str, int]:
 def save_resnet(folder: Path) -> str:
     from transformers import ResNetConfig, ResNetModel
 
+    # torch 2.13 writes beyond its memory where a 1 x 1 convolution with a stride has fewer than eight
+    # input channels, channels last, on processors without AVX-512
     config = ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 8, 12], depths=[1, 1, 1], layer_type="basic"
+        embedding_size=8, hidden_sizes=[8, 8, 12], depths=[1, 1, 1], layer_type="basic"
     )
     return save(ResNetModel(config), folder)
 
