@@ -110,7 +110,7 @@ RULES = {
     "figures": Rule(FIGURES, never=TORCH, own=(*PLAIN, *DATASETS, *FIGURES)),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
-    "data": Rule(("data", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
+    "data": Rule(("data", "precision", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
     "methods": Rule(
         ("methods", "methods.*"),
         never=LIGHTNING,
