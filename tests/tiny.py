@@ -62,7 +62,7 @@ def save_clip_tokenizer(folder: Path) -> dict[str, int]:
 def save_resnet(folder: Path) -> str:
     from transformers import ResNetConfig, ResNetModel
 
-    # torch 2.13 writes beyond its memory where a 1 x 1 convolution with a stride has fewer than eight
+    # torch 2.13 writes beyond its memory in a 1 x 1 convolution with a stride and fewer than eight
     # input channels, channels last, on processors without AVX-512
     config = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8, 12], depths=[1, 1, 1], layer_type="basic"
