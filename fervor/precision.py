@@ -1,6 +1,6 @@
 """Which number format networks compute in: bfloat16 only where the machine has it.
 
-A processor without bfloat16 arithmetic emulates it, a hundred times as slow as single precision.
+A processor without bfloat16 arithmetic emulates it, some seventy times as slow as single precision.
 """
 
 import logging
