@@ -46,7 +46,6 @@ def main() -> None:
     path.write_bytes(save({"vectors": vectors}, metadata={"sentences": json.dumps(sentences)}))
     info = checkpoint.load_model(given.output).info
     info["sha256"][VECTORS] = provenance.sha256(path)
-    info["licence"] += "; text tower all-MiniLM-L6-v2: Apache-2.0"
     info["captions"] = {
         "version": captions.words()["version"],
         "description_bank": prompts.bank_version(),
