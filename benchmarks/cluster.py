@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from measures import spread
-from run import machine, say
+from run import origin, say
 
 from fervor import Predictor, cluster, provenance
 from fervor.datasets import load
@@ -73,11 +73,7 @@ def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
             runs[workers].append(timed(paths, workers, given.batch_size, folder))
     one, two = ([run["seconds"] for run in runs[workers]] for workers in WORKERS)
     return {
-        "schema": 1,
-        "date": started,
-        "commit": provenance.commit(),
-        "machine": machine(),
-        "load": {"before": load_before[0], "after": os.getloadavg()[0]},
+        **origin(started, load_before[0]),
         "versions": {name: version(name) for name in ("fervor", "ray", "onnxruntime", "pyarrow")},
         "count": given.count,
         "batch_size": given.batch_size,

@@ -36,6 +36,17 @@ def say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
+def origin(started: str, load_before: float) -> dict[str, Any]:
+    """Where and when a benchmark ran, with the machine's load before and after it."""
+    return {
+        "schema": 1,
+        "date": started,
+        "commit": provenance.commit(),
+        "machine": machine(),
+        "load": {"before": load_before, "after": os.getloadavg()[0]},
+    }
+
+
 def machine() -> dict[str, Any]:
     """What the times depend on."""
     model = platform.processor() or platform.machine()
@@ -97,11 +108,7 @@ def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         threads=max(given.threads),
     )
     return {
-        "schema": 1,
-        "date": started,
-        "commit": provenance.commit(),
-        "machine": machine(),
-        "load": {"before": load_before[0], "after": os.getloadavg()[0]},
+        **origin(started, load_before[0]),
         "photos": "given"
         if given.photos
         else "composed of examples/astronaut.jpg (benchmarks/scenes.py)",

@@ -1,5 +1,8 @@
+"""Number formats: bfloat16 where the machine computes in it, and nowhere else."""
+
 import logging
 import time
+from typing import Literal
 
 import pytest
 import torch
@@ -11,8 +14,11 @@ from fervor.config import Optim, Run
 @pytest.mark.parametrize("asked", ["bf16", "fp32"])
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_is_given_up_only_where_it_is_asked_for_and_not_there(
-    asked, native, monkeypatch, caplog
-):
+    asked: Literal["bf16", "fp32"],
+    native: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setattr(precision, "has_bfloat16", lambda: native)
     run = Run(optim=Optim(precision=asked))
     with caplog.at_level(logging.WARNING):
@@ -23,7 +29,7 @@ def test_bfloat16_is_given_up_only_where_it_is_asked_for_and_not_there(
     assert found == run or given_up
 
 
-def test_bfloat16_that_is_said_to_be_there_is_no_emulation():
+def test_bfloat16_that_is_said_to_be_there_is_no_emulation() -> None:
     if torch.accelerator.is_available() or not precision.has_bfloat16():
         pytest.skip("not computed by this processor")
 
