@@ -86,17 +86,17 @@ def joined(workers: int, threads: int) -> Iterator[int]:
     address = os.environ.get(ADDRESS, "")
     where = f"{ADDRESS}={address}" if address else "the cluster on this machine"
     folder = tempfile.mkdtemp(prefix="fervor-", dir=_short_folder())
-    try:
-        room = _started(address, workers * threads, folder) // threads
-        if room < max(workers, 1):
-            raise UsageError(f"{where} has room for {room} workers of {threads} threads each")
-        with redirect_stdout(sys.stderr):  # where Ray tells of lost workers; rows have the other
+    with redirect_stdout(sys.stderr):  # Ray tells of lost workers there, of the last as it stops
+        try:
+            room = _started(address, workers * threads, folder) // threads
+            if room < max(workers, 1):
+                raise UsageError(f"{where} has room for {room} workers of {threads} threads each")
             yield workers or room
-    except ray.exceptions.RayError as error:
-        raise EndpointError(f"{where} failed: {_first_line(error)}") from error
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        except ray.exceptions.RayError as error:
+            raise EndpointError(f"{where} failed: {_first_line(error)}") from error
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _started(address: str, cores: int, folder: str) -> int:
