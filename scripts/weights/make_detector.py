@@ -142,11 +142,12 @@ class Detector(nn.Module):
         self.score = nn.ModuleList(nn.Conv2d(width, 2 * 2, 1) for _ in range(3))
         self.box = nn.ModuleList(nn.Conv2d(width, 2 * 4, 1) for _ in range(3))
         self.points = nn.ModuleList(nn.Conv2d(width, 2 * 10, 1) for _ in range(3))
-        self.register_buffer("mean", torch.tensor(MEAN_BGR[::-1]), persistent=False)
+        mean = torch.tensor(MEAN_BGR[::-1])[:, None, None]
+        self.register_buffer("mean", mean, persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = (image.float() - self.mean).permute(0, 3, 1, 2)
-        maps = self.pyramid(self.trunk(pixels))
+        # Channels go first while they are bytes: differences along rows are nine times as fast.
+        maps = self.pyramid(self.trunk(image.permute(0, 3, 1, 2).float() - self.mean))
         maps = [self.context[str(i + 1)](m) for i, m in enumerate(maps)]
         score = flatten(self.score, maps, 2)
         # Two logits per anchor (background, face): their softmax is the sigmoid of the difference.
