@@ -54,7 +54,7 @@ def run(predictor: Predictor, inputs: Sequence[str], folder: Path, *, top: int) 
             found = [] if frame.image is None else predictor.explain(frame)
             answers = [one.prediction for one in found]
             if frame.image is None or not found:
-                answers = [without_face(frame, predictor.header.name)]
+                answers = [without_face(frame, predictor.name)]
                 _write(rows, answers[0], predictor.labels, dict.fromkeys(FIELDS))
             for one in found:
                 name = Path(names[frame.source])

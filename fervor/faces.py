@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.detector import Floats, Letterbox, Pixels, letterbox, place, read
-from fervor.errors import ModelError, UsageError
+from fervor.errors import UsageError
+from fervor.sessions import open_graph
 
 
 __all__ = [
@@ -101,6 +101,7 @@ class FaceDetector:
         smallest: longer side, in pixels of the picture, of the smallest face that counts. It is
             then what the picture is scaled by, up to HIGHEST, in place of `high`: large faces are
             found faster, small ones in large pictures at all. 0 asks for none.
+        device: cpu or cuda.
         weights: the graph.
     """
 
@@ -112,21 +113,18 @@ class FaceDetector:
         overlap: float = OVERLAP,
         high: int = HIGH,
         smallest: float = 0.0,
+        device: str = "cpu",
         weights: Path = WEIGHTS,
     ) -> None:
         if not 0 <= smallest < np.inf:
             raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(weights), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors share no public root
-            raise ModelError(
-                f"{weights} cannot be read as the face detector ({error}): reinstall fervor"
-            ) from error
+        self._session = open_graph(
+            weights,
+            threads=threads,
+            device=device,
+            name=f"the face detector {weights}",
+            advice="reinstall fervor",
+        )
         self.threshold, self.overlap, self.high = threshold, overlap, high
         self.smallest = smallest
 

@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervor.cutouts import Cutout, FaceCutter
+from fervor.eightbits import Precision, open_precision
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.explain import Explainer, Explanation
 from fervor.faces import FaceDetector
 from fervor.frame import Frame, Span
 from fervor.jointspace import read_cues, read_space
 from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
-from fervor.modelfolder import ModelHeader, asked_alone, find_model, open_session, read_header
+from fervor.modelfolder import ModelHeader, asked_alone, find_model, read_header
 from fervor.neutral import AUTO, OwnNeutral
 from fervor.prediction import Prediction, without_face
 from fervor.preprocess import to_input
+from fervor.sessions import Device
 from fervor.tracking import WHOLE_EVERY, Detector
 from fervor.vocabulary import check_labels, read_vocabulary
 
@@ -51,6 +53,9 @@ class Predictor:
             are scaled (fervor.faces); 0 for faces of any size.
         neutral: how a face looks at rest, to correct what it shows (fervor.neutral): a picture of
             it, or "auto" to learn it for each track of a video; None corrects nothing.
+        precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md); or auto,
+            int8 where that is measured to be faster on this machine.
+        device: cpu, or cuda with onnxruntime-gpu.
         detector: a stand-in for the embedded face detector.
 
     Raises:
@@ -71,6 +76,8 @@ class Predictor:
         whole_every: int = WHOLE_EVERY,
         smallest_face: float = 0.0,
         neutral: Picture | None = None,
+        precision: Precision = "fp32",
+        device: Device = "cpu",
         detector: Detector | None = None,
     ) -> None:
         if faces not in get_args(Faces):
@@ -91,7 +98,9 @@ class Predictor:
         self.folder = folder = find_model(model)
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
-        self._session = open_session(folder / "model.onnx", self.header, threads)
+        self._session, self.precision = open_precision(
+            folder, self.header, threads, precision=precision, device=device
+        )
         self._asked = asked_alone()
         self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
@@ -99,9 +108,14 @@ class Predictor:
         self._whole_every = whole_every
         self._detector = detector
         if detector is None and faces != "precropped":
-            self._detector = FaceDetector(threads, smallest=smallest_face)
+            self._detector = FaceDetector(threads, smallest=smallest_face, device=device)
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
+
+    @property
+    def name(self) -> str:
+        """The model's name, with what it computes in where that is not single precision."""
+        return self.header.name if self.precision == "fp32" else f"{self.header.name} (int8)"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -255,7 +269,7 @@ class Predictor:
         self, frame: Frame, faces: Sequence[Cutout], logits: Sequence[NDArray[np.float64]]
     ) -> list[Prediction]:
         if not faces:
-            return [without_face(frame, self.header.name)]
+            return [without_face(frame, self.name)]
         shares = _softmax(np.stack(logits))
         return [
             self._prediction(frame, number, face, row)
@@ -279,7 +293,7 @@ class Predictor:
             label=UNCERTAIN if prob < self._abstain else self.labels[best],
             prob=prob,
             probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
-            model=self.header.name,
+            model=self.name,
             error=None,
         )
 

@@ -11,13 +11,25 @@ import onnxruntime
 
 from fervor.errors import ModelError
 from fervor.jsonfile import read_object
+from fervor.sessions import open_graph
 
 
-__all__ = ["EMBEDDED", "ModelHeader", "asked_alone", "find_model", "open_session", "read_header"]
+__all__ = [
+    "EMBEDDED",
+    "GRAPH",
+    "INT8_GRAPH",
+    "ModelHeader",
+    "asked_alone",
+    "find_model",
+    "open_session",
+    "read_header",
+]
 
 EMBEDDED = Path(__file__).parent / "weights" / "embedded"
 SHIPPED = {"embedded": EMBEDDED, "vlm": EMBEDDED.with_name("vlm")}
 """Models of the package by name."""
+GRAPH, INT8_GRAPH = "model.onnx", "model.int8.onnx"
+"""In single precision, and in eight bits where the folder has one."""
 SCHEMA = 1
 KINDS = {list: "a list", dict: "an object", str: "a text", int: "a whole number"}
 
@@ -35,6 +47,7 @@ class ModelHeader:
         crop: width and height of the face crop that is resized to `size`.
         temperature: logits are divided by it before the softmax.
         sha256: of model.onnx.
+        int8_sha256: of model.int8.onnx; empty where the folder has none.
     """
 
     name: str
@@ -43,6 +56,7 @@ class ModelHeader:
     crop: int
     temperature: float
     sha256: str
+    int8_sha256: str = ""
 
 
 def find_model(model: str | Path | None) -> Path:
@@ -82,7 +96,7 @@ def read_header(folder: Path) -> ModelHeader:
     path = folder / "model.json"
     if not path.is_file():
         raise ModelError(f"{folder} holds no model.json: expected a model folder of fervor")
-    if not (folder / "model.onnx").is_file():
+    if not (folder / GRAPH).is_file():
         raise ModelError(
             f"{folder} holds no model.onnx: "
             f"run fervor export --model {folder} --output {folder}-onnx and name that folder"
@@ -109,14 +123,16 @@ def _header(content: dict[str, Any]) -> ModelHeader:
         raise ValueError(f"temperature is {temperature!r} instead of a number")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature is {temperature}, expected above 0")
-    sha256 = _entry(_entry(content, "sha256", dict), "model.onnx", str)
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise ValueError("sha256 of model.onnx is not 64 hexadecimal digits")
+    checksums = _entry(content, "sha256", dict)
+    sha256, int8 = _entry(checksums, GRAPH, str), checksums.get(INT8_GRAPH, "")
+    for file, digits in ((GRAPH, sha256), (INT8_GRAPH, int8)):
+        if not re.fullmatch("[0-9a-f]{64}", digits) and (file, digits) != (INT8_GRAPH, ""):
+            raise ValueError(f"sha256 of {file} is not 64 hexadecimal digits")
     name = _entry(content, "name", str)
     if not name.isprintable():
         raise ValueError(f"name {name!r} holds control characters")
     size, face = _side(picture, "size"), _side(picture, "crop")
-    return ModelHeader(name, tuple(labels), size, face, float(temperature), sha256)
+    return ModelHeader(name, tuple(labels), size, face, float(temperature), sha256, int8)
 
 
 def _entry(content: dict[str, Any], name: str, kind: type[T]) -> T:
@@ -132,26 +148,22 @@ def _side(picture: dict[str, Any], name: str) -> int:
     return side
 
 
-def open_session(path: Path, header: ModelHeader, threads: int) -> onnxruntime.InferenceSession:
-    """Load the graph, after its bytes and its shape were found to be those of the header.
+def open_session(
+    path: Path, header: ModelHeader, threads: int, *, device: str = "cpu"
+) -> onnxruntime.InferenceSession:
+    """Load one of the two graphs, after its bytes and shape were found to be the header's.
 
     Raises:
         ModelError: another file than model.json describes, or a damaged one.
     """
     graph = path.read_bytes()  # read once: what is checked is what runs
-    if (found := hashlib.sha256(graph).hexdigest()) != header.sha256:
+    stated = header.int8_sha256 if path.name == INT8_GRAPH else header.sha256
+    if (found := hashlib.sha256(graph).hexdigest()) != stated:
         raise ModelError(
-            f"{path} has the sha256 {found[:12]}..., model.json says {header.sha256[:12]}...: "
+            f"{path} has the sha256 {found[:12]}..., model.json says {stated[:12]}...: "
             "the file is damaged or was changed; export or copy the model again"
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what goes wrong is raised and said once
-    try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public root
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path} cannot be loaded: {reason}") from error
+    session = open_graph(graph, threads=threads, device=device, name=str(path))
     inputs = {node.name: node.shape for node in session.get_inputs()}
     outputs = {node.name: node.shape for node in session.get_outputs()}
     if set(inputs) != {"image"} or "logits" not in outputs:

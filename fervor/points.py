@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from fervor.errors import ModelError
 from fervor.faces import BOX_TEMPLATE, warp
 from fervor.frame import Frame
 from fervor.prediction import Box, Points, Prediction
 from fervor.preprocess import to_input
+from fervor.sessions import open_graph
 
 
 __all__ = ["PointFinder"]
@@ -32,25 +31,22 @@ class PointFinder:
 
     Args:
         threads: 0 leaves the number to onnxruntime.
+        device: cpu or cuda.
         whole: whether each box is a whole picture (`faces="precropped"`).
 
     Raises:
         ModelError: the graph is missing or damaged.
     """
 
-    def __init__(self, threads: int = 0, *, whole: bool = False) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong is raised and said once
+    def __init__(self, threads: int = 0, *, device: str = "cpu", whole: bool = False) -> None:
         self._whole = whole
-        try:
-            self._session = onnxruntime.InferenceSession(
-                GRAPH, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors share no public root
-            raise ModelError(
-                f"the landmark network {GRAPH.name} is missing or damaged: reinstall fervor"
-            ) from error
+        self._session = open_graph(
+            GRAPH,
+            threads=threads,
+            device=device,
+            name=f"the landmark network {GRAPH.name}",
+            advice="reinstall fervor",
+        )
 
     def __call__(self, frame: Frame, predictions: Sequence[Prediction]) -> list[Points | None]:
         """Points for each prediction of a frame, rounded to 0.01 pixels; None without a face."""

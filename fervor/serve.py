@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import h11
 import uvicorn
@@ -90,17 +91,14 @@ class Place:
 
 def serve(
     place: Place,
+    options: Mapping[str, Any],
     *,
-    model: str | None,
-    labels: Sequence[str] | None = None,
-    threads: int,
     limits: Limits,
     announce: Callable[[str, Predictor], None],
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; those under way are answered before it ends.
 
-    `model` and `labels` are those of Predictor. `announce` is told the address once the server can
-    be reached.
+    `options` are those of Predictor. `announce` is told the address once the server can be reached.
 
     Raises:
         ModelError: see Predictor.
@@ -108,8 +106,8 @@ def serve(
         KeyboardInterrupt: at the end, after Ctrl-C.
     """
     with place.listening() as listening:
-        detector = _AtMost(FaceDetector(threads), limits.faces + 1)
-        predictor = Predictor(model, labels=labels, threads=threads, detector=detector)
+        every = FaceDetector(options["threads"], device=options["device"])
+        predictor = Predictor(**options, detector=_AtMost(every, limits.faces + 1))
         app = application(predictor, place.access, limits)
         config = uvicorn.Config(
             app,

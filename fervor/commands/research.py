@@ -1,16 +1,15 @@
 """Commands for those who train models and measure them."""
 
 import logging
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fervor import extras
+from fervor.commands.notes import notes
 from fervor.config import Data, Run
+from fervor.errors import UsageError
 from fervor.exitcodes import DONE, FOUND
 
 
@@ -28,7 +27,7 @@ def train(run: Run, *, resume: str = "") -> int:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    with _notes(module):
+    with notes(module):
         print(training.train(run, resume=bool(resume)))
     return DONE
 
@@ -158,7 +157,7 @@ def reproduce(
     """
     from fervor import reproduce as work
 
-    with _notes("fervor.runs"):
+    with notes("fervor.runs"):
         text, failed = work.reproduce(
             table,
             data,
@@ -196,7 +195,7 @@ def sweep(
     """
     work = extras.load("fervor.sweep", extra="train")
     folder = Path(study or f"runs/sweeps/{run.name or run.method}")
-    with _notes("fervor.runs"):
+    with notes("fervor.runs"):
         found = work.sweep(run, vary.split(), figure=figure, trials=trials, folder=folder)
     for row in found.rows:
         shown = f"{row['selection'][figure]:.4f}" if "selection" in row else "failed"
@@ -311,15 +310,34 @@ def data_align(
     return FOUND if counts["error"] else DONE
 
 
-def export(*, model: str, output: str, half: bool = False) -> int:
+def export(
+    *, model: str, output: str, half: bool = False, int8: bool = False, pictures: str = ""
+) -> int:
     """Write a trained model as model.onnx and model.json, checked against torch.
 
     Args:
         model: the run folder.
         output: the model folder that is written.
         half: store kernels and matrices in half precision; they are computed with in single.
+        int8: write model.int8.onnx too, whose convolutions compute in eight bits.
+        pictures: with int8, a folder of cut-out faces from which the ranges of eight bits are read;
+            empty for the run's own training pictures.
     """
-    print(extras.load("fervor.export", extra="train").export(model=model, output=output, half=half))
+    if pictures and not int8:
+        raise UsageError(f"pictures={pictures}: needs --int8")
+    exporting = extras.load("fervor.export", extra="train")
+    faces = None
+    if int8:
+        quantising = extras.load("fervor.quantise", extra="train")
+        faces = quantising.faces_of(model, pictures)
+    graph = exporting.export(model=model, output=output, half=half)
+    print(graph)
+    if faces is not None:
+        report = quantising.add_int8(graph.parent, faces)
+        print(
+            f"{report.graph}: {report.bytes} bytes, gives the same answer to "
+            f"{report.agreement:.1%} of {report.faces} faces"
+        )
     return DONE
 
 
@@ -350,15 +368,3 @@ def push(run: str, name: str, *, private: bool = False) -> int:
 
     print(hub.push(run, name, private=private))
     return DONE
-
-
-@contextmanager
-def _notes(name: str) -> Iterator[None]:
-    """What a module has to say about its work, on the error stream."""
-    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

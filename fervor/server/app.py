@@ -110,7 +110,7 @@ class Service:
         self._check_faces([[one.prediction for one in found]])
         labels = self.predictor.labels
         if not found:
-            answer = without_face(frame, self.predictor.header.name)
+            answer = without_face(frame, self.predictor.name)
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
         return [row_of(one.prediction, labels) | one.row() for one in found]
 

@@ -23,6 +23,7 @@ def describe(predictor: Predictor, limits: Limits) -> dict[str, Any]:
     card = folder / CARD
     return {
         "name": info["name"],
+        "precision": predictor.precision,
         "labels": list(labels),
         "own_labels": labels == predictor.header.labels,
         "colours": {label: f"#{bytes(colour_of(label, labels)).hex()}" for label in labels},

@@ -83,7 +83,7 @@ def lines(
             metrics.frame()
             if frame.time_s is not None and frame.time_s > limits.video_seconds:
                 ended = replace(frame, image=None, error=_too_long("more", limits))
-                yield _line(without_face(ended, predictor.header.name), upload, predictor)
+                yield _line(without_face(ended, predictor.name), upload, predictor)
                 return
             yield b"".join(_line(prediction, upload, predictor) for prediction in answer)
 

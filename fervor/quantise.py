@@ -1,0 +1,205 @@
+"""A second graph beside an exported model, whose convolutions compute in eight bits.
+
+Static quantisation by onnxruntime: activations to 8 bits over the range that they have on faces of
+the training data, kernels to 8 bits channel by channel. Kept in single precision are the first
+three convolutions of each pass over the face, which lose most, and all that is no convolution.
+Clips are quantised with their convolutions: a range taken before the clip would be too wide.
+"""
+
+import json
+import logging
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import yaml
+from numpy.typing import NDArray
+from onnxruntime import quantization
+
+from fervor import media, provenance
+from fervor.aside import aside
+from fervor.checkpoint import describe
+from fervor.config import Data
+from fervor.data import evaluation_batches, read_pictures
+from fervor.errors import ModelError, UsageError
+from fervor.frame import Frame
+from fervor.jsonfile import read_object
+from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model
+from fervor.preprocess import to_input
+from fervor.sessions import open_graph
+from fervor.splits import load_samples
+
+
+__all__ = ["Report", "add_int8", "faces_of"]
+
+FACES = 256
+"""From which the ranges of activations are read."""
+BATCH = 32
+FLOAT_LAYERS = 3
+AGREEMENT = 0.9
+"""Least share of equal answers; below, something is wrong with the model or the pictures."""
+
+Faces = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found on the faces that the ranges were read from.
+
+    Attributes:
+        graph: the file.
+        faces: their number.
+        agreement: share of them to which both graphs give the same answer.
+        bytes: size of the graph.
+    """
+
+    graph: Path
+    faces: int
+    agreement: float
+    bytes: int
+
+
+def faces_of(model: str, pictures: str = "") -> Faces:
+    """Network inputs [n 3 size size] for the ranges, at most FACES, drawn with a fixed seed.
+
+    Args:
+        model: a run folder, for whose own training pictures are taken, or a model folder.
+        pictures: a folder of cut-out faces to take instead.
+
+    Raises:
+        UsageError: no folder is named, and the model does not say where its pictures are.
+        DataError, InputError: they cannot be read.
+    """
+    folder = find_model(model)
+    info = read_object(folder / "model.json")
+    size = int(info["input"]["size"])
+    if pictures:
+        found = media.find([pictures])
+        chosen = random.Random(0).sample(found, min(FACES, len(found)))
+        return np.stack([_input(frame, size) for frame in media.open_inputs(chosen)])
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(
+            f"int8: {model} does not say where its training pictures are; name a folder of such "
+            "faces, cut out, with --pictures"
+        )
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    data = Data(**config["data"])
+    rule = data.train_protocol or data.protocol
+    samples, _ = load_samples(data, "train", protocol=rule)
+    some = random.Random(0).sample(samples, min(FACES, len(samples)))
+    read = read_pictures(some, info["labels"], size=size, faces=data.faces, margin=data.margin)
+    return np.concatenate([batch.image.numpy() for batch in evaluation_batches(read, size=size)])
+
+
+def _input(frame: Frame, size: int) -> Faces:
+    if frame.image is None:
+        raise UsageError(f"pictures: {frame.source} cannot be read: {frame.error}; take it out")
+    return to_input(frame.image, size)
+
+
+def add_int8(folder: Path, faces: Faces) -> Report:
+    """Write model.int8.onnx beside model.onnx, and its checksum and report into model.json.
+
+    Args:
+        folder: an exported model.
+        faces: network inputs [n 3 size size] like those that the model was trained on.
+
+    Raises:
+        ModelError: the graph has no convolutions to quantise, or answers otherwise in eight bits.
+    """
+    with aside(folder / INT8_GRAPH) as part:
+        quantise(folder / GRAPH, part, faces)
+        agreement = float((answers(folder / GRAPH, faces) == answers(part, faces)).mean())
+        if agreement < AGREEMENT:
+            raise ModelError(
+                f"{folder / GRAPH} in eight bits gives the same answer to {agreement:.1%} of "
+                f"{len(faces)} faces only: use it in single precision"
+            )
+        report = Report(folder / INT8_GRAPH, len(faces), agreement, part.stat().st_size)
+        checksum = provenance.sha256(part)
+    info: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    info["int8"] = {"faces": report.faces, "agreement": round(report.agreement, 4)}
+    info["sha256"] = {**info["sha256"], INT8_GRAPH: checksum}
+    describe(folder, info)
+    return report
+
+
+def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
+    """Class numbers [n]."""
+    session = open_graph(graph, name=str(graph), threads=0)
+    logits = [session.run(["logits"], {"image": part})[0] for part in _batches(faces)]
+    found: NDArray[np.intp] = np.concatenate(logits).argmax(axis=1)
+    return found
+
+
+def quantise(source: Path, target: Path, faces: Faces) -> None:
+    """Write a graph's copy with its convolutions in eight bits."""
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        fused = Path(folder) / "fused.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(fused)
+        options.log_severity_level = 4
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        kept = _kept(onnx.load(fused).graph)
+        quantization.quantize_static(
+            fused,
+            target,
+            _Ranges(faces),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["Conv", "Clip"],
+            nodes_to_exclude=kept,
+        )
+    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(target).graph.node):
+        raise ModelError(f"{source} has no convolutions that eight bits would make faster")
+
+
+def _kept(graph: onnx.GraphProto) -> list[str]:
+    """Names of the first convolutions of each pass; one that sees a picture's colours begins it."""
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    widths = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
+    begins = [
+        place
+        for place, node in enumerate(convolutions)
+        if widths.get(node.input[1], 0) * _groups(node) in (1, 3)
+    ]
+    return [node.name for start in begins for node in convolutions[start : start + FLOAT_LAYERS]]
+
+
+def _groups(convolution: onnx.NodeProto) -> int:
+    return next((entry.i for entry in convolution.attribute if entry.name == "group"), 1)
+
+
+class _Ranges(quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types
+    """Faces for the ranges of activations."""
+
+    def __init__(self, faces: Faces) -> None:
+        self._parts = _batches(faces)
+
+    def get_next(self) -> dict[str, Faces] | None:
+        part = next(self._parts, None)
+        return None if part is None else {"image": part}
+
+
+def _batches(faces: Faces) -> Iterator[Faces]:
+    return (faces[start : start + BATCH] for start in range(0, len(faces), BATCH))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without onnxruntime's advice, on the root logger, to pre-process what has been."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
