@@ -141,13 +141,13 @@ def _write_graph(
     remove_unused_nodes(program.model)
     model = program.model_proto
     if half:
-        _store_half(model)
+        store_half(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def _store_half(model: onnx.ModelProto) -> None:
-    """Keep matrices and kernels as half-precision constants that are cast up when loaded."""
+def store_half(model: onnx.ModelProto) -> None:
+    """Keep matrices and kernels that are halves as such; they are cast up when loaded."""
     graph = model.graph
     casts = []
     for tensor in graph.initializer:

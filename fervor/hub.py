@@ -13,13 +13,14 @@ from typing import Any
 
 from fervor.errors import ModelError, UsageError
 from fervor.jsonfile import read_object
+from fervor.modelfolder import GRAPH, INT8_GRAPH
 from fervor.provenance import sha256
 
 
 PREFIX = "hub:"
 NEEDED = ("model.json", "README.md")
 FILES = (
-    *(*NEEDED, "model.onnx", "weights.safetensors", "class_vectors.safetensors"),
+    *(*NEEDED, GRAPH, INT8_GRAPH, "weights.safetensors", "class_vectors.safetensors"),
     *("text_vectors.safetensors", "cue_vectors.safetensors"),
     *("word_vectors.safetensors", "word_projection.safetensors"),
 )

@@ -1,9 +1,11 @@
 """A second graph beside an exported model, whose convolutions compute in eight bits.
 
 Static quantisation by onnxruntime: activations to 8 bits over the range that they have on faces of
-the training data, kernels to 8 bits channel by channel. Kept in single precision are the first
-three convolutions of each pass over the face, which lose most, and all that is no convolution.
-Clips are quantised with their convolutions: a range taken before the clip would be too wide.
+the training data, kernels to 7 bits channel by channel: processors without VNNI add two products of
+8 bits in 16, which overflows (the embedded model then lost a point). Kept in single precision are
+the first three convolutions of each pass over the face, which lose most, and all that is no
+convolution. Clips are quantised with their convolutions: a range taken before the clip would be too
+wide.
 """
 
 import json
@@ -29,6 +31,7 @@ from fervor.checkpoint import describe
 from fervor.config import Data
 from fervor.data import evaluation_batches, read_pictures
 from fervor.errors import ModelError, UsageError
+from fervor.export import store_half
 from fervor.frame import Frame
 from fervor.jsonfile import read_object
 from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model
@@ -157,11 +160,34 @@ def quantise(source: Path, target: Path, faces: Faces) -> None:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
+            reduce_range=True,
             op_types_to_quantize=["Conv", "Clip"],
             nodes_to_exclude=kept,
         )
-    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(target).graph.node):
+    graph = onnx.load(target)
+    if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         raise ModelError(f"{source} has no convolutions that eight bits would make faster")
+    _share(graph.graph)
+    store_half(graph)
+    onnx.save(graph, target)
+
+
+def _share(graph: onnx.GraphProto) -> None:
+    """Keep equal tensors once: a face and its mirror image pass the same kernels."""
+    first: dict[bytes, str] = {}
+    kept, named = [], {}
+    for tensor in graph.initializer:
+        content = onnx.TensorProto()
+        content.CopyFrom(tensor)
+        content.name = ""
+        named[tensor.name] = first.setdefault(content.SerializeToString(), tensor.name)
+        if named[tensor.name] == tensor.name:
+            kept.append(tensor)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = named.get(name, name)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _kept(graph: onnx.GraphProto) -> list[str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor import Predictor
+from fervor.eightbits import Precision
 from fervor.faces import FaceDetector
 
 
@@ -21,11 +22,16 @@ def read(path: str) -> NDArray[np.uint8]:
 
 
 class Fervor:
-    """The embedded model."""
+    """The embedded model, with its defaults."""
+
+    precision: Precision = "fp32"
+    smallest_face = 0.0
 
     def __init__(self, threads: int) -> None:
-        self.detector = FaceDetector(threads)
-        self.predictor = Predictor(threads=threads, batch_size=64, detector=self.detector)
+        self.detector = FaceDetector(threads, smallest=self.smallest_face)
+        self.predictor = Predictor(
+            threads=threads, batch_size=64, detector=self.detector, precision=self.precision
+        )
         self.read: dict[tuple[str, ...], list[NDArray[np.uint8]]] = {}
 
     def pictures(self, paths: list[str]) -> list[NDArray[np.uint8]]:
