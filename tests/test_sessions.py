@@ -19,6 +19,7 @@ class Session:
 
     def __init__(self, graph: str, options: Any, providers: list[str]) -> None:
         self.threads, self.providers = options.intra_op_num_threads, providers
+        self.spinning = options.get_session_config_entry("session.intra_op.allow_spinning")
 
     def get_providers(self) -> list[str]:
         return self.providers if self.usable else self.providers[-1:]
@@ -45,7 +46,7 @@ def test_cuda_needs_its_own_onnxruntime(tmp_path: Path, monkeypatch: pytest.Monk
 def test_cuda_comes_first_and_the_processor_does_the_rest() -> None:
     session: Any = open_graph(Path("a.onnx"), name="a", threads=3, device="cuda")
     assert session.providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert session.threads == 3
+    assert (session.threads, session.spinning) == (3, "0")
     session = open_graph(Path("a.onnx"), name="a", threads=1)
     assert session.providers == ["CPUExecutionProvider"]
 
