@@ -23,7 +23,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 FER = (
-    ("tensorflow==2.21.*", "opencv-python-headless<5", "setuptools<81", "pandas", "requests"),
+    (
+        "tensorflow==2.21.*",
+        "opencv-python-headless<5",
+        "setuptools<81",
+        "pandas",
+        "requests",
+        "pillow",
+    ),
     ("--no-deps", "fer==25.10.3"),
 )
 FACE_API = (
