@@ -49,8 +49,8 @@ def open_graph(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised and said once
-    # Threads that wait in a loop take the cores from the network whose turn it is: with detector and
-    # classifier in turn, two threads were slower than one.
+    # Threads that wait in a loop take the cores from the network whose turn it is: with detector
+    # and classifier in turn, two threads were slower than one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"])))
     opened = graph if isinstance(graph, bytes) else str(graph)
