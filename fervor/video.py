@@ -48,6 +48,12 @@ CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 MICROSECOND = Fraction(1, 1_000_000)
 MISSING = 1.0
 """A video that ends so many seconds before its header says was cut off."""
+HOLE = 100
+"""Bytes of a Matroska file between two packets that are more than what tells them apart."""
+REORDERED = 16
+"""Packets between a frame's place in the file and its place in time, at most."""
+LATE = Fraction(3, 2)
+"""Of the usual time from a frame to the next: a jump."""
 
 
 def need_av(source: str) -> None:
@@ -187,6 +193,10 @@ class _Reader:
         self._last: Fraction | None = None
         self._end = Fraction(0)
         self._damage: str | None = None
+        self._before: Packet[VideoStream] | None = None
+        self._reached = 0  # bytes of the file
+        self._torn = 0  # packets after a torn one in which the time may jump
+        self._lost: tuple[str, Fraction] | None = None
         self._key: int | None = None
         self._leading = 0
 
@@ -196,6 +206,7 @@ class _Reader:
                 moment = self._time(picture.pts)
                 if not self._counted(picture):
                     continue
+                self._find_place(moment)
                 if float(moment) >= self._span.end:
                     return
                 if float(moment) >= self._span.start or self._span.start == 0:
@@ -204,8 +215,11 @@ class _Reader:
                         yield self._frame(self.number, moment, picture)
                 self._damage, self._last = None, moment
                 self.number += 1
-        yield from self._damaged()
-        yield from self._cut_off()
+        self._find_place(None)
+        if (ends := self._cut_off()) is not None:  # and what is left of the last packet is no news
+            yield ends
+        else:
+            yield from self._damaged()
 
     def _packets(self) -> Iterator["Packet[VideoStream]"]:
         """Packets from the last key frame before `start` on; those before it are only counted."""
@@ -233,14 +247,48 @@ class _Reader:
     def _demuxed(self) -> Iterator["Packet[VideoStream]"]:
         import av
 
-        while True:
+        while self._live:
             try:
                 yield from self._container.demux(self._stream)
                 return
             except av.error.BlockingIOError:  # a camera that has no new picture yet
-                if not self._live:
-                    raise
                 time.sleep(0.005)
+        for packet in self._container.demux():
+            if packet.stream.index == self._stream.index:
+                self._look_for_loss(packet)
+                yield packet
+            self._reached = max(self._reached, (packet.pos or 0) + packet.size)
+
+    def _look_for_loss(self, packet: "Packet[VideoStream]") -> None:
+        """Find what some demuxers skip without a word: time is missing, and so are bytes."""
+        before = self._before
+        self._before = packet if packet.size else None
+        if before is None or before.dts is None or packet.dts is None:
+            return
+        hole = packet.pos is not None and packet.pos - self._reached > HOLE
+        torn = packet.is_corrupt or (hole and "matroska" in self._container.format.name)
+        self._torn = REORDERED if torn else self._torn - 1
+        if self._torn > 0 and (packet.dts - before.dts) * self._base > LATE * self._usual:
+            self._torn = 0
+            self._lose("damaged part of the video")
+
+    def _lose(self, reason: str) -> None:
+        """Keep what was lost until its place: earlier pictures may still be in the decoder."""
+        self._lost = self._lost or (reason, self._end)
+
+    def _find_place(self, moment: Fraction | None) -> None:
+        """What was lost is due now, before a picture: at a gap, or past it; None for the end."""
+        if self._lost is None:
+            return
+        reason, end = self._lost
+        last = -self._usual if self._last is None else self._last
+        if moment is None or moment > end or moment - last > LATE * self._usual:
+            self._damage, self._lost = self._damage or reason, None
+
+    @property
+    def _usual(self) -> Fraction:
+        """Seconds from a frame to the next."""
+        return 1 / (self._stream.average_rate or self._stream.guessed_rate or Fraction(25))
 
     def _leads(self, packet: "Packet[VideoStream]") -> bool:
         """Whether it is shown before the key frame that decoding began with."""
@@ -262,7 +310,7 @@ class _Reader:
         try:
             return packet.decode()
         except av.error.FFmpegError as error:
-            self._damage = self._damage or f"damaged part of the video: {_one_line(error)}"
+            self._lose(f"damaged part of the video: {_one_line(error)}")
             return []
 
     def _damaged(self) -> Iterator[Frame]:
@@ -272,20 +320,20 @@ class _Reader:
             self._damage = None
             self.number += 1
 
-    def _cut_off(self) -> Iterator[Frame]:
+    def _cut_off(self) -> Frame | None:
         stated = _stated_length(self._container, self._stream)
         if self._live or stated is None or self._last is None:
-            return
+            return None
         late = max(0, (self._origin or 0)) * self._base  # some headers count from before the start
-        if float(stated - self._end - late) > MISSING:
-            ends = f"it ends at {float(self._end):.2f} s of {float(stated):.2f} s"
-            yield Frame(self._source, self.number, None, None, f"the video is cut off: {ends}")
+        if float(stated - self._end - late) <= MISSING:
+            return None
+        ends = f"it ends at {float(self._end):.2f} s of {float(stated):.2f} s"
+        return Frame(self._source, self.number, None, None, f"the video is cut off: {ends}")
 
     def _time(self, stamp: int | None) -> Fraction:
         """Seconds from the start; where there is no stamp, one frame after the last."""
         if stamp is None:
-            rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-            return Fraction(0) if self._last is None else self._last + 1 / rate
+            return Fraction(0) if self._last is None else self._last + self._usual
         if self._origin is None:
             self._origin = stamp
         return (stamp - self._origin) * self._base

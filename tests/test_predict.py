@@ -93,6 +93,31 @@ def test_a_damaged_video_is_a_row(model: Path, tmp_path: Path) -> None:
     assert main([*words, "--strict"]) == 1
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm", ".mts"])
+def test_bytes_that_were_overwritten_cost_one_row_and_what_they_held(
+    ending: str, model: Path, tmp_path: Path
+) -> None:
+    """Some containers' damage is skipped without an error; every frame around it has its row."""
+    clip, output = tmp_path / f"clip{ending}", tmp_path / "rows.jsonl"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), np.uint8)
+    codec = "libvpx" if ending == ".webm" else "libx264"
+    data = bytearray(write_video(clip, noise, codec=codec, options={"g": "10"}).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + len(data) // 20] = bytes(len(data) // 20)
+    clip.write_bytes(data)
+    words = ["predict", clip, "--model", model, "--faces", "precropped", "--threads", "1"]
+    assert main([*map(str, words), "--output", str(output)]) == 0
+    rows = read_json(output)
+    assert [row["frame"] for row in rows] == list(range(len(rows)))
+    (bad,) = [row for row in rows if row["status"] == "error"]
+    assert bad["error"].startswith("damaged part of the video")
+    good = [round(row["time_s"] / 0.04) for row in rows if row["status"] == "ok"]
+    missing = sorted({*range(60)} - {*good})
+    assert good == sorted(good) and round(bad["time_s"] / 0.04) == missing[0]
+    assert 20 < missing[0] and missing[-1] < 45 and len(missing) < 22
+    assert main([*map(str, words), "--output", str(output), "--strict"]) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
