@@ -18,14 +18,15 @@ from fervor.errors import UsageError
 from fervor.faces import Box, Face, FaceDetector
 from fervor.inference import Predictor
 from fervor.server.app import application
-from fervor.server.guard import Access, is_loopback
+from fervor.server.guard import CROWDED, Access, is_loopback
 from fervor.server.limits import Limits
 
 
 __all__ = ["Limits", "Place", "serve"]
 
-CONNECTIONS = 800
-"""Open at the same time, idle ones included; a process may usually hold 1,024 files."""
+CONNECTIONS, TOLD = 800, 100
+"""Open at the same time, idle ones included, and as many more that are told that it is full; what
+is beyond is closed unheard. A process may usually hold 1,024 files."""
 HEADER_SECONDS = 15.0
 """In which a request's first line and headers must have come."""
 STOPPING = 60
@@ -119,7 +120,6 @@ def serve(
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=STOPPING,
         )
         # These warn about each malformed request, which anybody can send, and say what was in it.
@@ -152,12 +152,16 @@ class _AtMost:
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Closes connections that begin a request and do not come to the end of its headers."""
+    """Bounds connections, and closes those that do not come to the end of a request's headers."""
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            self.app_state = {**self.app_state, CROWDED: True}
+        if len(self.connections) > CONNECTIONS + TOLD:
+            transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:

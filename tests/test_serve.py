@@ -461,6 +461,37 @@ def test_one_client_takes_no_more_than_its_share_nor_for_ever(tiny: Path) -> Non
         assert server.metric('fervor_refusals_total{code="client_busy"}') == 1
 
 
+def test_a_connection_too_many_is_told_so_in_json(tiny: Path) -> None:
+    resource = pytest.importorskip("resource", reason="needs to know how many files may be open")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024:
+        pytest.skip("needs 1,024 open files")
+    pytest.importorskip("fastapi", reason="needs fervor[serve]")
+    from fervor.serve import CONNECTIONS, TOLD
+
+    with serving("--model", tiny) as server, ExitStack() as leaving:
+
+        def connect() -> socket.socket:
+            place = ("127.0.0.1", server.port)
+            return leaving.enter_context(socket.create_connection(place, 60))
+
+        first, *_ = [connect() for _ in range(CONNECTIONS)]
+        for answer in (server.get("/v1/health"), server.post(PREDICT, [("a.jpg", ASTRONAUT)])):
+            assert (answer.status, answer.json["error"]) == (503, "busy")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["connection"] == "close"
+        first.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 200 ")
+        *_, beyond = [connect() for _ in range(TOLD + 1)]
+        with suppress(ConnectionResetError):
+            assert beyond.recv(100) == b""
+        leaving.close()
+        until = time.monotonic() + 30
+        while server.get("/v1/health").status != 200:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert server.metric('fervor_refusals_total{code="busy"}') >= 2
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> None:
     with serving("--model", tiny) as server:

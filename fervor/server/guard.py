@@ -21,7 +21,7 @@ from fervor.server.limits import Clients, Refused, Room
 from fervor.server.metrics import Metrics
 
 
-__all__ = ["Access", "Guard", "is_loopback"]
+__all__ = ["CROWDED", "Access", "Guard", "is_loopback"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -52,6 +52,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 PAGE_CACHE, ANSWER_CACHE = "no-cache", "no-store"
+
+CROWDED = "crowded"
+"""In the state of a request: its connection is one too many."""
 
 SENDING = 30.0
 """Seconds that a client may take to accept a piece of its answer."""
@@ -140,7 +143,8 @@ class Guard:
         names = {name for name, value in scope["headers"] if value != b"0"}
         has_body = not names.isdisjoint({b"content-length", b"transfer-encoding"})
         cache = self._cache(scope["path"])
-        exchange = _Exchange(receive, send, cache=cache, has_body=has_body)
+        crowded = bool(scope.get("state", {}).get(CROWDED))
+        exchange = _Exchange(receive, send, cache=cache, has_body=has_body, last=crowded)
         try:
             await self._answer(scope, exchange)
         except Exception as error:
@@ -157,6 +161,8 @@ class Guard:
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         try:
+            if exchange.last:
+                raise Refused(503, "busy", "too many connections are open; try again", retry=1)
             self._check(scope)
             if scope["method"] != "POST":
                 await self._app(scope, exchange.receive, exchange.send)
@@ -205,8 +211,11 @@ def _same(origin: str, host: str) -> bool:
 class _Exchange:
     """One request and its answer: adds the headers, and ends politely where it ends early."""
 
-    def __init__(self, receive: Receive, send: Send, *, cache: str, has_body: bool) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, *, cache: str, has_body: bool, last: bool
+    ) -> None:
         self.status = 499  # what is counted where the client left before an answer
+        self.last = last  # on its connection
         self._receive, self._send, self._cache = receive, send, cache
         self._received = not has_body
         self._started = self._held_open = self._ended = False
@@ -221,7 +230,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._started, self.status = True, message["status"]
             added = {**HEADERS, "cache-control": self._cache}
-            if self.status >= 400 and not self._received:
+            if self.last or (self.status >= 400 and not self._received):
                 added["connection"] = "close"
             own = [(name.encode(), value.encode()) for name, value in added.items()]
             message = {**message, "headers": [*message.get("headers", []), *own]}
