@@ -58,7 +58,7 @@ class Judge:
             self.grown = max(self.grown, megabytes() - self.start)
             if self.grown > LARGEST_GROWTH:
                 self.stop(data, f"grew by {self.grown:.0f} MB")
-        if self.runs % 1000 == 0:
+        if self.runs % 100 == 0:  # libFuzzer ends the process without coming back
             self.report()
 
     def report(self) -> None:
