@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,8 +255,9 @@ class _Reader:
                 time.sleep(0.005)
         for packet in self._container.demux():
             if packet.stream.index == self._stream.index:
-                self._look_for_loss(packet)
-                yield packet
+                own = cast("Packet[VideoStream]", packet)
+                self._look_for_loss(own)
+                yield own
             self._reached = max(self._reached, (packet.pos or 0) + packet.size)
 
     def _look_for_loss(self, packet: "Packet[VideoStream]") -> None:
