@@ -13,14 +13,14 @@ from typing import Any
 
 from fervor.errors import ModelError, UsageError
 from fervor.jsonfile import read_object
-from fervor.modelfolder import GRAPH, INT8_GRAPH
 from fervor.provenance import sha256
 
 
 PREFIX = "hub:"
 NEEDED = ("model.json", "README.md")
 FILES = (
-    *(*NEEDED, GRAPH, INT8_GRAPH, "weights.safetensors", "class_vectors.safetensors"),
+    *(*NEEDED, "model.onnx", "model.int8.onnx"),
+    *("weights.safetensors", "class_vectors.safetensors"),
     *("text_vectors.safetensors", "cue_vectors.safetensors"),
     *("word_vectors.safetensors", "word_projection.safetensors"),
 )

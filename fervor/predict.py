@@ -83,16 +83,20 @@ def run(
     counts["videos"] = len(sources) - counts["pictures"]
     total = None if moving else len(sources)
     with ExitStack() as stack:
-        stack.enter_context(_stoppable())
-        table = stack.enter_context(outputs.table(labels, sources))
-        if outputs.annotator is not None:
-            stack.enter_context(outputs.annotator)
-        unit = "frames" if moving else "pictures"
-        bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
-        for frame, answer, points in stack.enter_context(closing(found)):
-            table.write(answer, points)
+        stop = stack.enter_context(_stoppable())
+        with stop.held():
+            table = stack.enter_context(outputs.table(labels, sources))
             if outputs.annotator is not None:
-                outputs.annotator.write(frame, answer, points)
+                stack.enter_context(outputs.annotator)
+            unit = "frames" if moving else "pictures"
+            bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
+            stack.enter_context(closing(found))
+            stack.callback(stop.hold)  # while all of these are finished
+        for frame, answer, points in found:
+            with stop.held():
+                table.write(answer, points)
+                if outputs.annotator is not None:
+                    outputs.annotator.write(frame, answer, points)
             counts["frames"] += frame.source in moving
             counts.update(prediction.status for prediction in answer)
             if bar is not None:
@@ -120,15 +124,58 @@ def _annotator(folder: Path, sources: Sequence[str]) -> "Annotator":
     return Annotator(folder, sources)
 
 
+class _Stop:
+    """Ctrl-C and a polite end (SIGTERM, of a service or a container): both raise KeyboardInterrupt.
+
+    The first one waits while something is held, so that no row, film or file is left between two
+    states; a second one does not.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._held = False
+
+    def __call__(self, *_: object) -> None:
+        """The handler of both signals."""
+        waits = self._held and not self.asked
+        self.asked = True
+        if not waits:
+            raise KeyboardInterrupt
+
+    def hold(self) -> None:
+        """Wait from now on."""
+        self._held = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the end of the block.
+
+        Raises:
+            KeyboardInterrupt: at its end, where one was asked for meanwhile.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self.asked:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """A polite end (SIGTERM, of a service or a container) finishes the outputs as Ctrl-C does."""
+def _stoppable() -> Iterator[_Stop]:
+    stop = _Stop()
+    heard = (signal.SIGINT, signal.SIGTERM)
+    numbers = [number for number in heard if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = [signal.signal(number, stop) for number in numbers]
     except ValueError:  # not in the main thread: somebody else's to decide
-        yield
+        yield stop
         return
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if stop.asked:
+        raise KeyboardInterrupt

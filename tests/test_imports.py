@@ -47,7 +47,7 @@ PLAIN = (
 PICTURES = (
     *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
     *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
-    *("minilm", "vocabulary", "points", "remote"),
+    *("minilm", "vocabulary", "points", "remote", "sessions", "eightbits"),
 )
 OUTPUTS = (
     "tables",
@@ -121,7 +121,7 @@ RULES = {
         (
             *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
             *("card", "options", "plausible", "optimisation", "finishing", "convert"),
-            *("pointerrors", "pointexport"),
+            *("pointerrors", "pointexport", "quantise"),
         ),
         never=LIGHTNING,
         torch=True,

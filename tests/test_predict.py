@@ -211,6 +211,40 @@ class TestStopping:
         assert left == []
 
 
+class TestStop:
+    def test_it_comes_at_once_where_nothing_is_held(self) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            predict._Stop()()
+
+    def test_it_waits_for_what_is_held(self) -> None:
+        stop, done = predict._Stop(), []
+        with pytest.raises(KeyboardInterrupt), stop.held():
+            stop()
+            done.append("the row")
+        assert done == ["the row"] and stop.asked
+
+    def test_the_second_one_does_not_wait(self) -> None:
+        stop = predict._Stop()
+        stop.hold()
+        stop()
+        with pytest.raises(KeyboardInterrupt):
+            stop()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+    def test_handlers_are_given_back_and_ignored_signals_stay_so(self) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with pytest.raises(KeyboardInterrupt), predict._stoppable() as stop:
+                assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                assert signal.getsignal(signal.SIGTERM) is stop
+                stop.hold()
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert stop.asked
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 def test_summary_counts_what_there_was() -> None:
     counts = Counter(pictures=2, videos=2, frames=70, ok=60, no_face=11, error=1)
     assert predict.summary("a.csv", counts) == (
