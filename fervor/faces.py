@@ -18,7 +18,7 @@ from PIL import Image
 
 from fervor.detector import Floats, Letterbox, Pixels, letterbox, place, read
 from fervor.errors import UsageError
-from fervor.sessions import open_graph
+from fervor.sessions import open_packaged
 
 
 __all__ = [
@@ -118,13 +118,7 @@ class FaceDetector:
     ) -> None:
         if not 0 <= smallest < np.inf:
             raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
-        self._session = open_graph(
-            weights,
-            threads=threads,
-            device=device,
-            name=f"the face detector {weights}",
-            advice="reinstall fervor",
-        )
+        self._session = open_packaged(weights, "the face detector", threads=threads, device=device)
         self.threshold, self.overlap, self.high = threshold, overlap, high
         self.smallest = smallest
 

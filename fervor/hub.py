@@ -67,7 +67,7 @@ def push(folder: str | Path, name: str, *, private: bool = False) -> str:
         api.upload_folder(
             repo_id=name,
             folder_path=place,
-            allow_patterns=list(FILES),
+            allow_patterns=[*NEEDED, *info["sha256"]],  # what an earlier export left is not
             commit_message=f"Add {info['name']}",
         )
     return str(address)

@@ -58,6 +58,9 @@ class Predictor:
         device: cpu, or cuda with onnxruntime-gpu.
         detector: a stand-in for the embedded face detector.
 
+    Attributes:
+        precision: what it computes in, fp32 or int8; of auto what was chosen.
+
     Raises:
         InputError: the neutral picture cannot be read or shows no face.
         ModelError: the folder is missing, incomplete, damaged or no model of fervor.

@@ -10,7 +10,7 @@ from fervor.faces import BOX_TEMPLATE, warp
 from fervor.frame import Frame
 from fervor.prediction import Box, Points, Prediction
 from fervor.preprocess import to_input
-from fervor.sessions import open_graph
+from fervor.sessions import open_packaged
 
 
 __all__ = ["PointFinder"]
@@ -40,13 +40,7 @@ class PointFinder:
 
     def __init__(self, threads: int = 0, *, device: str = "cpu", whole: bool = False) -> None:
         self._whole = whole
-        self._session = open_graph(
-            GRAPH,
-            threads=threads,
-            device=device,
-            name=f"the landmark network {GRAPH.name}",
-            advice="reinstall fervor",
-        )
+        self._session = open_packaged(GRAPH, "the landmark network", threads=threads, device=device)
 
     def __call__(self, frame: Frame, predictions: Sequence[Prediction]) -> list[Points | None]:
         """Points for each prediction of a frame, rounded to 0.01 pixels; None without a face."""

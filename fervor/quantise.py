@@ -70,7 +70,7 @@ class Report:
 
 
 def faces_of(model: str, pictures: str = "") -> Faces:
-    """Network inputs [n 3 size size] for the ranges, at most FACES, drawn with a fixed seed.
+    """Network inputs [n 3 size size] in 0..1 for the ranges, at most FACES; the seed is fixed.
 
     Args:
         model: a run folder, for whose own training pictures are taken, or a model folder.
@@ -92,13 +92,23 @@ def faces_of(model: str, pictures: str = "") -> Faces:
             f"int8: {model} does not say where its training pictures are; name a folder of such "
             "faces, cut out, with --pictures"
         )
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    data = Data(**config["data"])
+    data = _recorded(folder / "config.yaml")
     rule = data.train_protocol or data.protocol
     samples, _ = load_samples(data, "train", protocol=rule)
     some = random.Random(0).sample(samples, min(FACES, len(samples)))
     read = read_pictures(some, info["labels"], size=size, faces=data.faces, margin=data.margin)
     return np.concatenate([batch.image.numpy() for batch in evaluation_batches(read, size=size)])
+
+
+def _recorded(path: Path) -> Data:
+    """What a run wrote of its data."""
+    try:
+        return Data(**yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no run's configuration; name a folder of training faces, cut out, "
+            "with --pictures"
+        ) from error
 
 
 def _input(frame: Frame, size: int) -> Faces:
@@ -112,7 +122,7 @@ def add_int8(folder: Path, faces: Faces) -> Report:
 
     Args:
         folder: an exported model.
-        faces: network inputs [n 3 size size] like those that the model was trained on.
+        faces: network inputs [n 3 size size] in 0..1, like those that the model was trained on.
 
     Raises:
         ModelError: the graph has no convolutions to quantise, or answers otherwise in eight bits.

@@ -8,7 +8,7 @@ import onnxruntime
 from fervor.errors import ModelError, UsageError
 
 
-__all__ = ["Device", "check_device", "open_graph"]
+__all__ = ["Device", "check_device", "open_graph", "open_packaged"]
 
 Device = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -66,3 +66,11 @@ def open_graph(
             "CUDA and cuDNN than are installed, or there is no graphics card"
         )
     return session
+
+
+def open_packaged(
+    path: Path, what: str, *, threads: int, device: str = "cpu"
+) -> onnxruntime.InferenceSession:
+    """One of fervor's own networks, ready to run; see `open_graph`. Errors call it `what`."""
+    name = f"{what} {path.name}"
+    return open_graph(path, name=name, threads=threads, device=device, advice="reinstall fervor")

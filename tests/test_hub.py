@@ -133,6 +133,7 @@ def test_a_model_is_published_and_predicts_under_its_name(server: Hub, tmp_path:
     run = tmp_path / "run"
     shutil.copytree(EMBEDDED, run)
     (run / "config.yaml").write_text("data: {root: /home/someone/faces}\n")
+    (run / "word_vectors.safetensors").write_bytes(b"of an earlier export, without a checksum")
     env = environment(server, tmp_path)
     done = fervor("push", str(run), "user/face", env=env)
     assert done.returncode == 0, done.stderr

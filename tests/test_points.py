@@ -40,7 +40,7 @@ class Session:
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     found = Session()
-    monkeypatch.setattr(points, "open_graph", lambda *_, **__: found)
+    monkeypatch.setattr(points, "open_packaged", lambda *_, **__: found)
     return found
 
 

@@ -174,6 +174,15 @@ class TestFaces:
         with pytest.raises(UsageError, match="name a folder of such faces, cut out, with --pict"):
             quantise.faces_of(str(model))
 
+    @pytest.mark.parametrize("text", ["data: [", "data: {colour: red}", "seed: 0", "- 1"])
+    def test_a_damaged_configuration_is_one_line(
+        self, text: str, model: Path, tmp_path: Path
+    ) -> None:
+        run = copied(model, tmp_path / "run")
+        (run / "config.yaml").write_text(text)
+        with pytest.raises(UsageError, match=r"config\.yaml .* with --pictures"):
+            quantise.faces_of(str(run))
+
     def test_what_cannot_be_read_is_named(self, model: Path, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"no picture")
         with pytest.raises(UsageError, match=r"a\.png cannot be read"):
@@ -225,8 +234,12 @@ class TestChoice:
         with pytest.raises(UsageError, match="precision='int4': expected one of fp32, int8, auto"):
             Predictor(model, precision="int4")  # type: ignore[arg-type]
 
-    def test_workers_of_a_cluster_do_not_choose(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [("--precision auto", "workers could differ"), ("--device cuda", "runs on processors")],
+    )
+    def test_what_workers_of_a_cluster_cannot_do(
+        self, words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["predict", str(tmp_path), "--cluster", "--precision", "auto"]) == 2
-        assert "workers could differ" in capsys.readouterr().err
+        assert main(["predict", str(tmp_path), "--cluster", *words.split()]) == 2
+        assert line in capsys.readouterr().err

@@ -85,7 +85,7 @@ def predict(
 
     span = media.Span(every, start, end)
     if cluster:
-        _check_cluster(workers, annotate, precision)
+        _check_cluster(workers, annotate, precision, device)
         place = extras.load("fervor.cluster", extra="cluster")
         threads = threads or 1
         sources = place.find(inputs, offline=offline)
@@ -122,7 +122,7 @@ def predict(
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 
-def _check_cluster(workers: int, annotate: str, precision: str) -> None:
+def _check_cluster(workers: int, annotate: str, precision: str, device: str) -> None:
     """What --cluster cannot do, before anything is started."""
     if workers < 0:
         raise UsageError(f"workers={workers}: expected 1 or more, or 0 for all there is room for")
@@ -130,6 +130,8 @@ def _check_cluster(workers: int, annotate: str, precision: str) -> None:
         raise UsageError(f"annotate={annotate}: --cluster writes rows alone; draw without it")
     if precision == "auto":
         raise UsageError("precision=auto: workers could differ; give --cluster fp32 or int8")
+    if device != "cpu":
+        raise UsageError(f"device={device}: --cluster runs on processors; leave one of them out")
 
 
 def _listed(labels: str) -> list[str] | None:
