@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -20,6 +21,7 @@ from fervor.jointspace import read_cues, read_space
 from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
 from fervor.modelfolder import ModelHeader, asked_alone, find_model, read_header
 from fervor.neutral import AUTO, OwnNeutral
+from fervor.parallel import cores, mapped
 from fervor.prediction import Prediction, without_face
 from fervor.preprocess import to_input
 from fervor.sessions import Device
@@ -33,7 +35,13 @@ UNCERTAIN = "uncertain"
 GROUP_PIXELS = 16_000_000
 """Pictures found together: at most so many pixels (50 MB) or one, whatever the batch size."""
 
+AT_ONCE = 8
+"""Groups of pictures at a time at most: more threads than these share the work on each."""
+
 Faces = Literal["all", "largest", "precropped"]
+Found = list[list[Cutout]]
+Logits = NDArray[np.float64]
+_Begun = tuple[list[Frame], Found | None]
 
 
 class Predictor:
@@ -44,8 +52,9 @@ class Predictor:
         labels: words or whole sentences to choose of, in place of the model's own classes; needs a
             model of method vlm (docs/open-vocabulary.md).
         faces: all, the largest of each picture, or precropped: the picture is one face.
-        threads: for each network; 0 leaves the number to onnxruntime.
-        batch_size: pictures found and faces classified together; the answers do not depend on it.
+        threads: cores to use; 0 for all.
+        batch_size: pictures held at a time, and faces classified together at most; the answers do
+            not depend on it.
         abstain: faces whose highest probability is below get the label "uncertain".
         whole_every: of a video, frames from one look at a whole frame to the next, while faces that
             are known are followed (fervor.tracking).
@@ -107,6 +116,8 @@ class Predictor:
         self._asked = asked_alone()
         self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
+        room = min(threads or cores(), AT_ONCE, batch_size)
+        self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
         self._abstain = abstain
         self._whole_every = whole_every
         self._detector = detector
@@ -175,15 +186,35 @@ class Predictor:
         """What `stream` gives, beside the frames."""
         cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
-        for group in _groups(frames, self._batch_size):
-            found = cutter(group)
-            logits = iter(self._logits([face.pixels for faces in found for face in faces]))
-            for frame, faces in zip(group, found, strict=True):
-                rows = [next(logits) for _ in faces]
-                if neutral is not None:
-                    rows = neutral.corrected(frame, [face.track for face in faces], rows)
-                yield frame, self._answer(frame, faces, rows)
-            del group, found, frame, faces  # not held while the next ones are awaited
+        groups = self._begun(cutter, _groups(frames, self._batch_size // self._at_once))
+        answered = mapped(
+            partial(self._seen, cutter),
+            groups,
+            self._at_once,
+            urgent=lambda begun: begun[0][0].live,
+        )
+        with closing(answered):
+            for group, found, answers in answered:
+                logits = iter(answers)
+                for frame, faces in zip(group, found, strict=True):
+                    rows = [next(logits) for _ in faces]
+                    if neutral is not None:
+                        rows = neutral.corrected(frame, [face.track for face in faces], rows)
+                    yield frame, self._answer(frame, faces, rows)
+                del group, found, frame, faces  # not held while the next ones are awaited
+
+    def _begun(self, cutter: FaceCutter, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
+        """Groups with their faces, where these must be found in order or by somebody's detector."""
+        ours = self._detector is None or isinstance(self._detector, FaceDetector)
+        for group in groups:
+            apart = ours and not any(frame.moving for frame in group)
+            yield group, None if apart else cutter(group)
+
+    def _seen(self, cutter: FaceCutter, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
+        """A group, its faces and their logits; several groups at a time, each in a thread."""
+        group, found = begun
+        found = cutter(group) if found is None else found
+        return group, found, self._logits([face.pixels for faces in found for face in faces])
 
     def explain(self, picture: Picture | Frame) -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer, in one pass.

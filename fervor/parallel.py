@@ -3,8 +3,9 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +33,44 @@ def in_threads(count: int = 0) -> Iterator[Mapper]:
         warnings.simplefilter("ignore")
         with ThreadPoolExecutor(count or os.cpu_count() or 1) as pool:
             yield pool.map
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def mapped(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+    *,
+    urgent: Callable[[Item], bool] = lambda item: False,
+) -> Generator[Result]:
+    """The function of each item, in order, of up to `count` items at once in threads.
+
+    Items are taken by the reader's thread, and none before there is room for it; after an urgent
+    one none until its result was read. What the function raises is raised in its item's place. With
+    a `count` of 1 there are no threads.
+    """
+    if count == 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(count)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            room = 0 if urgent(item) else count - 1
+            del item  # not held while its result is awaited
+            while len(waiting) > room:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def progress(

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import fervor
+from fervor.cutouts import Cutout
 from fervor.errors import FervorError, InputError, ModelError, UsageError
 from fervor.faces import TEMPLATE, Box, Face, overlap
 from fervor.inference import Prediction, Predictor
@@ -66,7 +68,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def predictor(model: Path, **options: Any) -> Predictor:
-    return Predictor(model, threads=1, **{"detector": SquareDetector(), **options})
+    return Predictor(model, **{"threads": 1, "detector": SquareDetector(), **options})
 
 
 def labels(answer: Sequence[Prediction]) -> list[str | None]:
@@ -149,11 +151,12 @@ PICTURES = [
 ]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
-def test_batches_change_nothing(model: Path, batch_size: int) -> None:
+def test_batches_and_threads_change_nothing(model: Path, batch_size: int, threads: int) -> None:
     single = predictor(model)
     expected = [single(picture) for picture in PICTURES]
-    answers = predictor(model, batch_size=batch_size)(PICTURES)
+    answers = predictor(model, batch_size=batch_size, threads=threads)(PICTURES)
     assert [labels(answer) for answer in answers] == [labels(answer) for answer in expected]
     for face, other in zip(itertools.chain(*answers), itertools.chain(*expected), strict=True):
         assert face.box == other.box
@@ -212,8 +215,9 @@ def test_stream_keeps_number_and_time(model: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("source", "held"), [("film.mp4", 4), ("webcam:0", 1)])
-def test_stream_may_be_endless(model: Path, source: str, held: int) -> None:
+def test_stream_may_be_endless(model: Path, source: str, held: int, threads: int) -> None:
     """A webcam's frames are answered at once, those of a file in batches."""
     taken = 0
 
@@ -222,9 +226,39 @@ def test_stream_may_be_endless(model: Path, source: str, held: int) -> None:
         for taken in itertools.count(1):
             yield Frame(source, taken, taken / 25, drawn(GREEN), None)
 
-    rows = predictor(model, batch_size=4).stream(frames())
+    rows = predictor(model, batch_size=4, threads=threads).stream(frames())
     assert labels(next(rows)) == ["happiness"]
     assert taken == held
+
+
+def test_a_stand_in_for_the_detector_stays_in_one_thread(model: Path) -> None:
+    class Watching(SquareDetector):
+        def detect(
+            self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3
+        ) -> list[list[Face]]:
+            seen.add(threading.get_ident())
+            return super().detect(images, looks=looks)
+
+    seen: set[int] = set()
+    answers = predictor(model, threads=4, detector=Watching())([drawn(RED)] * 12)
+    assert len(answers) == 12
+    assert seen == {threading.get_ident()}
+
+
+def test_pictures_share_the_cores(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the detector of fervor whole groups are at work in several threads."""
+    threads = set()
+    met = threading.Barrier(2, timeout=10)
+
+    def cut(*_: Any) -> list[list[Cutout]]:
+        threads.add(threading.get_ident())
+        met.wait()  # never ends where one group waits for the other
+        return [[]]
+
+    monkeypatch.setattr("fervor.cutouts.FaceCutter.__call__", cut)
+    answers = Predictor(model, threads=2, batch_size=2)([drawn(RED)] * 2)
+    assert answers == [[], []]
+    assert len(threads) == 2
 
 
 def test_large_pictures_are_grouped_by_their_pixels(

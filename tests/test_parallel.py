@@ -1,15 +1,17 @@
 """Threads that keep the order, errors and filters; bars only where somebody looks."""
 
+import itertools
 import os
 import pty
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 
 import pytest
 
-from fervor.parallel import in_order, in_threads, progress
+from fervor.parallel import in_order, in_threads, mapped, progress
 
 
 def test_results_come_in_order_whatever_takes_long() -> None:
@@ -35,6 +37,73 @@ def test_an_error_comes_through_and_stops_the_rest() -> None:
     with pytest.raises(ValueError, match="three"), in_threads(2) as each:
         list(each(fails, range(500)))
     assert len(done) < 100
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_mapped_keeps_the_order_and_the_bound(count: int) -> None:
+    """No more at once than said, as many where there are so many, none taken before its turn."""
+    taken, running, most = 0, 0, 0
+    lock = threading.Lock()
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(1, 21):
+            taken = number
+            yield number
+
+    def slow(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01 if number % 3 else 0.03)
+        with lock:
+            running -= 1
+        return number
+
+    for place, number in enumerate(mapped(slow, items(), count), start=1):
+        assert number == place
+        assert taken <= place + count - 1
+    assert taken == 20
+    assert most == count
+
+
+def test_mapped_alone_needs_no_thread() -> None:
+    (name,) = mapped(lambda _: threading.current_thread().name, [0], 1)
+    assert name == threading.current_thread().name
+
+
+def test_mapped_waits_for_what_is_urgent() -> None:
+    items = iter([1, 2, 3])
+    found = mapped(abs, items, 3, urgent=lambda number: number == 1)
+    assert next(found) == 1
+    assert next(items) == 2  # still there: nothing was taken ahead
+
+
+def test_mapped_raises_in_the_items_place_and_stops() -> None:
+    done = []
+
+    def fails(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        done.append(number)
+        return number
+
+    found = mapped(fails, range(500), 4)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(found)
+    assert len(done) < 10
+
+
+def test_mapped_may_be_left() -> None:
+    done: list[int] = []
+    found = mapped(done.append, itertools.count(), 2)
+    next(found)
+    found.close()
+    count = len(done)
+    time.sleep(0.02)
+    assert len(done) == count <= 2
 
 
 def test_filters_are_as_before() -> None:
