@@ -36,7 +36,7 @@ __all__ = [
 WEIGHTS = Path(__file__).parent / "weights" / "detector.onnx"
 LOW, HIGH = 320, 640
 """The network looks at pictures whose longer side, in pixels, is brought between these."""
-HIGHEST, SEEN = 2560, 40
+HIGHEST, SEEN = 2560, 32
 """Where a smallest face is asked for: the longer side at most, and that of such a face."""
 THRESHOLD = 0.65
 SURE, LEAST = 0.95, 0.12

@@ -186,7 +186,7 @@ class Predictor:
         """What `stream` gives, beside the frames."""
         cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
-        groups = self._begun(cutter, _groups(frames, self._batch_size // self._at_once))
+        groups = self._begun(cutter, _groups(frames, self._batch_size, self._at_once))
         answered = mapped(
             partial(self._seen, cutter),
             groups,
@@ -336,14 +336,17 @@ def _moves(source: str) -> bool:
     return is_webcam(source) or (Path(source).is_file() and is_video(source))
 
 
-def _groups(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    """At most `size` frames together, fewer of large pictures; a webcam's one by one."""
+def _groups(frames: Iterable[Frame], size: int, share: int) -> Iterator[list[Frame]]:
+    """Frames for one of `share` threads that hold `size` between them, fewer of large pictures.
+
+    A webcam's come one by one.
+    """
     group: list[Frame] = []
     pixels = 0
     for frame in frames:
         group.append(frame)
         pixels += frame.pixels
-        if len(group) == size or pixels >= GROUP_PIXELS or frame.live:
+        if len(group) == size // share or pixels >= GROUP_PIXELS // share or frame.live:
             yield group
             group, pixels = [], 0
     if group:
