@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 WEIGHTS = Path(__file__).parent / "weights" / "detector.onnx"
+INT8_WEIGHTS = WEIGHTS.with_name("detector_int8.onnx")
 LOW, HIGH = 320, 640
 """The network looks at pictures whose longer side, in pixels, is brought between these."""
 HIGHEST, SEEN = 2560, 32
@@ -101,8 +102,9 @@ class FaceDetector:
         smallest: longer side, in pixels of the picture, of the smallest face that counts. It is
             then what the picture is scaled by, up to HIGHEST, in place of `high`: large faces are
             found faster, small ones in large pictures at all. 0 asks for none.
+        most: faces of a picture that are kept at most, the largest; 0 keeps all.
         device: cpu or cuda.
-        weights: the graph.
+        weights: the graph, or INT8_WEIGHTS, which is faster and finds nearly the same.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class FaceDetector:
         overlap: float = OVERLAP,
         high: int = HIGH,
         smallest: float = 0.0,
+        most: int = 0,
         device: str = "cpu",
         weights: Path = WEIGHTS,
     ) -> None:
@@ -120,7 +123,7 @@ class FaceDetector:
             raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
         self._session = open_packaged(weights, "the face detector", threads=threads, device=device)
         self.threshold, self.overlap, self.high = threshold, overlap, high
-        self.smallest = smallest
+        self.smallest, self.most = smallest, most
 
     def detect(self, images: Sequence[Pixels], *, looks: int = 3) -> list[list[Face]]:
         """Faces of each picture, largest first.
@@ -153,7 +156,7 @@ class FaceDetector:
                 found[index] = [
                     face for face in faces if face.score >= sure and max(face.box[2:]) >= least
                 ]
-        return found
+        return [faces[: self.most or None] for faces in found]
 
     def _high(self, longer: int) -> int:
         """What a picture's longer side is brought to at most."""

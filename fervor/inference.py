@@ -15,7 +15,7 @@ from fervor.cutouts import Cutout, FaceCutter
 from fervor.eightbits import Precision, open_precision
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.explain import Explainer, Explanation
-from fervor.faces import FaceDetector
+from fervor.faces import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.frame import Frame, Span
 from fervor.jointspace import read_cues, read_space
 from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
@@ -60,10 +60,11 @@ class Predictor:
             are known are followed (fervor.tracking).
         smallest_face: longer side in pixels of the smallest face that counts, for which pictures
             are scaled (fervor.faces); 0 for faces of any size.
+        most_faces: of a picture are kept, the largest; 0 for all.
         neutral: how a face looks at rest, to correct what it shows (fervor.neutral): a picture of
             it, or "auto" to learn it for each track of a video; None corrects nothing.
-        precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md); or auto,
-            int8 where that is measured to be faster on this machine.
+        precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md), with the
+            face detector's own; or auto, int8 where that is measured to be faster on this machine.
         device: cpu, or cuda with onnxruntime-gpu.
         detector: a stand-in for the embedded face detector.
 
@@ -87,6 +88,7 @@ class Predictor:
         abstain: float = 0.0,
         whole_every: int = WHOLE_EVERY,
         smallest_face: float = 0.0,
+        most_faces: int = 0,
         neutral: Picture | None = None,
         precision: Precision = "fp32",
         device: Device = "cpu",
@@ -102,6 +104,8 @@ class Predictor:
             raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
         if whole_every < 1:
             raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
+        if most_faces < 0:
+            raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
         if not 0 <= smallest_face < math.inf:
             raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for any size")
         if labels is not None:
@@ -122,7 +126,13 @@ class Predictor:
         self._whole_every = whole_every
         self._detector = detector
         if detector is None and faces != "precropped":
-            self._detector = FaceDetector(threads, smallest=smallest_face, device=device)
+            self._detector = FaceDetector(
+                threads,
+                smallest=smallest_face,
+                most=most_faces,
+                device=device,
+                weights=WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS,
+            )
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
 

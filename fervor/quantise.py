@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,31 @@ def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
 
 def quantise(source: Path, target: Path, faces: Faces) -> None:
     """Write a graph's copy with its convolutions in eight bits."""
+    compute_in_eight_bits(
+        source, target, _batches(faces), operations=("Conv", "Clip"), kept=_first_of_each_pass
+    )
+
+
+def compute_in_eight_bits(
+    source: Path,
+    target: Path,
+    pictures: Iterable[NDArray[Any]],
+    *,
+    operations: Sequence[str],
+    kept: Callable[[onnx.GraphProto], list[str]],
+) -> None:
+    """Write a graph's copy, some of whose operations compute in eight bits.
+
+    Args:
+        source: the graph, whose input is called image.
+        target: where the copy goes.
+        pictures: batches of its input, over which the ranges of activations are taken.
+        operations: their types, as ONNX calls them.
+        kept: names of nodes of the graph, once constants are folded, to leave as they are.
+
+    Raises:
+        ModelError: nothing of the graph could be quantised.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         fused = Path(folder) / "fused.onnx"
         options = onnxruntime.SessionOptions()
@@ -161,18 +186,17 @@ def quantise(source: Path, target: Path, faces: Faces) -> None:
         options.optimized_model_filepath = str(fused)
         options.log_severity_level = 4
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        kept = _kept(onnx.load(fused).graph)
         quantization.quantize_static(
             fused,
             target,
-            _Ranges(faces),
+            _Ranges(pictures),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             reduce_range=True,
-            op_types_to_quantize=["Conv", "Clip"],
-            nodes_to_exclude=kept,
+            op_types_to_quantize=list(operations),
+            nodes_to_exclude=kept(onnx.load(fused).graph),
         )
     graph = onnx.load(target)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
@@ -200,7 +224,7 @@ def _share(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _kept(graph: onnx.GraphProto) -> list[str]:
+def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
     """Names of the first convolutions of each pass; one that sees a picture's colours begins it."""
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     widths = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
@@ -217,12 +241,12 @@ def _groups(convolution: onnx.NodeProto) -> int:
 
 
 class _Ranges(quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types
-    """Faces for the ranges of activations."""
+    """Pictures for the ranges of activations."""
 
-    def __init__(self, faces: Faces) -> None:
-        self._parts = _batches(faces)
+    def __init__(self, pictures: Iterable[NDArray[Any]]) -> None:
+        self._parts = iter(pictures)
 
-    def get_next(self) -> dict[str, Faces] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         part = next(self._parts, None)
         return None if part is None else {"image": part}
 

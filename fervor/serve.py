@@ -13,9 +13,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fervor.detector import Pixels
 from fervor.errors import UsageError
-from fervor.faces import Box, Face, FaceDetector
 from fervor.inference import Predictor
 from fervor.server.app import application
 from fervor.server.guard import CROWDED, Access, is_loopback
@@ -107,8 +105,7 @@ def serve(
         KeyboardInterrupt: at the end, after Ctrl-C.
     """
     with place.listening() as listening:
-        every = FaceDetector(options["threads"], device=options["device"])
-        predictor = Predictor(**options, detector=_AtMost(every, limits.faces + 1))
+        predictor = Predictor(**options, most_faces=limits.faces + 1)
         app = application(predictor, place.access, limits)
         config = uvicorn.Config(
             app,
@@ -136,19 +133,6 @@ def serve(
 def _address(listening: socket.socket, host: str) -> str:
     port = listening.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-class _AtMost:
-    """A face detector that keeps the largest faces, so that a crowd costs no more than them."""
-
-    def __init__(self, detector: FaceDetector, most: int) -> None:
-        self._detector, self._most = detector, most
-
-    def detect(self, images: Sequence[Pixels], *, looks: int = 3) -> list[list[Face]]:
-        return [faces[: self._most] for faces in self._detector.detect(images, looks=looks)]
-
-    def near(self, image: Pixels, boxes: Sequence[Box]) -> list[Face | None]:
-        return self._detector.near(image, boxes)
 
 
 class _ImpatientProtocol(H11Protocol):

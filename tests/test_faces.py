@@ -160,6 +160,20 @@ class TestDetect:
         assert select(found[::-1], "largest") == found[:1]
         assert select([], "largest") == []
 
+    def test_no_more_than_asked_for(self, finder: FaceDetector) -> None:
+        picture = pasted(120, 20, 40).copy()
+        picture[100:400, 300:600] = resized(pasted(300, 0, 0)[:300, :300], 300, 300)
+        found = finder.detect([picture])[0]
+        assert FaceDetector(1, most=1).detect([picture]) == [found[:1]]
+
+    def test_eight_bits_find_nearly_the_same(self, finder: FaceDetector) -> None:
+        eight = FaceDetector(1, weights=faces.INT8_WEIGHTS)
+        for side, x, y in ((120, 20, 40), (200, 300, 100), (300, 100, 100)):
+            ((face,), (other,)) = (one.detect([pasted(side, x, y)])[0] for one in (finder, eight))
+            assert face.score != other.score  # it is another graph
+            assert shared(face.box, other.box) > 0.85
+            np.testing.assert_allclose(face.points, other.points, atol=0.04 * face.box[3])
+
     def test_wrong_use(self, finder: FaceDetector, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="all, largest"):
             select([], "biggest")  # type: ignore[arg-type]
@@ -170,9 +184,10 @@ class TestDetect:
         with pytest.raises(ModelError, match="reinstall"):
             FaceDetector(1, weights=tmp_path / "detector.onnx")
 
-    def test_weights_are_those_of_the_card(self) -> None:
-        card = json.loads(faces.WEIGHTS.with_suffix(".json").read_text())
-        content = faces.WEIGHTS.read_bytes()
+    @pytest.mark.parametrize("weights", [faces.WEIGHTS, faces.INT8_WEIGHTS])
+    def test_weights_are_those_of_the_card(self, weights: Path) -> None:
+        card = json.loads(weights.with_suffix(".json").read_text())
+        content = weights.read_bytes()
         assert hashlib.sha256(content).hexdigest() == card["sha256"]
         assert len(content) == card["bytes"] < 2_000_000
 

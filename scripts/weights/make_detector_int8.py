@@ -1,0 +1,88 @@
+"""Write fervor/weights/detector_int8.onnx: the face detector with its convolutions in eight bits.
+
+    python scripts/weights/make_detector_int8.py FERPLUS
+
+FERPLUS holds FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged
+with a border as scripts/measure_detector.py shows them. As for the models (fervor.quantise),
+kernels have 7 bits. The first stage, whose few channels gain nothing, and the heads stay in single
+precision. Needs fervor[train].
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+from fervor.faces import LOW, WEIGHTS
+from fervor.quantise import compute_in_eight_bits
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure_detector import enlarged
+
+
+OUTPUT = WEIGHTS.with_name("detector_int8.onnx")
+COUNT, BATCH = 160, 8
+OPERATIONS = ("Conv", "LeakyRelu", "Relu", "Add", "Concat", "Resize")
+KEPT = ("trunk.stage1.", "score.", "box.", "points.")
+
+
+def pictures(root: Path) -> Iterator[NDArray[np.uint8]]:
+    """Batches of the detector's input."""
+    paths = sorted((root / "FER2013Train").glob("*.png"))
+    chosen = random.Random(0).sample(paths, COUNT)
+    for start in range(0, COUNT, BATCH):
+        shown = [Image.fromarray(enlarged(path)) for path in chosen[start : start + BATCH]]
+        yield np.stack([np.asarray(image.resize((LOW, LOW))) for image in shown])
+
+
+def kept(graph: onnx.GraphProto) -> list[str]:
+    """Convolutions of the parts in KEPT, and the rectifiers behind them."""
+    convolutions = {
+        node.output[0]: node.name
+        for node in graph.node
+        if node.op_type == "Conv" and node.input[1].startswith(KEPT)
+    }
+    behind = [node.name for node in graph.node if set(node.input) & set(convolutions)]
+    return [*convolutions.values(), *behind]
+
+
+def main() -> None:
+    """Read the command line, write the graph and its card."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ferplus", type=Path)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    compute_in_eight_bits(
+        WEIGHTS, arguments.output, pictures(arguments.ferplus), operations=OPERATIONS, kept=kept
+    )
+    card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    del card["difference_to_torch"]
+    content = arguments.output.read_bytes()
+    card |= {
+        "name": f"{card['name']} in eight bits",
+        "origin": WEIGHTS.name,
+        "origin_sha256": card["sha256"],
+        "ranges": f"{COUNT} pictures of FERPlus train; no labels used",
+        "precision": "int8 (kernels of 7 bits); first stage and heads float32",
+        "script": "scripts/weights/make_detector_int8.py",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    text = json.dumps(card, indent=2)
+    arguments.output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
