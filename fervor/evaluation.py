@@ -165,6 +165,7 @@ def evaluate(
     output: str = "results",
     exclude_duplicates: bool = False,
     report: bool = False,
+    umap: bool = False,
     compare: str = "",
     slices: Sequence[str] = (),
 ) -> tuple[Path, dict[str, Any]]:
@@ -180,14 +181,19 @@ def evaluate(
         output: folder of result files.
         exclude_duplicates: leave out pictures that also stand in the model's train.
         report: write figures and tables into a folder beside the result file.
+        umap: lay the features out by UMAP too, in the report.
         compare: another model that answers the same pictures.
         slices: attributes of the pictures by which accuracy is divided.
 
     Raises:
         UsageError: classes that do not fit, duplicates of another data set's train, an attribute
-            that no picture has, or a report without matplotlib.
+            that no picture has, or a report without matplotlib or umap-learn.
     """
+    if umap and not report:
+        raise UsageError("umap: a layout belongs into a report; add --report, or leave --umap out")
     write_report = extras.load("fervor.report", extra="report").write_report if report else None
+    if umap:
+        extras.load("umap", extra="umap")  # before all the work
     found = answer(
         load_model(model),
         data,
@@ -205,7 +211,7 @@ def evaluate(
     path = result_path(found.model.info, found.described, output, cross=cross)
     result = results.write(path, result)
     if write_report is not None:
-        write_report(path.with_suffix(""), found, result, root=data.root)
+        write_report(path.with_suffix(""), found, result, root=data.root, umap=umap)
     return path, result
 
 

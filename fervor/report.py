@@ -5,6 +5,7 @@ import html
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,20 @@ LAID_OUT = 2000
 
 SEED = 0
 PERPLEXITY = 30.0
+NEIGHBOURS = 15
+"""UMAP's own default."""
 CURVE = 101
 """Coverages that metrics.json holds of the coverage-risk curve."""
 
 
-def write_report(folder: Path, found: Answers, result: dict[str, Any], *, root: str) -> None:
+def write_report(
+    folder: Path,
+    found: Answers,
+    result: dict[str, Any],
+    *,
+    root: str,
+    umap: bool = False,
+) -> None:
     """Write metrics.json, per_class.csv, predictions.csv, figures and report.html into a folder.
 
     Args:
@@ -36,9 +46,10 @@ def write_report(folder: Path, found: Answers, result: dict[str, Any], *, root: 
         found: the model's answers.
         result: what the result file says of them.
         root: the data set's folder, from which the pictures are named.
+        umap: lay the features out by UMAP too.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metrics, drawings = _drawn(folder, found, result)
+    metrics, drawings = _drawn(folder, found, result, umap)
     provenance.write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     _write_csv(folder / "per_class.csv", _per_class(result))
     _write_csv(folder / "predictions.csv", _predictions(found, root))
@@ -46,7 +57,10 @@ def write_report(folder: Path, found: Answers, result: dict[str, Any], *, root: 
 
 
 def _drawn(
-    folder: Path, found: Answers, result: dict[str, Any]
+    folder: Path,
+    found: Answers,
+    result: dict[str, Any],
+    umap: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What stands in metrics.json, and the figures as SVG by their titles."""
     bins = reliability(found.probabilities, found.label)
@@ -69,10 +83,11 @@ def _drawn(
     rows = laid_out(len(found.label))
     if len(rows) > 3:  # fewer have no layout
         embedding, label = found.embedding(rows), found.label[rows]
-        places = layout(embedding)
-        drawings["Features (t-SNE)"] = figures.save(
-            figures.scatter_figure(places, label, labels), folder, "tsne"
-        )
+        layouts = {"t-SNE": layout, "UMAP": umap_layout} if umap else {"t-SNE": layout}
+        for name, lay_out in layouts.items():
+            drawn = figures.scatter_figure(lay_out(embedding), label, labels)
+            file = name.replace("-", "").lower()
+            drawings[f"Features ({name})"] = figures.save(drawn, folder, file)
         metrics["features"] = {"pictures": len(rows), "silhouette": _silhouette(embedding, label)}
     return metrics, drawings
 
@@ -91,6 +106,27 @@ def layout(embedding: Floats) -> Floats:
         perplexity=perplexity, metric="cosine", init="random", random_state=SEED
     ).fit_transform(embedding)
     return places
+
+
+def umap_layout(embedding: Floats) -> Floats:
+    """Features [n d] in the plane [n 2] by UMAP over cosine distances (McInnes and others, 2018).
+
+    Needs more than three of them. One thread and SEED: the same features give the same places.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few pictures, or groups that no neighbour joins
+        import umap  # brings a compiler, and takes as long to load
+
+        count = len(embedding)
+        places = umap.UMAP(
+            n_neighbors=min(NEIGHBOURS, count - 1),
+            metric="cosine",
+            init="random" if count <= NEIGHBOURS else "spectral",
+            random_state=SEED,
+            n_jobs=1,
+        ).fit_transform(np.asarray(embedding, np.float32))
+    found: Floats = np.asarray(places, np.float64)
+    return found
 
 
 def _silhouette(embedding: Floats, label: Ints) -> float | None:

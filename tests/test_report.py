@@ -6,6 +6,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,51 @@ def test_the_layout_keeps_neighbours_together() -> None:
         distance = np.linalg.norm(places - places[row], axis=1)
         distance[row] = np.inf
         assert label[distance.argmin()] == label[row]
+
+
+@pytest.mark.slow  # numba compiles for most of a minute
+def test_umap_keeps_neighbours_together() -> None:
+    """Two bundles of directions stay two bundles, the same each time; few have a layout too."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(2, 8))
+    label = np.arange(40) % 2
+    features = centres[label] + 0.05 * random.normal(size=(40, 8))
+    features *= random.uniform(0.1, 10, (40, 1))
+    places = report.umap_layout(features)
+    for row in range(40):
+        distance = np.linalg.norm(places - places[row], axis=1)
+        distance[row] = np.inf
+        assert label[distance.argmin()] == label[row]
+    assert (report.umap_layout(features) == places).all()
+    assert np.isfinite(report.umap_layout(features[:4])).all()
+
+
+def test_a_second_layout_is_drawn_where_it_is_asked_for(
+    model: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", ModuleType("umap"))  # the real one is slow to load
+    monkeypatch.setattr(report, "umap_layout", lambda embedding: embedding[:, :2])
+    path, _ = evaluate(model, data_of(root), output=str(tmp_path), report=True, umap=True)
+    folder = path.with_suffix("")
+    assert (folder / "umap.svg").stat().st_size > 1000
+    assert (folder / "umap.svg").read_bytes() != (folder / "tsne.svg").read_bytes()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Features (UMAP)" in page and "Features (t-SNE)" in page
+
+
+def test_a_layout_without_a_report_is_refused(model: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--report"):
+        evaluate(model, data_of(root), output=str(tmp_path), umap=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_umap_the_extra_is_named(
+    model: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(UsageError, match=r"needs umap.*fervor\[umap\]"):
+        evaluate(model, data_of(root), output=str(tmp_path), report=True, umap=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_matplotlib_the_extra_is_named(

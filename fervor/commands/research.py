@@ -40,6 +40,7 @@ def evaluate(
     output: str = "results",
     exclude_duplicates: bool = False,
     report: bool = False,
+    umap: bool = False,
     compare: str = "",
     slices: str = "",
 ) -> int:
@@ -52,6 +53,7 @@ def evaluate(
         output: folder of result files.
         exclude_duplicates: leave out pictures that also stand in train, pixel by pixel.
         report: write figures, tables and a page into a folder beside the result file.
+        umap: lay the features out by UMAP too, in the report; takes a minute more.
         compare: another model folder that answers the same pictures (McNemar's test).
         slices: attributes of the pictures, separated by commas, by which accuracy is divided.
     """
@@ -62,6 +64,7 @@ def evaluate(
         output=output,
         exclude_duplicates=exclude_duplicates,
         report=report,
+        umap=umap,
         compare=compare,
         slices=[name.strip() for name in slices.split(",")] if slices else [],
     )
