@@ -1,6 +1,6 @@
 """Measure the face detector and the crops: recall, false faces, speed, and how well a crop returns.
 
-    python scripts/measure_detector.py --ferplus FERPLUS [--photos FOLDER] [--count 500]
+    python scripts/measure_detector.py --ferplus FERPLUS [--photos FOLDER] [--count 500] [--int8]
 
 FERPLUS holds FER2013Test and FER2013Valid. A picture of 48 px is enlarged to 192 px by bicubic
 interpolation and its edge repeated for 48 px around it. Pictures without a face are scikit-image's
@@ -23,7 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.faces import Face, FaceDetector, crop, overlap, square
+from fervor.faces import INT8_WEIGHTS, WEIGHTS, Face, FaceDetector, crop, overlap, square
 
 
 Pixels = NDArray[np.uint8]
@@ -111,10 +111,10 @@ def false_faces(detector: FaceDetector) -> dict[str, Any]:
     }
 
 
-def speed(image: Pixels) -> dict[str, float]:
+def speed(image: Pixels, weights: Path) -> dict[str, float]:
     """Milliseconds of CPU time on one thread; the first run of a size is cold."""
     start = time.process_time()
-    detector = FaceDetector(1)
+    detector = FaceDetector(1, weights=weights)
     result = {"session": 1000 * (time.process_time() - start)}
     for width, height in ((512, 512), (640, 480), (1920, 1080), (4000, 3000)):
         resized = np.asarray(Image.fromarray(image).resize((width, height)))
@@ -158,18 +158,18 @@ def reproduction(detector: FaceDetector, paths: list[Path]) -> dict[str, dict[st
     return result
 
 
-def by_size(photos: list[Pixels]) -> dict[str, Any]:
+def by_size(photos: list[Pixels], weights: Path) -> dict[str, Any]:
     """Of the faces that a look at 1280 pixels shows, those found where they are smaller.
 
-    By their longer side in the network's input, in steps of 4 pixels; what was found lies within
-    the reference's box (intersection over union above 0.4). The points' distance from the
-    reference's is a share of the box.
+    By their longer side in the network's input, in steps of 4 pixels. What was found must share 0.4
+    with the reference's box (intersection over union); its points' distance from the reference's is
+    a share of that box. The reference is in single precision.
     """
     counts: defaultdict[int, list[float]] = defaultdict(list)
     reference = FaceDetector(1, high=1280).detect(photos, looks=1)
     false = 0
     for side in range(160, 420, 10):
-        found = FaceDetector(1, high=side).detect(photos, looks=1)
+        found = FaceDetector(1, high=side, weights=weights).detect(photos, looks=1)
         for photo, faces, small in zip(photos, reference, found, strict=True):
             hits = 0
             for face in faces:
@@ -198,8 +198,10 @@ def main() -> None:
     parser.add_argument("--ferplus", type=Path, required=True)
     parser.add_argument("--photos", type=Path, help="folder of .jpg: faces found in each")
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--int8", action="store_true", help="the detector in eight bits")
     arguments = parser.parse_args()
-    detector = FaceDetector(1)
+    weights = INT8_WEIGHTS if arguments.int8 else WEIGHTS
+    detector = FaceDetector(1, weights=weights)
     test = sorted((arguments.ferplus / "FER2013Test").glob("*.png"))[: arguments.count]
     valid = sorted((arguments.ferplus / "FER2013Valid").glob("*.png"))
     random.Random(0).shuffle(valid)
@@ -207,7 +209,8 @@ def main() -> None:
     report = {
         "machine": platform.processor() or platform.machine(),
         "onnxruntime": onnxruntime.__version__,
-        "speed": speed(read(example)),
+        "weights": weights.name,
+        "speed": speed(read(example), weights),
         "false faces": false_faces(detector),
         "reproduction": reproduction(detector, valid[:1500]),
         "recall": recall(detector, test, tilted=100),
@@ -218,7 +221,7 @@ def main() -> None:
             for path in sorted(arguments.photos.glob("*.jpg"))
         }
         report["photos, by size"] = by_size(
-            [read(path) for path in sorted(arguments.photos.glob("*.jpg"))]
+            [read(path) for path in sorted(arguments.photos.glob("*.jpg"))], weights
         )
     print(json.dumps(report, indent=2))
 
