@@ -11,7 +11,7 @@ from PIL import Image
 
 from fervor import Predictor
 from fervor.eightbits import Precision
-from fervor.faces import FaceDetector
+from fervor.faces import INT8_WEIGHTS, WEIGHTS, FaceDetector
 
 
 FOREIGN = "contempt"  # no peer knows it
@@ -29,7 +29,8 @@ class Fervor:
     smallest_face = 0.0
 
     def __init__(self, threads: int) -> None:
-        self.detector = FaceDetector(threads, smallest=self.smallest_face)
+        weights = WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS
+        self.detector = FaceDetector(threads, smallest=self.smallest_face, weights=weights)
         self.predictor = Predictor(
             threads=threads, detector=self.detector, precision=self.precision
         )

@@ -1,7 +1,7 @@
 """Runs fervor with what makes it faster; see loop.py.
 
-Faces smaller than 50 pixels are not looked for, as in fer with its defaults, and the classifier
-computes in eight bits.
+Faces smaller than 50 pixels are not looked for, as in fer with its defaults, and both networks
+compute in eight bits.
 """
 
 from fervor_driver import Fervor
