@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -40,6 +41,7 @@ FACE_API = (
     "@canvas/image@2.0.0",
 )
 FAST = "fervor_fast"
+FERVOR_VIDEO = ("av", "av.libs", "av-*.dist-info")
 READY = ".installed"
 INSTALL_SECONDS = 3600
 
@@ -53,19 +55,30 @@ class Tool:
         driver: the words that start its driver, up to the number of threads.
         folder: where it is started, and what its size is measured of.
         bare: the words that start its interpreter and end it, what a start costs at least.
+        video: folders of packages that only videos need, as patterns.
     """
 
     name: str
     driver: tuple[str, ...]
     folder: Path
     bare: tuple[str, ...]
+    video: tuple[str, ...] = ()
 
-    @property
-    def megabytes(self) -> float:
-        """Megabytes (10^6) installed, without compiled Python files, which grow with use."""
+    def megabytes(self, *, video: bool) -> float:
+        """Megabytes (10^6) installed, without compiled Python files, which grow with use.
+
+        Without `video` what only videos need does not count.
+        """
         parts = [self.folder / "lib", self.folder / "node_modules"]
-        files = (path for part in parts for path in part.rglob("*") if path.suffix != ".pyc")
-        return sum(path.lstat().st_size for path in files if not path.is_dir()) / 1e6
+        left_out = () if video else self.video
+        return sum(
+            path.lstat().st_size / 1e6
+            for part in parts
+            for path in part.rglob("*")
+            if path.suffix != ".pyc"
+            and not path.is_dir()
+            and not any(fnmatch(name, wanted) for name in path.parts for wanted in left_out)
+        )
 
 
 def _run(*words: str, folder: Path) -> None:
@@ -90,10 +103,10 @@ def _python(folder: Path, *steps: tuple[str, ...], always: bool = False) -> Path
     return python
 
 
-def _of_python(name: str, python: Path) -> Tool:
+def _of_python(name: str, python: Path, *video: str) -> Tool:
     driver = HERE / "drivers" / f"{name}_driver.py"
     folder = python.parent.parent
-    return Tool(name, (str(python), str(driver)), folder, (str(python), "-c", "pass"))
+    return Tool(name, (str(python), str(driver)), folder, (str(python), "-c", "pass"), video)
 
 
 def fervor(folder: Path) -> Tool:
@@ -101,12 +114,13 @@ def fervor(folder: Path) -> Tool:
     source = f"fervor[video] @ {REPOSITORY.as_uri()}"
     constraints = ("-c", str(REPOSITORY / "constraints.txt"))
     fresh = ("--force-reinstall", "--no-deps", str(REPOSITORY))
-    return _of_python("fervor", _python(folder, (*constraints, source), fresh, always=True))
+    python = _python(folder, (*constraints, source), fresh, always=True)
+    return _of_python("fervor", python, *FERVOR_VIDEO)
 
 
 def fervor_fast(folder: Path) -> Tool:
     """The same installation: eight bits, and no faces smaller than fer looks for."""
-    return _of_python(FAST, folder.with_name("fervor") / "bin" / "python")
+    return _of_python(FAST, folder.with_name("fervor") / "bin" / "python", *FERVOR_VIDEO)
 
 
 def fer(folder: Path) -> Tool:

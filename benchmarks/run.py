@@ -114,7 +114,10 @@ def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         else "composed of examples/astronaut.jpg (benchmarks/scenes.py)",
         "versions": versions(tools),
         "not_installed": missing,
-        "megabytes": {name: tool.megabytes for name, tool in tools.items()},
+        "megabytes": {
+            what: {name: tool.megabytes(video=video) for name, tool in tools.items()}
+            for what, video in (("pictures", False), ("pictures and videos", True))
+        },
         "measures": [measure.described() for measure in measures],
         "accuracy": accuracy,
     }

@@ -58,7 +58,10 @@ def speed(result: dict[str, Any]) -> list[str]:
 def costs(result: dict[str, Any]) -> list[str]:
     """Size on disk and memory."""
     names = list(result["versions"])
-    rows = [["installed", *(f"{result['megabytes'][name]:,.0f} MB" for name in names)]]
+    rows = [
+        [f"installed, for {what}", *(f"{sizes[name]:,.0f} MB" for name in names)]
+        for what, sizes in result["megabytes"].items()
+    ]
     for one in result["measures"]:
         if one["peak_mb"]:
             memory = [

@@ -169,6 +169,7 @@ TABLES = {
         "lacovl-ablation": published("lacovl-ablation", "embedded"),
     },
     "docs/robustness.md": {"robustness": robustness},
+    "docs/methods/lacovl.md": {"lacovl-sweeps": sweeps("lacovl")},
     "docs/methods/mpa.md": {"mpa-sweeps": sweeps("mpa")},
     "docs/methods/vlm.md": {"zero_shot": zero_shot},
 }

@@ -66,7 +66,7 @@ def predict(
             and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures and faces run together; the answers do not depend on it.
-        threads: threads of each network; 0 for all cores, with cluster one.
+        threads: cores to use; 0 for all, with cluster one.
         abstain: a face whose highest probability is below gets the label "uncertain".
         cluster: predict over Ray Data, on the cluster that the environment variable RAY_ADDRESS
             names, without it on one that is started on this machine.
