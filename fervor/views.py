@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -82,12 +82,13 @@ def view_batches(
     if run.augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
     folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, run.augment)
-    return ViewBatches(
-        pictures,
-        run,
-        [_view(encoder, pictures, run, folder, view) for view in range(run.data.views)],
-        pairs=pairs,
-    )
+    numbers = range(run.data.views)
+    for number in numbers:  # what another process is at can wait until the rest is there
+        _compute(encoder, pictures, run, folder, number, wait=False)
+    for number in numbers:
+        _compute(encoder, pictures, run, folder, number, wait=True)
+    views = [np.load(_path(folder, number), mmap_mode="r") for number in numbers]
+    return ViewBatches(pictures, run, views, pairs=pairs)
 
 
 def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batch]:
@@ -144,35 +145,49 @@ def _fingerprint(
     return found.hexdigest()[:16]
 
 
+def _path(folder: Path, view: int) -> Path:
+    return folder / f"view{view}.npy"
+
+
 @torch.no_grad()
-def _view(
-    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, folder: Path, view: int
-) -> NDArray[np.uint16]:
-    """One view's maps [n i j d], bfloat16 seen as uint16, mapped from its file."""
-    path = folder / f"view{view}.npy"
-    if not path.is_file():
-        augmentation = Augmentation(run.augment, run.encoder.size)
+def _compute(
+    encoder: FaceEncoder | VisionTower,
+    pictures: Pictures,
+    run: Run,
+    folder: Path,
+    view: int,
+    *,
+    wait: bool,
+) -> None:
+    """One view's maps [n i j d], bfloat16 seen as uint16, into its file; see `_store`."""
+    augmentation = Augmentation(run.augment, run.encoder.size)
 
-        def maps() -> Iterator[NDArray[Any]]:
-            for indices in torch.arange(len(pictures)).split(CHUNK):
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(mixed_seed(view, int(indices[0])))
-                    image = augmentation(pictures.take(indices))
-                yield _lower(encoder, image)
+    def maps() -> Iterator[NDArray[Any]]:
+        for indices in torch.arange(len(pictures)).split(CHUNK):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mixed_seed(view, int(indices[0])))
+                image = augmentation(pictures.take(indices))
+            yield _lower(encoder, image)
 
-        _store(path, len(pictures), maps())
-    mapped: NDArray[np.uint16] = np.load(path, mmap_mode="r")
-    return mapped
+    _store(_path(folder, view), len(pictures), maps(), wait=wait)
 
 
-def _store(path: Path, count: int, parts: Iterable[NDArray[Any]]) -> None:
-    """Write parts [b ...] of an array [count ...], whole or not at all.
+def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool = True) -> None:
+    """Write parts [b ...] of an array [count ...], whole or not at all, where it is not there yet.
 
     They are written, not mapped: a full disk then is an error and not the end of the process. What
-    a killed process left is removed, and processes that want the same file wait for the first.
+    a killed process left is removed. Where another process is at the same file, wait for it, or
+    with `wait` false leave it to that one.
     """
+    if path.is_file():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
+    try:
+        held = lock.acquire()
+    except Timeout:
+        return
+    with held:
         if path.is_file():
             return
         for left in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):

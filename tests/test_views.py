@@ -1,5 +1,7 @@
 """Cached views against the same layers computed anew."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data import Augmentation, Pictures, evaluation_batches
@@ -85,6 +88,23 @@ def test_runs_share_the_cache_and_other_pictures_do_not(pictures: Pictures, run:
     assert set(Path(run.data.cache).rglob("*.npy")) == files
     view_batches(built(run), pictures.subset(torch.arange(64)), run)
     assert len(set(Path(run.data.cache).rglob("*.npy"))) == 4
+
+
+def test_what_another_process_is_at_comes_last(pictures: Pictures, run: Run) -> None:
+    view_batches(built(run), pictures, run)
+    (folder,) = {path.parent for path in Path(run.data.cache).rglob("view*.npy")}
+    for path in folder.glob("view*.npy"):
+        path.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(folder / ".view0.npy.lock"):
+            asked = pool.submit(view_batches, built(run), pictures, run)
+            end = time.monotonic() + 60
+            while not (folder / "view1.npy").is_file() and time.monotonic() < end:
+                time.sleep(0.05)
+            assert (folder / "view1.npy").is_file()
+            assert not asked.done()
+        assert len(asked.result(timeout=60).views) == 2
+    assert (folder / "view0.npy").is_file()
 
 
 def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
