@@ -81,8 +81,7 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
             "centre": method.text_centre().float(),
         }
     with _together(folder, DESCRIPTION, CARD, GRAPH, VECTORS, WEIGHTS) as parts:
-        with method.constant_text():
-            write_checked(_Graph(method), parts[GRAPH], size=size, outputs=OUTPUTS, half=half)
+        write_method(method, parts[GRAPH], size=size, half=half)
         checkpoint.save_weights(parts[VECTORS], vectors)
         checkpoint.save_weights(parts[WEIGHTS], tensors)
         info = {
@@ -93,6 +92,16 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
         provenance.write_text(parts[CARD], card(info))
         provenance.write_text(parts[DESCRIPTION], checkpoint.description_text(info))
     return folder / GRAPH
+
+
+def write_method(method: Method, path: Path, *, size: int, half: bool) -> None:
+    """Write a method's graph, `image` [b 3 size size] -> OUTPUTS, and compare it with the method.
+
+    Raises:
+        ModelError: the graph's answers differ from torch's by more than 1e-4.
+    """
+    with method.constant_text():
+        write_checked(_Graph(method), path, size=size, outputs=OUTPUTS, half=half)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""A second graph beside an exported model, whose convolutions compute in eight bits.
+"""A second graph beside an exported model, for speed: its convolutions compute in eight bits.
 
 Static quantisation by onnxruntime: activations to 8 bits over the range that they have on faces of
 the training data, kernels to 7 bits channel by channel: processors without VNNI add two products of
 8 bits in 16, which overflows (the embedded model then lost a point). Kept in single precision are
-the first three convolutions of each pass over the face, which lose most, and all that is no
-convolution. Clips are quantised with their convolutions: a range taken before the clip would be too
-wide.
+the first third of the convolutions, which lose most, and all that is no convolution. Clips are
+quantised with their convolutions: a range taken before the clip would be too wide. A model that
+predicts from a picture and its mirror image (encoder.mirror) here sees the picture alone.
 """
 
 import json
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from onnxruntime import quantization
 
 from fervor import media, provenance
 from fervor.aside import aside
-from fervor.checkpoint import describe
+from fervor.checkpoint import describe, load_model
 from fervor.config import Data
 from fervor.data import evaluation_batches, read_pictures
+from fervor.encoders import FaceEncoder
 from fervor.errors import ModelError, UsageError
-from fervor.export import store_half
+from fervor.export import store_half, write_method
 from fervor.frame import Frame
 from fervor.jsonfile import read_object
 from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model
@@ -45,7 +47,7 @@ __all__ = ["Report", "add_int8", "faces_of"]
 FACES = 256
 """From which the ranges of activations are read."""
 BATCH = 32
-FLOAT_LAYERS = 3
+FLOAT_SHARE = 1 / 3
 AGREEMENT = 0.9
 """Least share of equal answers; below, something is wrong with the model or the pictures."""
 
@@ -128,7 +130,8 @@ def add_int8(folder: Path, faces: Faces) -> Report:
         ModelError: the graph has no convolutions to quantise, or answers otherwise in eight bits.
     """
     with aside(folder / INT8_GRAPH) as part:
-        quantise(folder / GRAPH, part, faces)
+        with tempfile.TemporaryDirectory() as temporary:
+            quantise(_unmirrored(folder, Path(temporary)), part, faces)
         agreement = float((answers(folder / GRAPH, faces) == answers(part, faces)).mean())
         if agreement < AGREEMENT:
             raise ModelError(
@@ -142,6 +145,20 @@ def add_int8(folder: Path, faces: Faces) -> Report:
     info["sha256"] = {**info["sha256"], INT8_GRAPH: checksum}
     describe(folder, info)
     return report
+
+
+def _unmirrored(folder: Path, temporary: Path) -> Path:
+    """A graph that sees the picture alone: the folder's own, or one made for it."""
+    info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    if not info.get("encoder", {}).get("mirror"):
+        return folder / GRAPH
+    loaded = load_model(str(folder))
+    method = loaded.method()
+    assert isinstance(method.image, FaceEncoder), "no other encoder looks at mirror images"
+    method.image.mirror = False
+    size, half = int(loaded.info["input"]["size"]), bool(loaded.info.get("half"))
+    write_method(method, temporary / GRAPH, size=size, half=half)
+    return temporary / GRAPH
 
 
 def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
@@ -225,7 +242,7 @@ def _share(graph: onnx.GraphProto) -> None:
 
 
 def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
-    """Names of the first convolutions of each pass; one that sees a picture's colours begins it."""
+    """Names of FLOAT_SHARE of each pass's convolutions; one that sees colours begins a pass."""
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     widths = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
     begins = [
@@ -233,7 +250,12 @@ def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
         for place, node in enumerate(convolutions)
         if widths.get(node.input[1], 0) * _groups(node) in (1, 3)
     ]
-    return [node.name for start in begins for node in convolutions[start : start + FLOAT_LAYERS]]
+    passes = pairwise([*begins, len(convolutions)])
+    return [
+        node.name
+        for start, end in passes
+        for node in convolutions[start : start + round((end - start) * FLOAT_SHARE)]
+    ]
 
 
 def _groups(convolution: onnx.NodeProto) -> int:
