@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.faces import Box, Face, crop, square
+from fervor.faces import Box, Face, square, warp
 from fervor.frame import Frame
 from fervor.tracking import WHOLE_EVERY, Detector, FaceTracker
 
@@ -87,13 +87,12 @@ class FaceCutter:
         assert frame.image is not None, "only frames that could be read are cut"
         kept = list(faces)[: 1 if self._largest else None]
         height, width = frame.image.shape[:2]
-        return [
-            Cutout(
-                *(face.box, face.score, track, crop(frame.image, face, self._side)),
-                square(face, height, width),
-            )
-            for face, track in kept
-        ]
+        cutouts = []
+        for face, track in kept:
+            where = square(face, height, width)
+            pixels = warp(frame.image, where / [self._side, self._side, 1], self._side)
+            cutouts.append(Cutout(face.box, face.score, track, pixels, where))
+        return cutouts
 
 
 def _whole(frame: Frame) -> Cutout:

@@ -54,9 +54,9 @@ def place(image: Pixels, frame: Letterbox, target: Pixels) -> None:
     rows, columns = frame.inner
     if (rows, columns) != image.shape[:2]:
         picture = Image.fromarray(image)
-        image = np.asarray(
-            picture.resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        )
+        shrinks = rows < image.shape[0]
+        averages = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        image = np.asarray(picture.resize((columns, rows), averages, reducing_gap=2.0))
     target[:rows, :columns] = image
     target[rows:] = PADDING
     target[:rows, columns:] = PADDING

@@ -354,7 +354,8 @@ def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
     reduction = max(1, int(step / 2))
     finer = max(1, int(np.ceil(step / reduction)))
     sampling = (matrix / [finer, finer, 1] / reduction).ravel().tolist()
+    smooth = Image.Resampling.BICUBIC if finer == 1 else Image.Resampling.BILINEAR
     turned = patch.reduce(reduction).transform(
-        (size * finer, size * finer), Image.Transform.AFFINE, sampling, Image.Resampling.BICUBIC
+        (size * finer, size * finer), Image.Transform.AFFINE, sampling, smooth
     )
     return np.asarray(turned.reduce(finer))
