@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.faces import Box, Face, square, warp
+from fervor.faces import Box, Face, cut, square
 from fervor.frame import Frame
 from fervor.tracking import WHOLE_EVERY, Detector, FaceTracker
 
@@ -90,7 +90,7 @@ class FaceCutter:
         cutouts = []
         for face, track in kept:
             where = square(face, height, width)
-            pixels = warp(frame.image, where / [self._side, self._side, 1], self._side)
+            pixels = cut(frame.image, where, self._side)
             cutouts.append(Cutout(face.box, face.score, track, pixels, where))
         return cutouts
 

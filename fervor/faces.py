@@ -301,10 +301,17 @@ def crop(
     (docs/decisions/detector.md).
     """
     check(image)
-    matrix = square(face, image.shape[0], image.shape[1], rotate=rotate)
+    return cut(image, square(face, *image.shape[:2], rotate=rotate), size, margin=margin)
+
+
+def cut(image: Pixels, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:
+    """The part of a picture on which `where` [2 3] lays a square of side 1, [size size 3].
+
+    `margin` is as in `crop`.
+    """
     side = 1 + 2 * margin
     wider = np.array([[side, 0, -margin], [0, side, -margin], [0, 0, 1]])
-    return warp(image, matrix @ wider / [size, size, 1], size)
+    return warp(image, where @ wider / [size, size, 1], size)
 
 
 def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArray[np.float64]:

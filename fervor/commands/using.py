@@ -65,7 +65,8 @@ def predict(
         landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
             and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
-        batch_size: pictures and faces run together; the answers do not depend on it.
+        batch_size: pictures held at a time, and faces classified together at most; the answers do
+            not depend on it.
         threads: cores to use; 0 for all, with cluster one.
         abstain: a face whose highest probability is below gets the label "uncertain".
         cluster: predict over Ray Data, on the cluster that the environment variable RAY_ADDRESS
@@ -247,7 +248,7 @@ def serve(
         token: what clients must send; better in the environment variable FERVOR_TOKEN, because
             other users of this machine see the words of a command.
         hosts: names, separated by commas, under which a proxy makes the server known.
-        threads: threads of each network; 0 for all cores.
+        threads: cores to use; 0 for all.
         precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
             int8 where that is measured to be faster on this machine.
         device: cpu, or cuda where onnxruntime-gpu is installed.
