@@ -53,13 +53,24 @@ def place(image: Pixels, frame: Letterbox, target: Pixels) -> None:
     """Write the resized picture into `target` [rows columns 3] and fill the rest."""
     rows, columns = frame.inner
     if (rows, columns) != image.shape[:2]:
-        picture = Image.fromarray(image)
-        shrinks = rows < image.shape[0]
-        averages = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-        image = np.asarray(picture.resize((columns, rows), averages, reducing_gap=2.0))
+        image = np.asarray(_resized(Image.fromarray(image), columns, rows))
     target[:rows, :columns] = image
     target[rows:] = PADDING
     target[:rows, columns:] = PADDING
+
+
+def _resized(picture: Image.Image, columns: int, rows: int) -> Image.Image:
+    """Enlarged by bilinear interpolation, or shrunk to the means of what falls into each pixel.
+
+    These are taken of whole pixels and then of four samples, in half the time of exact areas.
+    """
+    if columns > picture.width or rows > picture.height:
+        return picture.resize((columns, rows), Image.Resampling.BILINEAR)
+    width, height = picture.size
+    whole = max(1, min(width // columns, height // rows))
+    area = (0, 0, width / whole, height / whole)
+    samples = picture.reduce(whole).resize((2 * columns, 2 * rows), Image.Resampling.NEAREST, area)
+    return samples.reduce(2)
 
 
 @lru_cache(maxsize=16)

@@ -348,21 +348,30 @@ def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
     margin = int(np.ceil(2 * max(1.0, step))) + 1
     low = np.floor(corners.min(axis=0)).astype(int) - margin
     high = np.ceil(corners.max(axis=0)).astype(int) + margin
-    rows = np.clip(np.arange(low[1], high[1]), 0, image.shape[0] - 1)
-    columns = np.clip(np.arange(low[0], high[0]), 0, image.shape[1] - 1)
-    # One axis after the other takes a third of the time of both at once.
-    patch = Image.fromarray(image[rows].take(columns, axis=1))
+    patch = Image.fromarray(_piece(image, low, high))
     matrix = np.column_stack([matrix[:, :2], matrix[:, 2] - low])
     if abs(matrix[1, 0]) < 1e-6 * step:
         left, top = matrix[:, 2].tolist()
         box = (left, top, left + step * size, top + step * size)
         return np.asarray(patch.resize((size, size), Image.Resampling.BICUBIC, box=box))
-    # A turned square: halve the picture first, then sample finer than asked and average.
+    # A turned square: halve the picture first, then sample finer than its pixels and average.
     reduction = max(1, int(step / 2))
-    finer = max(1, int(np.ceil(step / reduction)))
+    finer = 2 * int(np.ceil(step / reduction)) if step > 1 else 1
     sampling = (matrix / [finer, finer, 1] / reduction).ravel().tolist()
-    smooth = Image.Resampling.BICUBIC if finer == 1 else Image.Resampling.BILINEAR
+    smooth = Image.Resampling.BICUBIC if finer == 1 else Image.Resampling.NEAREST
     turned = patch.reduce(reduction).transform(
         (size * finer, size * finer), Image.Transform.AFFINE, sampling, smooth
     )
     return np.asarray(turned.reduce(finer))
+
+
+def _piece(image: Pixels, low: NDArray[np.int_], high: NDArray[np.int_]) -> Pixels:
+    """From `low` up to `high` (x, y), where the picture's edge is repeated beyond it."""
+    height, width = image.shape[:2]
+    if (low >= 0).all() and (high <= [width, height]).all():
+        return image[low[1] : high[1], low[0] : high[0]]
+    rows = np.clip(np.arange(low[1], high[1]), 0, height - 1)
+    columns = np.clip(np.arange(low[0], high[0]), 0, width - 1)
+    # One axis after the other takes a third of the time of both at once.
+    piece: Pixels = image[rows].take(columns, axis=1)
+    return piece

@@ -53,8 +53,8 @@ class Predictor:
             model of method vlm (docs/open-vocabulary.md).
         faces: all, the largest of each picture, or precropped: the picture is one face.
         threads: cores to use; 0 for all.
-        batch_size: pictures held at a time, and faces classified together at most; the answers do
-            not depend on it.
+        batch_size: pictures held at a time (one for each core at least), and faces classified
+            together at most; the answers do not depend on it.
         abstain: faces whose highest probability is below get the label "uncertain".
         whole_every: of a video, frames from one look at a whole frame to the next, while faces that
             are known are followed (fervor.tracking).
@@ -196,7 +196,8 @@ class Predictor:
         """What `stream` gives, beside the frames."""
         cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
-        groups = self._begun(cutter, _groups(frames, self._batch_size, self._at_once))
+        held = self._at_once + 1 if self._at_once > 1 else 1  # mapped has one more ready
+        groups = self._begun(cutter, _groups(frames, self._batch_size, held))
         answered = mapped(
             partial(self._seen, cutter),
             groups,
@@ -347,7 +348,7 @@ def _moves(source: str) -> bool:
 
 
 def _groups(frames: Iterable[Frame], size: int, share: int) -> Iterator[list[Frame]]:
-    """Frames for one of `share` threads that hold `size` between them, fewer of large pictures.
+    """Frames in groups, of which `share` hold `size` between them; fewer of large pictures.
 
     A webcam's come one by one.
     """
@@ -356,7 +357,7 @@ def _groups(frames: Iterable[Frame], size: int, share: int) -> Iterator[list[Fra
     for frame in frames:
         group.append(frame)
         pixels += frame.pixels
-        if len(group) == size // share or pixels >= GROUP_PIXELS // share or frame.live:
+        if len(group) >= size // share or pixels >= GROUP_PIXELS // share or frame.live:
             yield group
             group, pixels = [], 0
     if group:

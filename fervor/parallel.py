@@ -51,9 +51,9 @@ def mapped(
 ) -> Generator[Result]:
     """The function of each item, in order, of up to `count` items at once in threads.
 
-    Items are taken by the reader's thread, and none before there is room for it; after an urgent
-    one none until its result was read. What the function raises is raised in its item's place. With
-    a `count` of 1 there are no threads.
+    Items are taken by the reader's thread, one more than are worked on, so that no thread waits for
+    its next; after an urgent one none until its result was read. What the function raises is raised
+    in its item's place. With a `count` of 1 there are no threads.
     """
     if count == 1:
         yield from map(function, items)
@@ -63,7 +63,7 @@ def mapped(
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            room = 0 if urgent(item) else count - 1
+            room = 0 if urgent(item) else count
             del item  # not held while its result is awaited
             while len(waiting) > room:
                 yield waiting.popleft().result()

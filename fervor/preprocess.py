@@ -70,7 +70,7 @@ def _from_image(image: Image.Image) -> NDArray[np.uint8]:
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:

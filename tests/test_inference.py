@@ -215,10 +215,15 @@ def test_stream_keeps_number_and_time(model: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("source", "held"), [("film.mp4", 4), ("webcam:0", 1)])
-def test_stream_may_be_endless(model: Path, source: str, held: int, threads: int) -> None:
-    """A webcam's frames are answered at once, those of a file in batches."""
+@pytest.mark.parametrize(
+    ("source", "threads", "held"),
+    [("film.mp4", 1, 4), ("film.mp4", 2, 3), ("webcam:0", 1, 1), ("webcam:0", 2, 1)],
+)
+def test_stream_may_be_endless(model: Path, source: str, threads: int, held: int) -> None:
+    """A webcam's frames are answered at once, those of a file in batches.
+
+    Three groups share four frames: two that are worked on and one that is ready.
+    """
     taken = 0
 
     def frames() -> Iterator[Frame]:
