@@ -69,8 +69,9 @@ def _resized(picture: Image.Image, columns: int, rows: int) -> Image.Image:
     width, height = picture.size
     whole = max(1, min(width // columns, height // rows))
     area = (0, 0, width / whole, height / whole)
-    samples = picture.reduce(whole).resize((2 * columns, 2 * rows), Image.Resampling.NEAREST, area)
-    return samples.reduce(2)
+    if whole > 1:  # otherwise reduce would copy
+        picture = picture.reduce(whole)
+    return picture.resize((2 * columns, 2 * rows), Image.Resampling.NEAREST, area).reduce(2)
 
 
 @lru_cache(maxsize=16)

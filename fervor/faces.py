@@ -359,10 +359,11 @@ def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
     finer = 2 * int(np.ceil(step / reduction)) if step > 1 else 1
     sampling = (matrix / [finer, finer, 1] / reduction).ravel().tolist()
     smooth = Image.Resampling.BICUBIC if finer == 1 else Image.Resampling.NEAREST
-    turned = patch.reduce(reduction).transform(
-        (size * finer, size * finer), Image.Transform.AFFINE, sampling, smooth
-    )
-    return np.asarray(turned.reduce(finer))
+    if reduction > 1:  # otherwise reduce would copy
+        patch = patch.reduce(reduction)
+    side = size * finer
+    turned = patch.transform((side, side), Image.Transform.AFFINE, sampling, smooth)
+    return np.asarray(turned.reduce(finer) if finer > 1 else turned)
 
 
 def _piece(image: Pixels, low: NDArray[np.int_], high: NDArray[np.int_]) -> Pixels:

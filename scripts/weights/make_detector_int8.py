@@ -1,12 +1,14 @@
-"""Write fervor/weights/detector_int8.onnx: the face detector with its convolutions in eight bits.
+"""Write fervor/weights/detector_int8.onnx: the face detector, narrower and in eight bits.
 
-    python scripts/weights/make_detector_int8.py FERPLUS
+    python scripts/weights/train_fine_level.py FERPLUS fine_level.safetensors
+    python scripts/weights/make_detector_int8.py FERPLUS fine_level.safetensors
 
-FERPLUS holds FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged
-with a border as scripts/measure_detector.py shows them. As for the models (fervor.quantise),
-kernels have 7 bits. The first stage, whose few channels gain nothing, and the heads stay in single
-precision. The graph is stored with onnxruntime's own fused operations, the same to the bit, because
-fusing them takes longer than opening all else. Needs fervor[train].
+Its finest level is a narrower one, which has learned what the whole detector answers. FERPLUS holds
+FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged with a border as
+scripts/measure_detector.py shows them. As for the models (fervor.quantise), kernels have 7 bits.
+The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
+is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
+longer than opening all else. Needs fervor[train].
 """
 
 import argparse
@@ -14,6 +16,7 @@ import hashlib
 import json
 import random
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,20 +25,25 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from fervor.export import store_half
 from fervor.faces import LOW, WEIGHTS
 from fervor.quantise import compute_in_eight_bits
 
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from make_detector import export
+from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
+from train_fine_level import FineLevel, Narrow, whole
 
 
 OUTPUT = WEIGHTS.with_name("detector_int8.onnx")
 COUNT, BATCH = 160, 8
 OPERATIONS = ("Conv", "LeakyRelu", "Relu", "Add", "Concat", "Resize")
-KEPT = ("trunk.stage1.", "score.", "box.", "points.")
+KEPT = ("maps.trunk.stage1.", "heads.", "fine.heads.")
 
 
 def pictures(root: Path) -> Iterator[NDArray[np.uint8]]:
@@ -45,6 +53,14 @@ def pictures(root: Path) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, COUNT, BATCH):
         shown = [Image.fromarray(enlarged(path)) for path in chosen[start : start + BATCH]]
         yield np.stack([np.asarray(image.resize((LOW, LOW))) for image in shown])
+
+
+def narrow(path: Path) -> Narrow:
+    """The detector with the finest level of a file."""
+    fine = FineLevel().eval()
+    fuse_normalisation(fine)
+    fine.load_state_dict(load_file(path))
+    return Narrow(whole(), fine).eval().requires_grad_(False)
 
 
 def kept(graph: onnx.GraphProto) -> list[str]:
@@ -79,11 +95,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ferplus", type=Path)
+    parser.add_argument("fine_level", type=Path, help="weights by train_fine_level.py")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    compute_in_eight_bits(
-        WEIGHTS, arguments.output, pictures(arguments.ferplus), operations=OPERATIONS, kept=kept
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        single = Path(folder) / "single.onnx"
+        export(narrow(arguments.fine_level), single, half=False)
+        compute_in_eight_bits(
+            single, arguments.output, pictures(arguments.ferplus), operations=OPERATIONS, kept=kept
+        )
     fuse(arguments.output)
     card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     del card["difference_to_torch"]
