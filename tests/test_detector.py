@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fervor import detector
 
@@ -88,3 +89,21 @@ def test_a_picture_lies_in_the_corner_of_its_batch() -> None:
     assert (target[:100, :50] == 7).all()
     assert (target[100:] == detector.PADDING).all()
     assert (target[:100, 50:] == detector.PADDING).all()
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.3, 1.5625, 2.0, 3.7, 6.0])
+def test_shrinking_takes_means_of_areas(ratio: float) -> None:
+    """Close to exact areas where a picture is smooth; the same where they are whole pixels."""
+    height, width = round(90 * ratio), round(120 * ratio)
+    y, x = np.mgrid[:height, :width]
+    waves = 128 + 100 * np.sin(9 * x / width) * np.cos(5 * y / height)
+    smooth = np.repeat(waves[:, :, None], 3, axis=2).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, smooth.shape, dtype=np.uint8)
+    frame = detector.letterbox(height, width, low=32, high=120)
+    for image, tolerance in ((smooth, 5), (noise, 1 if ratio in (1.0, 2.0, 6.0) else 255)):
+        target = np.zeros((*frame.outer, 3), np.uint8)
+        detector.place(image, frame, target)
+        exact = Image.fromarray(image).resize((120, 90), Image.Resampling.BOX)
+        shrunk = target[:90, :120].astype(int)
+        assert np.abs(shrunk - np.asarray(exact)).max() <= tolerance
+        assert shrunk.mean() == pytest.approx(image.mean(), abs=1)
