@@ -22,15 +22,25 @@ __all__ = ["Precision", "milliseconds", "open_precision"]
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "int8", "auto"]
+GRAPHS: dict[Literal["fp32", "int8"], str] = {"fp32": GRAPH, "int8": INT8_GRAPH}
 FASTER = 0.9
 """Share of single precision's time below which eight bits are taken: they cost accuracy."""
 FACES, ROUNDS = 8, 5
 
 
 def open_precision(
-    folder: Path, header: ModelHeader, threads: int, *, precision: str, device: str = "cpu"
+    folder: Path,
+    header: ModelHeader,
+    threads: int,
+    *,
+    precision: str,
+    int8_threads: int | None = None,
+    device: str = "cpu",
 ) -> tuple[onnxruntime.InferenceSession, Literal["fp32", "int8"]]:
     """The graph that is to compute, and its precision; "auto" tells a logger what it measured.
+
+    `int8_threads` are those of the graph in eight bits, where they differ; with as many both are
+    measured.
 
     Raises:
         ModelError: eight bits are asked for, and the folder has no such graph.
@@ -45,18 +55,23 @@ def open_precision(
             f"{folder} holds no {INT8_GRAPH}: make one with fervor export --int8, "
             "or leave --precision out"
         )
-    sessions = {
-        name: open_session(folder / file, header, threads, device=device)
-        for name, file in (("fp32", GRAPH), ("int8", INT8_GRAPH))
-        if precision in (name, "auto") and (name == "fp32" or header.int8_sha256)
-    }
-    if len(sessions) == 1:
-        return (sessions["int8"], "int8") if "int8" in sessions else (sessions["fp32"], "fp32")
-    times = milliseconds(sessions, header.size)
+    fewer = threads if int8_threads is None else int8_threads
+
+    def opened(name: Literal["fp32", "int8"], count: int) -> onnxruntime.InferenceSession:
+        return open_session(folder / GRAPHS[name], header, count, device=device)
+
+    if precision == "int8":
+        return opened("int8", fewer), "int8"
+    if precision == "fp32" or not header.int8_sha256:
+        return opened("fp32", threads), "fp32"
+    single, eight = opened("fp32", fewer), opened("int8", fewer)
+    times = milliseconds({"fp32": single, "int8": eight}, header.size)
     share = times["int8"] / times["fp32"]
     chosen: Literal["fp32", "int8"] = "int8" if share < FASTER else "fp32"
     logger.info("computes in %s: int8 takes %.2f of the time of fp32 here", chosen, share)
-    return sessions[chosen], chosen
+    if chosen == "int8":
+        return eight, chosen
+    return single if fewer == threads else opened("fp32", threads), chosen
 
 
 def milliseconds(

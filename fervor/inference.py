@@ -114,24 +114,28 @@ class Predictor:
         self.folder = folder = find_model(model)
         self.header: ModelHeader = read_header(folder)
         self.faces: Faces = faces
+        room = min(threads or cores(), AT_ONCE, batch_size)
+        self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
+        # In eight bits layers are too small to share: the groups have the threads.
+        each = max(1, (threads or cores()) // self._at_once) if self._at_once > 1 else threads
         self._session, self.precision = open_precision(
-            folder, self.header, threads, precision=precision, device=device
+            folder, self.header, threads, int8_threads=each, precision=precision, device=device
         )
+        single = self.precision == "fp32"
+        self._apart = 1 if single else self._at_once
         self._asked = asked_alone()
         self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
-        room = min(threads or cores(), AT_ONCE, batch_size)
-        self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
         self._abstain = abstain
         self._whole_every = whole_every
         self._detector = detector
         if detector is None and faces != "precropped":
             self._detector = FaceDetector(
-                threads,
+                threads if single else each,
                 smallest=smallest_face,
                 most=most_faces,
                 device=device,
-                weights=WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS,
+                weights=WEIGHTS if single else INT8_WEIGHTS,
             )
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
@@ -267,7 +271,9 @@ class Predictor:
 
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order."""
-        return _softmax(self._logits(crops))
+        step = max(1, -(-len(crops) // self._apart))
+        parts = [crops[start : start + step] for start in range(0, len(crops), step)] or [crops]
+        return _softmax(np.concatenate([*mapped(self._logits, parts, self._apart)]))
 
     def _logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Logits [n c], divided by the model's temperature."""

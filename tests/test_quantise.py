@@ -15,6 +15,7 @@ from torch import nn
 
 from fervor import eightbits, quantise
 from fervor.__main__ import main
+from fervor.eightbits import Precision
 from fervor.errors import ModelError, UsageError
 from fervor.export import write_checked
 from fervor.inference import Predictor
@@ -252,6 +253,19 @@ class TestChoice:
         }
         found = eightbits.milliseconds(sessions, header.size, faces=2)
         assert found.keys() == sessions.keys() and 0 < min(found.values()) < 1000
+
+    @pytest.mark.parametrize(("precision", "threads"), [("fp32", 2), ("int8", 1)])
+    def test_in_eight_bits_groups_have_the_threads(
+        self, quantised: Path, precision: Precision, threads: int
+    ) -> None:
+        crops = list(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), dtype=np.uint8))
+        many, one = (
+            Predictor(quantised, faces="precropped", precision=precision, threads=count)
+            for count in (2, 1)
+        )
+        assert many._session.get_session_options().intra_op_num_threads == threads
+        np.testing.assert_allclose(many.classify(crops), one.classify(crops), atol=1e-6)
+        assert many.classify([]).shape == (0, len(many.labels))
 
     def test_without_a_graph_in_eight_bits_auto_is_single_precision(self, model: Path) -> None:
         assert Predictor(model, faces="precropped", precision="auto").precision == "fp32"

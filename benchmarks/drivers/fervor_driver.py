@@ -29,13 +29,17 @@ class Fervor:
     smallest_face = 0.0
 
     def __init__(self, threads: int) -> None:
-        weights = WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS
-        self.detector = FaceDetector(threads, smallest=self.smallest_face, weights=weights)
         self.predictor = Predictor(
-            threads=threads, detector=self.detector, precision=self.precision
+            threads=threads, precision=self.precision, smallest_face=self.smallest_face
         )
         self.threads = threads
         self.read: dict[tuple[str, ...], list[NDArray[np.uint8]]] = {}
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        """Alone; chosen as Predictor does."""
+        weights = WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS
+        return FaceDetector(self.threads, smallest=self.smallest_face, weights=weights)
 
     @cached_property
     def together(self) -> Predictor:
