@@ -37,7 +37,7 @@ class Fervor:
 
     @cached_property
     def detector(self) -> FaceDetector:
-        """Alone; chosen as Predictor does."""
+        """Alone, on all threads; the weights are those that Predictor takes."""
         weights = WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS
         return FaceDetector(self.threads, smallest=self.smallest_face, weights=weights)
 
