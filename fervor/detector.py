@@ -52,26 +52,50 @@ def letterbox(height: int, width: int, *, low: int, high: int) -> Letterbox:
 def place(image: Pixels, frame: Letterbox, target: Pixels) -> None:
     """Write the resized picture into `target` [rows columns 3] and fill the rest."""
     rows, columns = frame.inner
-    if (rows, columns) != image.shape[:2]:
-        image = np.asarray(_resized(Image.fromarray(image), columns, rows))
+    if rows > image.shape[0] or columns > image.shape[1]:
+        picture = Image.fromarray(image)
+        image = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
+    elif (rows, columns) != image.shape[:2]:
+        image = _shrunk(image, rows, columns)
     target[:rows, :columns] = image
     target[rows:] = PADDING
     target[:rows, columns:] = PADDING
 
 
-def _resized(picture: Image.Image, columns: int, rows: int) -> Image.Image:
-    """Enlarged by bilinear interpolation, or shrunk to the means of what falls into each pixel.
+def _shrunk(image: Pixels, rows: int, columns: int) -> Pixels:
+    """Each pixel the mean of four samples of what falls into it, in a third of exact areas' time.
 
-    These are taken of whole pixels and then of four samples, in half the time of exact areas.
+    More than twice as large pictures become means of whole pixels first.
     """
-    if columns > picture.width or rows > picture.height:
-        return picture.resize((columns, rows), Image.Resampling.BILINEAR)
-    width, height = picture.size
-    whole = max(1, min(width // columns, height // rows))
-    area = (0, 0, width / whole, height / whole)
-    if whole > 1:  # otherwise reduce would copy
-        picture = picture.reduce(whole)
-    return picture.resize((2 * columns, 2 * rows), Image.Resampling.NEAREST, area).reduce(2)
+    whole = max(1, min(image.shape[0] // rows, image.shape[1] // columns))
+    height, width = image.shape[0] / whole, image.shape[1] / whole
+    if whole > 1:
+        image = np.asarray(Image.fromarray(image).reduce(whole))
+    if image.shape[:2] == (rows, columns):
+        return image
+    at = ((np.arange(2 * rows) + 0.5) * (height / (2 * rows))).astype(np.intp)
+    picture = Image.fromarray(_lower_mean(image[at[::2]], image[at[1::2]]))
+    step = width / columns
+    left, right = (
+        np.asarray(
+            picture.transform(
+                (columns, rows),
+                Image.Transform.AFFINE,
+                (step, 0, offset * step, 0, 1, 0),
+                Image.Resampling.NEAREST,
+            )
+        )
+        for offset in (-0.25, 0.25)
+    )
+    return ~_lower_mean(~left, ~right)  # the upper mean: errors of rounding cancel
+
+
+def _lower_mean(a: Pixels, b: Pixels) -> Pixels:
+    """Rounded down, without more than eight bits."""
+    half = a ^ b
+    half >>= 1
+    half += a & b
+    return half
 
 
 @lru_cache(maxsize=16)

@@ -37,6 +37,8 @@ GROUP_PIXELS = 16_000_000
 
 AT_ONCE = 8
 """Groups of pictures at a time at most: more threads than these share the work on each."""
+TOGETHER = 4
+"""Pictures of such a group at most: fewer take more time each, more leave cores idle at the end."""
 
 Faces = Literal["all", "largest", "precropped"]
 Found = list[list[Cutout]]
@@ -53,8 +55,8 @@ class Predictor:
             model of method vlm (docs/open-vocabulary.md).
         faces: all, the largest of each picture, or precropped: the picture is one face.
         threads: cores to use; 0 for all.
-        batch_size: pictures held at a time (one for each core at least), and faces classified
-            together at most; the answers do not depend on it.
+        batch_size: pictures taken together, four at most on each of several cores, and faces
+            classified together at most; the answers do not depend on it.
         abstain: faces whose highest probability is below get the label "uncertain".
         whole_every: of a video, frames from one look at a whole frame to the next, while faces that
             are known are followed (fervor.tracking).
@@ -200,8 +202,7 @@ class Predictor:
         """What `stream` gives, beside the frames."""
         cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
-        held = self._at_once + 1 if self._at_once > 1 else 1  # mapped has one more ready
-        groups = self._begun(cutter, _groups(frames, self._batch_size, held))
+        groups = self._begun(cutter, _groups(frames, self._batch_size, self._at_once))
         answered = mapped(
             partial(self._seen, cutter),
             groups,
@@ -353,19 +354,22 @@ def _moves(source: str) -> bool:
     return is_webcam(source) or (Path(source).is_file() and is_video(source))
 
 
-def _groups(frames: Iterable[Frame], size: int, share: int) -> Iterator[list[Frame]]:
-    """Frames in groups, of which `share` hold `size` between them; fewer of large pictures.
+def _groups(frames: Iterable[Frame], size: int, at_once: int) -> Iterator[list[Frame]]:
+    """Frames in groups of `size`, fewer of large pictures; a webcam's come one by one.
 
-    A webcam's come one by one.
+    Where several groups are worked on at once they hold TOGETHER at most and begin with one, so
+    that few pictures keep all cores at work and the first answers come early.
     """
+    pixels_held = GROUP_PIXELS // (at_once + 1 if at_once > 1 else 1)  # mapped has one more ready
     group: list[Frame] = []
-    pixels = 0
+    number = pixels = 0
     for frame in frames:
         group.append(frame)
         pixels += frame.pixels
-        if len(group) >= size // share or pixels >= GROUP_PIXELS // share or frame.live:
+        limit = size if at_once == 1 else min(size, TOGETHER, 1 + number // at_once)
+        if len(group) >= limit or pixels >= pixels_held or frame.live:
             yield group
-            group, pixels = [], 0
+            group, pixels, number = [], 0, number + 1
     if group:
         yield group
 

@@ -217,12 +217,12 @@ def test_stream_keeps_number_and_time(model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "threads", "held"),
-    [("film.mp4", 1, 4), ("film.mp4", 2, 3), ("webcam:0", 1, 1), ("webcam:0", 2, 1)],
+    [("film.mp4", 1, 4), ("film.mp4", 2, 4), ("webcam:0", 1, 1), ("webcam:0", 2, 1)],
 )
 def test_stream_may_be_endless(model: Path, source: str, threads: int, held: int) -> None:
     """A webcam's frames are answered at once, those of a file in batches.
 
-    Three groups share four frames: two that are worked on and one that is ready.
+    On two cores two groups are worked on and one is ready: of one, one and two frames.
     """
     taken = 0
 
@@ -234,6 +234,24 @@ def test_stream_may_be_endless(model: Path, source: str, threads: int, held: int
     rows = predictor(model, batch_size=4, threads=threads).stream(frames())
     assert labels(next(rows)) == ["happiness"]
     assert taken == held
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "threads", "sizes"),
+    [
+        (8, 1, [8, 8, 4]),
+        (8, 2, [1, 1, 2, 2, 3, 3, 4, 4]),
+        (2, 2, [1, 1, *[2] * 9]),
+        (8, 3, [1, 1, 1, 2, 2, 2, 3, 3, 3, 2]),
+    ],
+)
+def test_groups_grow_to_four_on_several_cores(
+    model: Path, batch_size: int, threads: int, sizes: list[int]
+) -> None:
+    detector = SquareDetector()
+    ask = predictor(model, detector=detector, batch_size=batch_size, threads=threads)
+    assert len(ask([drawn(RED)] * 20)) == 20
+    assert detector.calls == sizes
 
 
 def test_a_stand_in_for_the_detector_stays_in_one_thread(model: Path) -> None:

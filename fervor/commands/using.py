@@ -65,8 +65,8 @@ def predict(
         landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
             and draw them with annotate.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
-        batch_size: pictures held at a time (one for each core at least), and faces classified
-            together at most; the answers do not depend on it.
+        batch_size: pictures taken together, four at most on each of several cores, and faces
+            classified together at most; the answers do not depend on it.
         threads: cores to use; 0 for all, with cluster one.
         abstain: a face whose highest probability is below gets the label "uncertain".
         cluster: predict over Ray Data, on the cluster that the environment variable RAY_ADDRESS
