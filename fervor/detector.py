@@ -63,9 +63,10 @@ def place(image: Pixels, frame: Letterbox, target: Pixels) -> None:
 
 
 def _shrunk(image: Pixels, rows: int, columns: int) -> Pixels:
-    """Each pixel the mean of four samples of what falls into it, in a third of exact areas' time.
+    """[rows columns 3], each pixel the mean of four samples of what falls into it.
 
-    More than twice as large pictures become means of whole pixels first.
+    Takes a third of exact areas' time. Pictures twice as large or more become means of whole
+    pixels first.
     """
     whole = max(1, min(image.shape[0] // rows, image.shape[1] // columns))
     height, width = image.shape[0] / whole, image.shape[1] / whole
@@ -91,7 +92,7 @@ def _shrunk(image: Pixels, rows: int, columns: int) -> Pixels:
 
 
 def _lower_mean(a: Pixels, b: Pixels) -> Pixels:
-    """Rounded down, without more than eight bits."""
+    """The mean of each two values, rounded down, without more than eight bits."""
     half = a ^ b
     half >>= 1
     half += a & b

@@ -194,7 +194,7 @@ class Predictor:
     def stream(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
         """For each frame, in order, its faces, or one Prediction that says `no_face` or `error`.
 
-        Holds a batch of frames at a time, so that a stream may be endless.
+        Holds a few frames at a time for each core, so that a stream may be endless.
         """
         return (answer for _, answer in self.with_frames(frames))
 
