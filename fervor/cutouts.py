@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.faces import Box, Face, cut, square
+from fervor.faces import Box, Face, FaceDetector, cut, square
 from fervor.frame import Frame
 from fervor.tracking import WHOLE_EVERY, Detector, FaceTracker
 
@@ -59,17 +59,22 @@ class FaceCutter:
     def __call__(self, group: Sequence[Frame]) -> list[list[Cutout]]:
         """The faces of each frame, largest first; none where it could not be read."""
         if self._detector is None:
-            return [[_whole(frame)] if frame.image is not None else [] for frame in group]
-        pictures = [frame.image for frame in group if frame.image is not None and not frame.moving]
-        found = iter(self._detector.detect(pictures) if pictures else [])
+            return [[_whole(frame)] if frame.picture is not None else [] for frame in group]
+        stills = [frame for frame in group if frame.picture is not None and not frame.moving]
+        found = iter(self._found(stills, self._detector) if stills else [])
         return [
             self._followed(frame, self._detector)
             if frame.moving
             else self._cut(frame, ((face, None) for face in next(found)))
-            if frame.image is not None
+            if frame.picture is not None
             else []
             for frame in group
         ]
+
+    def _found(self, stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
+        if isinstance(detector, FaceDetector):  # a stand-in may know nothing of PIL's pictures
+            return detector.detect([still.picture for still in stills if still.picture is not None])
+        return detector.detect([still.image for still in stills if still.image is not None])
 
     def _followed(self, frame: Frame, detector: Detector) -> list[Cutout]:
         last = self._last
@@ -84,13 +89,12 @@ class FaceCutter:
         return self._cut(frame, ((one.face, one.track) for one in followed))
 
     def _cut(self, frame: Frame, faces: Iterable[tuple[Face, int | None]]) -> list[Cutout]:
-        assert frame.image is not None, "only frames that could be read are cut"
+        assert frame.picture is not None, "only frames that could be read are cut"
         kept = list(faces)[: 1 if self._largest else None]
-        height, width = frame.image.shape[:2]
         cutouts = []
         for face, track in kept:
-            where = square(face, height, width)
-            pixels = cut(frame.image, where, self._side)
+            where = square(face, *frame.size)
+            pixels = cut(frame.picture, where, self._side)
             cutouts.append(Cutout(face.box, face.score, track, pixels, where))
         return cutouts
 

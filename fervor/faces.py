@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.detector import Floats, Letterbox, Pixels, letterbox, place, read
+from fervor.detector import Floats, Letterbox, Picture, Pixels, letterbox, place, read
 from fervor.errors import UsageError
 from fervor.sessions import open_packaged
 
@@ -125,22 +125,20 @@ class FaceDetector:
         self.threshold, self.overlap, self.high = threshold, overlap, high
         self.smallest, self.most = smallest, most
 
-    def detect(self, images: Sequence[Pixels], *, looks: int = 3) -> list[list[Face]]:
-        """Faces of each picture, largest first.
+    def detect(self, images: Sequence[Picture], *, looks: int = 3) -> list[list[Face]]:
+        """Faces of each picture, an array or PIL's, largest first.
 
         A picture without a face is looked at again at the lowest size, where a face that fills all
         of it is found, and then at twice its size, where blurred ones are. What looks like a face
         only there must be surer and larger (SURE, LEAST): textures pass for faces too. `looks`
         of 1 or 2 stops after as many.
         """
-        for image in images:
-            check(image)
+        sizes = [check(image) for image in images]
         found: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
         for look in range(looks):
             frames = {}
-            for index, image in enumerate(images):
-                height, width = image.shape[:2]
+            for index, (height, width) in enumerate(sizes):
                 high = self._high(max(height, width))
                 low, high = ((LOW, high), (LOW, LOW), (2 * high, 2 * high))[look]
                 least = min(low, high, max(LOW, 2 * max(height, width)))
@@ -150,11 +148,10 @@ class FaceDetector:
                     tried[index].add(frame)
             for index, faces in self._look(images, frames):
                 enlarged = look == 2
-                least = LEAST * min(images[index].shape[:2]) if enlarged else 0.0
+                side = max(LEAST * min(sizes[index]) if enlarged else 0.0, self.smallest)
                 sure = SURE if enlarged else 0.0
-                least = max(least, self.smallest)
                 found[index] = [
-                    face for face in faces if face.score >= sure and max(face.box[2:]) >= least
+                    face for face in faces if face.score >= sure and max(face.box[2:]) >= side
                 ]
         return [faces[: self.most or None] for faces in found]
 
@@ -189,7 +186,7 @@ class FaceDetector:
         return found
 
     def _look(
-        self, images: Sequence[Pixels], frames: dict[int, Letterbox]
+        self, images: Sequence[Picture], frames: dict[int, Letterbox]
     ) -> Iterable[tuple[int, list[Face]]]:
         """Pictures of one padded size run as one batch."""
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
@@ -243,12 +240,24 @@ def overlap(a: Box, b: Box) -> float:
     return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 
-def check(image: Pixels) -> None:
-    """Raises ValueError for anything but a non-empty uint8 array [h w 3]."""
+def check(image: Picture) -> tuple[int, int]:
+    """Height and width of a non-empty picture, RGB of PIL or a uint8 array [h w 3].
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB" or not image.width * image.height:
+            raise ValueError(
+                f"a picture of mode {image.mode}, {image.width} x {image.height}: "
+                "expected RGB, see rgb_image"
+            )
+        return image.height, image.width
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"an array of {image.dtype} {list(image.shape)}: expected uint8 [h w 3], see to_rgb"
         )
+    return image.shape[0], image.shape[1]
 
 
 def select(faces: Sequence[Face], mode: Mode = "all") -> list[Face]:
@@ -291,7 +300,7 @@ def turn(source: Floats, target: Floats) -> float:
 
 
 def crop(
-    image: Pixels, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
+    image: Picture, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
 ) -> Pixels:
     """The face laid on TEMPLATE, [size size 3]; beyond the picture its edge is repeated.
 
@@ -300,11 +309,10 @@ def crop(
     turned, yet a turned crop loses nothing on them and holds where a head is tilted far
     (docs/decisions/detector.md).
     """
-    check(image)
-    return cut(image, square(face, *image.shape[:2], rotate=rotate), size, margin=margin)
+    return cut(image, square(face, *check(image), rotate=rotate), size, margin=margin)
 
 
-def cut(image: Pixels, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:
+def cut(image: Picture, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:
     """The part of a picture on which `where` [2 3] lays a square of side 1, [size size 3].
 
     `margin` is as in `crop`.
@@ -341,14 +349,14 @@ def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArr
     return np.array([[side, 0, centre[0] - side / 2], [0, side, centre[1] - side / 2]])
 
 
-def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
+def warp(image: Picture, matrix: NDArray[np.float64], size: int) -> Pixels:
     """Sample the picture where `matrix` [2 3] sends the pixels of the crop, without aliasing."""
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ matrix.T
     step = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # picture pixels per crop pixel
     margin = int(np.ceil(2 * max(1.0, step))) + 1
     low = np.floor(corners.min(axis=0)).astype(int) - margin
     high = np.ceil(corners.max(axis=0)).astype(int) + margin
-    patch = Image.fromarray(_piece(image, low, high))
+    patch = _piece(image, low, high)
     matrix = np.column_stack([matrix[:, :2], matrix[:, 2] - low])
     if abs(matrix[1, 0]) < 1e-6 * step:
         left, top = matrix[:, 2].tolist()
@@ -366,13 +374,19 @@ def warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
     return np.asarray(turned.reduce(finer) if finer > 1 else turned)
 
 
-def _piece(image: Pixels, low: NDArray[np.int_], high: NDArray[np.int_]) -> Pixels:
+def _piece(image: Picture, low: NDArray[np.int_], high: NDArray[np.int_]) -> Image.Image:
     """From `low` up to `high` (x, y), where the picture's edge is repeated beyond it."""
-    height, width = image.shape[:2]
-    if (low >= 0).all() and (high <= [width, height]).all():
-        return image[low[1] : high[1], low[0] : high[0]]
-    rows = np.clip(np.arange(low[1], high[1]), 0, height - 1)
-    columns = np.clip(np.arange(low[0], high[0]), 0, width - 1)
-    # One axis after the other takes a third of the time of both at once.
-    piece: Pixels = image[rows].take(columns, axis=1)
-    return piece
+    height, width = check(image)
+    left, top = np.clip(low, 0, [width - 1, height - 1]).tolist()
+    right, bottom = np.clip(high, [left + 1, top + 1], [width, height]).tolist()
+    piece: Picture
+    if isinstance(image, Image.Image):
+        piece = image.crop((left, top, right, bottom))
+    else:
+        piece = image[top:bottom, left:right]
+    if [left, top, right, bottom] != [*low.tolist(), *high.tolist()]:
+        rows = np.clip(np.arange(low[1], high[1]), top, bottom - 1) - top
+        columns = np.clip(np.arange(low[0], high[0]), left, right - 1) - left
+        # One axis after the other takes a third of the time of both at once.
+        piece = np.asarray(piece)[rows].take(columns, axis=1)
+    return piece if isinstance(piece, Image.Image) else Image.fromarray(piece)

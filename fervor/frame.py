@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fervor.errors import UsageError
 
@@ -15,7 +17,7 @@ WEBCAM = "webcam:"
 """How the source of a webcam begins."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One picture, or one frame of a video.
 
@@ -23,15 +25,30 @@ class Frame:
         source: the path as it was given or found; empty for an array.
         frame: number within the source, from 0.
         time_s: seconds from the start of a video; None for a picture.
-        image: RGB, uint8, [h w 3], turned upright; None where it could not be read.
+        picture: RGB, turned upright, as it was decoded: PIL's, or uint8 [h w 3]; None where it
+            could not be read.
         error: the reason, one line; None where it could.
     """
 
     source: str
     frame: int
     time_s: float | None
-    image: NDArray[np.uint8] | None
+    picture: Image.Image | NDArray[np.uint8] | None
     error: str | None
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8] | None:
+        """The picture's pixels: RGB, uint8, [h w 3]; None where it could not be read."""
+        return np.array(self.picture) if isinstance(self.picture, Image.Image) else self.picture
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width; 0, 0 where it could not be read."""
+        if self.picture is None:
+            return 0, 0
+        if isinstance(self.picture, Image.Image):
+            return self.picture.height, self.picture.width
+        return self.picture.shape[0], self.picture.shape[1]
 
     @property
     def moving(self) -> bool:
@@ -46,7 +63,7 @@ class Frame:
     @property
     def pixels(self) -> int:
         """How many pixels it holds."""
-        return 0 if self.image is None else self.image.shape[0] * self.image.shape[1]
+        return self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True, slots=True)

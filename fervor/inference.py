@@ -33,7 +33,7 @@ __all__ = ["Faces", "Prediction", "Predictor"]
 
 UNCERTAIN = "uncertain"
 GROUP_PIXELS = 16_000_000
-"""Pictures found together: at most so many pixels (50 MB) or one, whatever the batch size."""
+"""Pictures found together: at most so many pixels (64 MB) or one, whatever the batch size."""
 
 AT_ONCE = 8
 """Groups of pictures at a time at most: more threads than these share the work on each."""

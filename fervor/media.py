@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fervor.ahead import ahead
 from fervor.errors import FervorError, InputError
 from fervor.frame import WEBCAM, Frame, Span
-from fervor.preprocess import to_rgb
+from fervor.preprocess import rgb_image, to_rgb
 from fervor.video import ENDINGS as VIDEO_ENDINGS
 from fervor.video import check_webcam, is_container, need_av, read_video, read_webcam
 
@@ -192,7 +192,7 @@ def frame_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Frame:
     if isinstance(picture, Image.Image):
         source = str(getattr(picture, "filename", "") or "")
         try:
-            return Frame(source, 0, None, to_rgb(_upright(picture)), None)
+            return Frame(source, 0, None, rgb_image(_upright(picture)).copy(), None)
         except Exception as error:  # opened lazily: a damaged file shows only now
             return Frame(source, 0, None, None, _reason(error))
     return Frame("", 0, None, to_rgb(picture), None)
@@ -229,7 +229,7 @@ def picture_size(file: BinaryIO) -> tuple[int, int]:
         return 0, 0
 
 
-def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
         with _opened(file) as image:
@@ -237,7 +237,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
                 raise InputError(
                     f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}"
                 )
-            return to_rgb(_upright(image))
+            return rgb_image(_upright(image))
 
 
 def _opened(file: BinaryIO) -> Image.Image:

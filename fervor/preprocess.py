@@ -12,6 +12,7 @@ from fervor.errors import InputError
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = 257
 """65535 / 255: one step of 8 bits in steps of 16."""
+NO_PIXEL = "a picture of shape {}: expected at least one pixel"
 
 
 def to_rgb(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -24,12 +25,31 @@ def to_rgb(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         InputError: the array is no uint8 picture, or the picture has no pixels.
     """
     if isinstance(picture, Image.Image):
-        pixels = _from_image(picture)
-    else:
-        pixels = _from_array(picture)
+        return np.array(rgb_image(picture))
+    pixels = _from_array(picture)
     if pixels.size == 0:
-        raise InputError(f"a picture of shape {pixels.shape}: expected at least one pixel")
+        raise InputError(NO_PIXEL.format(pixels.shape))
     return pixels
+
+
+def rgb_image(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as RGB, in the way of `to_rgb`: itself where it is RGB already.
+
+    Raises:
+        InputError: it has no pixels.
+    """
+    if 0 in image.size:
+        raise InputError(NO_PIXEL.format((image.height, image.width, 3)))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
+    elif image.mode == "La":  # PIL turns premultiplied grey into LA only
+        image = image.convert("LA")
+    elif image.mode == "LAB":
+        image = _from_lab(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_input(picture: Image.Image | NDArray[np.uint8], size: int) -> NDArray[np.float32]:
@@ -41,7 +61,7 @@ def to_input(picture: Image.Image | NDArray[np.uint8], size: int) -> NDArray[np.
     if pixels.shape[:2] != (size, size):
         resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+    return np.divide(pixels.transpose(2, 0, 1), np.float32(255), order="C")
 
 
 def _from_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -58,19 +78,6 @@ def _from_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if grey:
         array = np.repeat(array[:, :, None], 3, axis=2)
     return np.ascontiguousarray(array)
-
-
-def _from_image(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
-    elif image.mode == "La":  # PIL turns premultiplied grey into LA only
-        image = image.convert("LA")
-    elif image.mode == "LAB":
-        image = _from_lab(image)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:

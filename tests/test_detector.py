@@ -103,6 +103,9 @@ def test_shrinking_takes_means_of_areas(ratio: float) -> None:
     for image, tolerance in ((smooth, 5), (noise, 1 if ratio in (1.0, 2.0, 6.0) else 255)):
         target = np.zeros((*frame.outer, 3), np.uint8)
         detector.place(image, frame, target)
+        decoded = np.zeros_like(target)
+        detector.place(Image.fromarray(image), frame, decoded)
+        np.testing.assert_array_equal(decoded, target)
         exact = Image.fromarray(image).resize((120, 90), Image.Resampling.BOX)
         shrunk = target[:90, :120].astype(int)
         assert np.abs(shrunk - np.asarray(exact)).max() <= tolerance

@@ -166,6 +166,11 @@ class TestDetect:
         found = finder.detect([picture])[0]
         assert FaceDetector(1, most=1).detect([picture]) == [found[:1]]
 
+    @pytest.mark.parametrize("high", [200, 640, 900])
+    def test_pictures_of_pil_are_arrays(self, astronaut: np.ndarray, high: int) -> None:
+        finder = FaceDetector(1, high=high)
+        assert finder.detect([astronaut]) == finder.detect([Image.fromarray(astronaut)])
+
     def test_eight_bits_find_nearly_the_same(self, finder: FaceDetector) -> None:
         eight = FaceDetector(1, weights=faces.INT8_WEIGHTS)
         for side, x, y in ((120, 20, 40), (200, 300, 100), (300, 100, 100)):
@@ -180,6 +185,9 @@ class TestDetect:
         for shape, kind in (((4, 4), np.uint8), ((4, 4, 3), np.float32), ((0, 4, 3), np.uint8)):
             with pytest.raises(ValueError, match=r"uint8 \[h w 3\]"):
                 finder.detect([np.zeros(shape, kind)])
+        for mode, size in (("L", (4, 4)), ("RGB", (0, 4))):
+            with pytest.raises(ValueError, match="expected RGB"):
+                finder.detect([Image.new(mode, size)])
         (tmp_path / "detector.onnx").write_bytes(b"not a graph")
         with pytest.raises(ModelError, match="reinstall"):
             FaceDetector(1, weights=tmp_path / "detector.onnx")
@@ -331,10 +339,12 @@ class TestCrop:
     def test_any_size(
         self, width: int, height: int, x: float, y: float, side: float, size: int, rotate: bool
     ) -> None:
-        picture = np.zeros((height, width, 3), np.uint8)
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         cut = crop(picture, on_template(x, y, side), size, rotate=rotate)
         assert cut.shape == (size, size, 3)
         assert cut.dtype == np.uint8
+        decoded = crop(Image.fromarray(picture), on_template(x, y, side), size, rotate=rotate)
+        np.testing.assert_array_equal(decoded, cut)
 
 
 class TestSmallest:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fervor.errors import UsageError
 from fervor.frame import Frame, Span
@@ -15,6 +16,13 @@ def test_kinds_of_frames() -> None:
     video = Frame("a.mp4", 0, 0.0, None, None)
     webcam = Frame("webcam:0", 0, 0.0, image, None)
     kinds = [(frame.moving, frame.live, frame.pixels) for frame in (picture, video, webcam)]
+    decoded = Frame("a.png", 0, None, Image.fromarray(image), None)
+    assert picture.size == decoded.size == (3, 5)
+    assert video.size == (0, 0)
+    assert video.image is None
+    assert picture.image is image
+    np.testing.assert_array_equal(decoded.image, image)
+    assert decoded.image is decoded.image  # made once
     assert kinds == [(False, False, 15), (True, False, 0), (True, True, 15)]
 
 

@@ -82,7 +82,7 @@ def lines(
         for frame, answer in predictor.with_frames(frames):
             metrics.frame()
             if frame.time_s is not None and frame.time_s > limits.video_seconds:
-                ended = replace(frame, image=None, error=_too_long("more", limits))
+                ended = replace(frame, picture=None, error=_too_long("more", limits))
                 yield _line(without_face(ended, predictor.name), upload, predictor)
                 return
             yield b"".join(_line(prediction, upload, predictor) for prediction in answer)
