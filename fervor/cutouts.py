@@ -60,8 +60,7 @@ class FaceCutter:
         """The faces of each frame, largest first; none where it could not be read."""
         if self._detector is None:
             return [[_whole(frame)] if frame.picture is not None else [] for frame in group]
-        stills = [frame for frame in group if frame.picture is not None and not frame.moving]
-        found = iter(self._found(stills, self._detector) if stills else [])
+        found = iter(_found([frame for frame in group if not frame.moving], self._detector))
         return [
             self._followed(frame, self._detector)
             if frame.moving
@@ -70,11 +69,6 @@ class FaceCutter:
             else []
             for frame in group
         ]
-
-    def _found(self, stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
-        if isinstance(detector, FaceDetector):  # a stand-in may know nothing of PIL's pictures
-            return detector.detect([still.picture for still in stills if still.picture is not None])
-        return detector.detect([still.image for still in stills if still.image is not None])
 
     def _followed(self, frame: Frame, detector: Detector) -> list[Cutout]:
         last = self._last
@@ -93,10 +87,19 @@ class FaceCutter:
         kept = list(faces)[: 1 if self._largest else None]
         cutouts = []
         for face, track in kept:
-            where = square(face, *frame.size)
+            where = square(face, *frame.shape)
             pixels = cut(frame.picture, where, self._side)
             cutouts.append(Cutout(face.box, face.score, track, pixels, where))
         return cutouts
+
+
+def _found(stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
+    """Faces of each still that could be read; a stand-in for the detector is given arrays."""
+    if isinstance(detector, FaceDetector):
+        decoded = [still.picture for still in stills if still.picture is not None]
+        return detector.detect(decoded) if decoded else []
+    arrays = [still.image for still in stills if still.image is not None]
+    return detector.detect(arrays) if arrays else []
 
 
 def _whole(frame: Frame) -> Cutout:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fervor.preprocess import Decoded
+
 
 Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
-Picture = Pixels | Image.Image
-"""RGB: uint8 [h w 3], or PIL's, which saves a copy where it is all there is."""
 
 STRIDES = (8, 16, 32)
 ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))
@@ -51,7 +51,7 @@ def letterbox(height: int, width: int, *, low: int, high: int) -> Letterbox:
     return Letterbox(height, width, (rows, columns), outer)
 
 
-def place(image: Picture, frame: Letterbox, target: Pixels) -> None:
+def place(image: Decoded, frame: Letterbox, target: Pixels) -> None:
     """Write the resized picture into `target` [rows columns 3] and fill the rest."""
     rows, columns = frame.inner
     if (frame.height, frame.width) != (rows, columns):
@@ -65,11 +65,12 @@ def place(image: Picture, frame: Letterbox, target: Pixels) -> None:
     target[:rows, columns:] = PADDING
 
 
-def _shrunk(picture: Image.Image, rows: int, columns: int) -> Picture:
-    """[rows columns 3], each pixel the mean of two samples of what falls into it.
+def _shrunk(picture: Image.Image, rows: int, columns: int) -> Decoded:
+    """[rows columns 3], each pixel the mean of two samples of what falls into it, rounded down.
 
     They lie on its diagonal, a quarter of its side from its centre. Takes a third of exact areas'
-    time. Pictures twice as large or more become means of whole pixels first.
+    time (docs/decisions/detector.md). Pictures twice as large or more become means of whole pixels
+    first.
     """
     whole = max(1, min(picture.height // rows, picture.width // columns))
     width, height = picture.width / whole, picture.height / whole
@@ -89,15 +90,11 @@ def _shrunk(picture: Image.Image, rows: int, columns: int) -> Picture:
         )
         for offset in (-0.25, 0.25)
     )
-    return _lower_mean(first, second)
-
-
-def _lower_mean(a: Pixels, b: Pixels) -> Pixels:
-    """The mean of each two values, rounded down, without more than eight bits."""
-    half = a ^ b
-    half >>= 1
-    half += a & b
-    return half
+    # (a + b) // 2 is ((a ^ b) >> 1) + (a & b), which stays within eight bits.
+    mean: Pixels = first ^ second
+    mean >>= 1
+    mean += first & second
+    return mean
 
 
 @lru_cache(maxsize=16)

@@ -1,7 +1,8 @@
 """Find the faces of a picture (boxes, five points) and cut them out as the models expect them.
 
-Pictures are RGB, uint8 in 0..255, [h w 3]. A crop is laid on TEMPLATE, where the points lie on
-average in FERPlus's pictures, so that a photograph's face is framed as the training pictures are.
+Pictures are RGB, PIL's or uint8 in 0..255, [h w 3]. A crop is laid on TEMPLATE, where the points
+lie on average in FERPlus's pictures, so that a photograph's face is framed as the training pictures
+are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.detector import Floats, Letterbox, Picture, Pixels, letterbox, place, read
+from fervor.detector import Floats, Letterbox, Pixels, letterbox, place, read
 from fervor.errors import UsageError
+from fervor.preprocess import Decoded, shape_of
 from fervor.sessions import open_packaged
 
 
@@ -125,7 +127,7 @@ class FaceDetector:
         self.threshold, self.overlap, self.high = threshold, overlap, high
         self.smallest, self.most = smallest, most
 
-    def detect(self, images: Sequence[Picture], *, looks: int = 3) -> list[list[Face]]:
+    def detect(self, images: Sequence[Decoded], *, looks: int = 3) -> list[list[Face]]:
         """Faces of each picture, an array or PIL's, largest first.
 
         A picture without a face is looked at again at the lowest size, where a face that fills all
@@ -186,7 +188,7 @@ class FaceDetector:
         return found
 
     def _look(
-        self, images: Sequence[Picture], frames: dict[int, Letterbox]
+        self, images: Sequence[Decoded], frames: dict[int, Letterbox]
     ) -> Iterable[tuple[int, list[Face]]]:
         """Pictures of one padded size run as one batch."""
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
@@ -240,7 +242,7 @@ def overlap(a: Box, b: Box) -> float:
     return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 
-def check(image: Picture) -> tuple[int, int]:
+def check(image: Decoded) -> tuple[int, int]:
     """Height and width of a non-empty picture, RGB of PIL or a uint8 array [h w 3].
 
     Raises:
@@ -252,12 +254,11 @@ def check(image: Picture) -> tuple[int, int]:
                 f"a picture of mode {image.mode}, {image.width} x {image.height}: "
                 "expected RGB, see rgb_image"
             )
-        return image.height, image.width
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"an array of {image.dtype} {list(image.shape)}: expected uint8 [h w 3], see to_rgb"
         )
-    return image.shape[0], image.shape[1]
+    return shape_of(image)
 
 
 def select(faces: Sequence[Face], mode: Mode = "all") -> list[Face]:
@@ -300,7 +301,7 @@ def turn(source: Floats, target: Floats) -> float:
 
 
 def crop(
-    image: Picture, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
+    image: Decoded, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
 ) -> Pixels:
     """The face laid on TEMPLATE, [size size 3]; beyond the picture its edge is repeated.
 
@@ -312,7 +313,7 @@ def crop(
     return cut(image, square(face, *check(image), rotate=rotate), size, margin=margin)
 
 
-def cut(image: Picture, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:
+def cut(image: Decoded, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:
     """The part of a picture on which `where` [2 3] lays a square of side 1, [size size 3].
 
     `margin` is as in `crop`.
@@ -349,7 +350,7 @@ def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArr
     return np.array([[side, 0, centre[0] - side / 2], [0, side, centre[1] - side / 2]])
 
 
-def warp(image: Picture, matrix: NDArray[np.float64], size: int) -> Pixels:
+def warp(image: Decoded, matrix: NDArray[np.float64], size: int) -> Pixels:
     """Sample the picture where `matrix` [2 3] sends the pixels of the crop, without aliasing."""
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ matrix.T
     step = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # picture pixels per crop pixel
@@ -374,12 +375,12 @@ def warp(image: Picture, matrix: NDArray[np.float64], size: int) -> Pixels:
     return np.asarray(turned.reduce(finer) if finer > 1 else turned)
 
 
-def _piece(image: Picture, low: NDArray[np.int_], high: NDArray[np.int_]) -> Image.Image:
+def _piece(image: Decoded, low: NDArray[np.int_], high: NDArray[np.int_]) -> Image.Image:
     """From `low` up to `high` (x, y), where the picture's edge is repeated beyond it."""
-    height, width = check(image)
+    height, width = shape_of(image)
     left, top = np.clip(low, 0, [width - 1, height - 1]).tolist()
     right, bottom = np.clip(high, [left + 1, top + 1], [width, height]).tolist()
-    piece: Picture
+    piece: Decoded
     if isinstance(image, Image.Image):
         piece = image.crop((left, top, right, bottom))
     else:

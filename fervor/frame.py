@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.errors import UsageError
+from fervor.preprocess import Decoded, shape_of
 
 
 __all__ = ["WEBCAM", "Frame", "Span"]
@@ -25,30 +26,25 @@ class Frame:
         source: the path as it was given or found; empty for an array.
         frame: number within the source, from 0.
         time_s: seconds from the start of a video; None for a picture.
-        picture: RGB, turned upright, as it was decoded: PIL's, or uint8 [h w 3]; None where it
-            could not be read.
+        picture: as it was decoded, turned upright; None where it could not be read.
         error: the reason, one line; None where it could.
     """
 
     source: str
     frame: int
     time_s: float | None
-    picture: Image.Image | NDArray[np.uint8] | None
+    picture: Decoded | None
     error: str | None
 
     @cached_property
     def image(self) -> NDArray[np.uint8] | None:
-        """The picture's pixels: RGB, uint8, [h w 3]; None where it could not be read."""
+        """The picture as an array: RGB, uint8, [h w 3]; None where it could not be read."""
         return np.array(self.picture) if isinstance(self.picture, Image.Image) else self.picture
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width; 0, 0 where it could not be read."""
-        if self.picture is None:
-            return 0, 0
-        if isinstance(self.picture, Image.Image):
-            return self.picture.height, self.picture.width
-        return self.picture.shape[0], self.picture.shape[1]
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels; 0, 0 where it could not be read."""
+        return (0, 0) if self.picture is None else shape_of(self.picture)
 
     @property
     def moving(self) -> bool:
@@ -63,7 +59,7 @@ class Frame:
     @property
     def pixels(self) -> int:
         """How many pixels it holds."""
-        return self.size[0] * self.size[1]
+        return self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True, slots=True)

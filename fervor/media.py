@@ -53,7 +53,7 @@ START = 256
 
 WHOLE = Span()
 AHEAD_PIXELS = 16_000_000
-"""Frames that wait decoded: so many pixels (50 MB) together, and always one."""
+"""Frames that wait decoded: so many pixels (64 MB of pictures) together, and always one."""
 
 MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""

@@ -14,6 +14,16 @@ SIXTEEN_BIT = 257
 """65535 / 255: one step of 8 bits in steps of 16."""
 NO_PIXEL = "a picture of shape {}: expected at least one pixel"
 
+Decoded = Image.Image | NDArray[np.uint8]
+"""An RGB picture: PIL's, or uint8 [h w 3]."""
+
+
+def shape_of(picture: Decoded) -> tuple[int, int]:
+    """Height and width in pixels."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return picture.shape[0], picture.shape[1]
+
 
 def to_rgb(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB, uint8 in 0..255, [h w 3]: of a PIL image of any mode, or of an array [h w] or [h w 3].

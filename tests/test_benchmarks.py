@@ -1,5 +1,6 @@
 """The benchmark counts operations rightly, pairs its rounds, and shows its figures as they are."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -65,3 +66,24 @@ def test_a_tool_that_fails_is_not_measured_and_not_asked_again() -> None:
     assert described["not_measured"] == {"broken": "it has no decoder"}
     result = {"versions": {"fervor": {}, "broken": {}}, "measures": [described]}
     assert table.speed(result)[2] == "| work | 2 | 500 ms (500 ms to 500 ms) | not measured |"
+
+
+def test_the_plan_for_many_pictures_has_the_costs_that_were_measured() -> None:
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "cluster.md").read_text(encoding="utf-8")
+    result = json.loads((root / "benchmarks" / "results" / "two-cores.json").read_text())
+    alone = {one["what"]: one for one in result["measures"] if one["threads"] == 1}
+    folder = alone["1000 photos, new process"]
+    for name in ("fervor", "fervor_fast"):
+        many, one, faces = (
+            alone[what]["seconds"][name]["median"]
+            for what in (
+                "1000 photos, new process",
+                "one photo, new process",
+                "classifier alone, batch 64",
+            )
+        )
+        for cost in ((many - one) / 999, faces / 64):
+            assert f"| {1000 * cost:.1f} ms |" in page
+            assert f"| {1e7 * round(1000 * cost, 1) / 3.6e6:.3g} |" in page  # hours of one worker
+        assert f"{folder['peak_mb'][name]:.0f} MB" in page

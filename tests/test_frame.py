@@ -17,8 +17,8 @@ def test_kinds_of_frames() -> None:
     webcam = Frame("webcam:0", 0, 0.0, image, None)
     kinds = [(frame.moving, frame.live, frame.pixels) for frame in (picture, video, webcam)]
     decoded = Frame("a.png", 0, None, Image.fromarray(image), None)
-    assert picture.size == decoded.size == (3, 5)
-    assert video.size == (0, 0)
+    assert picture.shape == decoded.shape == (3, 5)
+    assert video.shape == (0, 0)
     assert video.image is None
     assert picture.image is image
     np.testing.assert_array_equal(decoded.image, image)
