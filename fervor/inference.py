@@ -68,7 +68,7 @@ class Predictor:
         precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md), with the
             face detector's own; or auto, int8 where that is measured to be faster on this machine.
         device: cpu, or cuda with onnxruntime-gpu.
-        detector: a stand-in for the embedded face detector.
+        detector: a stand-in for the embedded face detector; it is given arrays, RGB [h w 3].
 
     Attributes:
         precision: what it computes in, fp32 or int8; of auto what was chosen.
