@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import onnxruntime
 
 from fervor.errors import ModelError, UsageError
-from fervor.modelfolder import GRAPH, INT8_GRAPH, ModelHeader, asked_alone, open_session
+from fervor.modelfolder import GRAPH, INT8_GRAPH, ModelHeader, open_session
+from fervor.sessions import Session
 
 
 __all__ = ["Precision", "milliseconds", "open_precision"]
@@ -36,7 +36,7 @@ def open_precision(
     precision: str,
     int8_threads: int | None = None,
     device: str = "cpu",
-) -> tuple[onnxruntime.InferenceSession, Literal["fp32", "int8"]]:
+) -> tuple[Session, Literal["fp32", "int8"]]:
     """The graph that is to compute, and its precision; "auto" tells a logger what it measured.
 
     `int8_threads` are those of the graph in eight bits, where they differ; with as many both are
@@ -57,7 +57,7 @@ def open_precision(
         )
     fewer = threads if int8_threads is None else int8_threads
 
-    def opened(name: Literal["fp32", "int8"], count: int) -> onnxruntime.InferenceSession:
+    def opened(name: Literal["fp32", "int8"], count: int) -> Session:
         return open_session(folder / GRAPHS[name], header, count, device=device)
 
     if precision == "int8":
@@ -75,7 +75,7 @@ def open_precision(
 
 
 def milliseconds(
-    sessions: Mapping[str, onnxruntime.InferenceSession], size: int, *, faces: int = FACES
+    sessions: Mapping[str, Session], size: int, *, faces: int = FACES
 ) -> dict[str, float]:
     """What a face takes in a batch of so many, by the clock: the least of five, taken in turn."""
     image = np.random.default_rng(0).random((faces, 3, size, size), np.float32)
@@ -83,6 +83,6 @@ def milliseconds(
     for _ in range(ROUNDS + 1):  # the first warms up and is never the least
         for name, session in sessions.items():
             start = time.perf_counter()
-            session.run(["logits"], {"image": image}, asked_alone())
+            session.run(["logits"], {"image": image})
             best[name] = min(best[name], 1000 * (time.perf_counter() - start) / faces)
     return best

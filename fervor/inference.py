@@ -19,7 +19,7 @@ from fervor.faces import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.frame import Frame, Span
 from fervor.jointspace import read_cues, read_space
 from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
-from fervor.modelfolder import ModelHeader, asked_alone, find_model, read_header
+from fervor.modelfolder import ModelHeader, find_model, read_header
 from fervor.neutral import AUTO, OwnNeutral
 from fervor.parallel import cores, mapped
 from fervor.prediction import Prediction, without_face
@@ -125,7 +125,6 @@ class Predictor:
         )
         single = self.precision == "fp32"
         self._apart = 1 if single else self._at_once
-        self._asked = asked_alone()
         self._words = None if labels is None else read_vocabulary(folder, labels)
         self._batch_size = batch_size
         self._abstain = abstain
@@ -259,8 +258,7 @@ class Predictor:
 
     @cached_property
     def _explainer(self) -> Explainer:
-        names = {output.name for output in self._session.get_outputs()}
-        if "local" not in names:
+        if "local" not in self._session.outputs:
             raise ModelError(
                 f"model {self.header.name} cannot be explained: its graph has no output local; "
                 "export it with this version of fervor"
@@ -287,7 +285,7 @@ class Predictor:
         """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
         image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
         first = "logits" if self._words is None else "embedding"
-        answers, *others = self._session.run([first, *more], {"image": image}, self._asked)
+        answers, *others = self._session.run([first, *more], {"image": image})
         logits = np.asarray(answers, np.float64)
         if self._words is not None:
             logits = self._words.scale * logits @ self._words.vectors.T

@@ -1,17 +1,14 @@
 """A model folder as prediction reads it: model.json checked, model.onnx verified and opened."""
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import onnxruntime
-
 from fervor.errors import ModelError
 from fervor.jsonfile import read_object
-from fervor.sessions import open_graph
+from fervor.sessions import Session
 
 
 __all__ = [
@@ -19,7 +16,6 @@ __all__ = [
     "GRAPH",
     "INT8_GRAPH",
     "ModelHeader",
-    "asked_alone",
     "find_model",
     "open_session",
     "read_header",
@@ -148,24 +144,15 @@ def _side(picture: dict[str, Any], name: str) -> int:
     return side
 
 
-def open_session(
-    path: Path, header: ModelHeader, threads: int, *, device: str = "cpu"
-) -> onnxruntime.InferenceSession:
+def open_session(path: Path, header: ModelHeader, threads: int, *, device: str = "cpu") -> Session:
     """Load one of the two graphs, after its bytes and shape were found to be the header's.
 
     Raises:
         ModelError: another file than model.json describes, or a damaged one.
     """
-    graph = path.read_bytes()  # read once: what is checked is what runs
     stated = header.int8_sha256 if path.name == INT8_GRAPH else header.sha256
-    if (found := hashlib.sha256(graph).hexdigest()) != stated:
-        raise ModelError(
-            f"{path} has the sha256 {found[:12]}..., model.json says {stated[:12]}...: "
-            "the file is damaged or was changed; export or copy the model again"
-        )
-    session = open_graph(graph, threads=threads, device=device, name=str(path))
-    inputs = {node.name: node.shape for node in session.get_inputs()}
-    outputs = {node.name: node.shape for node in session.get_outputs()}
+    session = Session(path, str(path), threads, device, sha256=stated)
+    inputs, outputs = session.inputs, session.outputs
     if set(inputs) != {"image"} or "logits" not in outputs:
         raise ModelError(
             f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}: "
@@ -180,10 +167,3 @@ def open_session(
             f"[b, 3, {header.size}, {header.size}] to [b, {len(header.labels)}]"
         )
     return session
-
-
-def asked_alone() -> onnxruntime.RunOptions:
-    """Compute what the outputs that are asked for need: logits without the places' features."""
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return options

@@ -38,7 +38,7 @@ from fervor.frame import Frame
 from fervor.jsonfile import read_object
 from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model
 from fervor.preprocess import to_input
-from fervor.sessions import open_graph
+from fervor.sessions import Session
 from fervor.splits import load_samples
 
 
@@ -163,7 +163,7 @@ def _unmirrored(folder: Path, temporary: Path) -> Path:
 
 def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
     """Class numbers [n]."""
-    session = open_graph(graph, name=str(graph), threads=0)
+    session = Session(graph, str(graph), 0)
     logits = [session.run(["logits"], {"image": part})[0] for part in _batches(faces)]
     found: NDArray[np.intp] = np.concatenate(logits).argmax(axis=1)
     return found

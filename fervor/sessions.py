@@ -1,14 +1,17 @@
 """How networks are opened with onnxruntime: on which device, with how many threads."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import onnxruntime
+from numpy.typing import NDArray
 
 from fervor.errors import ModelError, UsageError
 
 
-__all__ = ["Device", "check_device", "open_graph", "open_packaged"]
+__all__ = ["Device", "Session", "check_device", "open_packaged"]
 
 Device = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -29,22 +32,59 @@ def check_device(device: str) -> None:
         )
 
 
-def open_graph(
-    graph: bytes | Path, *, name: str, threads: int, device: str = "cpu", advice: str = ""
-) -> onnxruntime.InferenceSession:
-    """A graph ready to run.
+class Session:
+    """A graph ready to run; a pickle and a deep copy open it again.
 
     Args:
-        graph: its file, or the bytes, which find no files beside them.
+        graph: its file.
         name: what errors call it.
         threads: 0 leaves the number to onnxruntime.
         device: cpu, or cuda, where what the graphics card cannot do runs on the processor.
         advice: what to do where it is damaged.
+        sha256: what the file must have, in hexadecimal digits; empty where it is not checked.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ModelError: it is missing, damaged or another file than `sha256` says.
         UsageError: the device cannot be used.
     """
+
+    def __init__(
+        self,
+        graph: Path,
+        name: str,
+        threads: int,
+        device: str = "cpu",
+        advice: str = "",
+        sha256: str = "",
+    ) -> None:
+        self.threads = threads
+        self._arguments = (graph, name, threads, device, advice, sha256)
+        self._alone = onnxruntime.RunOptions()
+        self._alone.only_execute_path_to_fetches = True
+        self._session = _opened(*self._arguments)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs by their names; only what they need is computed."""
+        answers: list[NDArray[Any]] = self._session.run(outputs, inputs, self._alone)
+        return answers
+
+    @property
+    def inputs(self) -> dict[str, list[int | str]]:
+        """The shape of each input."""
+        return {node.name: node.shape for node in self._session.get_inputs()}
+
+    @property
+    def outputs(self) -> dict[str, list[int | str]]:
+        """The shape of each output."""
+        return {node.name: node.shape for node in self._session.get_outputs()}
+
+    def __reduce__(self) -> tuple[type["Session"], tuple[Path, str, int, str, str, str]]:
+        return Session, self._arguments
+
+
+def _opened(
+    graph: Path, name: str, threads: int, device: str, advice: str, sha256: str
+) -> onnxruntime.InferenceSession:
     check_device(device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -53,9 +93,16 @@ def open_graph(
     # and classifier in turn, two threads were slower than one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"])))
-    opened = graph if isinstance(graph, bytes) else str(graph)
+    source: str | bytes = str(graph)
+    if sha256:
+        source = graph.read_bytes()  # read once: what is checked is what runs
+        if (found := hashlib.sha256(source).hexdigest()) != sha256:
+            raise ModelError(
+                f"{name} has the sha256 {found[:12]}..., model.json says {sha256[:12]}...: "
+                "the file is damaged or was changed; export or copy the model again"
+            )
     try:
-        session = onnxruntime.InferenceSession(opened, options, providers=wanted)
+        session = onnxruntime.InferenceSession(source, options, providers=wanted)
     except Exception as error:  # onnxruntime's errors share no public root
         reason = " ".join(str(error).split())
         end = f"; {advice}" if advice else ""
@@ -68,9 +115,6 @@ def open_graph(
     return session
 
 
-def open_packaged(
-    path: Path, what: str, *, threads: int, device: str = "cpu"
-) -> onnxruntime.InferenceSession:
-    """One of fervor's own networks, ready to run; see `open_graph`. Errors call it `what`."""
-    name = f"{what} {path.name}"
-    return open_graph(path, name=name, threads=threads, device=device, advice="reinstall fervor")
+def open_packaged(path: Path, what: str, *, threads: int, device: str = "cpu") -> Session:
+    """One of fervor's own networks, ready to run. Errors call it `what`."""
+    return Session(path, f"{what} {path.name}", threads, device, advice="reinstall fervor")

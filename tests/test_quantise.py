@@ -20,7 +20,7 @@ from fervor.errors import ModelError, UsageError
 from fervor.export import write_checked
 from fervor.inference import Predictor
 from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model, read_header
-from fervor.sessions import open_graph
+from fervor.sessions import Session
 from tests.models import SIZE, sha256, write_model
 
 
@@ -125,7 +125,7 @@ def test_a_model_that_mirrors_sees_the_picture_alone(tmp_path: Path) -> None:
     image[..., 56:] /= 2
     gaps = []
     for path in (folder / GRAPH, alone):
-        session = open_graph(path, name=str(path), threads=1)
+        session = Session(path, str(path), 1)
         one, other = (
             session.run(["embedding"], {"image": np.ascontiguousarray(shown)})[0]
             for shown in (image, image[..., ::-1])
@@ -263,7 +263,7 @@ class TestChoice:
             Predictor(quantised, faces="precropped", precision=precision, threads=count)
             for count in (2, 1)
         )
-        assert many._session.get_session_options().intra_op_num_threads == threads
+        assert many._session.threads == threads
         np.testing.assert_allclose(many.classify(crops), one.classify(crops), atol=1e-6)
         assert many.classify([]).shape == (0, len(many.labels))
 

@@ -14,15 +14,15 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.datasets import Sample, load
 from fervor.metrics import softmax, summary
-from fervor.modelfolder import GRAPH, INT8_GRAPH, asked_alone, find_model, open_session, read_header
+from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model, open_session, read_header
 from fervor.preprocess import to_input
 from fervor.quantise import FACES, add_int8
+from fervor.sessions import Session
 
 
 BATCH = 32
@@ -33,15 +33,13 @@ def read(samples: Sequence[Sample], size: int) -> NDArray[np.float32]:
     return np.stack([to_input(Image.open(sample.path), size) for sample in samples])
 
 
-def times(
-    sessions: dict[str, onnxruntime.InferenceSession], images: NDArray[np.float32]
-) -> dict[str, float]:
+def times(sessions: dict[str, Session], images: NDArray[np.float32]) -> dict[str, float]:
     """Least of ten, measured in turn."""
     best = dict.fromkeys(sessions, float("inf"))
     for _ in range(10):
         for name, ready in sessions.items():
             start = time.process_time()
-            ready.run(["logits"], {"image": images}, asked_alone())
+            ready.run(["logits"], {"image": images})
             best[name] = min(best[name], 1000 * (time.process_time() - start) / len(images))
     return {name: round(value, 2) for name, value in best.items()}
 
