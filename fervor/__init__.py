@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fervor.inference import Prediction, Predictor
-    from fervor.tables import rows
+    from fervor.prediction import to_rows
+    from fervor.render import draw
 
-__all__ = ["Prediction", "Predictor", "__version__", "rows"]
+__all__ = ["Prediction", "Predictor", "__version__", "draw", "to_rows"]
 __version__ = "0.1.0"
 
 # Released builds of onnxruntime from 1.29 on report its use, under a number that they give to this
@@ -22,8 +23,12 @@ def __getattr__(name: str) -> Any:
         from fervor import inference
 
         return getattr(inference, name)
-    if name == "rows":
-        from fervor import tables
+    if name == "to_rows":
+        from fervor import prediction
 
-        return tables.rows
+        return prediction.to_rows
+    if name == "draw":
+        from fervor import render
+
+        return render.draw
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ from fervor.explain import Explanation
 from fervor.inference import Predictor
 from fervor.panels import drawn
 from fervor.parallel import progress
-from fervor.prediction import Prediction, without_face
-from fervor.tables import TextTable, row_of
+from fervor.prediction import Prediction, row_of, without_face
+from fervor.tables import TextTable
 
 
 __all__ = ["FIELDS", "ROWS", "run"]

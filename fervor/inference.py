@@ -1,15 +1,19 @@
 """Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
 
+import io
+import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeGuard, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fervor.cutouts import Cutout, FaceCutter
 from fervor.eightbits import Precision, open_precision
@@ -18,11 +22,20 @@ from fervor.explain import Explainer, Explanation
 from fervor.faces import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.frame import Frame, Span
 from fervor.jointspace import read_cues, read_space
-from fervor.media import WHOLE, Picture, frame_of, is_video, is_webcam, open_inputs
+from fervor.media import (
+    LONGEST_NAME,
+    WHOLE,
+    Picture,
+    frame_of,
+    frames_of,
+    is_video,
+    is_webcam,
+    open_inputs,
+)
 from fervor.modelfolder import ModelHeader, find_model, read_header
 from fervor.neutral import AUTO, OwnNeutral
 from fervor.parallel import cores, mapped
-from fervor.prediction import Prediction, without_face
+from fervor.prediction import Gallery, Prediction, to_rows, without_face
 from fervor.preprocess import to_input
 from fervor.sessions import Device
 from fervor.tracking import WHOLE_EVERY, Detector
@@ -30,6 +43,8 @@ from fervor.vocabulary import check_labels, read_vocabulary
 
 
 __all__ = ["Faces", "Prediction", "Predictor"]
+
+logger = logging.getLogger(__name__)
 
 UNCERTAIN = "uncertain"
 GROUP_PIXELS = 16_000_000
@@ -39,6 +54,9 @@ AT_ONCE = 8
 """Groups of pictures at a time at most: more threads than these share the work on each."""
 TOGETHER = 4
 """Pictures of such a group at most: fewer take more time each, more leave cores idle at the end."""
+
+THUMBNAIL = 96
+"""Pixels of the longer side of a face that a notebook shows."""
 
 Faces = Literal["all", "largest", "precropped"]
 Found = list[list[Cutout]]
@@ -68,7 +86,8 @@ class Predictor:
         precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md), with the
             face detector's own; or auto, int8 where that is measured to be faster on this machine.
         device: cpu, or cuda with onnxruntime-gpu.
-        detector: a stand-in for the embedded face detector; it is given arrays, RGB [h w 3].
+        detector: a stand-in for the embedded face detector: `detect` and `near` of
+            `fervor.tracking.Detector`; it is given arrays, RGB uint8 [h w 3] (docs/python.md).
 
     Attributes:
         precision: what it computes in, fp32 or int8; of auto what was chosen.
@@ -164,20 +183,44 @@ class Predictor:
     ) -> list[Prediction] | list[list[Prediction]]:
         """The faces of one picture, largest first, or a list of such lists for a list of pictures.
 
-        Without a face the list is empty; of a file that cannot be read it holds one Prediction
-        with the status "error". A video or a webcam gives an iterator instead: see `video`.
+        Without a face the list is empty, and so it is for what cannot be read, which a warning of
+        the logger "fervor" says; `rows` gives both their row. A video or a webcam gives an iterator
+        over such lists, one for each frame.
 
         Raises:
             InputError: a path that does not exist, or an array that is no uint8 picture.
         """
-        if isinstance(pictures, str | Path) and _moves(str(pictures)):
-            return self.video(pictures)  # type: ignore[return-value]  # for a path that is a video
-        if isinstance(pictures, str) or not isinstance(pictures, Sequence):
-            return self([pictures])[0]
-        return [
-            [prediction for prediction in answer if prediction.status != "no_face"]
-            for answer in self.stream(frame_of(picture) for picture in pictures)
-        ]
+        if isinstance(pictures, str | os.PathLike) and _moves(pictures):
+            frames: Iterable[Frame] = open_inputs([pictures])
+            return self._faces(frames)  # type: ignore[return-value]  # for a path that is a video
+        if _is_several(pictures):
+            return Gallery(self._faces(frame_of(picture) for picture in pictures))
+        return next(self._faces([frame_of(cast(Picture, pictures))]))
+
+    def rows(
+        self, pictures: Picture | Sequence[Picture], *, span: Span = WHOLE
+    ) -> list[dict[str, Any]]:
+        """The rows of everything that is named, in order, as `fervor predict` writes them.
+
+        Takes what a call takes, and folders. Each face has a row, and so have a picture or frame
+        without a face (status no_face) and one that cannot be read (status error). All are held;
+        of a long video `fervor.to_rows(answer)` for each answer of `video` holds one frame's.
+
+        Raises:
+            InputError: a path that does not exist, an array that is no picture, or a webcam, which
+                has no end.
+        """
+        several = pictures if _is_several(pictures) else [cast(Picture, pictures)]
+        return to_rows(self.stream(frames_of(several, span=span)), self.labels)
+
+    def _faces(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
+        """For each frame its faces alone, each with a thumbnail."""
+        for _, answer in self._answered(frames, thumbnails=True):
+            for prediction in answer:
+                if prediction.error is not None:
+                    name = prediction.source or "a picture"
+                    logger.warning("%s: %s", name, prediction.error)
+            yield Gallery(prediction for prediction in answer if prediction.status == "ok")
 
     def video(self, source: str | Path, *, span: Span = WHOLE) -> Iterator[list[Prediction]]:
         """For each frame of a video file or of "webcam:0", in order, its faces.
@@ -199,6 +242,11 @@ class Predictor:
 
     def with_frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Prediction]]]:
         """What `stream` gives, beside the frames."""
+        return self._answered(frames)
+
+    def _answered(
+        self, frames: Iterable[Frame], *, thumbnails: bool = False
+    ) -> Iterator[tuple[Frame, list[Prediction]]]:
         cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
         groups = self._begun(cutter, _groups(frames, self._batch_size, self._at_once))
@@ -215,7 +263,7 @@ class Predictor:
                     rows = [next(logits) for _ in faces]
                     if neutral is not None:
                         rows = neutral.corrected(frame, [face.track for face in faces], rows)
-                    yield frame, self._answer(frame, faces, rows)
+                    yield frame, self._answer(frame, faces, rows, thumbnails)
                 del group, found, frame, faces  # not held while the next ones are awaited
 
     def _begun(self, cutter: FaceCutter, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
@@ -231,6 +279,26 @@ class Predictor:
         found = cutter(group) if found is None else found
         return group, found, self._logits([face.pixels for faces in found for face in faces])
 
+    def embed(self, picture: Picture | Frame) -> NDArray[np.float32]:
+        """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
+
+        Raises:
+            InputError: a path that does not exist, or a picture that cannot be read.
+            ModelError: the model's graph gives no embedding.
+        """
+        shape = self._session.outputs.get("embedding")
+        if shape is None:
+            raise ModelError(
+                f"model {self.header.name} gives no embedding: "
+                "export it with this version of fervor"
+            )
+        faces = self._cutter()([_readable(picture)])[0]
+        parts = [np.empty((0, int(shape[-1])), np.float32)]
+        for start in range(0, len(faces), self._batch_size):
+            crops = [face.pixels for face in faces[start : start + self._batch_size]]
+            parts += self._session.run(["embedding"], {"image": self._input(crops)})
+        return np.concatenate(parts)
+
     def explain(self, picture: Picture | Frame) -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer, in one pass.
 
@@ -239,9 +307,7 @@ class Predictor:
             ModelError: the model has no places or no class vectors to compare them with.
         """
         explainer = self._explainer
-        frame = picture if isinstance(picture, Frame) else frame_of(picture)
-        if frame.error is not None:
-            raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
+        frame = _readable(picture)
         found: list[Explanation] = []
         faces = self._cutter()([frame])[0]
         for start in range(0, len(faces), self._batch_size):
@@ -281,9 +347,13 @@ class Predictor:
             rows.append(self._run(crops[start : start + self._batch_size])[0])
         return np.concatenate(rows)
 
+    def _input(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """What the network takes in, [n 3 size size]."""
+        return np.stack([to_input(pixels, self.header.size) for pixels in crops])
+
     def _run(self, crops: Sequence[NDArray[np.uint8]], *more: str) -> list[NDArray[Any]]:
         """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
-        image = np.stack([to_input(pixels, self.header.size) for pixels in crops])
+        image = self._input(crops)
         first = "logits" if self._words is None else "embedding"
         answers, *others = self._session.run([first, *more], {"image": image})
         logits = np.asarray(answers, np.float64)
@@ -316,18 +386,28 @@ class Predictor:
         return resting
 
     def _answer(
-        self, frame: Frame, faces: Sequence[Cutout], logits: Sequence[NDArray[np.float64]]
+        self,
+        frame: Frame,
+        faces: Sequence[Cutout],
+        logits: Sequence[NDArray[np.float64]],
+        thumbnails: bool,
     ) -> list[Prediction]:
         if not faces:
             return [without_face(frame, self.name)]
         shares = _softmax(np.stack(logits))
         return [
-            self._prediction(frame, number, face, row)
+            self._prediction(frame, number, face, row, thumbnail=thumbnails)
             for number, (face, row) in enumerate(zip(faces, shares, strict=True))
         ]
 
     def _prediction(
-        self, frame: Frame, number: int, face: Cutout, row: NDArray[np.float64]
+        self,
+        frame: Frame,
+        number: int,
+        face: Cutout,
+        row: NDArray[np.float64],
+        *,
+        thumbnail: bool = False,
     ) -> Prediction:
         best = int(row.argmax())
         prob = float(row[best])
@@ -345,11 +425,35 @@ class Predictor:
             probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
             model=self.name,
             error=None,
+            thumbnail=_thumbnail(face.pixels) if thumbnail else None,
         )
 
 
-def _moves(source: str) -> bool:
-    return is_webcam(source) or (Path(source).is_file() and is_video(source))
+def _moves(source: str | os.PathLike[str]) -> bool:
+    path = os.fspath(source)
+    if len(path) > LONGEST_NAME:  # a picture as a text
+        return False
+    return is_webcam(path) or (os.path.isfile(path) and is_video(path))
+
+
+def _readable(picture: Picture | Frame) -> Frame:
+    frame = picture if isinstance(picture, Frame) else frame_of(picture)
+    if frame.error is not None:
+        raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
+    return frame
+
+
+def _is_several(pictures: Picture | Sequence[Picture]) -> TypeGuard[Sequence[Picture]]:
+    """Whether it is a list of pictures; texts and bytes are sequences too, of something else."""
+    return isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes | bytearray)
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def _groups(frames: Iterable[Frame], size: int, at_once: int) -> Iterator[list[Frame]]:

@@ -4,12 +4,14 @@ Only the decoders in `FORMATS` ever run, and a picture's size is read from its h
 is decoded.
 """
 
+import base64
+import io
 import os
 import stat
 import warnings
 from collections.abc import Generator, Iterable, Sequence
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard, cast
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ __all__ = [
     "decode_picture",
     "find",
     "frame_of",
+    "frames_of",
     "is_video",
     "is_webcam",
     "open_inputs",
@@ -40,8 +43,9 @@ __all__ = [
     "read_picture",
 ]
 
-Picture = str | Path | Image.Image | NDArray[np.uint8]
-"""A path, a PIL image of any mode, or an array uint8 RGB [h w 3] or grey [h w]."""
+Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8]
+"""A path, a data URL in base64, a file's bytes, an open file, a PIL image of any mode, or an array
+uint8: RGB [h w 3], RGBA [h w 4] or grey [h w]. OpenCV's arrays are BGR: `image[:, :, ::-1]`."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
@@ -59,13 +63,17 @@ MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
 
 EMPTY = "the file is empty (0 bytes)"
+DATA_URL = "data:"
+LONGEST_NAME = 1000
+"""Characters of a path; more are no path but, by all appearance, a file's content."""
 
+URL_SAFE = str.maketrans("-_", "+/")
 ORIENTATION = 0x0112
 UPRIGHT = 1
 
 
 def open_inputs(
-    inputs: Sequence[str | Path], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+    inputs: Sequence[str | os.PathLike[str]], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
 ) -> Generator[Frame]:
     """The frames of all inputs (pictures, folders, videos, webcams) in order.
 
@@ -133,7 +141,7 @@ def _is_heif(start: bytes) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
 
 
-def find(inputs: Sequence[str | Path]) -> list[str]:
+def find(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The files and webcams that the inputs stand for; folders recursively, sorted, by endings.
 
     Raises:
@@ -175,27 +183,103 @@ def _media_below(folder: str) -> list[str]:
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
+def frames_of(
+    pictures: Iterable[Picture], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame]:
+    """The frames of pictures, and of folders and videos by their paths, in order.
+
+    Raises:
+        InputError: at its turn, a path that does not exist, a webcam, or what is no picture.
+    """
+    for picture in pictures:
+        if not _is_path(picture):
+            yield frame_of(picture, max_pixels=max_pixels)
+        elif is_webcam(path := os.fspath(picture)):
+            raise InputError(f"{path} has no end: read it with predictor.video")
+        else:
+            yield from open_inputs([path], span=span, max_pixels=max_pixels)
+
+
+def _is_path(picture: Picture) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether it names a file, and does not hold one.
+
+    Raises:
+        InputError: a text that is too long for a path.
+    """
+    if not isinstance(picture, str | os.PathLike):
+        return False
+    path = os.fspath(picture)
+    if path[: len(DATA_URL)].lower() == DATA_URL:
+        return False
+    if len(path) > LONGEST_NAME:
+        raise InputError(
+            f"a text of {len(path):,} characters: expected a path; base64 needs "
+            "data:image/jpeg;base64, before it"
+        )
+    return True
+
+
 def frame_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Frame:
     """One picture, wherever it comes from, as a frame.
 
     Raises:
-        InputError: a path that does not exist or is a folder; an array of another type or shape.
+        InputError: a path that does not exist or is a folder; an array of another type or shape; a
+            file opened as text.
     """
-    if isinstance(picture, str | Path):
-        if os.path.isdir(picture) or (os.path.lexists(picture) and is_video(os.fspath(picture))):
+    if isinstance(picture, bytes | bytearray):
+        return decode_picture(io.BytesIO(picture), "", max_pixels=max_pixels)
+    if _is_path(picture):
+        picture = os.fspath(picture)
+        if os.path.isdir(picture) or (os.path.lexists(picture) and is_video(picture)):
             kind = "folder" if os.path.isdir(picture) else "video"
             raise InputError(
-                f"{picture} is a {kind}: expected a picture (for a {kind}, "
-                f"predictor.stream(fervor.media.open_inputs([{kind}])))"
+                f"{picture} is a {kind}: expected a picture (for a {kind}, predictor.rows({kind}))"
             )
         return read_picture(*find([picture]), max_pixels=max_pixels)
+    if isinstance(picture, str):
+        return _from_data_url(picture, max_pixels)
     if isinstance(picture, Image.Image):
         source = str(getattr(picture, "filename", "") or "")
         try:
             return Frame(source, 0, None, rgb_image(_upright(picture)).copy(), None)
         except Exception as error:  # opened lazily: a damaged file shows only now
             return Frame(source, 0, None, None, _reason(error))
-    return Frame("", 0, None, to_rgb(picture), None)
+    if not isinstance(picture, np.ndarray) and hasattr(picture, "read"):
+        return _from_file(cast(BinaryIO, picture), max_pixels)
+    return Frame("", 0, None, to_rgb(cast(NDArray[np.uint8], picture)), None)
+
+
+def _from_file(file: BinaryIO, max_pixels: int) -> Frame:
+    """An open file from its start on, or from where it stands if it cannot go back."""
+    name = getattr(file, "name", "")
+    source = name if isinstance(name, str) else ""  # files without a name have a number
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:  # closed, or opened for writing
+        return Frame(source, 0, None, None, f"cannot be read: {_one_line(error)}")
+    if not isinstance(content, bytes):
+        raise InputError(
+            f"a file whose read() gives {type(content).__name__}: expected bytes; "
+            'open it in the mode "rb"'
+        )
+    return decode_picture(io.BytesIO(content), source, max_pixels=max_pixels)
+
+
+def _from_data_url(address: str, max_pixels: int) -> Frame:
+    """A picture inside a text, as in RFC 2397: data:image/png;base64,iVBORw0KGgo..."""
+    head, comma, text = address.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        reason = f"{head[:40]!r} is no data URL in base64: expected data:image/jpeg;base64,..."
+        return Frame("", 0, None, None, reason)
+    try:
+        # Line ends and the signs for URLs are common, and so is a padding that was left out.
+        plain = "".join(unquote(text).split()).translate(URL_SAFE).rstrip("=")
+        content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError as error:
+        return Frame("", 0, None, None, f"a data URL that is no base64: {_one_line(error)}")
+    return decode_picture(io.BytesIO(content), "", max_pixels=max_pixels)
 
 
 def read_picture(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
@@ -289,4 +373,8 @@ def _reason(error: Exception) -> str:
         return f"cannot be read: {error.strerror}"
     if isinstance(error, MemoryError):
         return "cannot be decoded in the memory there is"
-    return f"damaged or truncated picture: {' '.join(str(error).split()) or type(error).__name__}"
+    return f"damaged or truncated picture: {_one_line(error)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

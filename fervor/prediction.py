@@ -1,12 +1,24 @@
-"""The answer for one face, as people and notebooks read it."""
+"""The answer for one face, as people, notebooks and tables read it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from fervor.frame import Frame
 
 
-__all__ = ["Box", "Points", "Prediction", "Status", "without_face"]
+__all__ = [
+    "WHOLE_NUMBERS",
+    "Box",
+    "Gallery",
+    "Points",
+    "Prediction",
+    "Status",
+    "flat",
+    "row_of",
+    "to_rows",
+    "without_face",
+]
 
 Status = Literal["ok", "no_face", "error"]
 Box = tuple[float, float, float, float]
@@ -33,6 +45,7 @@ class Prediction:
         probabilities: of every expression, in the model's order, summing to 1; empty without face.
         model: name of the model.
         error: one line on why the picture could not be read.
+        thumbnail: a small JPEG of the face, which Jupyter shows; None where no call asked for it.
     """
 
     source: str
@@ -48,21 +61,43 @@ class Prediction:
     probabilities: dict[str, float]
     model: str
     error: str | None
+    thumbnail: bytes | None = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str:
-        """How Jupyter shows it: the place, the expression, and a bar for each probability."""
+        """How Jupyter shows it: place, face, expression, and a bar for each probability."""
         from html import escape  # slow to import, and most runs show nothing
 
         head = escape(self._headline())
         if not self.probabilities:
             return f"<div>{head}</div>"
+        face = "" if self.thumbnail is None else _img(self.thumbnail)
         rows = "".join(
             f"<tr><td style='text-align:left'>{escape(label)}</td><td style='width:12em'>"
             f"<div style='background:#0072B2;height:0.8em;width:{100 * share:.1f}%'></div></td>"
             f"<td>{share:.3f}</td></tr>"
             for label, share in self.probabilities.items()
         )
-        return f"<div>{head}</div><table>{rows}</table>"
+        return (
+            f"<div>{head}</div><div style='display:flex;align-items:center;gap:1em'>{face}"
+            f"<table>{rows}</table></div>"
+        )
+
+    def card(self) -> str:
+        """HTML of a few lines: the face, its expression and where it comes from."""
+        from html import escape
+
+        name = self.source.replace("\\", "/").rsplit("/", 1)[-1]
+        if self.time_s is not None:
+            name += f" {self.time_s:.2f} s"
+        answer = self.status.replace("_", " ")
+        if self.label is not None and self.prob is not None:
+            answer = f"{self.label} {self.prob:.0%}"
+        face = "" if self.thumbnail is None else _img(self.thumbnail)
+        return (
+            "<figure style='display:inline-block;width:7em;margin:.3em;vertical-align:top;"
+            f"overflow-wrap:anywhere' title='{escape(self._headline())}'>{face}<figcaption>"
+            f"<b>{escape(answer)}</b><br>{escape(name)}</figcaption></figure>"
+        )
 
     def _headline(self) -> str:
         place = self.source or "picture"
@@ -75,6 +110,92 @@ class Prediction:
         x, y, width, height = (round(value) for value in self.box)
         answer = f"{self.label} ({self.prob:.1%})"
         return f"{place}, {who} at {x}, {y} ({width} x {height}): {answer}"
+
+
+SCHEMA = 1
+"""Version of the columns of a row."""
+WHOLE_NUMBERS = ("frame", "face", "track", "schema")
+"""Columns of whole numbers, some of them empty without a face."""
+
+
+def to_rows(
+    predictions: Prediction | Iterable[Prediction | Iterable[Prediction]],
+    labels: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Answers as rows, columns in their order (docs/rows.md).
+
+    `pandas.DataFrame(rows).convert_dtypes()` keeps whole numbers whole where some are missing;
+    polars does so by itself. Takes one Prediction, and whatever a Predictor gives: of a picture, of
+    a list, of a video. Where some have no face, their probabilities are empty fields. `labels`
+    are the classes that have a column; without them those of the faces.
+    """
+    answers = [*flat(predictions)]
+    names = labels or tuple(dict.fromkeys(label for one in answers for label in one.probabilities))
+    return [row_of(one, names) for one in answers]
+
+
+def row_of(
+    prediction: Prediction, labels: Sequence[str], smooth: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """One row, columns in their order, those of `smooth` where given; None is an empty field."""
+    x, y, width, height = prediction.box or (None, None, None, None)
+    shares = prediction.probabilities
+    return {
+        "source": _encodable(prediction.source),
+        "frame": prediction.frame,
+        "time_s": prediction.time_s,
+        "face": prediction.face,
+        "track": prediction.track,
+        "status": prediction.status,
+        "x": x,
+        "y": y,
+        "width": width,
+        "height": height,
+        "det_score": prediction.det_score,
+        "label": prediction.label,
+        "prob": prediction.prob,
+        **{f"p_{label}": shares.get(label) for label in labels},
+        "model": prediction.model,
+        "schema": SCHEMA,
+        "error": None if prediction.error is None else _encodable(prediction.error),
+        **{f"smooth_{label}": smooth.get(label) for label in labels if smooth is not None},
+    }
+
+
+def _encodable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8: they show as backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+Item = TypeVar("Item")
+CARDS = 60
+"""Faces that a notebook shows of a list."""
+
+
+class Gallery(list[Item]):
+    """A list of Predictions, or of such lists, that Jupyter shows as faces side by side."""
+
+    def _repr_html_(self) -> str:
+        faces = [*flat(self)]
+        cards = "".join(face.card() for face in faces[:CARDS])
+        more = f"<div>and {len(faces) - CARDS} more</div>" if len(faces) > CARDS else ""
+        return f"<div>{cards}</div>{more}" if faces else "<div>no face</div>"
+
+
+def flat(predictions: object) -> Iterator[Prediction]:
+    """The Predictions in whatever a Predictor gives: of a picture, of a list, of a video."""
+    if isinstance(predictions, Prediction):
+        yield predictions
+    elif isinstance(predictions, Iterable):
+        for one in predictions:
+            yield from flat(one)
+
+
+def _img(jpeg: bytes) -> str:
+    from base64 import b64encode
+
+    data = b64encode(jpeg).decode("ascii")
+    return f"<img alt='the face' src='data:image/jpeg;base64,{data}' style='border-radius:6px'>"
 
 
 def without_face(frame: Frame, model: str) -> Prediction:

@@ -26,7 +26,10 @@ def shape_of(picture: Decoded) -> tuple[int, int]:
 
 
 def to_rgb(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB, uint8 in 0..255, [h w 3]: of a PIL image of any mode, or of an array [h w] or [h w 3].
+    """RGB, uint8 in 0..255, [h w 3]: of a PIL image of any mode, or of an array.
+
+    Arrays are RGB [h w 3], RGBA [h w 4] or grey [h w] or [h w 1]; OpenCV's are BGR, to be turned
+    before: `image[:, :, ::-1]`.
 
     What is transparent shows white; 16 bits become 8 by scale; float pictures are read as 0..1
     where nothing exceeds 1, as 0..255 otherwise.
@@ -77,17 +80,20 @@ def to_input(picture: Image.Image | NDArray[np.uint8], size: int) -> NDArray[np.
 def _from_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not isinstance(array, np.ndarray):
         raise InputError(
-            f"a picture of type {type(array).__name__}: expected a path, a PIL image or an array"
+            f"a picture of type {type(array).__name__}: expected a path, bytes, an open file, "
+            "a PIL image or an array; for several pictures, a list of them"
         )
-    grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+    planes = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or planes not in (1, 3, 4):
         raise InputError(
             f"an array of {array.dtype} {list(array.shape)}: "
-            "expected uint8 in 0..255, RGB [h w 3] or grey [h w]"
+            "expected uint8 in 0..255, RGB [h w 3], RGBA [h w 4] or grey [h w]"
         )
-    if grey:
-        array = np.repeat(array[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(array)
+    if planes == 4 and array.size:
+        return np.array(rgb_image(Image.fromarray(array, "RGBA")))
+    if planes == 1:
+        array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(array[:, :, :3])
 
 
 def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:

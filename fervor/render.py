@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito, "Color Universal Design", 2008, which people
 colour vision tell apart; no colour stands without its word.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from fervor.errors import InputError
+from fervor.media import Picture, frame_of
 from fervor.prediction import Box, Points, Prediction
 
 
-__all__ = ["annotated", "colour_of", "contact_sheet", "font", "ink_on", "legend", "tile"]
+__all__ = ["annotated", "colour_of", "contact_sheet", "draw", "font", "ink_on", "legend", "tile"]
 
 Colour = tuple[int, int, int]
 
@@ -60,6 +62,24 @@ def ink_on(colour: Colour) -> Colour:
 def font(size: int) -> Any:
     """PIL's own font at a size in pixels."""
     return ImageFont.load_default(size)
+
+
+def draw(
+    image: Picture, faces: Iterable[Prediction], points: Sequence[Points | None] = ()
+) -> Image.Image:
+    """A copy of the picture with each face's box, expression and probabilities.
+
+    `image` is whatever a Predictor takes; `faces` is what it gave; a small picture is enlarged, so
+    that words have room.
+
+    Raises:
+        InputError: the picture does not exist or cannot be read.
+    """
+    frame = frame_of(image)
+    if frame.image is None:
+        raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
+    shown = [face for face in faces if face.box is not None]
+    return annotated(frame.image, shown, [face.probabilities for face in shown], points)
 
 
 def annotated(

@@ -7,14 +7,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from fervor.errors import UsageError
-from fervor.prediction import Points, Prediction
+from fervor.prediction import WHOLE_NUMBERS, Points, Prediction, row_of
 from fervor.rowfile import RowFile
 from fervor.smoothing import Smoother
 
@@ -26,11 +26,8 @@ __all__ = [
     "check_output",
     "columns",
     "open_table",
-    "row_of",
-    "rows",
 ]
 
-SCHEMA = 1
 ROW_GROUP = 10_000
 """Rows of a Parquet row group: what is held in memory."""
 
@@ -40,7 +37,6 @@ BEFORE = (
 )
 AFTER = ("model", "schema", "error")
 TEXTS = ("source", "status", "label", "model", "error", "landmarks")
-WHOLE_NUMBERS = ("frame", "face", "track", "schema")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a spreadsheet may take for the start of a formula, full-width signs included."""
@@ -56,62 +52,6 @@ def columns(
     smoothed = (f"smooth_{label}" for label in labels if smooth)
     optional = (*smoothed, *(("landmarks",) if landmarks else ()))
     return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER, *optional)
-
-
-def rows(
-    predictions: Prediction | Iterable[Prediction | Iterable[Prediction]],
-) -> list[dict[str, Any]]:
-    """Answers as rows, for `pandas.DataFrame(rows(answers))` or `polars.DataFrame(rows(answers))`.
-
-    Takes one Prediction, and whatever a Predictor gives: of a picture, of a list, of a video.
-    Where some have no face, their shares are empty fields.
-    """
-    flat = list(_flat(predictions))
-    labels = tuple(dict.fromkeys(label for one in flat for label in one.probabilities))
-    return [row_of(one, labels) for one in flat]
-
-
-def _flat(
-    predictions: Prediction | Iterable[Prediction | Iterable[Prediction]],
-) -> Iterable[Prediction]:
-    if isinstance(predictions, Prediction):
-        yield predictions
-    else:
-        for one in predictions:
-            yield from _flat(one)
-
-
-def row_of(
-    prediction: Prediction, labels: Sequence[str], smooth: dict[str, float] | None = None
-) -> dict[str, Any]:
-    """One row, columns in their order, those of `smooth` where given; None is an empty field."""
-    x, y, width, height = prediction.box or (None, None, None, None)
-    shares = prediction.probabilities
-    return {
-        "source": _encodable(prediction.source),
-        "frame": prediction.frame,
-        "time_s": prediction.time_s,
-        "face": prediction.face,
-        "track": prediction.track,
-        "status": prediction.status,
-        "x": x,
-        "y": y,
-        "width": width,
-        "height": height,
-        "det_score": prediction.det_score,
-        "label": prediction.label,
-        "prob": prediction.prob,
-        **{f"p_{label}": shares.get(label) for label in labels},
-        "model": prediction.model,
-        "schema": SCHEMA,
-        "error": None if prediction.error is None else _encodable(prediction.error),
-        **{f"smooth_{label}": smooth.get(label) for label in labels if smooth is not None},
-    }
-
-
-def _encodable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8: they show as backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Writer(Protocol):
@@ -230,7 +170,8 @@ class Parquet:
         self._rows = rows
         self._path, self._partial = path, path.with_name(f"{path.name}.partial")
         self._arrow = pyarrow
-        self._schema = pyarrow.schema([(name, _arrow_type(pyarrow, name)) for name in rows.columns])
+        fields = [(name, _arrow_type(pyarrow, name)) for name in rows.columns]
+        self._schema = pyarrow.schema(fields, metadata={"pandas": _for_pandas(rows.columns)})
         self._group: list[dict[str, Any]] = []
         try:
             self._writer = parquet.ParquetWriter(self._partial, self._schema)
@@ -274,6 +215,16 @@ def _arrow_type(pyarrow: Any, name: str) -> Any:
     if name in TEXTS:
         return pyarrow.string()
     return pyarrow.int64() if name in WHOLE_NUMBERS else pyarrow.float64()
+
+
+def _for_pandas(names: Sequence[str]) -> str:
+    """What pandas writes itself so that whole numbers stay whole where some are missing."""
+    whole = [
+        {"name": name, "field_name": name, "pandas_type": "int64", "numpy_type": "Int64"}
+        for name in names
+        if name in WHOLE_NUMBERS
+    ]
+    return json.dumps({"index_columns": [], "column_indexes": [], "columns": whole})
 
 
 FORMATS: dict[str, Callable[[Path, _Rows], Writer]] = {

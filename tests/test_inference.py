@@ -1,6 +1,8 @@
 """One picture gives its faces; alone, in a list, in a stream, in batches of any size: the same."""
 
+import base64
 import dataclasses
+import io
 import itertools
 import math
 import threading
@@ -19,7 +21,9 @@ from fervor.errors import FervorError, InputError, ModelError, UsageError
 from fervor.faces import TEMPLATE, Box, Face, overlap
 from fervor.inference import Prediction, Predictor
 from fervor.media import Frame, Span, open_inputs
-from fervor.tables import rows
+from fervor.prediction import to_rows
+from fervor.render import annotated, draw
+from fervor.tables import columns
 from tests.models import LABELS, SHARPNESS, write_model
 from tests.videos import portrait, write_video
 
@@ -79,14 +83,15 @@ def test_fields_in_their_order() -> None:
     names = [field.name for field in dataclasses.fields(Prediction)]
     assert names == [
         *("source", "frame", "time_s", "face", "track", "status", "box", "det_score"),
-        *("label", "prob", "probabilities", "model", "error"),
+        *("label", "prob", "probabilities", "model", "error", "thumbnail"),
     ]
 
 
 def test_names_of_the_package() -> None:
     assert fervor.Predictor is Predictor
     assert fervor.Prediction is Prediction
-    assert fervor.rows is rows
+    assert fervor.to_rows is to_rows
+    assert fervor.draw is draw
     with pytest.raises(AttributeError, match="nothing"):
         _ = fervor.nothing
 
@@ -171,19 +176,89 @@ def test_list_of_one_and_of_none(model: Path) -> None:
     assert ask([]) == []
 
 
-def test_unreadable_files_stand_in_their_place(model: Path, tmp_path: Path) -> None:
+def test_unreadable_files_stand_in_their_place(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"")
     ask = predictor(model, batch_size=2)
     before, error, after = ask([drawn(RED), broken, drawn(BLUE, RED)])
     assert labels(before) + labels(after) == ["neutral", "sadness", "neutral"]
-    (row,) = error
-    assert (row.status, row.source, row.face, row.label, row.prob) == (
-        *("error", str(broken), None, None, None),
-    )
-    assert row.error == "the file is empty (0 bytes)"
-    assert row.probabilities == {}
-    assert ask(broken) == error
+    assert error == ask(broken) == []
+    assert caplog.messages == [f"{broken}: the file is empty (0 bytes)"] * 2
+    (row,) = ask.rows(broken)
+    assert [row[name] for name in ("status", "source", "face", "label", "prob", "error")] == [
+        *("error", str(broken), None, None, None, "the file is empty (0 bytes)"),
+    ]
+
+
+def test_rows_of_everything(model: Path, tmp_path: Path) -> None:
+    """No picture and no frame is left out, and the columns are the model's, whatever was found."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"")
+    ask = predictor(model)
+    rows = ask.rows([drawn(RED, BLUE), drawn(), tmp_path])
+    assert [row["status"] for row in rows] == ["ok", "ok", "no_face", "error"]
+    assert rows[:2] == to_rows(ask(drawn(RED, BLUE)))
+    assert ask.rows(drawn())[0].keys() == rows[0].keys() == set(columns(LABELS))
+    assert ask.rows([]) == []
+    with pytest.raises(InputError, match="does not exist"):
+        ask.rows(tmp_path / "nowhere.jpg")
+
+
+def test_whole_numbers_stay_whole_in_pandas(model: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="needs pandas of the [dev] extra")
+    table = pandas.DataFrame(predictor(model).rows([drawn(RED, BLUE), drawn()])).convert_dtypes()
+    assert [str(table[name].dtype) for name in ("frame", "face", "schema")] == ["Int64"] * 3
+    assert table["face"].tolist()[:2] == [0, 1]
+    assert table["face"].isna().tolist() == [False, False, True]
+
+
+def test_pictures_in_memory(model: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(drawn(RED)).save(file, "PNG")
+    ask = predictor(model)
+    expected = ask(drawn(RED))
+    text = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    clear = np.dstack([drawn(RED), np.full(drawn(RED).shape[:2], 255, np.uint8)])
+    forms: list[Any] = [file.getvalue(), bytearray(file.getvalue()), file, text, clear]
+    assert [ask(form) for form in forms] == ask(forms) == [expected] * 5
+
+
+def test_embeddings_of_each_face(model: Path) -> None:
+    ask = predictor(model, batch_size=2)
+    found = ask.embed(drawn(RED, GREEN, BLUE))
+    np.testing.assert_allclose(found, np.eye(3), atol=1e-5)
+    assert ask.embed(drawn()).shape == (0, 3)
+    assert found.dtype == ask.embed(drawn()).dtype == np.float32
+    with pytest.raises(InputError, match="cannot be read"):
+        ask.embed(b"")
+
+
+def test_draws_what_it_was_given(model: Path) -> None:
+    picture = drawn(RED, BLUE)
+    faces = predictor(model)(picture)
+    shown = fervor.draw(picture, faces)
+    assert shown.size == (6 * 120, 6 * 60)  # enlarged
+    expected = annotated(picture, faces, [face.probabilities for face in faces])
+    assert shown.tobytes() == expected.tobytes()
+    with pytest.raises(InputError, match="cannot be read: the file is empty"):
+        fervor.draw(b"", faces)
+
+
+def test_a_notebook_shows_the_faces(model: Path) -> None:
+    ask = predictor(model)
+    several = ask([drawn(RED, BLUE), drawn(GREEN)])
+    (face,) = several[1]
+    assert face.thumbnail is not None
+    image = Image.open(io.BytesIO(face.thumbnail))
+    assert image.format == "JPEG" and max(image.size) <= 96
+    middle = np.asarray(image)[image.height // 2, image.width // 2]
+    assert middle.argmax() == 1
+    assert "data:image/jpeg;base64," in face._repr_html_()
+    for shown, count in ((several, 3), (several[0], 2), (several[1], 1)):
+        assert shown._repr_html_().count("<img ") == count  # type: ignore[attr-defined]
+    assert ask([drawn()])._repr_html_() == "<div>no face</div>"  # type: ignore[attr-defined]
 
 
 def test_missing_path_raises(model: Path, tmp_path: Path) -> None:
@@ -380,9 +455,11 @@ class TestVideoFiles:
         answers: Any = ask(clip)
         assert iter(answers) is answers
         rows = list(answers)
-        assert [answer[0].frame for answer in rows] == list(range(15))
-        assert [answer[0].time_s for answer in rows] == pytest.approx([n / 25 for n in range(15)])
-        assert [answer[0].status for answer in rows] == ["ok"] * 12 + ["no_face"] * 3
+        assert [len(answer) for answer in rows] == [1] * 12 + [0] * 3
+        table = ask.rows(clip)
+        assert [row["frame"] for row in table] == list(range(15))
+        assert [row["time_s"] for row in table] == pytest.approx([n / 25 for n in range(15)])
+        assert [row["status"] for row in table] == ["ok"] * 12 + ["no_face"] * 3
         assert {(row.label, row.track) for answer in rows[:12] for row in answer} == {
             ("happiness", 0)
         }

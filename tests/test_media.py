@@ -1,15 +1,20 @@
 """Pictures and folders become frames in order; what cannot be read says why in its frame."""
 
+import base64
 import io
 import os
 import random
+import re
 import struct
 import sys
+import tempfile
 import time
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -17,8 +22,22 @@ from PIL import Image
 
 from fervor import media
 from fervor.errors import InputError
-from fervor.media import ENDINGS, Frame, find, frame_of, is_video, open_inputs, read, read_picture
+from fervor.frame import Span
+from fervor.media import (
+    ENDINGS,
+    Frame,
+    find,
+    frame_of,
+    frames_of,
+    is_video,
+    open_inputs,
+    read,
+    read_picture,
+)
 from tests.videos import flat, write_video
+
+
+PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
 
 def gradient(width: int = 24, height: int = 16) -> Image.Image:
@@ -246,6 +265,98 @@ def test_arrays_and_images() -> None:
         frame = frame_of(picture)
         assert frame.source == ""
         np.testing.assert_array_equal(pixels_of(frame), np.asarray(image))
+
+
+def spooled(data: bytes) -> Any:
+    """What FastAPI gives; and it stands at its end."""
+    file = tempfile.SpooledTemporaryFile()
+    file.write(data)
+    return file
+
+
+def zipped(data: bytes) -> Any:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.png", data)
+    return zipfile.ZipFile(packed).open("a.png")
+
+
+def address(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+URL = "data:image/png;base64,"
+FORMS: dict[str, Callable[[Path], Any]] = {
+    "bytes": lambda path: path.read_bytes(),
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "open file": lambda path: path.open("rb"),
+    "spooled": lambda path: spooled(path.read_bytes()),
+    "in a zip": lambda path: zipped(path.read_bytes()),
+    "data URL": lambda path: URL + address(path.read_bytes()),
+    "of many lines": lambda path: (
+        "DATA:;BASE64,\n" + "\r\n".join(re.findall(".{1,76}", address(path.read_bytes())))
+    ),
+    "without padding": lambda path: URL + address(path.read_bytes()).rstrip("="),
+    "for URLs": lambda path: URL + base64.urlsafe_b64encode(path.read_bytes()).decode(),
+    "percent signs": lambda path: URL + quote(address(path.read_bytes())),
+}
+"""One picture in every form but its path."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_in_memory(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "a.png"
+    gradient(25).save(path)
+    given = FORMS[form](path)
+    frame = frame_of(given)
+    assert frame.error is None
+    assert frame.source == {"open file": str(path), "in a zip": "a.png"}.get(form, "")
+    np.testing.assert_array_equal(pixels_of(frame), np.asarray(gradient(25)))
+    if not isinstance(given, str | bytes | bytearray):
+        given.close()
+        assert str(frame_of(given).error).startswith("cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (b"", "the file is empty"),
+        (io.BytesIO(b"no picture"), "not a picture in a known format"),
+        ("data:image/png;base64,", "the file is empty"),
+        ("data:image/png;base64,%%%", "a data URL that is no base64"),
+        ("data:image/png;base64,iVBORw0KGgo", "damaged or truncated|not a picture"),
+        ("data:image/png,abc", "is no data URL in base64: expected data:image/jpeg;base64,"),
+        ("data:", "is no data URL in base64"),
+        ("data:image/svg+xml;base64,PHN2Zy8+", "not a picture in a known format"),
+    ],
+)
+def test_what_memory_holds_no_picture_says_so_in_one_line(given: Any, reason: str) -> None:
+    frame = frame_of(given)
+    assert frame.picture is None and frame.source == ""
+    assert re.search(reason, str(frame.error)) and "\n" not in str(frame.error)
+    assert len(str(frame.error)) < 200
+
+
+def test_texts_that_are_no_path(tmp_path: Path) -> None:
+    bare = base64.b64encode(PHOTOGRAPH.read_bytes()).decode()
+    with pytest.raises(InputError, match=r"^a text of [\d,]+ characters: .*base64,") as refused:
+        frame_of(bare)
+    assert len(str(refused.value)) < 200
+    (tmp_path / "a.txt").write_text("text")
+    with (tmp_path / "a.txt").open() as file, pytest.raises(InputError, match='mode "rb"'):
+        frame_of(file)  # type: ignore[arg-type]
+
+
+def test_folders_and_videos_among_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    gradient().save(tmp_path / "b.png")
+    write_video(tmp_path / "a.mp4", [flat((9, 9, 9))] * 2)
+    frames = [*frames_of([gradient(), tmp_path, str(tmp_path / "a.mp4")], span=Span(every=2))]
+    names = [os.path.basename(frame.source) for frame in frames]
+    assert names == ["", "a.mp4", "b.png", "a.mp4"]
+    with pytest.raises(InputError, match=r"webcam:0 has no end: read it with predictor\.video"):
+        next(frames_of(["webcam:0"]))
 
 
 def test_lazily_opened_damaged_image(tmp_path: Path) -> None:

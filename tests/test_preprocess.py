@@ -86,9 +86,19 @@ def test_floats_are_read_in_either_range(values: list[float]) -> None:
     np.testing.assert_array_equal(to_rgb(image)[0, :, 1], [0, 51, 255])
 
 
+def test_an_array_with_alpha_shows_white_where_it_is_transparent() -> None:
+    array = np.zeros((1, 3, 4), np.uint8)
+    array[0, :, 3] = (0, 255, 51)
+    np.testing.assert_array_equal(to_rgb(array)[0, :, 0], [255, 0, 204])
+    expected = to_rgb(Image.fromarray(array, "RGBA"))
+    np.testing.assert_array_equal(to_rgb(array), expected)
+    np.testing.assert_array_equal(to_rgb(array[:, ::-1]), expected[:, ::-1])  # a view
+
+
 def test_grey_array_gets_three_equal_planes() -> None:
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     np.testing.assert_array_equal(to_rgb(grey), np.stack([grey] * 3, axis=2))
+    np.testing.assert_array_equal(to_rgb(grey[:, :, None]), to_rgb(grey))
 
 
 def test_shrinking_averages() -> None:
@@ -101,8 +111,8 @@ def test_shrinking_averages() -> None:
     "array",
     [
         np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((3, 6, 6), np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
     ],

@@ -19,7 +19,8 @@ from PIL import Image
 from fervor import minilm
 from fervor.__main__ import main
 from fervor.inference import Predictor
-from fervor.tables import columns, row_of
+from fervor.prediction import row_of
+from fervor.tables import columns
 from tests.models import LABELS, write_model
 from tests.serving import (
     BOUNDARY,

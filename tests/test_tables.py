@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fervor.errors import UsageError
-from fervor.prediction import Prediction
+from fervor.prediction import WHOLE_NUMBERS, Prediction, row_of, to_rows
 from fervor.smoothing import Smoother
-from fervor.tables import FORMATS, TextTable, check_output, columns, open_table, row_of, rows
+from fervor.tables import FORMATS, TextTable, check_output, columns, open_table
 
 
 LABELS = ("neutral", "happiness", "anger")
@@ -304,16 +304,16 @@ def test_smoothed_columns_come_last_and_the_raw_ones_stay(tmp_path: Path, ending
 
 def test_rows_of_whatever_a_predictor_gives() -> None:
     expected = [row_of(prediction, LABELS) for answer in ROWS for prediction in answer]
-    assert rows(ROWS) == expected
-    assert rows(iter(ROWS)) == expected
-    assert rows(ROWS[0]) == expected[:2]
-    assert rows(ROWS[0][0]) == expected[:1]
-    assert rows([]) == []
+    assert to_rows(ROWS) == expected
+    assert to_rows(iter(ROWS)) == expected
+    assert to_rows(ROWS[0]) == expected[:2]
+    assert to_rows(ROWS[0][0]) == expected[:1]
+    assert to_rows([]) == []
 
 
 def test_rows_become_a_data_frame() -> None:
     pandas = pytest.importorskip("pandas", reason="needs pandas of the [dev] extra")
-    table = pandas.DataFrame(rows(ROWS))
+    table = pandas.DataFrame(to_rows(ROWS))
     assert tuple(table.columns) == COLUMNS
     assert table["status"].tolist() == ["ok", "ok", "no_face", "error", "ok"]
     means = table.groupby("label")["p_happiness"].mean().to_dict()
@@ -345,8 +345,10 @@ def test_pandas_and_polars_read_it(tmp_path: Path, ending: str, count: int) -> N
         assert len(table) == len(expected)
         assert list(table["status"]) == [row["status"] for row in expected]
         assert list(table["error"])[-1] == expected[-1]["error"]
+        if ending == ".parquet" and table is tables[0]:
+            assert [str(table[name].dtype) for name in WHOLE_NUMBERS] == ["Int64"] * 4
         for name in ("time_s", "track", "p_anger"):
-            filled = [value for value in list(table[name]) if value is not None and value == value]
+            filled = [value for value in list(table[name]) if not pandas.isna(value)]
             assert filled == [row[name] for row in expected if row[name] is not None]
 
 

@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from fervor import __version__
 from fervor.inference import Predictor
 from fervor.media import decode_picture, picture_size
-from fervor.prediction import Prediction, without_face
+from fervor.prediction import Prediction, row_of, without_face
 from fervor.server import films, schema, uploads
 from fervor.server.batching import WAIT, Batcher
 from fervor.server.description import describe
@@ -23,7 +23,6 @@ from fervor.server.guard import Access, Guard
 from fervor.server.limits import Clients, Limits, Refused, Room
 from fervor.server.metrics import CONTENT_TYPE, Metrics
 from fervor.server.uploads import Disconnected, Most, Upload
-from fervor.tables import row_of
 
 
 __all__ = ["application"]

@@ -20,11 +20,10 @@ from fervor.errors import UsageError
 from fervor.frame import Span
 from fervor.inference import Predictor
 from fervor.media import is_video, read
-from fervor.prediction import Prediction, without_face
+from fervor.prediction import Prediction, row_of, without_face
 from fervor.server.limits import Limits, Refused
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
-from fervor.tables import row_of
 from fervor.video import need_av, stated_seconds
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fervor.tables import TEXTS, WHOLE_NUMBERS, columns
+from fervor.prediction import WHOLE_NUMBERS
+from fervor.tables import TEXTS, columns
 
 
 __all__ = ["EXPLAINED", "errors", "explained", "rows", "text", "upload"]
