@@ -1,5 +1,7 @@
 """A model's answers to a split, and one result file per evaluation."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +22,16 @@ from fervor.duplicates import repeated
 from fervor.errors import UsageError
 from fervor.methods import Batch, Method
 from fervor.metrics import softmax, summary
-from fervor.significance import Floats, Ints, bootstrap_intervals, mcnemar
+from fervor.significance import (
+    Floats,
+    Ints,
+    bootstrap_intervals,
+    gain,
+    grouped_intervals,
+    mcnemar,
+    sign_flips,
+    units,
+)
 from fervor.slices import by_attributes
 from fervor.splits import alignment, load_samples
 from fervor.transfer import Scope, scope
@@ -129,6 +140,11 @@ class Answers:
         right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.label
         return right
 
+    @property
+    def unit(self) -> Ints:
+        """Each picture's person [n]; every picture its own where none are known."""
+        return units(self.pictures.groups, len(self.pictures))
+
     def embedding(self, rows: Ints) -> Floats:
         """Features [m d] of some of the pictures, as compared with the class vectors."""
         chosen = self.pictures.subset(torch.from_numpy(rows))
@@ -207,9 +223,15 @@ def evaluate(
         result["comparison"] = comparison(found, other)
     if slices:
         result["slices"] = by_attributes(found.samples, found.correct, slices)
-    cross = found.scope.report is not None
-    path = result_path(found.model.info, found.described, output, cross=cross)
-    result = results.write(path, result)
+    asked = results.asked_of(
+        result,
+        pictures=result["answers"]["pictures"],
+        temperature=found.model.info["temperature"],
+        compare=result["comparison"]["sha256"] if compare else None,
+        slices=sorted(slices),
+    )
+    name = result_name(found.model.info, found.described, cross=found.scope.report is not None)
+    path, result = results.store(Path(output), name, result, asked)
     if write_report is not None:
         write_report(path.with_suffix(""), found, result, root=data.root, umap=umap)
     return path, result
@@ -227,26 +249,47 @@ def origin(info: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def result_path(
-    info: dict[str, Any], described: dict[str, Any], output: str, *, cross: bool
-) -> Path:
-    """Where a result is filed: by the model's name and seed, and what was evaluated.
+def result_name(info: dict[str, Any], described: dict[str, Any], *, cross: bool) -> str:
+    """What a result's file is called before its fingerprint: model, seed, and what was evaluated.
 
     Args:
         info: the model's description.
         described: what a result says of the data.
-        output: folder of result files.
         cross: whether the data set is another one than the model's own.
     """
     other = f"-{described['name']}-{described['protocol']}" if cross else ""
     fold = f"-fold{described['fold']}" if described["fold"] else ""
-    name = f"{info['name']}-seed{info['seed']}{other}{fold}-{described['split']}.json"
-    return Path(output) / name
+    return f"{info['name']}-seed{info['seed']}{other}{fold}-{described['split']}"
+
+
+def answers_of(found: Answers) -> dict[str, Any]:
+    """Every picture's class, answer and person, so that another result can be compared with it.
+
+    Classes are numbers in the order of the result's `classes`; persons are numbered as they come.
+    `pictures` is a checksum of the pictures' names, classes and persons, in their order.
+    """
+    names = [Path(source).name for source in found.pictures.sources]
+    label, persons = found.label.tolist(), found.unit.tolist()
+    return {
+        "pictures": hashlib.sha256(json.dumps([names, label, persons]).encode()).hexdigest(),
+        "label": _words(label),
+        "answer": _words(found.probabilities.argmax(1).tolist()),
+        "person": _words(persons) if found.pictures.groups else "",
+    }
+
+
+def _words(numbers: Iterable[int]) -> str:
+    """Numbers in one line of a result file."""
+    return " ".join(map(str, numbers))
 
 
 def _figures(found: Answers) -> dict[str, Any]:
     figures = summary(found.probabilities, found.label, found.scope.labels)
     intervals = bootstrap_intervals(np.array(figures["confusion"]))
+    if found.pictures.groups:  # pictures of one person are one observation
+        answer, classes = found.probabilities.argmax(1), len(found.scope.labels)
+        intervals = grouped_intervals(found.label, answer, found.unit, classes)
+        figures["accuracy_interval"] = list(intervals["accuracy"])
     cross = found.scope.report
     if cross is not None:
         right = found.logits.argmax(1) == np.array(found.scope.columns)[found.label]
@@ -254,12 +297,16 @@ def _figures(found: Answers) -> dict[str, Any]:
     return {
         "cross_data": cross,
         **figures,
+        "persons": len(set(found.unit.tolist())) if found.pictures.groups else None,
         "bootstrap_intervals": {name: list(pair) for name, pair in intervals.items()},
+        "answers": answers_of(found),
     }
 
 
 def comparison(first: Answers, second: Answers) -> dict[str, Any]:
-    """Two models on the same pictures, and whether they differ (McNemar's exact test).
+    """Two models on the same pictures, and whether they differ.
+
+    McNemar's exact test; where persons are known, the test that flips persons' signs.
 
     Raises:
         UsageError: the models do not know the same classes.
@@ -270,7 +317,12 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
             f"--compare {second.model.folder}: it answers with {', '.join(second.scope.labels)}, "
             f"the model with {', '.join(first.scope.labels)}: expected the same classes"
         )
-    found = mcnemar(first.correct, second.correct)
+    found, unit = mcnemar(first.correct, second.correct), first.unit
+    ours, theirs = first.correct[None].astype(float), second.correct[None].astype(float)
+    better = gain(ours, theirs, unit)
+    grouped, p_value = bool(first.pictures.groups), found.p_value
+    if grouped:
+        p_value = sign_flips((ours - theirs)[0], unit)
     return {
         "model": second.model.info["name"],
         "seed": second.model.info["seed"],
@@ -278,7 +330,10 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
         "accuracy": float(second.correct.mean()),
         "first_only": found.first_only,
         "second_only": found.second_only,
-        "p_value": found.p_value,
+        "gain": better.mean,
+        "gain_interval": [better.low, better.high],
+        "test": "sign flips of persons" if grouped else "McNemar",
+        "p_value": p_value,
     }
 
 
@@ -311,6 +366,7 @@ def counted(
     described = {
         "name": data.name,
         "protocol": protocol,
+        "annotations": data.annotations,
         "split": split,
         "fold": data.fold,
         "faces": data.faces,

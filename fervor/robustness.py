@@ -21,7 +21,7 @@ from fervor.config import Data
 from fervor.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, Corruption, corrupt
 from fervor.data import Pictures
 from fervor.errors import UsageError
-from fervor.evaluation import Network, counted, opened, origin, result_path
+from fervor.evaluation import Network, counted, opened, origin, result_name
 from fervor.methods import Batch
 from fervor.parallel import progress
 from fervor.preprocess import to_input
@@ -88,8 +88,14 @@ def robustness(
     }
     if other is not None:
         result["baseline"] = compared(result, other, baseline)
-    path = result_path(loaded.info, described, output, cross=scope.report is not None)
-    result = results.write(path, result)
+    asked = results.asked_of(
+        result,
+        temperature=loaded.info["temperature"],
+        pictures={**result["pictures"], "count": len(rows)},
+        baseline=None if other is None else other["sha256"],
+    )
+    name = result_name(loaded.info, described, cross=scope.report is not None)
+    path, result = results.store(Path(output), name, result, asked)
     _write_table(path.with_suffix(".csv"), result)
     if draw is not None:
         draw(path, [result] if other is None else [result, other])

@@ -1,4 +1,8 @@
-"""How sure a figure is: intervals, and tests of whether two figures differ; pure functions."""
+"""How sure a figure is: intervals, and tests of whether two figures differ; pure functions.
+
+Pictures of one person are no independent observations. Where they are known, a unit [n] numbers
+each picture's person, and units are drawn, not pictures.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,12 +14,20 @@ from scipy import stats
 
 __all__ = [
     "Discordant",
+    "Estimate",
     "accuracy_interval",
     "bootstrap_intervals",
     "bootstrap_mean_interval",
     "equal_shares",
+    "equal_shares_of_persons",
+    "estimate",
+    "gain",
+    "grouped_intervals",
     "holm",
     "mcnemar",
+    "mean_variance",
+    "sign_flips",
+    "units",
 ]
 
 Floats = NDArray[np.floating[Any]]
@@ -53,7 +65,40 @@ def bootstrap_intervals(
     count = int(confusion.sum())
     random = np.random.default_rng(seed)
     drawn = random.multinomial(count, confusion.ravel() / count, size=resamples)
-    drawn = drawn.reshape(resamples, *confusion.shape)
+    return _intervals(drawn.reshape(resamples, *confusion.shape))
+
+
+def grouped_intervals(
+    label: Ints,
+    answer: Ints,
+    unit: Ints,
+    classes: int,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """The intervals of `bootstrap_intervals` where persons, not pictures, are drawn.
+
+    Args:
+        label: class numbers [n].
+        answer: the answered classes [n].
+        unit: each picture's person [n]; see `units`.
+        classes: how many classes there are.
+        resamples: how often as many persons are drawn with replacement.
+        seed: of the draws.
+    """
+    count = int(unit.max()) + 1
+    confusions = np.zeros((count, classes, classes), np.int64)
+    np.add.at(confusions, (unit, label, answer), 1)
+    weights = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
+    return _intervals(np.einsum("ru,ucd->rcd", weights, confusions))
+
+
+def _intervals(drawn: Ints) -> dict[str, tuple[float, float]]:
+    """Percentile intervals over resampled confusions [r c c]."""
+    count = drawn.sum((1, 2))
     hits, true, answered = np.einsum("rcc->rc", drawn), drawn.sum(2), drawn.sum(1)
     present = true > 0
     recall = np.divide(hits, true, out=np.zeros(hits.shape), where=present)
@@ -67,10 +112,17 @@ def bootstrap_intervals(
 
 
 def bootstrap_mean_interval(
-    values: Floats, *, resamples: int = RESAMPLES, seed: int = 0
+    values: Floats, *, unit: Ints | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean of values [n], such as the pictures' Brier scores."""
+    """95 % percentile interval of the mean of values [n], such as the pictures' Brier scores.
+
+    Where `unit` numbers each value's person [n], persons are drawn.
+    """
     random = np.random.default_rng(seed)
+    if unit is not None:
+        sums, counts = np.bincount(unit, values), np.bincount(unit)
+        weights = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
+        return _percentiles((weights @ sums) / (weights @ counts))
     means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
     return _percentiles(np.array(means))
 
@@ -78,6 +130,84 @@ def bootstrap_mean_interval(
 def _percentiles(values: Floats) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def units(groups: Sequence[str], count: int) -> Ints:
+    """A number for each picture's person, from 0 on [count]; a picture without one is its own."""
+    names = [name or f"\0{row}" for row, name in enumerate(groups or [""] * count)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], np.int64)
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds on a sample of pictures, with its 95 % interval.
+
+    `p_value` is that of the mean being 0; of a figure that cannot be 0 it says nothing.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def estimate(seeds: Sequence[float], sampling: float) -> Estimate:
+    """The interval of a mean over k seeds whose test pictures are a sample.
+
+    Its variance is s^2 / k of the seeds, with k - 1 degrees of freedom, and `sampling`, the
+    variance that drawing other pictures would give; the degrees of both together are
+    Satterthwaite's. It is never surer than the seeds alone are (Student's t). One seed says nothing
+    of others: its interval is that of the pictures.
+    """
+    values = np.asarray(seeds, float)
+    between = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    variance, mean = between + sampling, float(values.mean())
+    if not variance:
+        return Estimate(mean, mean, mean, float(mean == 0))
+    sources = [(variance, variance**2 / (between**2 / (len(values) - 1)) if between else np.inf)]
+    sources += [(between, len(values) - 1)] if between else []
+    halves = [stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(part) for part, freedom in sources]
+    tails = [2 * stats.t.sf(abs(mean) / np.sqrt(part), freedom) for part, freedom in sources]
+    half = float(max(halves))
+    return Estimate(mean, mean - half, mean + half, float(max(tails)))
+
+
+def mean_variance(values: Floats, unit: Ints) -> float:
+    """The variance that the mean of values [n] has because their units are a sample.
+
+    The linear form of the ratio of sums over units, with the correction of a sample variance.
+    """
+    sums, counts = np.bincount(unit, values), np.bincount(unit)
+    if len(counts) < 2:
+        return 0.0
+    rest = sums - values.mean() * counts
+    return float((rest**2).sum() * len(counts) / (len(counts) - 1) / len(values) ** 2)
+
+
+def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
+    """How much more often one method is right than another, on the same pictures and seeds.
+
+    Args:
+        first: whether each seed of the first is right on each picture [s n].
+        second: the same of the second [s n].
+        unit: each picture's person [n]; see `units`.
+    """
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    return estimate(difference.mean(1).tolist(), mean_variance(difference.mean(0), unit))
+
+
+def sign_flips(
+    difference: Floats, unit: Ints, *, resamples: int = 10 * RESAMPLES, seed: int = 0
+) -> float:
+    """The p value of a mean difference [n] of 0: persons' signs are as likely the other way.
+
+    Where every picture is a unit of its own, this is McNemar's test by drawing.
+    """
+    sums = np.bincount(unit, difference)
+    sums = sums[sums != 0]
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(resamples, len(sums)))
+    beyond = int((abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum())
+    return (beyond + 1) / (resamples + 1)
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Discordant:
@@ -106,6 +236,34 @@ def equal_shares(correct: Sequence[int], counts: Sequence[int]) -> tuple[str, fl
     if table.shape[1] == 2 and smallest < SMALLEST_EXPECTED:
         return "fisher", float(stats.fisher_exact(table).pvalue)
     return "chi-square", float(stats.chi2_contingency(table, correction=False).pvalue)
+
+
+def equal_shares_of_persons(
+    correct: NDArray[np.bool_], number: Ints, unit: Ints
+) -> tuple[str, float]:
+    """Wald's test of whether groups have one accuracy, whose covariance is that between persons.
+
+    Args:
+        correct: whether each picture is answered rightly [n].
+        number: each picture's group, from 0 on [n].
+        unit: each picture's person [n]; one person may be in several groups.
+    """
+    groups = int(number.max()) + 1
+    rows = np.unique(unit, return_inverse=True)[1]
+    persons = int(rows.max()) + 1
+    hits, counts = np.zeros((persons, groups)), np.zeros((persons, groups))
+    np.add.at(hits, (rows, number), correct)
+    np.add.at(counts, (rows, number), 1)
+    total = counts.sum(0)
+    shares = hits.sum(0) / total
+    if groups < 2 or persons <= groups or len(set(shares)) == 1:
+        return "none", 1.0
+    spread = (hits - shares * counts) / total
+    covariance = spread.T @ spread * persons / (persons - 1)
+    contrast = np.hstack([np.eye(groups - 1), -np.ones((groups - 1, 1))])
+    apart = contrast @ shares
+    wald = apart @ np.linalg.pinv(contrast @ covariance @ contrast.T) @ apart / (groups - 1)
+    return "Wald, by person", float(stats.f.sf(wald, groups - 1, persons - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from fervor.datasets import Sample
 from fervor.errors import UsageError
-from fervor.significance import accuracy_interval, equal_shares, holm
+from fervor.significance import (
+    accuracy_interval,
+    bootstrap_mean_interval,
+    equal_shares,
+    equal_shares_of_persons,
+    holm,
+    units,
+)
 
 
 def by_attributes(
@@ -39,6 +46,8 @@ def _by_attribute(
     samples: Sequence[Sample], correct: NDArray[np.bool_], column: str
 ) -> dict[str, Any]:
     values = [sample.attributes.get(column, "") for sample in samples]
+    persons = [sample.group for sample in samples]
+    unit = units(persons, len(samples))
     names = sorted(set(values) - {""})
     if not names:
         known = sorted({name for sample in samples for name in sample.attributes})
@@ -49,14 +58,22 @@ def _by_attribute(
     for name in names:
         rows = np.array([value == name for value in values])
         hits, count = int(correct[rows].sum()), int(rows.sum())
+        interval = accuracy_interval(hits, count)
+        if any(persons):
+            own = np.unique(unit[rows], return_inverse=True)[1]
+            interval = bootstrap_mean_interval(correct[rows].astype(float), unit=own)
         groups[name] = {
             "count": count,
             "correct": hits,
             "accuracy": hits / count,
-            "accuracy_interval": list(accuracy_interval(hits, count)),
+            "accuracy_interval": list(interval),
         }
     test, p_value = equal_shares(
         [group["correct"] for group in groups.values()],
         [group["count"] for group in groups.values()],
     )
+    if any(persons):
+        present = np.array([bool(value) for value in values])
+        number = np.array([names.index(value) for value in values if value])
+        test, p_value = equal_shares_of_persons(correct[present], number, unit[present])
     return {"groups": groups, "without": values.count(""), "test": test, "p_value": p_value}

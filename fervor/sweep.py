@@ -90,7 +90,7 @@ def sweep(
             _work(study, space, trials or len(grid or ()), run, figure, folder)
             rows = _rows(study, figure, folder, run)
             if any("selection" in row for row in rows):
-                results.write(folder / ROWS, _result(run, figure, rows))
+                results.write(folder / ROWS, _result(run, figure, rows), replace=True)
     except Timeout:
         raise UsageError(
             f"{folder}: another process sweeps in it; wait, or give --output"

@@ -66,6 +66,7 @@ def test_the_result_file_says_where_its_numbers_come_from(
     assert stored["data"] == {
         "name": "folder",
         "protocol": "folders",
+        "annotations": "",
         "split": "test",
         "fold": 0,
         "faces": "precropped",
@@ -134,6 +135,36 @@ def test_logits_are_those_of_eval_mode_and_leave_the_mode(model: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_every_answer_is_kept(model: Path, faces: Path, tmp_path: Path) -> None:
+    data = Data(name="folder", root=str(faces), cache="")
+    _, result = evaluate(str(model), data, output=str(tmp_path))
+    label, answer = (
+        [int(word) for word in result["answers"][key].split()] for key in ("label", "answer")
+    )
+    assert sum(a == b for a, b in zip(label, answer, strict=True)) == result["correct"]
+    assert sorted(label) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3] and len(label) == result["count"]
+    assert result["persons"] is None and result["answers"]["person"] == ""
+
+
+def test_pictures_of_one_person_are_one_observation(model: Path, tmp_path: Path) -> None:
+    """The same pictures with a column of persons: the same figures, wider intervals."""
+    root = table_of(tmp_path / "faces", list(LABELS), 5)
+    data = Data(name="csv", root=str(root), cache="")
+    _, alone = evaluate(str(model), data, output=str(tmp_path))
+    lines = (root / "table.csv").read_text().splitlines()
+    grouped = [f"{line},{'group' if not row else row % 2}" for row, line in enumerate(lines)]
+    (root / "table.csv").write_text("\n".join(grouped) + "\n")
+    _, persons = evaluate(str(model), data, output=str(tmp_path / "other"), compare=str(model))
+    assert (persons["persons"], persons["accuracy"]) == (2, alone["accuracy"])
+    assert persons["bootstrap_intervals"] != alone["bootstrap_intervals"]
+    assert persons["accuracy_interval"] == persons["bootstrap_intervals"]["accuracy"]
+    assert set(persons["answers"]["person"].split()) == {"0", "1"}
+    assert persons["comparison"]["test"] == "sign flips of persons"
+    assert persons["comparison"]["p_value"] == 1.0
+    path, _ = evaluate(str(model), data, output=str(tmp_path))
+    assert len(list(path.parent.glob("drawn-*.json"))) == 2  # the table changed, its name did not
+
+
 # Another data set than the model's own
 
 
@@ -153,7 +184,7 @@ def test_classes_are_matched_by_name(model: Path, tmp_path: Path) -> None:
     root = table_of(tmp_path / "faces", ["anger", "fear", "happiness", "neutral"], 3, seed=2)
     data = Data(name="csv", root=str(root), cache="")
     path, result = evaluate(str(model), data, output=str(tmp_path))
-    assert path.name == "drawn-seed29-csv-table-test.json"
+    assert path.name == f"drawn-seed29-csv-table-test-{result['fingerprint']}.json"
     cross = result["cross_data"]
     assert cross["trained_on"] == "folder"
     assert cross["shared"] == ["neutral", "happiness", "anger"]
@@ -201,8 +232,9 @@ def test_pictures_that_stand_in_train_are_left_out_when_asked(model: Path, tmp_p
     repeated = root / "test" / "anger" / "000.png"
     Image.open(root / "train" / "anger" / "001.png").convert("RGB").save(repeated, compress_level=0)
     data = Data(name="folder", root=str(root), cache="")
-    _, plain = evaluate(str(model), data, output=str(tmp_path))
-    _, without = evaluate(str(model), data, output=str(tmp_path), exclude_duplicates=True)
+    path, plain = evaluate(str(model), data, output=str(tmp_path))
+    other_path, without = evaluate(str(model), data, output=str(tmp_path), exclude_duplicates=True)
+    assert other_path != path and json.loads(path.read_text())["count"] == 12
     assert (plain["count"], without["count"]) == (12, 11)
     assert without["data"]["left_out"] == {"no_face": 0, "duplicates": 1}
     assert without["classes"]["anger"]["count"] == 2

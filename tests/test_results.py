@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fervor import results
-from fervor.errors import DataError
+from fervor.errors import DataError, UsageError
 
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +41,46 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert {key: value for key, value in found.items() if key != results.CONTENT} == COMPLETE
     results.write(path, found)  # again, with its own checksum inside
     assert results.read(path) == found
+
+
+def test_another_answer_never_takes_a_results_place(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    results.write(path, COMPLETE)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"r\.json holds another result already, .*: move it away"):
+        results.write(path, {**COMPLETE, "accuracy": 0.5})
+    assert path.read_bytes() == before
+    results.write(path, {**COMPLETE, "commit": "later", "versions": {"fervor": "9"}})
+    results.write(path, {**COMPLETE, "accuracy": 0.5}, replace=True)
+    assert results.read(path)["accuracy"] == 0.5
+    path.write_text("{}")
+    with pytest.raises(DataError, match="expected a result file"):
+        results.write(path, COMPLETE)
+    assert path.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "ke/other"},
+        {"run": {**COMPLETE["run"], "seed": 1}},
+        {"run": {**COMPLETE["run"], "selection": {"mode": "paper"}}},
+        {"sha256": {"weights.safetensors": "f01"}},
+        *({"data": {**COMPLETE["data"], key: "x"}} for key in ("name", "protocol", "split")),
+        {"data": {**COMPLETE["data"], "exclude_duplicates": True}},
+    ],
+)
+def test_every_question_has_a_file_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
+    asked = results.asked_of(COMPLETE)
+    path, result = results.store(tmp_path, "ke/r", COMPLETE, asked)
+    assert path.name == f"r-{result['fingerprint']}.json"
+    assert results.store(tmp_path, "ke/r", COMPLETE, asked)[0] == path
+    other = {**COMPLETE, **change, "accuracy": 0.9}
+    second, _ = results.store(tmp_path, "ke/r", other, results.asked_of(other))
+    assert second != path and results.read(path)["accuracy"] == COMPLETE["accuracy"]
+    assert results.asked_of(COMPLETE, compare="f02") != asked
+    left = {**COMPLETE, "data": {**COMPLETE["data"], "left_out": {"no_face": 3}}}
+    assert results.fingerprint(results.asked_of(left)) == results.fingerprint(asked)
 
 
 @pytest.mark.parametrize("key", [*results.REQUIRED, "count"])

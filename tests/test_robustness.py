@@ -80,7 +80,7 @@ def test_every_condition_is_counted_as_a_loop_counts_it(
     means = [np.mean(row["accuracy"]) for row in result["corruptions"].values()]
     assert result["mean_accuracy"] == pytest.approx(np.mean(means))
     assert list(result["corruptions"]) == list(CORRUPTIONS)
-    assert path == tmp_path / "tiny-seed0-test.json"
+    assert path == tmp_path / f"tiny-seed0-test-{result['fingerprint']}.json"
     assert results.read(path) == json.loads(path.read_text())
     with path.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -124,7 +124,8 @@ def test_errors_beside_a_baselines(model: str, data: Data, tmp_path: Path) -> No
     path, ours = robustness(
         model, data, output=str(tmp_path / "r"), baseline=other, pictures=5, report=True
     )
-    theirs = results.read(tmp_path / "r" / "other-seed0-test.json")
+    (written,) = (tmp_path / "r").glob("other-seed0-test-*.json")
+    theirs = results.read(written)
     errors = []
     for name, row in ours["corruptions"].items():
         below = 5 - sum(theirs["corruptions"][name]["accuracy"])
@@ -134,7 +135,7 @@ def test_errors_beside_a_baselines(model: str, data: Data, tmp_path: Path) -> No
     assert ours["baseline"]["mean_corruption_error"] == pytest.approx(np.mean(errors))
     assert ours["count"] == 5
     assert {file.suffix for file in path.parent.glob("tiny-*")} >= {".json", ".csv", ".svg", ".png"}
-    read = str(tmp_path / "r" / "other-seed0-test.json")
+    read = str(written)
     _, again = robustness(model, data, output=str(tmp_path / "r"), baseline=read, pictures=5)
     assert again["baseline"] == ours["baseline"]
     for wrong in ({"pictures": 4}, {"pictures": 5, "seed": 1}):

@@ -15,8 +15,15 @@ from fervor.significance import (
     bootstrap_intervals,
     bootstrap_mean_interval,
     equal_shares,
+    equal_shares_of_persons,
+    estimate,
+    gain,
+    grouped_intervals,
     holm,
     mcnemar,
+    mean_variance,
+    sign_flips,
+    units,
 )
 
 
@@ -168,3 +175,100 @@ def test_holm_against_its_definition(p_values: list[float]) -> None:
             rejected.add(place)
         assert {place for place, value in enumerate(adjusted) if value <= level} == rejected
     assert all(a <= b for a, b in pairwise(adjusted[place] for place in order))
+
+
+# Persons
+
+
+def frames(random: np.random.Generator, persons: int) -> tuple[np.ndarray, ...]:
+    """Ten frames a person that are mostly right or mostly wrong together: 0.5 on the whole."""
+    unit = np.repeat(np.arange(persons), 10)
+    ability = np.where(random.random(persons) < 0.5, 0.9, 0.1)
+    label = random.integers(0, 2, persons * 10)
+    right = random.random(persons * 10) < ability[unit]
+    return label, np.where(right, label, 1 - label), unit
+
+
+def test_the_intervals_of_persons_hold_the_truth_and_those_of_pictures_do_not() -> None:
+    random = np.random.default_rng(0)
+    of_persons = of_pictures = of_means = analytic = 0
+    for trial in range(200):
+        label, answer, unit = frames(random, 40)
+        right = (label == answer).astype(float)
+        low, high = grouped_intervals(label, answer, unit, 2, resamples=400, seed=trial)["accuracy"]
+        of_persons += low <= 0.5 <= high
+        low, high = bootstrap_intervals(confusion(label, answer, 2), resamples=400)["accuracy"]
+        of_pictures += low <= 0.5 <= high
+        low, high = bootstrap_mean_interval(right, unit=unit, resamples=400, seed=trial)
+        of_means += low <= 0.5 <= high
+        analytic += abs(right.mean() - 0.5) <= 1.96 * math.sqrt(mean_variance(right, unit))
+    assert 0.88 <= of_persons / 200 <= 0.99
+    assert 0.88 <= of_means / 200 <= 0.99
+    assert 0.88 <= analytic / 200 <= 0.99
+    assert of_pictures / 200 < 0.75
+
+
+def test_alone_in_their_groups_pictures_are_pictures() -> None:
+    random = np.random.default_rng(1)
+    label, answer, _ = frames(random, 30)
+    unit = units((), len(label))
+    assert unit.tolist() == list(range(len(label)))
+    assert units(["a", "", "b", "a", ""], 5).tolist() == [0, 1, 2, 0, 3]
+    alone = grouped_intervals(label, answer, unit, 2, resamples=4000)["accuracy"]
+    plain = bootstrap_intervals(confusion(label, answer, 2), resamples=4000)["accuracy"]
+    assert alone == pytest.approx(plain, abs=0.01)
+    right = (label == answer).astype(float)
+    share = right.mean()
+    assert mean_variance(right, unit) == pytest.approx(share * (1 - share) / (len(right) - 1))
+
+
+def test_flips_of_single_pictures_are_mcnemars_test() -> None:
+    first, second = np.zeros(200, bool), np.zeros(200, bool)
+    first[:30], second[30:42] = True, True
+    difference = first.astype(float) - second
+    found = sign_flips(difference, np.arange(200), resamples=40_000)
+    assert found == pytest.approx(mcnemar(first, second).p_value, abs=0.004)
+    together = sign_flips(difference, np.repeat(np.arange(20), 10))
+    assert together > 5 * found  # six units differ, not forty-two
+
+
+def test_an_estimate_over_seeds_is_students() -> None:
+    values = [0.80, 0.82, 0.85]
+    found = estimate(values, 0.0)
+    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    alone = estimate([0.8], 0.0004)
+    assert alone.high - 0.8 == pytest.approx(1.959964 * 0.02)
+    assert estimate(values, 0.0004).high == found.high  # never surer than the seeds alone
+    assert estimate(values, 0.04).high > 0.82 + 1.96 * 0.2
+    assert estimate([0.0], 0.0).p_value == 1 and estimate([0.5], 0.0).p_value == 0
+
+
+def test_a_gain_is_paired() -> None:
+    """The same pictures are hard for both: a small difference is seen all the same."""
+    random = np.random.default_rng(2)
+    hard = random.random(1000) < 0.5
+    second = np.array([~hard, ~hard, ~hard])
+    first = second.copy()
+    first[:, np.flatnonzero(hard)[:20]] = True
+    found = gain(first, second, np.arange(1000))
+    assert found.mean == pytest.approx(0.02)
+    assert 0 < found.low < 0.02 < found.high and found.p_value < 0.001
+    assert gain(second, first, np.arange(1000)).mean == pytest.approx(-0.02)
+    persons = np.arange(1000) // 500
+    assert gain(first, second, persons).p_value > 0.05
+
+
+def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:
+    random = np.random.default_rng(3)
+    rejected = {"persons": 0, "pictures": 0}
+    for _ in range(200):
+        label, answer, unit = frames(random, 40)
+        correct, number = label == answer, unit % 2
+        rejected["persons"] += equal_shares_of_persons(correct, number, unit)[1] < 0.05
+        hits = [int(correct[number == group].sum()) for group in (0, 1)]
+        rejected["pictures"] += equal_shares(hits, [200, 200])[1] < 0.05
+    assert rejected["persons"] / 200 < 0.1 < 0.3 < rejected["pictures"] / 200
+    ones = np.ones(8, bool)
+    assert equal_shares_of_persons(ones, np.arange(8) % 2, np.arange(8)) == ("none", 1.0)

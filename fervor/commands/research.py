@@ -70,7 +70,8 @@ def evaluate(
     )
     low, high = result["accuracy_interval"]
     print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
-    print(f"                     {result['correct']} of {result['count']} pictures")
+    persons = f" of {result['persons']} persons" if result["persons"] else ""
+    print(f"                     {result['correct']} of {result['count']} pictures{persons}")
     print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
     print(f"macro F1             {result['macro_f1']:.2%}")
     print(f"calibration error    {result['calibration_error']:.2%}")
@@ -214,7 +215,8 @@ def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [
             ("compared with", f"{other['model']}, accuracy {other['accuracy']:.2%}"),
             ("right alone", f"{other['first_only']} against {other['second_only']} pictures"),
-            ("McNemar's test", f"p = {other['p_value']:.3g}"),
+            ("gain", "{:+.2%} ({:+.2%} to {:+.2%})".format(other["gain"], *other["gain_interval"])),
+            (f"{other['test']}", f"p = {other['p_value']:.3g}"),
         ]
     for column, found in result.get("slices", {}).items():
         for name, group in found["groups"].items():
