@@ -13,6 +13,7 @@ from fervor.config import Run
 from fervor.evaluation import torch_logits
 from fervor.methods import Method
 from fervor.metrics import fitted_temperature, softmax, summary
+from fervor.resume import starts
 from fervor.splits import Splits, alignment
 from fervor.views import plain_batches
 
@@ -36,6 +37,7 @@ def finish(
     best = max(history, key=lambda row: row["accuracy"])
     info = _description(run, splits, method) | {
         "temperature": temperature,
+        "starts": starts(folder),
         "selection": {
             "mode": run.selection,
             "split": splits.selected_on,

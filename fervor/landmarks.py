@@ -196,10 +196,15 @@ def train(run: Run, *, resume: bool = False) -> Path:
         FervorError: a setting or data set that does not fit, or a teacher that is not installed.
     """
     from fervor.finishing import LAST
-    from fervor.training import CONFIG, open_run  # Lightning, which this training goes without
+    from fervor.training import (  # Lightning, which this training goes without
+        CONFIG,
+        open_run,
+        run_folder,
+    )
 
     run = precision.on_this_machine(run)
-    folder = open_run(run, resume=resume)
+    open_run(run, resume=resume)
+    folder = run_folder(run)
     if run.threads:
         torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)

@@ -96,18 +96,53 @@ def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple
     return known[id(node)]
 
 
+LEAST: dict[str, float] = {
+    "encoder.size": 1,
+    "encoder.frozen_blocks": 0,
+    "teacher.size": 1,
+    "optim.batch_size": 1,
+    "optim.epochs": 1,
+    "optim.warmup_epochs": 0,
+    **dict.fromkeys(
+        ("optim.rate", "optim.warmup_rate", "optim.momentum", "optim.weight_decay", "optim.sam"), 0
+    ),
+    **dict.fromkeys(("optim.gamma", "optim.average", "optim.clip", "data.margin", "data.fold"), 0),
+    **dict.fromkeys(("data.views", "workers", "threads", "seed"), 0),
+    "processes": 1,
+}
+"""Smallest values that a run can have."""
+
+SHARES = (
+    *("data.validation", "augment.flip", "augment.erase", "augment.erase_area", "augment.blur"),
+    *("augment.crop_area", "augment.shift", "optim.average", "optim.momentum"),
+)
+"""Parts of one: none may exceed it."""
+
+
 def check_run(run: Run) -> None:
     """Refuse what no machine could do, before memory is asked for.
 
     Raises:
-        UsageError: a number beyond its limit.
+        UsageError: a number beyond its limits.
     """
-    for name, limit in LIMITS.items():
-        value: Any = run
+
+    def setting(name: str) -> Any:
+        found: Any = run
         for part in name.split("."):
-            value = getattr(value, part)
-        if value > limit:
-            raise UsageError(f"--{name} {value}: expected at most {limit:,}")
+            found = getattr(found, part)
+        return found
+
+    for name, limit in LIMITS.items():
+        if setting(name) > limit:
+            raise UsageError(f"--{name} {setting(name)}: expected at most {limit:,}")
+    for name, least in LEAST.items():
+        if not setting(name) >= least:
+            raise UsageError(f"--{name} {setting(name)}: expected at least {least}")
+    for name in SHARES:
+        if not 0 <= setting(name) <= 1:
+            raise UsageError(f"--{name} {setting(name)}: expected a share, 0 to 1")
+    if not run.optim.rate:
+        raise UsageError(f"--optim.rate {run.optim.rate}: expected a number above 0")
     for name, value in run.options.items():
         if isinstance(value, int) and abs(value) > OPTION:
             raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")

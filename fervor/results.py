@@ -3,8 +3,8 @@
 A result says which recipe, seed and commit made its model, how the epoch was chosen, which pictures
 were counted under which protocol, and the versions that counted them. `content_sha256` is over all
 other fields, so that a number that was changed by hand is found when the file is read.
-`fingerprint` is over what was asked: weights, data, filters, selection, seed. It is part of a file's
-name, so that two questions never share a file, and other content never replaces an answer.
+`fingerprint` is over what was asked: weights, data, filters, selection, seed. It is part of a
+file's name, so that two questions never share a file, and other content never replaces an answer.
 """
 
 import hashlib

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fervor.metrics import softmax, summary
 from fervor.optimisation import learning_rate, moving_average, optimizer_of
 from fervor.options import method_options
 from fervor.preparation import prepare
+from fervor.resume import CONFIG, HISTORY, check_resume, note_start
 from fervor.sampling import mixed_seed
 from fervor.splits import Splits, read_splits
 from fervor.text import build_text_encoder
@@ -46,8 +48,6 @@ from fervor.views import plain_batches, view_batches
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-HISTORY = "history.json"
 RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
 
@@ -58,11 +58,12 @@ def train(run: Run, *, resume: bool = False) -> Path:
     Raises:
         FervorError: a setting, data set or weight file that does not fit.
     """
-    run = precision.on_this_machine(run)
+    given, run = run, precision.on_this_machine(run)
     folder = run_folder(run)
     trainer = _trainer(run, folder)
+    changes: dict[str, tuple[Any, Any]] = {}
     if trainer.is_global_zero:
-        open_run(run, resume=resume)
+        changes = open_run(given, resume=resume)
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, workers=True, verbose=False)
@@ -73,10 +74,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     logger.info(
         "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(**sizes)
     )
-    if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
-    module = Training(method, run, splits, folder)
+    module = Training(method, run, splits, folder, changes=changes)
     place = {"rank": trainer.global_rank, "world": trainer.world_size}
     last = folder / LAST
     try:
@@ -98,29 +96,32 @@ def train(run: Run, *, resume: bool = False) -> Path:
     processes.part()
     if not trainer.is_global_zero:
         raise SystemExit  # this process has done its share
+    module.note_start()  # where no step was left to do
     finish(module.method.float(), run, splits, module.history, folder)
     return folder
 
 
-def open_run(run: Run, *, resume: bool) -> Path:
-    """The folder of a run that may start, or go on, there.
+def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
+    """Look whether a run may start, or go on, in its folder; the settings that change then.
 
     Raises:
-        UsageError: it holds a run, or none that could go on.
+        UsageError: it holds a run, none that could go on, or one of other settings.
     """
     folder = run_folder(run)
-    if resume and not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
-    if resume and (folder / checkpoint.DESCRIPTION).is_file():
-        forget_state(folder)  # a kill between a run's last two steps leaves it
-        raise UsageError(f"{folder} holds a finished run: train again with another --output")
     if not resume and (folder / CONFIG).exists():
         raise UsageError(
             f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
         )
-    if resume:
-        forget_partial(folder)
-    return folder
+    if not resume:
+        return {}
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
+    if (folder / checkpoint.DESCRIPTION).is_file():
+        forget_state(folder)  # a kill between a run's last two steps leaves it
+        raise UsageError(f"{folder} holds a finished run: train again with another --output")
+    changes = check_resume(folder, run)
+    forget_partial(folder)
+    return changes
 
 
 def run_folder(run: Run) -> Path:
@@ -195,13 +196,22 @@ def _start_from(method: Method, model: str) -> None:
 class Training(lightning.LightningModule):
     """Any method under Lightning: steps, schedule, moving average, choice of the epoch."""
 
-    def __init__(self, method: Method, run: Run, splits: Splits, folder: Path) -> None:
+    def __init__(
+        self,
+        method: Method,
+        run: Run,
+        splits: Splits,
+        folder: Path,
+        *,
+        changes: Mapping[str, tuple[Any, Any]],
+    ) -> None:
         super().__init__()
         self.method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.run = run
         self.splits = splits
         self.folder = folder
         self.history: list[dict[str, Any]] = []
+        self._changes: Mapping[str, tuple[Any, Any]] | None = changes
         self._towers = method.frozen()
         self.automatic_optimization = not run.optim.sam
         self.average: AveragedModel | None = None
@@ -272,9 +282,16 @@ class Training(lightning.LightningModule):
         return loss.detach()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        """Move the average."""
+        """Move the average; what has made a step is a run, and its folder says so."""
+        self.note_start()
         if self.average is not None:
             self.average.update_parameters(self.method)
+
+    def note_start(self) -> None:
+        """Write the configuration once, when all checks lie behind."""
+        if self._changes is not None and self.trainer.is_global_zero:
+            note_start(self.folder, self.run, self._changes)
+        self._changes = None
 
     def on_train_epoch_end(self) -> None:
         """Measure on the selection split; keep the weights if they are the best so far."""

@@ -203,6 +203,25 @@ def test_unknown_recipe_lists_the_known() -> None:
         run_of("--config")
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("--optim.epochs=0", "--optim.epochs 0: expected at least 1"),
+        ("--optim.batch_size=0", "--optim.batch_size 0: expected at least 1"),
+        ("--optim.rate=0", "--optim.rate 0.0: expected a number above 0"),
+        ("--optim.rate=nan", "--optim.rate nan: expected a number"),
+        ("--seed=-1", "--seed -1: expected at least 0"),
+        ("--data.validation=1.5", "--data.validation 1.5: expected a share, 0 to 1"),
+        ("--encoder.size=0", "--encoder.size 0: expected at least 1"),
+        ("--processes=0", "--processes 0: expected at least 1"),
+    ],
+)
+def test_impossible_numbers_are_one_line(given: str, line: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_of(given)
+    assert str(caught.value) == line
+
+
 def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 7\nname: ke/mine\n")
     run = run_of("--resume", str(tmp_path), "--threads", "1")

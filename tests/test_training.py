@@ -109,6 +109,7 @@ def close(row: dict[str, Any], tolerance: float) -> dict[str, Any]:
 def test_a_run_folder_is_complete(finished: Path) -> None:
     files = {path.name for path in finished.iterdir()}
     expected = {"weights.safetensors", "model.json", "config.yaml", "README.md", "history.json"}
+    expected.add("starts.json")
     assert files == {*expected, "logs"}
     logs = {path.name.split(".")[0] for path in (finished / "logs").iterdir()}
     assert {"metrics", "events"} <= logs
@@ -328,6 +329,89 @@ def test_nothing_to_resume(root: Path, tmp_path: Path) -> None:
         train(settings(root, tmp_path / "empty"), resume=True)
     with pytest.raises(UsageError, match="is no run folder"):
         read_run(tmp_path)
+
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "rate": (
+        {"optim": {"rate": 0.01}},
+        r"optim\.rate was 0\.03, 0\.01 would make another run of it",
+    ),
+    "seed": ({"seed": 30}, "seed was 29, 30 would make"),
+    "epochs": ({"optim": {"epochs": 4}}, r"optim\.epochs was 3, 4 would"),
+    "option": (
+        {"options": {"temperature": 0.2, "centre": True}},
+        r"options\.temperature was 0\.1, ",
+    ),
+    "option left out": ({"options": {"centre": True}}, r"options\.temperature was 0\.1, not given"),
+    "selection": ({"selection": "paper"}, "selection was honest, paper would"),
+}
+
+
+def half(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **optim: Any) -> None:
+    """A run that was stopped in its second epoch."""
+    plain, calls = KE.losses, []
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        calls.append(1)
+        if len(calls) == STEPS + 2:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    previous = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(KE, "losses", losses)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(root, folder, optim=optim))
+    signal.signal(signal.SIGINT, previous)  # Lightning ignores it from then on
+
+
+def test_a_run_goes_on_as_itself_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rate, seed or option is another run; nothing is written before that is seen."""
+    folder = tmp_path / "run"
+    half(root, folder, monkeypatch)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for changes, message in CHANGED.values():
+        with pytest.raises(UsageError, match=f"--resume .*run: {message}"):
+            train(settings(root, folder, **changes), resume=True)
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    other = Data(name="folder", root=str(root / "faces"), cache=str(tmp_path / "elsewhere"))
+    train(settings(root, folder, data=other, threads=1), resume=True)
+    assert read_run(folder)["threads"] == 1
+    first, second = info_of(folder)["starts"]
+    assert (first["epoch"], first["changed"]) == (0, [])
+    assert (second["epoch"], second["changed"]) == (1, ["threads"])
+    assert second["versions"] == versions()
+
+
+def test_epochs_are_added_where_rates_do_not_depend_on_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    half(root, folder, monkeypatch, schedule="exponential")
+    (folder / "history.json").write_text(json.dumps([{}] * 3))
+    with pytest.raises(UsageError, match=r"epochs 2: .*run has 3 epochs behind it already"):
+        shorter = {"schedule": "exponential", "epochs": 2}
+        train(settings(root, folder, optim=shorter), resume=True)
+    (folder / "history.json").write_text(json.dumps([{}]))
+    train(settings(root, folder, optim={"schedule": "exponential", "epochs": 4}), resume=True)
+    assert [row["epoch"] for row in history_of(folder)] == [0, 1, 2, 3]
+
+
+def test_what_failed_before_its_first_step_does_not_stand_in_the_way(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: KE, batch: Any) -> dict[str, Tensor]:
+        raise UsageError("no step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KE, "losses", broken)
+        with pytest.raises(UsageError, match="no step"):
+            train(settings(root, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    train(settings(root, tmp_path / "run", optim={"epochs": 1}))
+    assert len(history_of(tmp_path / "run")) == 1
 
 
 def test_an_interrupted_run_is_left_to_be_resumed(
