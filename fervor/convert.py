@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from fervor.aside import write_bytes
 from fervor.errors import ModelError, UsageError
-from fervor.statedicts import WRAPPERS
+from fervor.pickles import Husk, read_tensors
+from fervor.statedicts import WRAPPERS, is_state
 
 
 class Report(NamedTuple):
@@ -36,11 +36,11 @@ class Report(NamedTuple):
 def convert(file: str | Path, output: str | Path) -> Report:
     """Write the named tensors of a weight file as safetensors, under the names that they have.
 
-    Of a checkpoint the state dict is taken, as training code nests it. Pickles are read with
-    torch's `weights_only`, which builds tensors and plain containers alone.
+    Of a checkpoint the state dict is taken, as training code nests it. Tensors and plain containers
+    alone are built (see `fervor.pickles`); what else a checkpoint keeps is named as left out.
 
     Raises:
-        ModelError: no such file, not a file of tensors, or one that would have to run code.
+        ModelError: no such file, or not a file of tensors.
         UsageError: the output is no .safetensors file, or exists already.
     """
     source, target = Path(file), Path(output)
@@ -53,7 +53,7 @@ def convert(file: str | Path, output: str | Path) -> Report:
     state, left_out = _state_dict(_read(source))
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            left_out.append(name)
+            left_out.append(_named(name, value))
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ModelError(f"weights {file} hold no named tensors: give a state dict")
@@ -69,12 +69,11 @@ def convert(file: str | Path, output: str | Path) -> Report:
 
 def _read(source: Path) -> Any:
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        return read_tensors(source)
     except Exception as error:  # a damaged pickle can raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"weights {source} cannot be read without running code from it: {reason}; ask its "
-            "authors for a file of tensors alone"
+            f"weights {source} cannot be read: {reason}; ask its authors for a file of tensors"
         ) from error
 
 
@@ -82,9 +81,14 @@ def _state_dict(content: Any) -> tuple[dict[str, Any], list[str]]:
     """The innermost state dict, and the entries beside it."""
     left_out: list[str] = []
     while isinstance(content, Mapping):
-        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = next((name for name in WRAPPERS if is_state(content.get(name))), None)
         if inner is None:
             return {str(name): value for name, value in content.items()}, left_out
-        left_out += [str(name) for name in content if name != inner]
+        left_out += [_named(name, value) for name, value in content.items() if name != inner]
         content = content[inner]
     return {}, left_out
+
+
+def _named(name: Any, value: Any) -> str:
+    """An entry's name, and of what kind it is where it was not built."""
+    return f"{name} ({value.kind}, not built)" if isinstance(value, Husk) else str(name)

@@ -196,11 +196,8 @@ def train(run: Run, *, resume: bool = False) -> Path:
         FervorError: a setting or data set that does not fit, or a teacher that is not installed.
     """
     from fervor.finishing import LAST
-    from fervor.training import (  # Lightning, which this training goes without
-        CONFIG,
-        open_run,
-        run_folder,
-    )
+    from fervor.resume import CONFIG
+    from fervor.training import open_run, run_folder  # Lightning, which it goes without
 
     run = precision.on_this_machine(run)
     open_run(run, resume=resume)

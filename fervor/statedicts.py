@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fervor.errors import ModelError
+from fervor.pickles import Husk, read_tensors
 
 
 log = logging.getLogger(__name__)
 
-STATE_SUFFIXES = (".safetensors", ".pt", ".pth")
+STATE_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
 
 NOTHING = r"(?!)"
 """A pattern that matches no name."""
@@ -65,7 +66,7 @@ class LoadReport:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pt or .pth file, without wrappers and common prefixes.
+    """The tensors of a .safetensors, .pt, .pth or .pth.tar file, without wrappers and prefixes.
 
     Raises:
         ModelError: no such file, not a file of tensors, or two tensors of one name.
@@ -76,14 +77,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_tensors(path)
     except Exception as error:  # a damaged pickle can raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"weights {path} cannot be read: {reason}; give a file that holds tensors alone"
         ) from error
     for wrapper in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+        if isinstance(state, Mapping) and is_state(state.get(wrapper)):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"weights {path} hold more than named tensors: give a state dict")
@@ -91,6 +92,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if len(plain) != len(state):
         raise ModelError(f"weights {path} name a tensor twice, with and without a prefix")
     return plain
+
+
+def is_state(value: Any) -> bool:
+    """Whether it can be a state dict: a mapping that was built, and not a husk of another class."""
+    return isinstance(value, Mapping) and not isinstance(value, Husk)
 
 
 def load_state(

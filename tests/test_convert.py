@@ -1,10 +1,13 @@
 """Weight files of others to safetensors: every entry reported, nothing executed."""
 
+import argparse
 import pickle
-from collections import OrderedDict
+import zipfile
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +15,7 @@ from safetensors.torch import load_file
 from fervor.__main__ import main
 from fervor.convert import convert
 from fervor.errors import ModelError, UsageError
+from fervor.statedicts import read_state
 
 
 def saved(path: Path, content: Any) -> Path:
@@ -57,17 +61,49 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("by_torch", [True, False])
-def test_code_in_a_file_does_not_run(tmp_path: Path, by_torch: bool) -> None:
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_does_not_run(tmp_path: Path, zipped: bool) -> None:
     content = {"w": torch.ones(1), "trap": Trap(tmp_path / "sprung")}
-    source = tmp_path / "bad.pt"
-    if by_torch:
-        torch.save(content, source)
-    else:
-        source.write_bytes(pickle.dumps({"trap": Trap(tmp_path / "sprung")}))
-    with pytest.raises(ModelError, match="cannot be read without running code"):
-        convert(source, tmp_path / "out.safetensors")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pt"]
+    torch.save(content, tmp_path / "bad.pt", _use_new_zipfile_serialization=zipped)
+    report = convert(tmp_path / "bad.pt", tmp_path / "out.safetensors")
+    assert list(report.tensors) == ["w"] and "not built" in report.left_out[0]
+    assert list(read_state(saved(tmp_path / "w.pt", {"state_dict": {"w": torch.ones(1)}}))) == ["w"]
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(content["trap"]))
+    with pytest.raises(ModelError, match="cannot be read"):
+        convert(tmp_path / "pickle.pt", tmp_path / "other.safetensors")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_program_is_no_weight_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as archive:
+        archive.writestr("program/constants.pkl", b"")
+        archive.writestr("program/data.pkl", b"")
+    with pytest.raises(ModelError, match="a program and not a state dict"):
+        convert(tmp_path / "program.pt", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_checkpoint_keeps_beside_its_tensors_is_passed_over(
+    tmp_path: Path, zipped: bool
+) -> None:
+    """As training code of papers saves it: arguments, numpy's numbers, lists, an optimiser."""
+    weight = torch.nn.Parameter(torch.randn(2, 3))
+    content = {
+        "args": argparse.Namespace(lr=0.1, names=["a", "b"]),
+        "best_acc1": np.float64(0.88),
+        "curve": np.arange(3),
+        "epoch": np.int64(3),
+        "state_dict": OrderedDict({"module.w": weight, "steps": torch.tensor(7)}),
+        "seen": {"a set"},
+        "counts": defaultdict(list, {"x": [1]}),
+    }
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    report = convert(path, tmp_path / "out.safetensors")
+    assert list(report.tensors) == ["module.w", "steps"]
+    assert report.left_out[0] == "args (argparse.Namespace, not built)"
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["module.w"], weight)
+    assert torch.equal(read_state(path)["w"], weight)
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ NETWORKS = (
     *("encoders", "features", "towers", "statedicts", "facenets"),
     *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
     *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
+    "pickles",
 )
 
 
@@ -121,6 +122,7 @@ RULES = {
         (
             *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
             *("card", "options", "plausible", "optimisation", "finishing", "convert"),
+            "resume",
             *("pointerrors", "pointexport", "quantise"),
         ),
         never=LIGHTNING,
