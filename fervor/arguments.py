@@ -39,7 +39,7 @@ def arguments_of(
     """
     parser = _parser(command, function)
     takes_run = Run in (p.annotation for p in inspect.signature(function).parameters.values())
-    recipe, ordered = _recipe_first(given) if takes_run else ("", list(given))
+    recipe, ordered = _recipe_first(given) if takes_run else ("", _plain_names(given, function))
     try:
         values = dict(parser.instantiate(parser.parse_args(ordered)).__dict__)
     except ArgumentError as error:
@@ -79,6 +79,18 @@ def _parser(command: str, function: Callable[..., int]) -> ArgumentParser:
         else:
             parser.add_argument(f"--{name}", type=kind, default=default, help=explained)
     return parser
+
+
+def _plain_names(given: Sequence[str], function: Callable[..., int]) -> list[str]:
+    """The words, where --a.b is another spelling of --a_b if the function has that parameter."""
+    names = inspect.signature(function).parameters
+    words = []
+    for word in given:
+        name, equals, value = word.partition("=")
+        plain = name.removeprefix("--").replace(".", "_")
+        dotted = name.startswith("--") and "." in name and plain in names
+        words.append(f"--{plain}{equals}{value}" if dotted else word)
+    return words
 
 
 def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:

@@ -4,8 +4,11 @@ One YAML recipe is one `Run`. Every default names its source: (paper) and (relea
 KE-FER (arXiv 2409.08598); (ours) is this project's choice.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
+
+from fervor.errors import UsageError
 
 
 Target = Literal["majority", "probability", "cross_entropy"]
@@ -258,6 +261,38 @@ class Run:
     name: str = ""
     profile: str = ""
 
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "Run":
+        """A run of a recipe's plain values; what they lack is as by default."""
+        plain = cls()
+        found: dict[str, Any] = {}
+        for setting in fields(cls):
+            if setting.name in values:
+                default, value = getattr(plain, setting.name), values[setting.name]
+                nested = is_dataclass(default) and not isinstance(default, type)
+                found[setting.name] = replace(default, **value) if nested else value
+        return replace(plain, **found)
+
+    def with_clip(self, clip: str) -> "Run":
+        """The run with one CLIP model, a name or a folder, wherever it takes a tower of CLIP's.
+
+        Raises:
+            UsageError: it takes none.
+        """
+        run = self
+        if not any(other in run.text.name.lower() for other in ("minilm", "vlm", "align", "blip")):
+            run = replace(run, text=replace(run.text, name=clip))
+        if run.encoder.name == "clip":
+            run = replace(run, encoder=replace(run.encoder, weights=clip))
+        if run.teacher.name == "clip":
+            run = replace(run, teacher=replace(run.teacher, weights=clip))
+        if run is self:
+            raise UsageError(
+                f"--clip {clip}: neither encoder {run.encoder.name} nor text {run.text.name} is a "
+                "tower of CLIP; choose them with --encoder.name clip or --text.name"
+            )
+        return run
+
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as plain values, for config.yaml."""
         return asdict(self)
@@ -266,3 +301,24 @@ class Run:
         """The same for model.json and results: where pictures and runs lay is nobody's business."""
         data = replace(self.data, root="", aligned="", cache=Data().cache)
         return replace(self, output="", data=data).resolved()
+
+
+def differences(before: Mapping[str, Any], run: Run) -> dict[str, tuple[Any, Any]]:
+    """Settings by their dotted names that differ from earlier plain values: then, and now.
+
+    A setting that is not among them had the value that is its default.
+    """
+    then, now = {**_flat(asdict(Run())), **_flat(before)}, _flat(run.resolved())
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return {name: (then.get(name), now.get(name)) for name in names}
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their dotted names; the method's options are one by one, too."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": part for key, part in value.items()}
+        else:
+            found[name] = value
+    return found

@@ -19,9 +19,19 @@ from fervor.towers import IMAGENET, TOWERS, build_tower
 from fervor.vlm import build_vlm
 
 
-__all__ = ["ENCODERS", "FaceEncoder", "Features", "ImageEncoder", "build_image_encoder"]
+__all__ = [
+    "ENCODERS",
+    "FaceEncoder",
+    "Features",
+    "ImageEncoder",
+    "build_image_encoder",
+    "check_weights",
+]
 
 ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *TOWERS)
+
+PACKAGED = ("face-mobilenet", "face-resnet", "vlm")
+"""Encoders whose weights come with the package; a run of another one names them."""
 
 
 class FaceEncoder(ImageEncoder):
@@ -136,6 +146,19 @@ def _face_encoder(config: Encoder) -> FaceEncoder:
     else:
         encoder.report = load_state(encoder, state, source=str(path))
     return encoder
+
+
+def check_weights(config: Encoder) -> None:
+    """Refuse to start from random weights where nobody asked for them.
+
+    Raises:
+        UsageError: the encoder has no weights in the package, and none are named.
+    """
+    if config.name in ENCODERS and config.name not in PACKAGED and not config.weights:
+        raise UsageError(
+            f"encoder {config.name} has no weights of its own: name a file or folder with "
+            "--encoder.weights, or start from nothing with --encoder.weights random"
+        )
 
 
 def build_image_encoder(

@@ -37,7 +37,7 @@ from fervor.splits import alignment, load_samples
 from fervor.transfer import Scope, scope
 
 
-RUN_KEYS = ("config", "seed", "commit", "selection", "average_of")
+RUN_KEYS = ("config", "seed", "commit", "selection", "average_of", "initial_weights")
 """What a result repeats of a model's description."""
 
 EXPORTED = "model.onnx"

@@ -58,6 +58,14 @@ def forget_state(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def initial_weights(run: Run) -> dict[str, str]:
+    """Where the encoder started: a name, or the checksum of a file."""
+    weights = Path(run.encoder.weights)
+    if run.encoder.weights and weights.is_file():
+        return {"file": weights.name, "sha256": provenance.sha256(weights)}
+    return {"name": weights.name if weights.is_dir() else run.encoder.weights or "packaged"}
+
+
 def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
     """What model.json says of a run before its outcome."""
     resolved = run.published()
@@ -72,6 +80,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "grid": list(grid),
         "options": resolved["options"],
         "encoder": resolved["encoder"],
+        "initial_weights": initial_weights(run),
         "architecture": method.image.architecture,
         "text": {**resolved["text"], "width": int(method.text_width)},
         "towers": checkpoint.tower_checksums(method),

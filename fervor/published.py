@@ -5,7 +5,7 @@ evidence and the row's suffix; where the package has a recipe of that name, that
 otherwise it is made from the recipe of the complete method and what the row sets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
@@ -57,6 +57,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """How a paper's numbers were made, as far as it is known; empty where it is not.
+
+    Attributes:
+        selection: paper = the best epoch on test, honest = on validation.
+        seed: of the paper's runs.
+        weights: what each encoder started from.
+        counts: test pictures of each data set.
+        aligned: data sets whose pictures the paper aligned itself.
+    """
+
+    selection: str = ""
+    seed: int | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    aligned: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """One table or figure of a paper.
 
@@ -70,6 +89,7 @@ class Table:
         base: the row over which gains are; empty for none.
         test: name and protocol of the data set that is tested on, where it is another one.
         report: whether a report with figures belongs to each row.
+        conditions: how the published numbers were made.
     """
 
     name: str
@@ -81,6 +101,7 @@ class Table:
     base: str = ""
     test: Mapping[str, str] = field(default_factory=dict)
     report: bool = False
+    conditions: Conditions = field(default_factory=Conditions)
 
     def encoder(self, profile: str, encoder: str) -> str:
         """The encoder that was asked for, or the profile's first.
@@ -126,11 +147,13 @@ class Table:
                 for key, value in values["data"].items()
                 if key not in ("protocol", "train_protocol", "annotations", "target")
             }
+            if data.startswith("affectnet"):  # as SCN, KE-FER and others draw its pictures
+                values["data"]["sampling"] = "imbalance"
         settings = {**row.set}
         settings |= {"method": row.method} if row.method else {}
         settings |= {"text.name": row.text} if row.text else {}
         for key, value in settings.items():
-            _put(values, key, value)
+            put(values, key, value)
         return {**values, "name": name}
 
 
@@ -151,6 +174,7 @@ def tables() -> dict[str, Table]:
         for name, content in paper["tables"].items():
             rows = tuple(Row(**row) for row in content.pop("rows"))
             common = {key: paper[key] for key in ("paper", "method", "names")}
+            common["conditions"] = Conditions(**paper.get("conditions", {}))
             found[name] = Table(name=name, rows=rows, **common, **content)
     return found
 
@@ -174,7 +198,7 @@ def _read(recipe: str) -> dict[str, Any]:
     return values
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a value by its dotted name."""
     *parents, last = key.split(".")
     for parent in parents:

@@ -10,7 +10,7 @@ from fervor.config import Run
 from fervor.errors import UsageError
 
 
-__all__ = ["check_file", "check_run"]
+__all__ = ["check_file", "check_run", "value_of"]
 
 LARGEST = 64_000
 """Bytes; the largest recipe of the package has some two thousand."""
@@ -146,3 +146,13 @@ def check_run(run: Run) -> None:
     for name, value in run.options.items():
         if isinstance(value, int) and abs(value) > OPTION:
             raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")
+
+
+def value_of(word: str) -> Any:
+    """A word as a whole number, a number, a truth value or itself."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(word.lower(), word)

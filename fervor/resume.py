@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fervor import provenance
-from fervor.config import Run
+from fervor.config import Run, differences
 from fervor.errors import UsageError
 from fervor.jsonfile import read_object
 
@@ -22,16 +21,6 @@ MACHINE = {"data.root", "data.cache", "threads", "workers", "processes", "output
 """Settings that say where a run is at work; the others say what it is."""
 
 
-def changed(before: Mapping[str, Any], run: Run) -> dict[str, tuple[Any, Any]]:
-    """Settings by their dotted names whose values differ: before, and now.
-
-    A setting that the file lacks had the value that is its default.
-    """
-    then, now = {**_flat(asdict(Run())), **_flat(before)}, _flat(run.resolved())
-    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    return {name: (then.get(name), now.get(name)) for name in names}
-
-
 def check_resume(folder: Path, run: Run) -> dict[str, tuple[Any, Any]]:
     """Refuse another run under the name of the one that shall go on; returns what changes.
 
@@ -41,7 +30,7 @@ def check_resume(folder: Path, run: Run) -> dict[str, tuple[Any, Any]]:
         UsageError: another setting differs, or fewer epochs are asked for than are done.
     """
     before = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    found, done = changed(before, run), epochs_done(folder)
+    found, done = differences(before, run), epochs_done(folder)
     free = MACHINE | ({"optim.epochs"} if run.optim.schedule == "exponential" else set())
     for name, (then, now) in found.items():
         if name not in free:
@@ -81,17 +70,6 @@ def note_start(folder: Path, run: Run, changes: Mapping[str, tuple[Any, Any]]) -
     provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
     content = json.dumps({"starts": [*starts(folder), row]}, indent=1)
     provenance.write_text(folder / STARTS, f"{content}\n")
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names; the method's options are one by one, too."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": part for key, part in value.items()}
-        else:
-            found[name] = value
-    return found
 
 
 def _shown(value: Any) -> str:

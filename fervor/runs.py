@@ -8,23 +8,31 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock
 
-from fervor import provenance
-from fervor.config import Data
+from fervor import provenance, results
+from fervor.config import Data, Run, differences
+from fervor.datasets import protocol_of
 
 
 logger = logging.getLogger(__name__)
 
 NAMED = ("name", "protocol")
 """Settings of the data set that a run's recipe holds already."""
+
+UNESSENTIAL = {
+    *("data.root", "data.cache", "data.aligned", "threads", "workers", "processes"),
+    *("output", "name", "profile", "seed"),
+    "optim.precision",  # fp32 on machines that would emulate bf16
+}
+"""Settings that do not make another run of a row."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,7 @@ class Job:
         seed: of the run.
         recipe: its settings.
         data: the data set's folder, and how it is read.
-        result: the file that its evaluation writes; None where it is trained alone.
-        test: the data set that is evaluated on.
+        test: the data set that is evaluated on; None where it is trained alone.
         report: whether the evaluation writes figures.
         runs: folder of run folders.
         output: folder of result files.
@@ -47,8 +54,7 @@ class Job:
     seed: int
     recipe: dict[str, Any] = field(hash=False)
     data: Data
-    result: Path | None
-    test: Data
+    test: Data | None
     report: bool = False
     runs: Path = Path("runs")
     output: Path = Path("results")
@@ -58,12 +64,34 @@ class Job:
         """The run folder."""
         return self.runs / f"{self.name}-seed{self.seed}"
 
+    def asked(self) -> Run:
+        """The run that its recipe and the data set's options make."""
+        run = Run.from_values({**self.recipe, "seed": self.seed})
+        given = {
+            setting.name: getattr(self.data, setting.name)
+            for setting in fields(Data)
+            if setting.name not in NAMED and getattr(self.data, setting.name) != setting.default
+        }
+        return replace(run, data=replace(run.data, **given))
+
+    def result(self) -> tuple[Path, dict[str, Any]] | None:
+        """What its evaluation has written: of this data, and of a run of these settings."""
+        assert self.test is not None
+        run = self.asked()
+        for path, result in found_results(self.output, self.name, self.seed, self.test):
+            if not settings_that_differ(result, run):
+                return path, result
+        return None
+
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        if self.result is None:
+        if self.test is None:
             return (self.folder / "model.json").is_file()
-        page = self.result.with_suffix("") / "report.html"
-        return self.result.is_file() and (page.is_file() or not self.report)
+        found = self.result()
+        if found is None:
+            return False
+        page = found[0].with_suffix("") / "report.html"
+        return page.is_file() or not self.report
 
     def steps(self) -> list[list[str]]:
         """The commands that are left, as words after `fervor`."""
@@ -75,7 +103,7 @@ class Job:
         else:
             recipe = self.folder.with_name(f"{self.folder.name}.yaml")
             found.append(["train", "--config", str(recipe), *_options(self.data)])
-        if self.result is None:
+        if self.test is None:
             return found
         report = ["--report"] if self.report else []
         test = [*_options(self.test), "--data.name", self.test.name]
@@ -90,6 +118,12 @@ class Job:
         with FileLock(log.with_suffix(".lock")):
             if self.finished():  # by another process
                 return True
+            if other := self._other_settings():
+                logger.error(
+                    "%s holds a run of other settings (%s): move it away, or name another --runs",
+                    *(self.folder, ", ".join(other)),
+                )
+                return False
             self._prepare()
             for words in self.steps():
                 logger.info("%s: fervor %s", self.folder, " ".join(words))
@@ -102,6 +136,15 @@ class Job:
                     return False
         return True
 
+    def _other_settings(self) -> list[str]:
+        """Settings in which the run in the folder differs from the one that is asked for."""
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            return []
+        before = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        run = self.asked()
+        return settings_that_differ({"run": {"config": before}}, run)
+
     def _prepare(self) -> None:
         """Write the recipe, and remove what a run left that ended before its first epoch did."""
         settings = {**self.recipe, "seed": self.seed, "output": str(self.folder)}
@@ -110,6 +153,28 @@ class Job:
         begun = self.folder.is_dir() and not (self.folder / "last.ckpt").is_file()
         if begun and not (self.folder / "model.json").is_file():
             shutil.rmtree(self.folder)
+
+
+def found_results(
+    output: Path, name: str, seed: int, test: Data
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Results of a run on a data set's whole test split, whatever its settings were."""
+    rule = protocol_of(test.name, test.protocol)
+    found = []
+    for path in sorted(output.glob(f"{name}-seed{seed}*.json")):
+        result = results.read(path)
+        data = result["data"]
+        asked = (data["name"], data["protocol"], data["split"]) == (test.name, rule, "test")
+        whole = not data.get("exclude_duplicates") and data.get("fold", 0) == test.fold
+        if asked and whole and (result["model"], result["run"]["seed"]) == (name, seed):
+            found.append((path, result))
+    return found
+
+
+def settings_that_differ(result: Mapping[str, Any], run: Run) -> list[str]:
+    """Dotted names of settings in which a result's run was another one, but for its machine."""
+    before = result["run"]["config"]
+    return [name for name in differences(before, run) if name not in UNESSENTIAL]
 
 
 def run_all(jobs: Sequence[Job], *, side_by_side: int = 1) -> list[Job]:

@@ -28,6 +28,7 @@ from fervor import datasets, provenance, results
 from fervor.arguments import nearest
 from fervor.config import Run
 from fervor.errors import UsageError
+from fervor.recipefile import value_of
 from fervor.runs import Job
 
 
@@ -109,9 +110,9 @@ def parsed(setting: str, run: Run) -> tuple[str, BaseDistribution]:
         raise UsageError(f"--vary {setting}: expected name=value,value or name=low..high")
     _check_name(name, run)
     if RANGE not in values:
-        return name, CategoricalDistribution([_value(word) for word in values.split(",")])
+        return name, CategoricalDistribution([value_of(word) for word in values.split(",")])
     log = values.endswith(LOG)
-    low, high = (_value(word) for word in values.removesuffix(LOG).split(RANGE, 1))
+    low, high = (value_of(word) for word in values.removesuffix(LOG).split(RANGE, 1))
     try:
         if isinstance(low, int) and isinstance(high, int):
             return name, IntDistribution(low, high, log=log)
@@ -140,16 +141,6 @@ def _check_name(name: str, run: Run) -> None:
     if name not in known and not name.startswith("options."):
         names = ", ".join(nearest(name, known)[:8])
         raise UsageError(f"--vary {name}: no such setting, expected options.NAME or one of {names}")
-
-
-def _value(word: str) -> Any:
-    """A word as a whole number, a number, a truth value or itself."""
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(word.lower(), word)
 
 
 def _study(folder: Path, figure: Figure, seed: int) -> optuna.Study:
@@ -201,7 +192,7 @@ def job_of(run: Run, settings: Mapping[str, Any], folder: Path) -> Job:
             recipe[group] = value
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
     data = replace(run.data, name="", root="")  # all of it stands in the recipe
-    return Job(f"trial-{digest[:12]}", run.seed, recipe, data, None, data, runs=folder)
+    return Job(f"trial-{digest[:12]}", run.seed, recipe, data, None, runs=folder)
 
 
 def _described(job: Job) -> dict[str, Any]:

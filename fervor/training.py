@@ -29,7 +29,7 @@ from fervor.data import (
     evaluation_batches,
     training_loader,
 )
-from fervor.encoders import FaceEncoder, build_image_encoder
+from fervor.encoders import FaceEncoder, build_image_encoder, check_weights
 from fervor.errors import DataError, UsageError
 from fervor.evaluation import torch_logits
 from fervor.finishing import BEST, FIGURES, LAST, finish, forget_state
@@ -42,7 +42,6 @@ from fervor.resume import CONFIG, HISTORY, check_resume, note_start
 from fervor.sampling import mixed_seed
 from fervor.splits import Splits, read_splits
 from fervor.text import build_text_encoder
-from fervor.towers import TOWERS
 from fervor.views import plain_batches, view_batches
 
 
@@ -64,6 +63,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     changes: dict[str, tuple[Any, Any]] = {}
     if trainer.is_global_zero:
         changes = open_run(given, resume=resume)
+    check_weights(run.encoder)
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, workers=True, verbose=False)
@@ -152,8 +152,7 @@ def build_method(run: Run, splits: Splits) -> Method:
     encoder = build_image_encoder(run.encoder)
     text = build_text_encoder(run.text.name)
     method: Method = chosen(encoder, text, splits.labels, options, **companions)
-    drawn = not run.encoder.weights and run.encoder.name in TOWERS
-    if "image" in method.frozen() and (drawn or run.encoder.weights == "random"):
+    if "image" in method.frozen() and run.encoder.weights == "random":
         raise UsageError(
             f"method {run.method} leaves the image encoder as it came, and a random "
             f"{run.encoder.name} has learned nothing: name its weights with --encoder.weights"

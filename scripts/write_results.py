@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fervor.config import Data
 from fervor.published import table
 from fervor.reproduce import Setting, markdown
 from fervor.results import read
@@ -52,7 +53,7 @@ def embedded() -> str:
 
 def published(name: str, encoder: str, results: Path = RESULTS) -> Callable[[], str]:
     """A paper's table in the evidence profile on FERPlus: mean and deviation over three seeds."""
-    setting = Setting("evidence", encoder, "ferplus", 3, results)
+    setting = Setting("evidence", encoder, Data(name="ferplus"), range(3), results)
     return lambda: markdown(table(name), setting)
 
 

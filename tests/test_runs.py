@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fervor import results
 from fervor.config import Data
 from fervor.runs import Job, run_all
 
@@ -35,9 +36,15 @@ if words[0] == "train":
 else:
     folder = pathlib.Path(value("--model"))
     assert (folder / "model.json").exists()
-    result = pathlib.Path(value("--output")) / "ke" / (folder.name + "-test.json")
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.touch()
+    sys.path.insert(0, {root!r})
+    from fervor import results
+    from tests.test_results import COMPLETE
+    seed = int(folder.name.rpartition("seed")[2])
+    protocol = value("--data.protocol") if "--data.protocol" in words else "majority"
+    data = {{"name": value("--data.name"), "protocol": protocol, "split": "test"}}
+    run = {{**COMPLETE["run"], "seed": seed, "config": {{"seed": seed}}}}
+    result = pathlib.Path(value("--output")) / "ke" / (folder.name + "-test-abc.json")
+    results.write(result, {{**COMPLETE, "model": "ke/x", "data": data, "run": run}})
     if "--report" in words:
         result.with_suffix("").mkdir()
         (result.with_suffix("") / "report.html").touch()
@@ -48,20 +55,19 @@ else:
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program in place of Python that does to files what the commands do."""
     program = tmp_path / "python"
-    program.write_text(STAND_IN.format(python=sys.executable))
+    program.write_text(STAND_IN.format(python=sys.executable, root=str(Path(__file__).parents[1])))
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.chdir(tmp_path)
 
 
 def job(seed: int = 0) -> Job:
-    data = Data(name="ferplus", root="pictures", cache="kept")
+    data = Data(name="ferplus", root="pictures")
     return Job(
         name="ke/x",
         seed=seed,
         recipe={"method": "ke", "name": "ke/x"},
         data=data,
-        result=Path(f"results/ke/x-seed{seed}-test.json"),
         test=data,
     )
 
@@ -74,10 +80,9 @@ def commands() -> list[str]:
 def test_a_run_is_trained_and_evaluated_once() -> None:
     assert run_all([job()]) == []
     train, evaluate = commands()
-    assert train == ("train --config runs/ke/x-seed0.yaml --data.root pictures --data.cache kept")
+    assert train == "train --config runs/ke/x-seed0.yaml --data.root pictures"
     assert evaluate == (
-        "evaluate --model runs/ke/x-seed0 --output results --data.root pictures "
-        "--data.cache kept --data.name ferplus"
+        "evaluate --model runs/ke/x-seed0 --output results --data.root pictures --data.name ferplus"
     )
     recipe = yaml.safe_load(Path("runs/ke/x-seed0.yaml").read_text())
     assert recipe == {"method": "ke", "name": "ke/x", "seed": 0, "output": "runs/ke/x-seed0"}
@@ -127,6 +132,30 @@ def test_another_test_set_is_evaluated() -> None:
     other = Data(name="ckplus", root="ck", protocol="first-last")
     assert run_all([replace(job(), test=other)]) == []
     assert commands()[1].endswith("--data.root ck --data.name ckplus --data.protocol first-last")
+
+
+def test_a_result_of_another_run_is_not_taken_for_this_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The right name is not enough: data, filters and settings have to be the run's."""
+    assert run_all([job()]) == []
+    (path,) = Path("results/ke").glob("*.json")
+    plain = results.read(path)
+    for change in (
+        {"data": {**plain["data"], "name": "folder"}},
+        {"data": {**plain["data"], "protocol": "argmax8"}},
+        {"data": {**plain["data"], "exclude_duplicates": True}},
+        {"run": {**plain["run"], "config": {"optim": {"rate": 0.5}}}},
+        {"run": {**plain["run"], "seed": 1}},
+    ):
+        results.write(path, {**plain, **change}, replace=True)
+        assert not job().finished(), change
+    results.write(path, plain, replace=True)
+    assert job().finished()
+    path.unlink()
+    Path("runs/ke/x-seed0/config.yaml").write_text("optim: {rate: 0.5}")
+    assert run_all([job()]) == [job()]
+    assert "holds a run of other settings (optim.rate): move it away" in caplog.text
 
 
 def test_jobs_run_side_by_side_and_each_once() -> None:
