@@ -10,6 +10,7 @@ import yaml
 from fervor.arguments import RECIPES, arguments_of, recipes
 from fervor.config import Run
 from fervor.errors import UsageError
+from fervor.methods.ke import KE
 from fervor.published import Table, data_key, table, tables
 
 
@@ -144,3 +145,94 @@ def test_data_sets_are_named_with_protocols_that_are_not_usual() -> None:
     assert data_key("ferplus", "majority7") == "ferplus-majority7"
     assert data_key("affectnet", "affectnet7") == "affectnet7"
     assert data_key("affectnet", "") == "affectnet8"
+
+
+# KE-FER as published: every setting that the paper or its code names, written here again
+
+PUBLISHED_RUN = {
+    "method": "ke",
+    "selection": "paper",  # the best epoch on test (released code)
+    "seed": 29,
+    "optim.name": "sgd",
+    "optim.epochs": 50,
+    "optim.batch_size": 64,
+    "optim.rate": 0.002,
+    "optim.momentum": 0.9,
+    "optim.nesterov": False,
+    "optim.weight_decay": 0.0005,
+    "optim.decay_all": True,
+    "optim.schedule": "epoch",
+    "optim.warmup_epochs": 1,
+    "optim.warmup_rate": 0.0001,
+    "optim.average": 0,
+    "optim.clip": 0,
+    "optim.sam": 0,
+    "augment.flip": 0.5,
+    "augment.crop_padding": 4,
+    "augment.erase": 0.5,
+    "augment.erase_area": 0.25,
+    "text.name": "openai/clip-vit-base-patch16",
+    "options.temperature": 0.01,
+    "options.similarity_weight": 1,
+    "options.transformation_weight": 1,
+    "options.contrast_weight": 1,
+    "options.template": 9,
+    "data.target": "majority",
+    "data.views": 0,
+    "data.epoch_share": 1,
+}
+PUBLISHED_DATA = {
+    "rafdb": ("rafdb", "basic", "plain"),
+    "affectnet7": ("affectnet", "affectnet7", "imbalance"),  # oversampling, as SCN
+    "affectnet8": ("affectnet", "affectnet8", "imbalance"),
+    "ferplus": ("ferplus", "majority", "plain"),
+}
+PUBLISHED_ENCODERS = {
+    "resnet18": ("resnet18", "", 224),
+    "swin": ("swin-t-112", "", 112),
+    "vit": ("clip", "openai/clip-vit-base-patch16", 224),
+}
+
+
+def value(run: Run, name: str) -> object:
+    found: object = run
+    for part in name.split("."):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("encoder", PUBLISHED_ENCODERS)
+@pytest.mark.parametrize("data", PUBLISHED_DATA)
+def test_published_recipes_hold_the_published_settings(data: str, encoder: str) -> None:
+    run = run_of(["--config", f"ke/{data}-{encoder}"])
+    expected: dict[str, object] = dict(PUBLISHED_RUN)
+    names = ("data.name", "data.protocol", "data.sampling")
+    expected |= dict(zip(names, PUBLISHED_DATA[data], strict=True))
+    names = ("encoder.name", "encoder.weights", "encoder.size")
+    expected |= dict(zip(names, PUBLISHED_ENCODERS[encoder], strict=True))
+    assert {name: value(run, name) for name in expected} == expected
+    defaults = KE.Options()
+    for name in ("contrast", "self_contrast", "margin", "text", "centre", "bottleneck"):
+        assert run.options.get(name, getattr(defaults, name)) == getattr(defaults, name)
+    assert (defaults.contrast, defaults.self_contrast) == ("self", "diagonal")
+    assert (defaults.margin, defaults.bottleneck) == (2, 4)
+
+
+def test_every_published_number_has_a_recipe_of_its_own() -> None:
+    """No row of the full profile is made from another data set's recipe."""
+    for name in (f"ke-table{number}" for number in range(1, 6)):
+        shown = table(name)
+        for row in shown.rows:
+            for encoder, numbers in row.published.items():
+                for data in numbers if not row.quoted else ():
+                    complete = shown.names["full"][encoder].format(method="ke", data=data)
+                    assert complete in recipes(), f"{name}, {row.name}: {complete}"
+                    recipe = shown.recipe(row, "full", encoder, data)
+                    assert (recipe["selection"], recipe["seed"]) == ("paper", 29)
+
+
+def test_the_papers_conditions_are_stated() -> None:
+    conditions = table("ke-table4").conditions
+    assert (conditions.selection, conditions.seed) == ("paper", 29)
+    assert conditions.counts["rafdb"] == 3068 and conditions.counts["ckplus"] == 636
+    assert conditions.weights["vit"] == "openai/clip-vit-base-patch16"
