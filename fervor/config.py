@@ -39,6 +39,13 @@ class Data:
             and crop it first.
         margin: added on each side of an annotated box, as a share of its longer side (ours: 0).
         validation: share of train held out where the data set has no validation split (ours).
+        subset: few-shot:4 = four training pictures of each class and at most four to choose on,
+            drawn by the seed (CoOp); empty for all.
+        classes: expressions, separated by commas, that are trained on, chosen on and tested; empty
+            for all of the protocol's.
+        label_noise: share of each class's training labels that others replace evenly (SCN).
+        priors: data set in whose proportions of classes training pictures are drawn (rafdb; ours);
+            empty for those that the pictures have.
         sampling: plain = every picture once an epoch; imbalance = drawn with replacement, weighted
             by 1 / pictures of its class (SCN's for AffectNet); balanced = equally many of each
             class (DCS's for AffectNet).
@@ -60,6 +67,10 @@ class Data:
     faces: Literal["precropped", "largest"] = "precropped"
     margin: float = 0.0
     validation: float = 0.1
+    subset: str = ""
+    classes: str = ""
+    label_noise: float = 0.0
+    priors: str = ""
     sampling: Sampling = "plain"
     epoch_share: float = 1.0
     views: int = 0

@@ -148,40 +148,53 @@ def _inputs(images: UInt8[Tensor, "b k h w"], size: int) -> Float[Tensor, "b 3 i
     return torch.from_numpy(np.stack(inputs))
 
 
-def hold_out(pictures: Pictures, share: float, seed: int) -> tuple[Pictures, Pictures]:
+def hold_out(
+    samples: Sequence[Sample], labels: Sequence[str], share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
     """Split off a validation share, class by class; at least one picture of a class stays.
 
     Pictures of one group stay together, so that their share of a class is only nearly the one asked
     for.
     """
     generator = torch.Generator().manual_seed(seed)
-    held = (_held_groups if pictures.groups else _held_pictures)(pictures, share, generator)
+    unknown = sorted({sample.label for sample in samples} - set(labels))
+    if unknown:
+        raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
+    number = torch.tensor([labels.index(sample.label) for sample in samples])
+    grouped = any(sample.group for sample in samples)
+    if grouped:
+        groups = [sample.group for sample in samples]
+        held = _held_groups(number, groups, len(labels), share, generator)
+    else:
+        held = _held_pictures(number, len(labels), share, generator)
     if not held.any():
         raise DataError(
-            f"{len(pictures)} pictures are too few to hold {share:.0%} out for validation"
+            f"{len(samples)} pictures are too few to hold {share:.0%} out for validation"
         )
-    return (
-        pictures.subset(torch.nonzero(~held).flatten()),
-        pictures.subset(torch.nonzero(held).flatten()),
-    )
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    for sample, away in zip(samples, held.tolist(), strict=True):
+        parts[away].append(sample)
+    return parts
 
 
-def _held_pictures(pictures: Pictures, share: float, generator: torch.Generator) -> Tensor:
-    held = torch.zeros(len(pictures), dtype=torch.bool)
-    for number in range(pictures.votes.shape[1]):
-        members = torch.nonzero(pictures.label == number).flatten()
+def _held_pictures(label: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
+    held = torch.zeros(len(label), dtype=torch.bool)
+    for number in range(classes):
+        members = torch.nonzero(label == number).flatten()
         order = members[torch.randperm(len(members), generator=generator)]
         held[order[: max(0, min(len(members) - 1, round(share * len(members))))]] = True
     return held
 
 
-def _held_groups(pictures: Pictures, share: float, generator: torch.Generator) -> Tensor:
+def _held_groups(
+    label: Tensor, groups: Sequence[str], classes: int, share: float, generator: torch.Generator
+) -> Tensor:
     """Groups in random order, each held where that brings the classes nearer to their shares."""
-    names = [name or f"\0{row}" for row, name in enumerate(pictures.groups)]  # none: by itself
+    names = [name or f"\0{row}" for row, name in enumerate(groups)]  # none: by itself
     number = {name: place for place, name in enumerate(dict.fromkeys(names))}
     group = torch.tensor([number[name] for name in names])
-    table = torch.zeros(len(number), pictures.votes.shape[1], dtype=torch.int64)
-    table.index_put_((group, pictures.label), torch.ones(len(group), dtype=torch.int64), True)
+    table = torch.zeros(len(number), classes, dtype=torch.int64)
+    table.index_put_((group, label), torch.ones(len(group), dtype=torch.int64), True)
     total = table.sum(0)
     taken, chosen = torch.zeros_like(total), torch.zeros(len(number), dtype=torch.bool)
     for place in torch.randperm(len(number), generator=generator).tolist():

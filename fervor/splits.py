@@ -1,11 +1,12 @@
 """What a run reads: its training pictures, and those on which its epoch is chosen."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fervor import datasets
+from fervor import datasets, subsets
 from fervor.config import Data, Run
 from fervor.data import Pictures, hold_out, read_pictures
 from fervor.errors import UsageError
@@ -38,28 +39,48 @@ def read_splits(run: Run) -> Splits:
     def samples(split: str, protocol: str) -> list[datasets.Sample]:
         return load_samples(data, split, protocol=protocol)[0]
 
-    train_samples = samples("train", data.train_protocol or data.protocol)
-    labels = datasets.labels_of(data.name, train_samples, data.protocol)
+    split = "test" if run.selection == "paper" else "valid"
+    shots, chosen = subsets.shots(data.subset), samples(split, data.protocol)
+    train = samples("train", data.train_protocol or data.protocol)
+    labels = subsets.class_names(data.classes) or datasets.labels_of(
+        data.name, train, data.protocol
+    )
+    if not chosen and run.selection == "paper":
+        raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
+    selected_on = split
+    if not chosen:
+        if data.train_protocol:
+            raise UsageError(
+                f"{data.name} has no validation split, so train and selection share one protocol: "
+                "leave --data.train_protocol out"
+            )
+        train, chosen = hold_out(train, labels, data.validation, run.seed)
+        selected_on = f"{data.validation:.0%} of train, held out"
+    train = restricted(train, data, labels, run.seed)
+    if shots and selected_on != "test":
+        chosen = subsets.few(chosen, subsets.VALID_SHOTS, run.seed)
     size = run.encoder.size
 
-    def pictures(chosen: list[datasets.Sample]) -> Pictures:
+    def pictures(those: list[datasets.Sample]) -> Pictures:
         return read_pictures(
-            chosen, labels, size=size, faces=data.faces, margin=data.margin, cache=data.cache
+            those, labels, size=size, faces=data.faces, margin=data.margin, cache=data.cache
         )
 
-    split = "test" if run.selection == "paper" else "valid"
-    chosen = samples(split, data.protocol)
-    if chosen:
-        return Splits(labels, pictures(train_samples), pictures(chosen), split)
-    if run.selection == "paper":
-        raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
-    if data.train_protocol:
-        raise UsageError(
-            f"{data.name} has no validation split, so train and selection share one protocol: "
-            "leave --data.train_protocol out"
-        )
-    train_part, held = hold_out(pictures(train_samples), data.validation, run.seed)
-    return Splits(labels, train_part, held, f"{data.validation:.0%} of train, held out")
+    return Splits(labels, pictures(train), pictures(chosen), selected_on)
+
+
+def restricted(
+    train: Sequence[datasets.Sample], data: Data, labels: Sequence[str], seed: int
+) -> list[datasets.Sample]:
+    """The training samples that a protocol of few pictures, wrong labels or other priors leaves."""
+    found = list(train)
+    if data.priors:
+        found = subsets.in_proportion(found, data.priors, seed)
+    if shots := subsets.shots(data.subset):
+        found = subsets.few(found, shots, seed)
+    if data.label_noise:
+        found = subsets.noisy(found, data.label_noise, labels, seed)
+    return found
 
 
 def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[datasets.Sample], int]:
@@ -75,6 +96,7 @@ def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[dataset
         annotations=data.annotations,
         fold=data.fold,
     )
+    samples = subsets.of_classes(samples, subsets.class_names(data.classes))
     if not data.aligned:
         return samples, 0
     found = substitute(samples, data.name, data.root, data.aligned)

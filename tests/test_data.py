@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from fervor.data import (
 from fervor.datasets import Sample
 from fervor.errors import DataError, UsageError
 from fervor.faces import FaceDetector, crop, select
+from fervor.labels import EXPRESSIONS
 from fervor.methods import Batch
 from fervor.preprocess import to_input
 from fervor.sampling import EpochSampler, Key
@@ -467,21 +468,28 @@ def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: P
 @given(st.lists(st.integers(0, 12), min_size=3, max_size=3), st.floats(0.2, 0.5), st.integers(0, 9))
 def test_held_out_pictures_part_the_classes(sizes: list[int], share: float, seed: int) -> None:
     label = torch.tensor([number for number, size in enumerate(sizes) for _ in range(size)])
-    split = Pictures(
-        torch.zeros(len(label), 1, 2, 2, dtype=torch.uint8),
-        label.long(),
-        torch.eye(3)[label.long()],
-        tuple(map(str, range(len(label)))),
-    )
+    split = labelled(label.tolist())
     expected = [max(0, min(size - 1, round(share * size))) for size in sizes]
     if not any(expected):
         with pytest.raises(DataError, match=r"too few to hold .*% out for validation"):
-            hold_out(split, share, seed)
+            hold_out(split, NAMES, share, seed)
         return
-    kept, held = hold_out(split, share, seed)
-    assert held.counts() == expected
-    assert sorted(kept.sources + held.sources, key=int) == list(split.sources)
-    assert hold_out(split, share, seed)[1].sources == held.sources
+    kept, held = hold_out(split, NAMES, share, seed)
+    assert [sum(sample.label == name for sample in held) for name in NAMES[:3]] == expected
+    assert sorted(kept + held, key=lambda sample: int(sample.path)) == split
+    assert hold_out(split, NAMES, share, seed)[1] == held
+
+
+NAMES = EXPRESSIONS[:5]
+
+
+def labelled(numbers: Sequence[int], groups: Sequence[str] = ()) -> list[Sample]:
+    """Samples of these classes, called by their places."""
+    groups = groups or [""] * len(numbers)
+    return [
+        Sample(str(row), NAMES[int(number)], group=group)
+        for row, (number, group) in enumerate(zip(numbers, groups, strict=True))
+    ]
 
 
 GROUPS = st.lists(
@@ -494,38 +502,26 @@ GROUPS = st.lists(
 @settings(max_examples=60)
 @given(GROUPS, st.floats(0.15, 0.5), st.integers(0, 9))
 def test_no_group_is_torn_apart(members: list[tuple[int, str]], share: float, seed: int) -> None:
-    label = torch.tensor([number for number, _ in members])
-    groups = tuple(group for _, group in members)
-    split = Pictures(
-        torch.zeros(len(label), 1, 2, 2, dtype=torch.uint8),
-        label,
-        torch.eye(3)[label],
-        tuple(map(str, range(len(label)))),
-        groups=groups,
-    )
+    split = labelled([number for number, _ in members], [group for _, group in members])
     try:
-        kept, held = hold_out(split, share, seed)
+        kept, held = hold_out(split, NAMES, share, seed)
     except DataError as error:
         assert "too few to hold" in str(error)
         return
-    assert sorted(kept.sources + held.sources, key=int) == list(split.sources)
-    if any(groups):
-        assert not (set(kept.groups) - {""}) & (set(held.groups) - {""})
-        assert [groups[int(name)] for name in held.sources] == list(held.groups)
-    for before, left in zip(split.counts(), kept.counts(), strict=True):
-        assert left or not before
-    assert hold_out(split, share, seed)[1].sources == held.sources
+    assert sorted(kept + held, key=lambda sample: int(sample.path)) == split
+    assert not {s.group for s in kept if s.group} & {s.group for s in held if s.group}
+    assert {sample.label for sample in kept} == {sample.label for sample in split}
+    assert hold_out(split, NAMES, share, seed)[1] == held
 
 
 def test_many_groups_come_near_the_share() -> None:
     """40 people with one picture of each class but one, as CK+'s subjects have."""
-    label = torch.tensor([(person + k) % 5 for person in range(40) for k in range(4)])
-    groups = tuple(f"S{person:03d}" for person in range(40) for _ in range(4))
-    empty = torch.zeros(160, 1, 2, 2, dtype=torch.uint8)
-    split = Pictures(empty, label, torch.eye(5)[label], ("",) * 160, groups=groups)
-    held = hold_out(split, 0.25, seed=1)[1]
-    assert len(set(held.groups)) == 10
-    assert all(6 <= count <= 10 for count in held.counts())  # 8 of 32 each
+    numbers = [(person + k) % 5 for person in range(40) for k in range(4)]
+    split = labelled(numbers, [f"S{person:03d}" for person in range(40) for _ in range(4)])
+    held = hold_out(split, NAMES, 0.25, seed=1)[1]
+    assert len({sample.group for sample in held}) == 10
+    counts = [sum(sample.label == name for sample in held) for name in NAMES]
+    assert all(6 <= count <= 10 for count in counts)  # 8 of 32 each
 
 
 # The cache

@@ -111,7 +111,9 @@ RULES = {
     "figures": Rule(FIGURES, never=TORCH, own=(*PLAIN, *DATASETS, *FIGURES)),
     "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
     "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
-    "data": Rule(("data", "precision", "sampling", "splits", "views"), never=LIGHTNING, torch=True),
+    "data": Rule(
+        ("data", "precision", "sampling", "splits", "subsets", "views"), never=LIGHTNING, torch=True
+    ),
     "methods": Rule(
         ("methods", "methods.*"),
         never=LIGHTNING,
@@ -129,7 +131,10 @@ RULES = {
         torch=True,
     ),
     "runs": Rule(
-        ("published", "runs", "reproduce", "sweep"), never=HEAVY, own=(*PLAIN, *DATASETS, *RUNS)
+        ("published", "runs", "reproduce", "sweep"),
+        never=HEAVY,
+        own=(*PLAIN, *DATASETS, *RUNS),
+        lazy=True,
     ),
     "training": Rule(("training", "landmarks"), torch=True),
     "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
