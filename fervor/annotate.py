@@ -177,7 +177,7 @@ class _Film:
             return
         import av
 
-        drawn = annotated(frame.image, predictions, shares, points)
+        drawn = annotated(frame.image, predictions, shares, points, extend=False)
         if self._container is None:
             self._open(drawn)
         if drawn.size != (self._stream.width, self._stream.height):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from fervor.aside import write_bytes, write_picture
 from fervor.prediction import Prediction
-from fervor.render import BLACK, WHITE, colour_of, font, legend
+from fervor.render import BLACK, WHITE, colour_of, font, legend, short
 
 
 __all__ = ["Timeline", "page", "picture", "write"]
@@ -121,7 +121,10 @@ def picture(timeline: Timeline, title: str) -> Image.Image:
     height = top + max(1, len(lanes)) * (LANE + SPACE) + 2 * SIZE + MARGIN
     image = Image.new("RGB", (WIDTH, height), WHITE)
     draw = ImageDraw.Draw(image)
-    draw.text((LEFT, MARGIN), _heading(timeline, title), fill=BLACK, font=font(SIZE + 4))
+    letters = font(SIZE + 4)
+    free = WIDTH - LEFT - MARGIN - letters.getlength(_heading(timeline, ""))
+    heading = _heading(timeline, short(title, SIZE + 4, int(free)))
+    draw.text((LEFT, MARGIN), heading, fill=BLACK, font=letters)
     image.paste(names, (LEFT, MARGIN + 2 * SIZE))
     scale = (WIDTH - LEFT - MARGIN) / max(timeline.duration, 1e-9)
     for number, lane in enumerate(lanes):

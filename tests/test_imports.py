@@ -54,6 +54,7 @@ OUTPUTS = (
     "rowfile",
     "panels",
     "explaining",
+    "layout",
     "render",
     "timeline",
     "annotate",

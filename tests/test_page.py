@@ -395,3 +395,23 @@ def test_texts(browser: Any, server: Running, path: str) -> None:
                 assert endpoint in text
             assert "det_score" in text and "Retry-After" in text
         accessible(page)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 24, 40])
+def test_no_tag_lies_over_a_face(browser: Any, server: Running, width: int, count: int) -> None:
+    script = Path(__file__).with_name("group.js").read_text()
+    with opened(browser, server, viewport={"width": width, "height": 844}) as page:
+        for seed in (7, 11, 13):
+            found = page.evaluate(script, {"count": count, "seed": seed})
+            assert len(found["boxes"]) == count and not found["cut"]
+            left, top, right, bottom = found["stage"]
+            for tag in found["tags"]:
+                assert left <= tag[0] and top <= tag[1] and tag[2] <= right and tag[3] <= bottom
+                others = [one for one in found["tags"] if one is not tag]
+                for other in (*found["boxes"], *others):
+                    wide = min(tag[2], other[2]) - max(tag[0], other[0])
+                    high = min(tag[3], other[3]) - max(tag[1], other[1])
+                    assert wide <= 0 or high <= 0
+            if count <= 12:
+                assert len(found["tags"]) > 0.7 * count

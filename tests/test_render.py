@@ -12,7 +12,7 @@ from PIL import Image
 from fervor import render
 from fervor.labels import EXPRESSIONS
 from fervor.prediction import Prediction
-from fervor.render import annotated, colour_of, contact_sheet, ink_on, legend, tile
+from fervor.render import annotated, colour_of, contact_sheet, font, ink_on, legend, tile
 from tests.test_smoothing import face
 
 
@@ -104,8 +104,107 @@ def test_any_size_and_place(
 ) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     prediction = replace(shown(EXPRESSIONS[number], box), track=number)
-    times = drawn(image, prediction).shape[0] / height
+    times = drawn(image, prediction).shape[1] / width
     assert times == int(times) >= 1
+
+
+def scene(count: int, seed: int, *, track: bool = False) -> tuple[np.ndarray, list[Prediction]]:
+    """A noisy picture and `count` faces, in rows as people stand for a photograph, or anywhere."""
+    random = np.random.default_rng([count, seed])
+    width, height = (1600, 1200) if seed % 2 else (800, 600)
+    image = random.integers(60, 200, (height, width, 3), dtype=np.uint8)
+    across = int(np.ceil(np.sqrt(count * 1.5)))
+    cell = np.array([width / across, height / np.ceil(count / across)])
+    faces = []
+    for number in range(count):
+        side = cell.min() * random.uniform(0.4, 1.0)  # up to side by side
+        corner = cell * [number % across, number // across] + (cell - side) / 2
+        if seed % 3 == 0:  # anywhere, over one another and over the edge
+            corner = random.uniform(-0.3 * side, [width - 0.7 * side, height - 0.7 * side])
+        label = EXPRESSIONS[number % len(EXPRESSIONS)]
+        box = (float(corner[0]), float(corner[1]), float(0.8 * side), float(side))
+        prediction = shown(label, box, share=random.uniform(0.3, 1.0))
+        faces.append(replace(prediction, track=number if track else None, face=number))
+    return image, faces
+
+
+@pytest.mark.parametrize("track", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 13, 20, 30, 40])
+def test_no_face_of_a_group_is_drawn_over(count: int, track: bool) -> None:
+    """Only the lines of boxes, of a thirtieth of a face, lie over faces; here no pixel else."""
+    for seed in range(4):
+        image, faces = scene(count, seed, track=track)
+        changed = (drawn(image, *faces) != image).any(axis=-1)
+        lines = np.zeros(changed.shape, bool)
+        inside = np.zeros(changed.shape, bool)
+        for face_ in faces:
+            x, y, width, height = face_.box or (0, 0, 0, 0)
+            line = 4 + round(min(width, height) / 30)
+            rows, columns = np.ogrid[: changed.shape[0], : changed.shape[1]]
+            outer = (columns >= x - 1) & (columns <= x + width + 1)
+            outer = outer & (rows >= y - 1) & (rows <= y + height + 1)
+            inner = (columns > x + line) & (columns < x + width - line)
+            inner = inner & (rows > y + line) & (rows < y + height - line)
+            inside |= inner
+            lines |= outer & ~inner
+        assert not (changed & inside & ~lines).any()
+
+
+@pytest.mark.parametrize("count", [2, 8, 20, 40])
+def test_words_lie_beside_their_face_and_are_whole(count: int) -> None:
+    shares = 0
+    for seed in range(4):
+        image, faces = scene(count, seed, track=True)
+        canvas = (image.shape[1], image.shape[0])
+        placed = render.arranged(canvas, faces, [face_.probabilities for face_ in faces])
+        words = [part for one in placed for part in (one.tag, one.bar, one.list) if part]
+        for left, top, right, bottom in words:
+            assert 0 <= left < right < canvas[0] and 0 <= top < bottom < canvas[1]
+        for one, other in combinations(words, 2):
+            assert overlap_of(one, other) == 0
+        for one in placed:
+            if one.tag is not None:
+                assert font(one.letters).getlength(one.text) < one.tag[2] - one.tag[0]
+                x, y, width, height = one.box
+                reach = one.gap + 1
+                near = (x - reach, y - reach, x + width + reach, y + height + reach)
+                assert overlap_of(one.tag, near) > 0
+        shares += sum(one.tag is not None for one in placed)
+    assert shares > 0.7 * 4 * count  # of these scenes, where many lie over one another
+
+
+def overlap_of(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+@pytest.mark.parametrize("label", ["happiness", "a very long description of what a face may show"])
+def test_a_face_that_fills_its_picture_has_its_words_below(label: str) -> None:
+    image = np.full((48, 48, 3), 90, np.uint8)
+    face_ = replace(shown("happiness", (0, 0, 48, 48)), label=label)
+    pixels = drawn(image, face_)
+    assert pixels.shape[1] == 384 and pixels.shape[0] > 384 + 20
+    inside = pixels[20:364, 20:364]
+    assert (inside == 90).all()
+    assert has(pixels[384:], colour_of(label, EXPRESSIONS)).any()
+    video = annotated(image, [face_], [face_.probabilities], extend=False)
+    assert video.size == (384, 384)  # frames keep their size
+
+
+def test_landmarks_are_seen_above_all_and_small_beside_a_small_face() -> None:
+    image = np.full((1200, 1600, 3), 90, np.uint8)
+    faces = [shown("anger", (100, 300, 60, 80)), shown("fear", (800, 300, 400, 500))]
+    places = [
+        tuple((x + width * u, y + height * v) for u in (0.1, 0.5, 0.9) for v in (0.1, 0.5, 0.9))
+        for x, y, width, height in (face_.box or (0, 0, 0, 0) for face_ in faces)
+    ]
+    shares = [face_.probabilities for face_ in faces]
+    pixels = np.asarray(annotated(image, faces, shares, places))
+    for x, y in (point for points in places for point in points):
+        assert pixels[round(y), round(x)].tolist() == [255, 255, 255]
+    small = has(pixels[310:370, 110:150], (255, 255, 255)).sum()
+    large = has(pixels[310:790, 810:1190], (255, 255, 255)).sum()
+    assert small < large / 2
 
 
 def linear(colour: tuple[int, int, int]) -> np.ndarray:
@@ -173,11 +272,29 @@ class TestSheet:
 
     def test_names_are_shortened_in_the_middle(self) -> None:
         long = "a" * 100 + "end.jpg"
-        short = render._short(long, 12)
+        short = render.short(long, 12)
         assert short.startswith("aaa")
         assert short.endswith("end.jpg")
         assert "..." in short
-        assert render._short("a.jpg", 12) == "a.jpg"
+        assert render.short("a.jpg", 12) == "a.jpg"
+
+
+def test_words_of_any_length_stay_whole() -> None:
+    long = "a person who looks " * 9
+    pixels = np.asarray(legend([long, "b"], 18, 300))
+    assert (pixels[:, -4:] == 255).all()
+    image = np.zeros((400, 600, 3), np.uint8)
+    prediction = replace(shown("fear", (300, 100, 100, 100)), label=long)
+    answer = np.asarray(tile(image, [prediction]))[192:212, -3:]
+    assert (answer == answer[0, 0]).all()
+
+
+def test_classes_of_no_probability_are_not_listed() -> None:
+    image = np.full((600, 800, 3), 90, np.uint8)
+    certain = shown("anger", (300, 200, 150, 180), share=1.0)
+    pixels = drawn(image, certain)[:, 455:]
+    assert not has(pixels, colour_of("happiness", EXPRESSIONS)).any()
+    assert has(pixels, colour_of("anger", EXPRESSIONS)).any()
 
 
 def test_legend_breaks_lines_and_shows_every_colour() -> None:

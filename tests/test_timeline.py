@@ -18,6 +18,12 @@ from tests.test_smoothing import face
 LABELS = ("neutral", "anger")
 
 
+def test_a_long_name_is_not_cut() -> None:
+    shown = picture(filled((0, 1, 0.5)), "a very long name of a video " * 12 + ".mp4")
+    edge = np.asarray(shown)[: timeline.MARGIN + 2 * timeline.SIZE, -timeline.MARGIN :]
+    assert (edge == 255).all()
+
+
 def filled(*tracks: tuple[float, float, float], rate: int = 25) -> Timeline:
     """For each track: from, to (seconds), and the share of neutral."""
     answer = Timeline()

@@ -5,6 +5,7 @@ import { complain, element, find, percent, say } from "./elements.js";
 import { answer, bars, boxes, shown } from "./faces.js";
 import { draw, legend } from "./lanes.js";
 import { downloads } from "./rows.js";
+import { cover } from "./tags.js";
 
 const RATE = 5;
 const SIDE = 640;
@@ -98,10 +99,9 @@ function show(mine, rows, size) {
     picture = element("div", { className: "picture" }, view());
     stage.replaceChildren(picture);
   }
-  picture.querySelectorAll(".box").forEach(box => box.remove());
   const seen = boxes(rows, size, model.colours, 0, null);
   seen.forEach(box => { box.tabIndex = -1; });
-  picture.append(...seen);
+  cover(picture, seen);
   const first = shown(rows)[0];
   const now = rows[0].time_s;
   const panel = find("#camera .panel");

@@ -8,11 +8,9 @@ export const shown = rows => rows.filter(row => row.status === "ok");
 
 export function boxes(rows, size, colours, chosen, choose) {
   return shown(rows).map(row => {
-    const low = row.y < size.height * 0.09;
-    const right = row.x + row.width / 2 > size.width * 0.6;
-    return element("button", {
+    const button = element("button", {
       type: "button",
-      className: `box${low ? " low" : ""}${right ? " right" : ""}`,
+      className: "box",
       mark: colours[row.label] ?? "#fff",
       "aria-pressed": String(row.face === chosen),
       "aria-label": `Face ${row.face + 1}: ${row.label}, ${percent(row.prob)}`,
@@ -21,7 +19,10 @@ export function boxes(rows, size, colours, chosen, choose) {
         width: place(row.width, size.width), height: place(row.height, size.height),
       },
       onclick: choose && (() => choose(row.face)),
-    }, element("span", { "aria-hidden": "true" }, `${row.label} ${Math.round(100 * row.prob)} %`));
+    }, element("span", { "aria-hidden": "true" }));
+    // From all that a tag may say to the least (tags.js).
+    button.texts = [`${row.label} ${Math.round(100 * row.prob)} %`, row.label, `${row.label.slice(0, 3)}.`];
+    return button;
   });
 }
 

@@ -5,6 +5,7 @@ import { complain, element, find, percent, say } from "./elements.js";
 import { boxes, bars, answer, shown } from "./faces.js";
 import { clock, draw, legend, means } from "./lanes.js";
 import { downloads } from "./rows.js";
+import { cover } from "./tags.js";
 
 const LANES = 8;
 const REDRAW = 400;
@@ -144,7 +145,7 @@ function follow() {
   if (size.width) {
     const seen = boxes(near, size, model.colours, 0, null);
     seen.forEach(box => { box.tabIndex = -1; });
-    picture.append(...seen);
+    cover(picture, seen);
   }
   drawPanel(shown(near).sort((a, b) => a.face - b.face), now);
   if (run.tracks.size) drawLanes();

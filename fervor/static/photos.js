@@ -5,6 +5,7 @@ import { complain, element, find, say } from "./elements.js";
 import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
 import { closeUp, cues, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
+import { cover } from "./tags.js";
 
 const state = { model: null, items: [], current: 0, face: 0, heat: null, busy: 0 };
 const item = () => state.items[state.current];
@@ -127,16 +128,16 @@ function drawStage() {
   const { address, file, rows, explained } = item();
   const picture = element("div", { className: "picture" });
   const image = element("img", { src: address, alt: `${file.name}${rows ? `: ${spoken(rows)}` : ""}` });
-  const cover = () => {
+  const draw = () => {
     if (!rows || !image.naturalWidth) return;
     const size = { width: image.naturalWidth, height: image.naturalHeight };
     if (state.heat && explained) picture.append(overlay(explained[state.face], state.heat, size));
     if (state.heat && explained) {
       find("#close-up")?.replaceChildren(closeUp(image, explained[state.face], state.heat));
     }
-    picture.append(...boxes(rows, size, state.model.colours, state.face, chooseFace));
+    cover(picture, boxes(rows, size, state.model.colours, state.face, chooseFace));
   };
-  image.addEventListener("load", cover);
+  image.addEventListener("load", draw);
   image.addEventListener("error", () => {
     picture.replaceChildren(element("p", { className: "empty", style: { padding: "4rem 1rem", lineHeight: 1.5 } },
       `This browser cannot show ${file.name}.`));
