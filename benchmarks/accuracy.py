@@ -11,7 +11,7 @@ from PIL import Image
 from processes import Driver, Failed
 from scenes import enlarged
 
-from fervor.datasets import Sample, load
+from fervor.data.datasets import Sample, load
 
 
 PROTOCOL = "majority7"

@@ -23,9 +23,11 @@ from typing import Any
 from measures import spread
 from run import origin, say
 
-from fervor import Predictor, cluster, provenance
-from fervor.datasets import load
-from fervor.tables import open_table
+from fervor import Predictor
+from fervor.data.datasets import load
+from fervor.inference import cluster
+from fervor.io import provenance
+from fervor.outputs.tables import open_table
 
 
 WORKERS = (1, 2)

@@ -32,8 +32,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from fervor import provenance
-from fervor.modelfolder import find_model, read_header
+from fervor.artifacts.reader import find_model, read_header
+from fervor.io import provenance
 
 
 BATCHES = (1, 8, 64)

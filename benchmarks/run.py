@@ -27,8 +27,8 @@ from processes import Driver, Failed
 from scenes import write_film, write_photos
 from table import PAGE, write_page
 
-from fervor import media, provenance
-from fervor.datasets import load
+from fervor.data.datasets import load
+from fervor.io import provenance, sources
 
 
 def say(what: str) -> None:
@@ -73,7 +73,7 @@ def versions(tools: dict[str, Tool]) -> dict[str, Any]:
 def timed(given: argparse.Namespace, tools: dict[str, Tool], folder: Path) -> list[Measure]:
     """Every measure of speed."""
     if given.photos:
-        photos = media.find([given.photos])[: given.count]
+        photos = sources.find([given.photos])[: given.count]
     else:
         photos = write_photos(folder / "photos", given.count)
     film = (write_film(folder / "film.mp4", given.frames), given.frames)

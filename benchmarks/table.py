@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fervor import provenance
+from fervor.io import provenance
 
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"

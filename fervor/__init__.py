@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from fervor.inference import Prediction, Predictor
-    from fervor.prediction import to_rows
-    from fervor.render import draw
+    from fervor.inference.prediction import to_rows
+    from fervor.inference.predictor import Prediction, Predictor
+    from fervor.outputs.drawing import draw
 
 __all__ = ["Prediction", "Predictor", "__version__", "draw", "to_rows"]
 __version__ = "0.1.0"
@@ -20,15 +20,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 def __getattr__(name: str) -> Any:
     # Loaded on first use: `import fervor` and `fervor --help` wait for no runtime.
     if name in ("Prediction", "Predictor"):
-        from fervor import inference
+        from fervor.inference import predictor
 
-        return getattr(inference, name)
+        return getattr(predictor, name)
     if name == "to_rows":
-        from fervor import prediction
+        from fervor.inference import prediction
 
         return prediction.to_rows
     if name == "draw":
-        from fervor import render
+        from fervor.outputs import drawing
 
-        return render.draw
+        return drawing.draw
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

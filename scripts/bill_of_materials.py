@@ -17,8 +17,8 @@ from typing import Any
 from licences import ALLOWED, Need, needed
 
 import fervor
-from fervor import inventory
-from fervor.provenance import write_text
+from fervor.artifacts import packaged
+from fervor.io.provenance import write_text
 
 
 Component = dict[str, Any]
@@ -60,7 +60,7 @@ def library(need: Need) -> Component:
     return component
 
 
-def weights(weight: inventory.Weight) -> Component:
+def weights(weight: packaged.Weight) -> Component:
     """A file of weights; its version is fervor's."""
     return {
         "type": "machine-learning-model",
@@ -73,7 +73,7 @@ def weights(weight: inventory.Weight) -> Component:
     }
 
 
-def bill(needs: Mapping[str, Need], shipped: Iterable[inventory.Weight]) -> dict[str, Any]:
+def bill(needs: Mapping[str, Need], shipped: Iterable[packaged.Weight]) -> dict[str, Any]:
     """The whole document; fervor itself needs what its pyproject.toml names."""
     packages = [library(need) for need in needs.values()]
     models = [weights(weight) for weight in shipped]
@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    document = bill(needed(), inventory.shipped())
+    document = bill(needed(), packaged.shipped())
     write_text(options.output, json.dumps(document, indent=2) + "\n")
     print(f"{len(document['components'])} components in {options.output}")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fervor.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from fervor.faces import FaceDetector, crop, select
-from fervor.preprocess import to_rgb
+from fervor.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from fervor.faces.alignment import crop
+from fervor.faces.detector import FaceDetector, select
+from fervor.io.image import to_rgb
 
 
 ROOT = Path(__file__).parents[1]

@@ -34,12 +34,12 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
+from fervor.artifacts.reader import open_session, read_header
 from fervor.errors import ModelError
-from fervor.modelfolder import open_session, read_header
-from tests.faults import begun, write_recipe
-from tests.models import write_model
-from tests.serving import BOUNDARY, EXPLAIN, PHOTOGRAPH, PREDICT, VIDEO, form
-from tests.videos import moving, write_video
+from tests.support.faults import begun, write_recipe
+from tests.support.models import write_model
+from tests.support.serving import BOUNDARY, EXPLAIN, PHOTOGRAPH, PREDICT, VIDEO, form
+from tests.support.videos import moving, write_video
 
 
 class Work:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fervor import inventory
+from fervor.artifacts import packaged
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,7 +207,7 @@ def written(needs: Mapping[str, Need]) -> str:
         lines.append(f"| {need.name} | {need.licence} | {extras} | {libraries} |")
     lines += ["", *(f"- **{name}**: {REASONS[name]}." for name in sorted(needs) if name in REASONS)]
     lines += ["", "## Weights", "", "| file | licence | data terms |", "|---|---|---|"]
-    for weight in inventory.shipped():
+    for weight in packaged.shipped():
         lines.append(f"| `{weight.name}` | {weight.licence} | {weight.data_terms} |")
     return "\n".join(lines) + "\n"
 

@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fervor import checkpoint, datasets, results
-from fervor.data import evaluation_batches, read_pictures
-from fervor.evaluation import origin
-from fervor.methods.lacovl import LaCoVL, Logits
-from fervor.metrics import softmax, summary
+from fervor.data import datasets
+from fervor.data.image_set import read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.evaluation import results
+from fervor.evaluation.evaluate import origin
+from fervor.evaluation.metrics import softmax, summary
+from fervor.methods import build
+from fervor.methods.lacovl.method import LaCoVL, Logits
 
 
 ANSWERS = ("sum", "vis", "sem")
@@ -35,7 +38,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of FERPlus")
     parser.add_argument("--output", type=Path, help="result file to write")
     arguments = parser.parse_args()
-    model = checkpoint.load_model(arguments.run)
+    model = build.load_model(arguments.run)
     method = model.method()
     if not isinstance(method, LaCoVL) or method.semantic is None:
         parser.error(f"{arguments.run} is no run of method lacovl with a teacher")

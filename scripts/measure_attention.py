@@ -26,11 +26,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fervor import checkpoint, datasets
-from fervor.data import Pictures, evaluation_batches, read_pictures
-from fervor.gated_attention import Mixture
-from fervor.methods import Batch
-from fervor.methods.lacovl import LaCoVL
+from fervor.data import datasets
+from fervor.data.batch import Batch
+from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.methods import build
+from fervor.methods.lacovl.gated_attention import Mixture
+from fervor.methods.lacovl.method import LaCoVL
 
 
 NOISE = 0.02
@@ -140,7 +142,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="validation pictures, evenly taken")
     parser.add_argument("--maps", type=Path, help="PNG to draw")
     arguments = parser.parse_args()
-    method = checkpoint.load_model(arguments.run).method()
+    method = build.load_model(arguments.run).method()
     if not isinstance(method, LaCoVL):
         parser.error(f"{arguments.run} is no run of method lacovl")
     samples = datasets.load("ferplus", arguments.root, "valid", protocol="majority")

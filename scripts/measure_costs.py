@@ -21,16 +21,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fervor.checkpoint import sizes
 from fervor.config import Encoder
-from fervor.encoders import build_image_encoder
+from fervor.data.batch import Batch
 from fervor.labels import EXPRESSIONS
-from fervor.losses import text_similarity_loss
-from fervor.methods import Batch, Method
+from fervor.methods.base import Method
+from fervor.methods.build import sizes
 from fervor.methods.classifier import Classifier
 from fervor.methods.ke import KE
+from fervor.methods.losses import text_similarity_loss
 from fervor.methods.mpa import MPA
-from fervor.text import build_text_encoder
+from fervor.models.image import build_image_encoder
+from fervor.models.text.encoders import build_text_encoder
 
 
 SOFT = {"visual_depth": 0, "prototype_weight": 0, "alignment_weight": 0, "top_k": 0}

@@ -23,7 +23,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.faces import INT8_WEIGHTS, WEIGHTS, Face, FaceDetector, crop, overlap, square
+from fervor.faces.alignment import crop, square
+from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
+from fervor.faces.types import Face, overlap
 
 
 Pixels = NDArray[np.uint8]

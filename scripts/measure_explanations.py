@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from fervor import Predictor, datasets, provenance
-from fervor.crops import pixels_of
-from fervor.explain import Contrast, extent, heat_of, smoothed
-from fervor.jointspace import read_cues, read_space
-from fervor.modelfolder import find_model
-from fervor.preprocess import to_rgb
+from fervor import Predictor
+from fervor.artifacts.joint_space import read_cues, read_space
+from fervor.artifacts.reader import find_model
+from fervor.data import datasets
+from fervor.data.cropping import pixels_of
+from fervor.inference.attribution import Contrast, extent, heat_of, smoothed
+from fervor.io import provenance
+from fervor.io.image import to_rgb
 
 
 Floats = NDArray[np.float32]

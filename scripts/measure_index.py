@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fervor.datasets import affectnet
+from fervor.data.datasets import affectnet
 from fervor.labels import AFFECTNET
 
 

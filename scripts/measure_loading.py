@@ -25,15 +25,17 @@ import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from fervor.arguments import recipe_path
 from fervor.config import Run
-from fervor.data import TrainingBatches, evaluation_batches, read_pictures
-from fervor.datasets import Sample
-from fervor.methods import Batch, Method
-from fervor.sampling import EpochSampler, Key
-from fervor.splits import Splits, load_samples, read_splits
-from fervor.training import build_method
-from fervor.views import view_batches
+from fervor.data.batch import Batch
+from fervor.data.datasets import Sample
+from fervor.data.image_set import read_pictures
+from fervor.data.loading import TrainingBatches, evaluation_batches
+from fervor.data.samplers import EpochSampler, Key
+from fervor.data.splits import Splits, load_samples, read_splits
+from fervor.methods.base import Method
+from fervor.recipes import recipe_path
+from fervor.training.feature_cache import view_batches
+from fervor.training.trainer import build_method
 
 
 SETTINGS = ("ke/ferplus-mobilenet", "ke/ferplus-mobilenet-evidence")

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor import Predictor, neutral
-from fervor.datasets import load
+from fervor import Predictor
+from fervor.data.datasets import load
+from fervor.inference import neutral_baseline
 
 
 REST, SHOWN = 40, 10
@@ -67,23 +68,23 @@ def corrected(one: Sequence, labels: tuple[str, ...], mode: str) -> tuple[Logits
     """Its logits at rest and of the emotion under a mode: none, auto (causal) or given."""
     frames = np.concatenate([one.rest, one.shown])
     if mode == "given":
-        frames = frames - neutral.correction(one.given, labels)
+        frames = frames - neutral_baseline.correction(one.given, labels)
     if mode == "auto":
-        learnt, rows = neutral.Rest(labels.index("neutral")), []
+        learnt, rows = neutral_baseline.Rest(labels.index("neutral")), []
         for number, row in enumerate(frames):
             learnt.add(row, number / RATE)
             rest = learnt.logits
-            rows.append(row if rest is None else row - neutral.correction(rest, labels))
+            rows.append(row if rest is None else row - neutral_baseline.correction(rest, labels))
         frames = np.stack(rows)
     # What comes before the neutral is learnt is the same under each mode, and not counted.
-    return frames[neutral.LEAST : REST], frames[REST:]
+    return frames[neutral_baseline.LEAST : REST], frames[REST:]
 
 
 def shares(
     sequences: list[Sequence], labels: tuple[str, ...], mode: str
 ) -> tuple[float, float, float]:
     """Frames at rest read as neutral, those read as sadness or anger, emotions read rightly."""
-    wrong = [labels.index(name) for name in neutral.CORRECTED]
+    wrong = [labels.index(name) for name in neutral_baseline.CORRECTED]
     rest, misread, shown = [], [], []
     for one in sequences:
         at_rest, emotional = (rows.argmax(axis=1) for rows in corrected(one, labels, mode))
@@ -120,14 +121,14 @@ def main() -> None:
     choose, report = changing[::2], changing[1::2]
     print("choose  margin largest   auto: rest neutral, misread, emotion right")
     for margin, largest in itertools.product((0.0, 0.5, 1.0, 2.0), (1.5, 3.0, 6.0)):
-        with mock.patch.multiple(neutral, MARGIN=margin, LARGEST=largest):
+        with mock.patch.multiple(neutral_baseline, MARGIN=margin, LARGEST=largest):
             row = shares(choose, labels, "auto")
         print(f"        {margin:6} {largest:7}   " + "  ".join(f"{value:6.1%}" for value in row))
     print(f"report ({len(report)} sequences)  rest neutral, read as sad or angry, emotion right")
     for mode in ("none", "auto", "given"):
         row = shares(report, labels, mode)
         print(f"        {mode:6} " + "  ".join(f"{value:6.1%}" for value in row))
-    wrong = [labels.index(name) for name in neutral.CORRECTED]
+    wrong = [labels.index(name) for name in neutral_baseline.CORRECTED]
     always = [
         Sequence(one.emotion, np.resize(one.shown, (REST, len(labels))), one.shown, one.shown[0])
         for one in report

@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from fervor import Predictor, captions, datasets, prompts, provenance
-from fervor.crops import pixels_of
-from fervor.datasets import Sample
+from fervor import Predictor
+from fervor.artifacts.reader import SHIPPED
+from fervor.data import datasets
+from fervor.data.cropping import pixels_of
+from fervor.data.datasets import Sample
+from fervor.inference.minilm import MiniLM
+from fervor.inference.open_vocabulary import PROJECTION, ensemble
+from fervor.io import provenance
+from fervor.io.image import to_rgb
 from fervor.labels import EXPRESSIONS
-from fervor.minilm import MiniLM
-from fervor.modelfolder import SHIPPED
-from fervor.preprocess import to_rgb
-from fervor.vocabulary import PROJECTION, ensemble
+from fervor.prompts import captions, templates
 
 
 FOLDER = SHIPPED["vlm"]
@@ -99,12 +102,12 @@ def embeddings(samples: Sequence[Sample]) -> Floats:
 def word_sets(encode: Encode, seen: Floats, truth: NDArray[np.int64]) -> dict[str, Any]:
     """Accuracy and recalls where each expression is asked for by other words."""
     words = captions.unseen()
-    conditions = {"class names": [prompts.spoken(name) for name in EXPRESSIONS]}
+    conditions = {"class names": [templates.spoken(name) for name in EXPRESSIONS]}
     for place in range(min(map(len, words.values()))):
         own = [words[name][place] for name in EXPRESSIONS]
-        conditions[f"unseen words {place + 1}"] = [prompts.spoken(word) for word in own]
+        conditions[f"unseen words {place + 1}"] = [templates.spoken(word) for word in own]
     conditions["unseen words together"] = [
-        [text for word in words[name] for text in prompts.spoken(word)] for name in EXPRESSIONS
+        [text for word in words[name] for text in templates.spoken(word)] for name in EXPRESSIONS
     ]
     found = {}
     for name, sentences in conditions.items():
@@ -123,9 +126,9 @@ def word_sets(encode: Encode, seen: Floats, truth: NDArray[np.int64]) -> dict[st
 
 def synonyms(encode: Encode) -> dict[str, Any]:
     """For each unseen word the nearest class name, by text alone."""
-    classes = np.stack([encode(prompts.spoken(name)) for name in EXPRESSIONS])
+    classes = np.stack([encode(templates.spoken(name)) for name in EXPRESSIONS])
     near = {
-        word: (name, EXPRESSIONS[int((classes @ encode(prompts.spoken(word))).argmax())])
+        word: (name, EXPRESSIONS[int((classes @ encode(templates.spoken(word))).argmax())])
         for name, words in captions.unseen().items()
         for word in words
     }

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fervor import Predictor
-from fervor.faces import FaceDetector
-from fervor.media import find, read
+from fervor.faces.detector import FaceDetector
+from fervor.io.sources import find, read
 
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "astronaut.jpg"

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor import Predictor
-from fervor.ahead import ahead
-from fervor.datasets import load
-from fervor.faces import overlap
-from fervor.frame import Frame, Span
-from fervor.media import AHEAD_PIXELS, MAX_PIXELS
-from fervor.tables import open_table
-from fervor.video import read_video
+from fervor.data.datasets import load
+from fervor.faces.types import overlap
+from fervor.io.frame import Frame, Span
+from fervor.io.prefetch import ahead
+from fervor.io.sources import AHEAD_PIXELS, MAX_PIXELS
+from fervor.io.video import read_video
+from fervor.outputs.tables import open_table
 
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "astronaut.jpg"

@@ -61,7 +61,7 @@ def stripes(count: int = COUNT) -> list[Picture]:
 def drawn(count: int = COUNT) -> list[Picture]:
     """The tests' drawn faces, the expressions taking turns."""
     sys.path.insert(0, str(ROOT))
-    from tests.drawn import face
+    from tests.support.drawn import face
 
     names = [EXPRESSIONS[number % len(EXPRESSIONS)] for number in range(count)]
     faces = [face(name, seed, side=SIDE) for seed, name in enumerate(names)]

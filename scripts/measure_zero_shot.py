@@ -18,15 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fervor import captions, datasets, provenance, results
-from fervor.checkpoint import load_model
-from fervor.data import Pictures, evaluation_batches, read_pictures
+from fervor.data import datasets
+from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.evaluation import results
+from fervor.evaluation.metrics import softmax, summary
+from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
+from fervor.methods.build import load_model
 from fervor.methods.vlm import VLM
-from fervor.metrics import softmax, summary
-from fervor.prompts import DIMENSIONS, TEMPLATES, description, fill, hard_prompts
-from fervor.text import MiniLMText, ProjectedText
-from fervor.vlm import ensemble
+from fervor.models.image.vlm import ensemble
+from fervor.models.text.encoders import MiniLMText, ProjectedText
+from fervor.prompts import captions
+from fervor.prompts.templates import DIMENSIONS, TEMPLATES, description, fill, hard_prompts
 
 
 Floats = NDArray[np.floating[Any]]

@@ -9,7 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from fervor import provenance, results
+from fervor.evaluation import results
+from fervor.io import provenance
 
 
 def main() -> None:

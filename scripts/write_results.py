@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fervor.config import Data
-from fervor.published import table
-from fervor.reproduce import Setting, markdown
-from fervor.results import read
+from fervor.evaluation.results import read
+from fervor.experiments.paper_tables import table
+from fervor.experiments.reproduce import Setting, markdown
 
 
 ROOT = Path(__file__).parent.parent

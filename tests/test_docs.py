@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fervor.datasets import DATASETS, affectnet, ckplus, rafdb
-from fervor.datasets.ferplus import COUNTS
+from fervor.data.datasets import DATASETS, affectnet, ckplus, rafdb
+from fervor.data.datasets.ferplus import COUNTS
 from fervor.labels import SYNONYMS
-from fervor.prompts import TEMPLATES
+from fervor.prompts.templates import TEMPLATES
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
@@ -208,7 +208,7 @@ def test_options_of_the_image_text_model_are_those_of_the_code() -> None:
 
 
 def test_the_unseen_words_are_those_of_the_data() -> None:
-    from fervor.captions import unseen
+    from fervor.prompts.captions import unseen
 
     page = PAGES["docs/methods/vlm.md"]
     missing = [word for words in unseen().values() for word in words if word not in page]

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fervor.__main__ import main
-from tests.faults import EPOCHS, ROOT, begun, fill, mount, small_disk, tree, write_recipe
-from tests.models import write_model
+from fervor.cli.main import main
+from tests.support.faults import EPOCHS, ROOT, begun, fill, mount, small_disk, tree, write_recipe
+from tests.support.models import write_model
 
 
 pytestmark = [
@@ -181,7 +181,7 @@ def test_a_read_only_disk_is_one_line(
 def test_views_that_were_killed_or_found_no_room_are_made_again(disk: Path) -> None:
     """A mapped file on a full disk would end the process without a word."""
     pytest.importorskip("torch", reason="needs fervor[train]")
-    from fervor.views import _store
+    from fervor.training.feature_cache import _store
 
     parts = [np.full((4, 3), number, np.float32) for number in range(3)]
     path = disk / "views" / "view0.npy"
@@ -271,8 +271,8 @@ def test_a_clock_that_went_back_does_not_stop_a_run(
 
 
 def test_a_clock_that_went_back_does_not_stop_the_cache(pictures: Path, tmp_path: Path) -> None:
-    from fervor.cache import Reading, decoded
-    from fervor.datasets import Sample
+    from fervor.data.datasets import Sample
+    from fervor.data.image_cache import Reading, decoded
 
     samples = [Sample(str(path), "anger") for path in sorted(pictures.iterdir())]
     whole = decoded(samples, Reading(64), str(tmp_path / "cache")).images

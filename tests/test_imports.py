@@ -1,7 +1,7 @@
-"""Which module may import what: the package's layers, checked in fresh processes.
+"""Which package may import what, and what importing a module may load, checked in fresh processes.
 
-Every module below fervor/ must fall under exactly one rule; a new module that falls under none
-fails here until it is given its place.
+`PACKAGES` is the table of the architecture: arrows only point down. Every module below fervor/
+falls under exactly one row; a new package fails here until it is given its place.
 """
 
 import ast
@@ -11,11 +11,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,118 +28,66 @@ LIGHTNING = ("lightning", "pytorch_lightning", "torchmetrics")
 TORCH = (*LIGHTNING, "torch", "transformers", "kornia", "onnx", "onnxscript", "ray")
 HEAVY = (*TORCH, "onnxruntime", "av", "fastapi", "matplotlib", "pandas", "pyarrow", "scipy")
 
-PLAIN = (
-    *("fervor", "labels", "errors", "config", "preprocess", "prompts"),
-    *(
-        "provenance",
-        "inventory",
-        "describe",
-        "hub",
-        "extras",
-        "captions",
-        "frame",
-        "ahead",
-        "aside",
-        "jsonfile",
-        "parallel",
-    ),
-)
-PICTURES = (
-    *("inference", "prediction", "modelfolder", "detector", "faces", "media", "video"),
-    *("tracking", "cutouts", "smoothing", "neutral", "corruptions", "explain", "jointspace"),
-    *("minilm", "vocabulary", "points", "remote", "sessions", "eightbits"),
-)
-OUTPUTS = (
-    "tables",
-    "rowfile",
-    "panels",
-    "explaining",
-    "layout",
-    "render",
-    "timeline",
-    "annotate",
-    "predict",
-    "serve",
-)
-SERVER = ("server", "server.*")
-RUNTIME = (*PICTURES, *OUTPUTS, *SERVER)
-DATASETS = ("fervor", "labels", "errors", "datasets", "datasets.*")
-READING = (
-    *("crops", "cache", "align", "manifest", "transfer", "duplicates", "datacheck"),
-    "facemesh",
-)
-FIGURES = ("metrics", "significance", "slices", "results", "figures")
-RUNS = ("published", "runs", "reproduce", "sweep", "arguments", "results", "recipefile")
-NETWORKS = (
-    *("encoders", "features", "towers", "statedicts", "facenets"),
-    *("text", "prompting", "losses", "vlm", "companions", "ir50", "landmarknet", "processes"),
-    *("landmark_guided", "transformer", "gated_attention", "cross_similarity", "vision_language"),
-    "pickles",
-)
-
 
 @dataclass(frozen=True)
-class Rule:
-    """What a group of modules may load.
+class Package:
+    """What the modules of a package may import."""
 
-    Names of modules are patterns without the leading `fervor.`; `fervor` is the package itself.
-    """
-
-    modules: tuple[str, ...]
+    imports: frozenset[str]
+    """Other packages; the top may be imported by all."""
     never: tuple[str, ...] = ()
-    """Packages that importing the module must not load."""
-    own: tuple[str, ...] = ("*",)
-    """Modules of fervor that importing the module may load."""
+    """Libraries that importing a module must not load."""
+    torch: bool = False
+    """Whether torch is loaded; it is then loaded once for all such modules, to save time."""
     lazy: bool = False
     """Whether a function may import what the module must not load."""
-    torch: bool = False
-    """Whether torch is allowed; it is then loaded once for all such modules, to save time."""
 
 
-RULES = {
-    "nothing heavy": Rule(PLAIN, never=HEAVY, own=PLAIN),
-    "command line": Rule(
-        ("__main__", "arguments", "recipefile", "commands", "commands.*", "exitcodes"),
+def package(imports: str, **rest: Any) -> Package:
+    return Package(frozenset(imports.split()), **rest)
+
+
+TOP = ("fervor", "__main__", "errors", "labels", "config", "plugins", "recipes")
+"""Words and settings; nothing happens here."""
+
+PACKAGES = {
+    "top": package("", never=HEAVY),
+    "io": package("", never=TORCH),
+    "faces": package("io", never=TORCH),
+    "artifacts": package("io", never=TORCH),
+    "prompts": package("io", never=HEAVY),
+    "inference": package("faces artifacts prompts io", never=TORCH),
+    "outputs": package("inference faces io", never=TORCH),
+    "server": package("inference outputs io", never=TORCH),
+    "data": package("faces io", never=TORCH),
+    "models": package("prompts io", never=LIGHTNING, torch=True),
+    "methods": package("models artifacts prompts data io", never=LIGHTNING, torch=True),
+    "evaluation": package("methods data artifacts faces inference io", never=LIGHTNING, torch=True),
+    "training": package("evaluation methods models data artifacts io", torch=True),
+    "export": package("methods models artifacts data io", never=LIGHTNING, torch=True),
+    "experiments": package("evaluation data io", never=HEAVY),
+    "cli": package(
+        "io faces artifacts prompts inference outputs server data models methods evaluation"
+        " training export experiments",
         never=HEAVY,
         lazy=True,
     ),
-    "prediction": Rule(RUNTIME, never=TORCH, own=(*PLAIN, *RUNTIME)),
-    "data sets": Rule(
-        ("datasets", "datasets.*"),
-        never=HEAVY,
-        own=DATASETS,
-    ),
-    "figures": Rule(FIGURES, never=TORCH, own=(*PLAIN, *DATASETS, *FIGURES)),
-    "reading data sets": Rule(READING, never=TORCH, own=(*PLAIN, *PICTURES, *DATASETS, *READING)),
-    "networks": Rule(NETWORKS, never=LIGHTNING, own=(*PLAIN, *NETWORKS), torch=True),
-    "data": Rule(
-        ("data", "precision", "sampling", "splits", "subsets", "views"), never=LIGHTNING, torch=True
-    ),
-    "methods": Rule(
-        ("methods", "methods.*"),
-        never=LIGHTNING,
-        own=(*PLAIN, *NETWORKS, "methods", "methods.*"),
-        torch=True,
-    ),
-    "measuring and storing": Rule(
-        (
-            *("evaluation", "report", "robustness", "export", "checkpoint", "preparation"),
-            *("card", "options", "plausible", "optimisation", "finishing", "convert"),
-            "resume",
-            *("pointerrors", "pointexport", "quantise"),
-        ),
-        never=LIGHTNING,
-        torch=True,
-    ),
-    "runs": Rule(
-        ("published", "runs", "reproduce", "sweep"),
-        never=HEAVY,
-        own=(*PLAIN, *DATASETS, *RUNS),
-        lazy=True,
-    ),
-    "training": Rule(("training", "landmarks"), torch=True),
-    "cluster": Rule(("cluster",), never=(*LIGHTNING, "torch", "transformers")),
 }
+
+BATCHES = ("batch", "image_set", "loading", "augmentation", "samplers", "splits")
+PLAIN_MEASURES = ("metrics", "significance", "subgroups", "results", "figures", "corruptions")
+
+EXCEPTIONS = {
+    "fervor": replace(PACKAGES["top"], imports=frozenset({"inference", "outputs"}), lazy=True),
+    "__main__": replace(PACKAGES["top"], imports=frozenset({"cli"})),
+    "inference.cluster": replace(PACKAGES["inference"], never=("torch", "transformers")),
+    **{f"data.{name}": replace(PACKAGES["data"], never=LIGHTNING, torch=True) for name in BATCHES},
+    **{
+        f"evaluation.{name}": replace(PACKAGES["evaluation"], never=TORCH, torch=False)
+        for name in ("label_mapping", *PLAIN_MEASURES)
+    },
+}
+"""Modules whose row is not their package's: the lazy top, Ray, batches, torch-free metrics."""
 
 INDIRECT = {"onnxscript", "tensorboard"}
 """Declared, and loaded by others: by torch.onnx, and by Lightning's logger."""
@@ -173,12 +121,13 @@ def short_name(path: Path) -> str:
 MODULES = {short_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def package_of(name: str) -> str:
+    first = name.split(".")[0]
+    return "top" if first in TOP else first
 
 
-def governed(rule: Rule) -> list[str]:
-    return [name for name in MODULES if matches(name, rule.modules)]
+def rule_of(name: str) -> Package:
+    return EXCEPTIONS.get(name) or PACKAGES[package_of(name)]
 
 
 def full_name(name: str) -> str:
@@ -232,37 +181,56 @@ def test_dependencies_are_what_the_package_imports() -> None:
     assert declared(project["dependencies"], *extras.values()) - used <= INDIRECT
 
 
+def own_imports(path: Path) -> set[str]:
+    """Modules of fervor, without the leading `fervor.`, that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "fervor":
+            found.update(alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fervor."):
+            found.add(str(node.module).removeprefix("fervor."))
+    return found
+
+
+def test_every_row_of_the_table_is_a_package() -> None:
+    assert {package_of(name) for name in MODULES} == set(PACKAGES)
+    assert set(EXCEPTIONS) <= set(MODULES)
+
+
+def test_arrows_between_packages_only_point_down() -> None:
+    level = {name: number for number, name in enumerate(PACKAGES)}
+    for name, row in PACKAGES.items():
+        assert all(level[other] < level[name] for other in row.imports), name
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_has_one_rule(name: str) -> None:
-    rules = [title for title, rule in RULES.items() if matches(name, rule.modules)]
-    assert len(rules) == 1, f"fervor/{name} falls under {rules or 'no rule'}: see RULES"
+def test_a_module_imports_only_what_its_package_may(name: str) -> None:
+    allowed = rule_of(name).imports | {"top", package_of(name)}
+    others = {package_of(other) for other in own_imports(MODULES[name])}
+    assert others <= allowed, f"fervor/{name} imports {sorted(others - allowed)}"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork (Linux, macOS)")
-@pytest.mark.parametrize("title", [title for title, rule in RULES.items() if governed(rule)])
-def test_modules_load_only_what_their_rule_allows(title: str) -> None:
-    rule = RULES[title]
-    alike = [
-        name for other in RULES.values() if other.torch == rule.torch for name in governed(other)
-    ]
-    found = loaded_by(tuple(alike), *(("torch", "transformers") if rule.torch else ()))
-    for name in governed(rule):
-        loaded = found[name]
-        forbidden = sorted(set(rule.never) & set(loaded))
+@pytest.mark.parametrize("torch", [False, True])
+def test_a_module_loads_only_what_its_package_may(torch: bool) -> None:
+    names = tuple(name for name in MODULES if rule_of(name).torch == torch)
+    loaded = loaded_by(names, *(("torch", "transformers") if torch else ()))
+    for name in names:
+        forbidden = sorted(set(rule_of(name).never) & set(loaded[name]))
         assert not forbidden, f"importing fervor/{name} loads {forbidden}"
-        own = {part.removeprefix("fervor.") for part in loaded if part.split(".")[0] == "fervor"}
-        strangers = sorted(part for part in own if not matches(part, (*rule.own, name)))
-        assert not strangers, f"importing fervor/{name} loads fervor's {strangers}"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name for rule in RULES.values() if not rule.lazy and rule.never for name in governed(rule)],
-)
+@pytest.mark.parametrize("name", [name for name in MODULES if not rule_of(name).lazy])
 def test_no_function_imports_what_its_module_must_not(name: str) -> None:
-    never = next(rule.never for rule in RULES.values() if matches(name, rule.modules))
-    forbidden = sorted(imported_in(MODULES[name]) & set(never))
+    forbidden = sorted(imported_in(MODULES[name]) & set(rule_of(name).never))
     assert not forbidden, f"fervor/{name} imports {forbidden}"
+
+
+def test_folders_are_small_enough_to_read() -> None:
+    """At most eight modules at the top; at most twelve siblings in a package."""
+    for folder in {path.parent for path in MODULES.values()}:
+        siblings = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(siblings) <= (8 if folder == PACKAGE else 12), folder
 
 
 def test_the_probe_sees_a_forbidden_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fervor.inventory import shipped
+from fervor.artifacts.packaged import shipped
 
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.faults import ROOT, write_recipe
-from tests.models import write_model
+from tests.support.faults import ROOT, write_recipe
+from tests.support.models import write_model
 
 
 AUDITED = """
@@ -31,7 +31,7 @@ def watch(event, details):
         found.append(f"{event} {details[1:]!r:.200}")
 
 sys.addaudithook(watch)
-from fervor.__main__ import main
+from fervor.cli.main import main
 
 codes = [main(words) for words in json.loads(sys.argv[1])]
 print(json.dumps({"codes": codes, "found": found}))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fervor import losses
-from fervor.cross_similarity import distances, shares, similarity_of
+from fervor.methods import losses
+from fervor.methods.lacovl.cross_similarity import distances, shares, similarity_of
 
 
 EXTREMES = (0.0, -0.0, 1e-45, 1e-30, -1e-12, 1.0, -3.0, 1e4, -1e12, 1e18, -1e30, 3e38)

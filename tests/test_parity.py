@@ -9,12 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor import Predictor, datasets
-from fervor.__main__ import main
-from fervor.checkpoint import EMBEDDED, load_model
+from fervor import Predictor
+from fervor.cli.main import main
 from fervor.config import Data
-from fervor.data import evaluation_batches, read_pictures
-from fervor.evaluation import evaluate, onnx_logits, torch_logits
+from fervor.data import datasets
+from fervor.data.image_set import read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.evaluation.evaluate import evaluate, onnx_logits, torch_logits
+from fervor.methods.build import EMBEDDED, load_model
 
 
 def test_onnx_and_torch_agree_on_real_faces(ferplus: Path) -> None:

@@ -16,15 +16,15 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from fervor.__main__ import main
+from fervor.artifacts.joint_space import CUES, VECTORS, read_cues, read_space
+from fervor.artifacts.reader import open_session, read_header
+from fervor.cli.main import main
+from fervor.data.manifest import MANIFEST, rows_of
 from fervor.errors import DataError, ModelError, UsageError
-from fervor.jointspace import CUES, VECTORS, read_cues, read_space
-from fervor.jsonfile import DEEPEST, read_object
-from fervor.manifest import MANIFEST, rows_of
-from fervor.modelfolder import open_session, read_header
-from fervor.recipefile import check_file
-from fervor.vocabulary import WORDS, _stored
-from tests.models import sha256, write_model
+from fervor.inference.open_vocabulary import WORDS, _stored
+from fervor.io.jsonfile import DEEPEST, read_object
+from fervor.recipes import check_file
+from tests.support.models import sha256, write_model
 
 
 SECONDS = 5.0
@@ -97,8 +97,8 @@ def test_a_recipe_runs_no_code_and_asks_for_no_memory(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    from fervor.arguments import arguments_of
-    from fervor.commands.research import train
+    from fervor.cli.arguments import arguments_of
+    from fervor.cli.research.train import train
 
     text, message = RECIPES[case]
     mark = tmp_path / "mark"
@@ -114,7 +114,7 @@ def test_a_recipe_runs_no_code_and_asks_for_no_memory(
 
 
 def test_every_recipe_of_the_package_is_within_the_bounds() -> None:
-    from fervor.arguments import RECIPES as folder
+    from fervor.recipes import RECIPES as folder
 
     found = sorted(folder.rglob("*.yaml"))
     assert len(found) > 10
@@ -313,12 +313,12 @@ ENTRIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of a tiny ResNet, as training writes it."""
     pytest.importorskip("torch", reason="needs fervor[train]")
-    from fervor.checkpoint import save_model
     from fervor.config import Encoder
-    from fervor.encoders import build_image_encoder
+    from fervor.methods.build import save_model
     from fervor.methods.ke import KE
-    from tests import tiny
-    from tests.drawn import DrawnText, description
+    from fervor.models.image import build_image_encoder
+    from tests.support import tiny
+    from tests.support.drawn import DrawnText, description
 
     base = tmp_path_factory.mktemp("stranger")
     config = Encoder(name="resnet18", weights=tiny.save_resnet(base / "net"), size=32)
@@ -333,7 +333,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_description_asks_for_no_more_than_its_weights_hold(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fervor.checkpoint import load_model
+    from fervor.methods.build import load_model
 
     text = (folder / "model.json").read_text()
     assert load_model(folder).method()
@@ -356,7 +356,7 @@ def test_a_description_asks_for_no_more_than_its_weights_hold(
 @pytest.mark.slow  # for torch
 @pytest.mark.parametrize("case", VECTOR_FILES)
 def test_weights_that_claim_too_much(case: str, folder: Path, tmp_path: Path) -> None:
-    from fervor.checkpoint import WEIGHTS, load_model
+    from fervor.methods.build import WEIGHTS, load_model
 
     (tmp_path / "model.json").write_text((folder / "model.json").read_text())
     (tmp_path / WEIGHTS).write_bytes(VECTOR_FILES[case])
@@ -371,9 +371,9 @@ def test_weights_that_claim_too_much(case: str, folder: Path, tmp_path: Path) ->
 def test_an_architecture_with_its_own_weights_is_taken(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs fervor[train]")
     from fervor.config import Encoder
-    from fervor.encoders import build_image_encoder
-    from fervor.plausible import check_architecture
-    from tests import tiny
+    from fervor.methods.validation import check_architecture
+    from fervor.models.image import build_image_encoder
+    from tests.support import tiny
 
     config = Encoder(name=name, weights=tiny.SAVED[name](tmp_path / name), size=32)
     encoder = build_image_encoder(config)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor import Predictor
-from fervor.__main__ import main
+from fervor.cli.main import main
 
 
 SIDE = 192

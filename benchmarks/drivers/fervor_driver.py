@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor import Predictor
-from fervor.eightbits import Precision
-from fervor.faces import INT8_WEIGHTS, WEIGHTS, FaceDetector
+from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
+from fervor.inference.precision import Precision
 
 
 FOREIGN = "contempt"  # no peer knows it

@@ -1,119 +1,14 @@
-"""The contract of a method, and the methods by name.
+"""The methods by name.
 
 The next method is one file here and one line in `METHODS`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-
-from fervor.encoders import Features, ImageEncoder
-from fervor.text import TextEncoder
-
-
-class Batch(NamedTuple):
-    """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at.
-
-    `positive` holds another picture of each one's class where the method asks for pairs; `frozen`
-    what the method's frozen networks made of both, where that was computed before.
-    """
-
-    image: Float[Tensor, "b 3 h w"]
-    label: Int[Tensor, " b"]
-    target: Float[Tensor, "b c"]
-    positive: Float[Tensor, "b 3 h w"] | None = None
-    frozen: tuple[Tensor, ...] | None = None
-
-
-class Method(nn.Module):
-    """A way to recognise expressions: encoders come ready, only its own layers are built here."""
-
-    @dataclass(frozen=True)
-    class Options:
-        """The method's own settings; each default says where it comes from."""
-
-    pairs: ClassVar[bool] = False
-    """Whether a training batch shall also hold a same-class partner of each picture."""
-
-    companions: ClassVar[tuple[str, ...]] = ()
-    """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
-
-    def __init__(
-        self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Any
-    ) -> None:
-        super().__init__()
-        self.image = image
-        self.text_width = text.width
-        self.labels = tuple(labels)
-        self.options = options
-        self.sentences: tuple[str, ...] = ()
-        """What the text encoder read, one sentence per label; for the description of a model."""
-
-    def frozen(self) -> tuple[str, ...]:
-        """Towers that stay as they came: a model folder names them and does not hold them."""
-        return ()
-
-    def pictures_to_prepare(self) -> int | None:
-        """Pictures of each class that `prepare` wants to see: 0 for all, None for none."""
-        return None
-
-    def prepare(
-        self, batches: Iterable[Batch], *, kept: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """What is done once before the first step; a pass over plain pictures where it needs one.
-
-        Returns what that pass found. Handed back as `kept`, it stands for the pass.
-        """
-        return {}
-
-    @contextmanager
-    def constant_text(self) -> Iterator[None]:
-        """Within it class vectors do not change; where they learn, their text tower runs once."""
-        yield
-
-    def class_vectors(self) -> Float[Tensor, "c d"]:
-        """What pictures are compared with, one row per label."""
-        raise NotImplementedError
-
-    def text_centre(self) -> Float[Tensor, " d"]:
-        """What was subtracted from raw text vectors before they became class vectors."""
-        return torch.zeros_like(self.class_vectors()[0])
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        """Prediction, in train and in eval mode alike: logits."""
-        raise NotImplementedError
-
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """What `forward` compares with the class vectors, whole and place by place."""
-        raise NotImplementedError
-
-    def logits(self, features: Features) -> Float[Tensor, "b c"]:
-        """The logits of features that are already there: forward(x) = logits(features(x))."""
-        raise NotImplementedError
-
-    def with_frozen(self, batch: Batch) -> Batch:
-        """The batch with what frozen networks make of it, for two passes over one batch."""
-        return batch
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The objective: `loss` is minimised, every other key is logged under its name."""
-        raise NotImplementedError
-
-    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
-        """Learning rates by part; by default one for everything that trains."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": rate}]
-
-
-from fervor.methods.classifier import Classifier  # noqa: E402  (both need Method)
-from fervor.methods.ke import KE  # noqa: E402
-from fervor.methods.lacovl import LaCoVL  # noqa: E402
-from fervor.methods.mpa import MPA  # noqa: E402
-from fervor.methods.vlm import VLM  # noqa: E402
+from fervor.methods.base import Method
+from fervor.methods.classifier import Classifier
+from fervor.methods.ke import KE
+from fervor.methods.lacovl.method import LaCoVL
+from fervor.methods.mpa import MPA
+from fervor.methods.vlm import VLM
 
 
 METHODS: dict[str, type[Method]] = {

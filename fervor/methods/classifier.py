@@ -7,10 +7,11 @@ from typing import Self
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fervor.encoders import Features, ImageEncoder
-from fervor.losses import text_similarity_loss
-from fervor.methods import Batch, Method
-from fervor.text import TextEncoder
+from fervor.data.batch import Batch
+from fervor.methods.base import Method
+from fervor.methods.losses import text_similarity_loss
+from fervor.models.image import Features, ImageEncoder
+from fervor.models.text.encoders import TextEncoder
 
 
 class Classifier(Method):

@@ -17,21 +17,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fervor import prompts
-from fervor.encoders import Features, ImageEncoder
+from fervor.data.batch import Batch
 from fervor.errors import UsageError
 from fervor.labels import EXPRESSIONS, NEUTRAL
-from fervor.losses import (
+from fervor.methods.base import Method
+from fervor.methods.losses import (
     contrastive_loss,
     self_contrast_loss,
     similarities,
     text_similarity_loss,
     transformation_loss,
 )
-from fervor.methods import Batch, Method
-from fervor.processes import gathered
-from fervor.prompting import SoftPrompts, soft_text
-from fervor.text import SoftTextEncoder, TextEncoder
+from fervor.models.distributed import gathered
+from fervor.models.image import Features, ImageEncoder
+from fervor.models.text.encoders import SoftTextEncoder, TextEncoder
+from fervor.models.text.prompt_learning import SoftPrompts, soft_text
+from fervor.prompts import templates
 
 
 class KE(Method):
@@ -88,7 +89,7 @@ class KE(Method):
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
     ) -> None:
         super().__init__(image, text, labels, options)
-        self.sentences = tuple(prompts.sentences(prompts.template(options.template), labels))
+        self.sentences = tuple(templates.sentences(templates.template(options.template), labels))
         self.soft: SoftPrompts | None = None
         if options.text == "learned":
             self._learn_text(soft_text(text, "method ke with options.text learned"))
@@ -122,7 +123,7 @@ class KE(Method):
 
     def _learn_text(self, text: SoftTextEncoder) -> None:
         """Start a context from the template's words before the class word; shared by all."""
-        before, _, after = prompts.template(self.options.template).partition(prompts.SLOT)
+        before, _, after = templates.template(self.options.template).partition(templates.SLOT)
         also = EXPRESSIONS if self.options.centre else (NEUTRAL,)
         self.words = tuple(dict.fromkeys((*self.labels, NEUTRAL, *also)))
         self.text = text
@@ -223,5 +224,5 @@ class KE(Method):
 @torch.no_grad()
 def _encoded(text: TextEncoder, number: int, words: Sequence[str]) -> Float[Tensor, "n d"]:
     """The raw text vectors of the words in a template."""
-    template = prompts.template(number)
-    return text.encode([prompts.fill(template, word) for word in words]).float()
+    template = templates.template(number)
+    return text.encode([templates.fill(template, word) for word in words]).float()

@@ -20,11 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fervor import prompts
-from fervor.encoders import Features, ImageEncoder
+from fervor.data.batch import Batch
 from fervor.errors import UsageError
-from fervor.features import TransformerEncoder
-from fervor.losses import (
+from fervor.methods.base import Method
+from fervor.methods.losses import (
     class_means,
     local_similarities,
     prototype_loss,
@@ -33,9 +32,11 @@ from fervor.losses import (
     soft_hard_distance,
     text_similarity_loss,
 )
-from fervor.methods import Batch, Method
-from fervor.prompting import DEVIATION, SoftPrompts, mean_of_words, soft_text
-from fervor.text import TextEncoder
+from fervor.models.image import Features, ImageEncoder
+from fervor.models.image.base import TransformerEncoder
+from fervor.models.text.encoders import TextEncoder
+from fervor.models.text.prompt_learning import DEVIATION, SoftPrompts, mean_of_words, soft_text
+from fervor.prompts import templates
 
 
 Alignment = Literal["contrastive", "l1", "none"]
@@ -82,7 +83,7 @@ class MPA(Method):
         context_words: str = ""
         visual_prompts: int = 8
         visual_depth: int = -1
-        hard_prompts: prompts.HardPrompt = "description"
+        hard_prompts: templates.HardPrompt = "description"
         descriptions: str = ""
         alignment_weight: float = 1.0
         token_alignment: Alignment = "contrastive"
@@ -191,7 +192,7 @@ class MPA(Method):
     def _encode_hard_prompts(self) -> None:
         options = self.options
         file = Path(options.descriptions) if options.descriptions else None
-        self.sentences = tuple(prompts.hard_prompts(options.hard_prompts, self.labels, file))
+        self.sentences = tuple(templates.hard_prompts(options.hard_prompts, self.labels, file))
         with torch.autocast(self.soft.context.device.type, enabled=False):
             embeddings, mask = self.text.embed_words(self.sentences)
             self.hard_tokens = mean_of_words(embeddings, mask)

@@ -2,8 +2,8 @@
 
 An image tower and a learned projection of frozen sentence vectors are trained as CLIP's towers are
 (Radford et al., 2021, https://arxiv.org/abs/2103.00020), with soft targets in place of CLIP's
-pairs: captions are composed from expressions (fervor/captions.py), and how much a picture wants a
-caption is the agreement of the raters' votes with what the caption speaks of. Prediction is
+pairs: captions are composed from expressions (`fervor.prompts.captions`), and how much a picture
+wants a caption is the agreement of the raters' votes with what the caption speaks of. Prediction is
 zero-shot: the class is the one whose sentences, under the nine templates, are nearest.
 """
 
@@ -16,14 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fervor import captions, prompts
-from fervor.encoders import Features, ImageEncoder
+from fervor.data.batch import Batch
 from fervor.errors import UsageError
-from fervor.losses import agreement, similarities, soft_contrastive_loss
-from fervor.methods import Batch, Method
-from fervor.processes import gathered
-from fervor.text import TextEncoder
-from fervor.vlm import ensemble
+from fervor.methods.base import Method
+from fervor.methods.losses import agreement, similarities, soft_contrastive_loss
+from fervor.models.distributed import gathered
+from fervor.models.image import Features, ImageEncoder
+from fervor.models.image.vlm import ensemble
+from fervor.models.text.encoders import TextEncoder
+from fervor.prompts import captions, templates
 
 
 LARGEST_SCALE = 100.0
@@ -73,9 +74,9 @@ class VLM(Method):
     ) -> None:
         super().__init__(image, text, labels, options)
         sentences = [
-            prompts.fill(template, label)
+            templates.fill(template, label)
             for label in labels
-            for template in prompts.TEMPLATES.values()
+            for template in templates.TEMPLATES.values()
         ]
         texts = _encoded(text, sentences).unflatten(0, (len(labels), -1))
         self.register_buffer("texts", texts)

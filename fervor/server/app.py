@@ -13,10 +13,10 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
-from fervor.inference import Predictor
-from fervor.media import decode_picture, picture_size
-from fervor.prediction import Prediction, row_of, without_face
-from fervor.server import films, schema, uploads
+from fervor.inference.prediction import Prediction, row_of, without_face
+from fervor.inference.predictor import Predictor
+from fervor.io.sources import decode_picture, picture_size
+from fervor.server import schema, uploads, video
 from fervor.server.batching import WAIT, Batcher
 from fervor.server.description import describe
 from fervor.server.guard import Access, Guard
@@ -27,7 +27,7 @@ from fervor.server.uploads import Disconnected, Most, Upload
 
 __all__ = ["application"]
 
-STATIC = Path(__file__).parents[1] / "static"
+STATIC = Path(__file__).parent / "static"
 OPEN = ("/", "/docs", "/responsible-use", "/openapi.json", "/favicon.ico", "/v1/health")
 EVERY = 1_000
 """Of a video, the most frames from one that is looked at to the next."""
@@ -133,9 +133,9 @@ class Service:
             self.videos.give()
 
         try:
-            await asyncio.to_thread(films.check, film, self.limits)
-            rows = films.lines(film, self.predictor, self.limits, self.metrics, every=every)
-            return films.Film(rows, done)
+            await asyncio.to_thread(video.check, film, self.limits)
+            rows = video.lines(film, self.predictor, self.limits, self.metrics, every=every)
+            return video.Film(rows, done)
         except BaseException:
             done()
             raise
@@ -157,7 +157,7 @@ class Service:
         size = limits.video_bytes if film else limits.file_bytes
         whole = limits.video_bytes if film else limits.request_bytes
         most = Most(files, size, whole, limits.upload_seconds)
-        memory = films.memory if film else uploads.BytesIO
+        memory = video.memory if film else uploads.BytesIO
         return await uploads.receive(request, most, self.held, memory=memory)
 
     def _check_pixels(self, files: Sequence[Upload]) -> None:
@@ -242,7 +242,7 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
         "/v1/video",
         response_class=Response,
         responses={
-            200: schema.text(films.MEDIA_TYPE, "one row a line", row),
+            200: schema.text(video.MEDIA_TYPE, "one row a line", row),
             **schema.errors(*posted, 422, 501),
         },
         openapi_extra=schema.upload("a video", several=False),

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import monotonic
 
-from fervor.ahead import ahead
-from fervor.frame import Frame
-from fervor.inference import Predictor
-from fervor.media import AHEAD_PIXELS, decode_picture
-from fervor.prediction import Prediction
+from fervor.inference.prediction import Prediction
+from fervor.inference.predictor import Predictor
+from fervor.io.frame import Frame
+from fervor.io.prefetch import ahead
+from fervor.io.sources import AHEAD_PIXELS, decode_picture
 from fervor.server.limits import Limits, Refused
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fervor.errors import ModelError
-from fervor.inference import Predictor
-from fervor.render import colour_of
+from fervor.inference.predictor import Predictor
+from fervor.outputs.drawing import colour_of
 from fervor.server.limits import Limits
 
 

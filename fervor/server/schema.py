@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fervor.prediction import WHOLE_NUMBERS
-from fervor.tables import TEXTS, columns
+from fervor.inference.prediction import WHOLE_NUMBERS
+from fervor.outputs.tables import TEXTS, columns
 
 
 __all__ = ["EXPLAINED", "errors", "explained", "rows", "text", "upload"]

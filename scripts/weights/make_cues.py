@@ -18,14 +18,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from fervor import captions, checkpoint, prompts, provenance
-from fervor.jointspace import CUES, VECTORS, unit
+from fervor.artifacts.joint_space import CUES, VECTORS, unit
+from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
-from fervor.text import MiniLMText, vlm_projection
+from fervor.methods import build
+from fervor.models.text.encoders import MiniLMText, vlm_projection
+from fervor.prompts import captions, templates
 
 
 WEIGHTS = Path(__file__).parents[2] / "fervor" / "weights"
-DIMENSIONS = prompts.DIMENSIONS[:-1]
+DIMENSIONS = templates.DIMENSIONS[:-1]
 """Parts of the face; not `overall`, which has no place."""
 RIDGE = 1.0
 """Of 1, 10 and 100 the best on FERPlus valid, cues telling the expressions."""
@@ -37,7 +39,7 @@ def main() -> None:
     """Both models."""
     tower = MiniLMText()
     texts = [
-        [prompts.description(name, dimension=part, granularity="phrase") for part in DIMENSIONS]
+        [templates.description(name, dimension=part, granularity="phrase") for part in DIMENSIONS]
         for name in EXPRESSIONS
     ]
     raw = encoded(tower, [text for row in texts for text in row])
@@ -78,16 +80,16 @@ def store(folder: Path, texts: list[list[str]], vectors: Floats, origin: str) ->
         "labels": EXPRESSIONS,
         "dimensions": DIMENSIONS,
         "texts": texts,
-        "description_bank": prompts.bank_version(),
+        "description_bank": templates.bank_version(),
         "vectors": origin,
         "script": "scripts/weights/make_cues.py",
     }
     path = folder / CUES
     tensors = {"vectors": unit(vectors).reshape(shape)}
     path.write_bytes(save(tensors, metadata={"cues": json.dumps(notes)}))
-    info = checkpoint.load_model(folder).info
+    info = build.load_model(folder).info
     info["sha256"][CUES] = provenance.sha256(path)
-    checkpoint.describe(folder, info)
+    build.describe(folder, info)
     print(path)
 
 

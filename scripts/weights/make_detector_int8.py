@@ -5,7 +5,7 @@
 
 Its finest level is a narrower one, which has learned what the whole detector answers. FERPLUS holds
 FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged with a border as
-scripts/measure_detector.py shows them. As for the models (fervor.quantise), kernels have 7 bits.
+scripts/measure_detector.py shows them. As for the models, kernels have 7 bits.
 The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
 is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
 longer than opening all else. Needs fervor[train].
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from fervor.export import store_half
-from fervor.faces import LOW, WEIGHTS
-from fervor.quantise import compute_in_eight_bits
+from fervor.export.onnx import store_half
+from fervor.export.quantize import compute_in_eight_bits
+from fervor.faces.detector import LOW, WEIGHTS
 
 
 sys.path.insert(0, str(Path(__file__).parent))

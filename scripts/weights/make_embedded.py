@@ -21,21 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fervor import checkpoint, datasets
-from fervor.card import card
+from fervor.artifacts.model_card import card
 from fervor.config import Encoder
-from fervor.data import evaluation_batches, read_pictures
-from fervor.encoders import FaceEncoder
-from fervor.evaluation import torch_logits
-from fervor.export import export
-from fervor.methods import Method
-from fervor.metrics import fitted_temperature, softmax, summary
+from fervor.data import datasets
+from fervor.data.image_set import read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.evaluation.evaluate import torch_logits
+from fervor.evaluation.metrics import fitted_temperature, softmax, summary
+from fervor.export.onnx import export
+from fervor.methods import build
+from fervor.methods.base import Method
+from fervor.models.image import FaceEncoder
 
 
 NAME = "ke/ferplus-mobilenet-averaged"
 
 
-def averaged(models: Sequence[checkpoint.Model]) -> tuple[dict[str, Any], Method]:
+def averaged(models: Sequence[build.Model]) -> tuple[dict[str, Any], Method]:
     """The last run's description with the mean of all runs' weights.
 
     Statistics of BatchNorm are averaged like weights: the runs' layers below them are alike.
@@ -67,9 +69,9 @@ def main() -> None:
     )
     parser.add_argument("root", type=Path, help="the FERPlus folder")
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, the last one last")
-    parser.add_argument("--output", type=Path, default=checkpoint.EMBEDDED)
+    parser.add_argument("--output", type=Path, default=build.EMBEDDED)
     given = parser.parse_args()
-    info, method = averaged([checkpoint.load_model(run) for run in given.runs])
+    info, method = averaged([build.load_model(run) for run in given.runs])
     encoder = method.image
     assert isinstance(encoder, FaceEncoder), "the embedded model has a face-pretrained encoder"
     samples = datasets.load(
@@ -102,7 +104,7 @@ def main() -> None:
         | {name: figures[name] for name in (*names, "calibration_error")},
     }
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        checkpoint.save_model(Path(folder), method.state_dict(), info, card(info))
+        build.save_model(Path(folder), method.state_dict(), info, card(info))
         print(export(folder, str(given.output), half=True))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from fervor.labels import EXPRESSIONS
-from fervor.prompts import BARE, TEMPLATES, fill
-from fervor.text import MiniLMText
+from fervor.models.text.encoders import MiniLMText
+from fervor.prompts.templates import BARE, TEMPLATES, fill
 
 
 TARGET = Path(__file__).parents[2] / "fervor" / "weights" / "minilm_vectors.safetensors"

@@ -1,4 +1,5 @@
-"""Print TEMPLATE and BOX_TEMPLATE of fervor/faces.py: points and boxes of FERPlus's pictures.
+"""Print TEMPLATE and BOX_TEMPLATE of fervor.faces.alignment: mean
+points and boxes of FERPlus's pictures.
 
     python scripts/weights/make_template.py FER2013Train
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.faces import FaceDetector
+from fervor.faces.detector import FaceDetector
 
 
 SIDE, BORDER = 192, 48

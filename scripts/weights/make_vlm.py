@@ -16,11 +16,13 @@ from typing import get_args
 import torch
 from safetensors.torch import save
 
-from fervor import captions, checkpoint, prompts, provenance
-from fervor.export import export
+from fervor.export.onnx import export
+from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
+from fervor.methods import build
 from fervor.methods.vlm import VLM
-from fervor.text import MiniLMText, ProjectedText, vlm_projection
+from fervor.models.text.encoders import MiniLMText, ProjectedText, vlm_projection
+from fervor.prompts import captions, templates
 
 
 TARGET = Path(__file__).parents[2] / "fervor" / "weights" / "vlm"
@@ -38,21 +40,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TARGET)
     given = parser.parse_args()
     print(export(str(given.run), str(given.output), half=True))
-    text = ProjectedText(MiniLMText(), vlm_projection(given.output / checkpoint.WEIGHTS))
+    text = ProjectedText(MiniLMText(), vlm_projection(given.output / build.WEIGHTS))
     sentences = list(dict.fromkeys(own_sentences()))
     # one sentence at a time: no padding takes part
     vectors = torch.cat([text.encode([sentence]) for sentence in sentences])
     path = given.output / VECTORS
     path.write_bytes(save({"vectors": vectors}, metadata={"sentences": json.dumps(sentences)}))
-    info = checkpoint.load_model(given.output).info
+    info = build.load_model(given.output).info
     info["sha256"][VECTORS] = provenance.sha256(path)
     info["captions"] = {
         "version": captions.words()["version"],
-        "description_bank": prompts.bank_version(),
+        "description_bank": templates.bank_version(),
         "count": len(captions.compose(VLM.Options(**info["options"]).captions_seed)),
     }
     info["script"] = "scripts/weights/make_vlm.py"
-    checkpoint.describe(given.output, info)
+    build.describe(given.output, info)
     card = given.output / "README.md"
     text_of_card = card.read_text(encoding="utf-8")
     provenance.write_text(card, f"{text_of_card.rstrip()}\n\n## Text tower\n\n{TOWER}\n")
@@ -61,16 +63,20 @@ def main() -> None:
 def own_sentences() -> list[str]:
     """Every sentence of the package, with every expression."""
     found = [
-        prompts.fill(template, name)
-        for template in (*prompts.TEMPLATES.values(), prompts.BARE, *prompts.HARD_PROMPTS.values())
+        templates.fill(template, name)
+        for template in (
+            *templates.TEMPLATES.values(),
+            templates.BARE,
+            *templates.HARD_PROMPTS.values(),
+        )
         for name in EXPRESSIONS
     ]
-    found += prompts.hard_prompts("description", EXPRESSIONS)
+    found += templates.hard_prompts("description", EXPRESSIONS)
     found += [
-        prompts.description(name, dimension=dimension, granularity=granularity)
-        for name in prompts.described()
-        for dimension in prompts.DIMENSIONS
-        for granularity in get_args(prompts.Granularity)
+        templates.description(name, dimension=dimension, granularity=granularity)
+        for name in templates.described()
+        for dimension in templates.DIMENSIONS
+        for granularity in get_args(templates.Granularity)
     ]
     return found
 

@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from fervor import captions, checkpoint, prompts, provenance
-from fervor.jointspace import VECTORS, unit
+from fervor.artifacts.joint_space import VECTORS, unit
+from fervor.inference.minilm import MiniLM
+from fervor.inference.open_vocabulary import PROJECTION, WORDS, ensemble
+from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
-from fervor.minilm import MiniLM
-from fervor.vocabulary import PROJECTION, WORDS, ensemble
+from fervor.methods import build
+from fervor.prompts import captions
+from fervor.prompts import templates as prompts
 
 
 FOLDER = Path(__file__).parents[2] / "fervor" / "weights" / "vlm"
@@ -96,7 +99,7 @@ def fixed_rows(tower: MiniLM, classes: Floats) -> list[Rows]:
     shares = np.array([[one.shares.get(name, 0.0) for name in EXPRESSIONS] for one in composed])
     own = tower.encode([one.text for one in composed])
     templates = tower.encode([text for name in EXPRESSIONS for text in prompts.spoken(name)])
-    weights = load_file(FOLDER / checkpoint.WEIGHTS)
+    weights = load_file(FOLDER / build.WEIGHTS)
     learned = templates @ weights["projection.weight"].astype(np.float64).T
     aims = unit(learned + weights["projection.bias"].astype(np.float64))
     return [
@@ -153,7 +156,7 @@ def store(weight: Floats, bias: Floats, words: list[str], vectors: Floats) -> No
     (FOLDER / PROJECTION).write_bytes(save(projection))
     data = save({"vectors": vectors}, metadata={"words": json.dumps(words)})
     (FOLDER / WORDS).write_bytes(data)
-    info = checkpoint.load_model(FOLDER).info
+    info = build.load_model(FOLDER).info
     for name in (PROJECTION, WORDS):
         info["sha256"][name] = provenance.sha256(FOLDER / name)
     info["words"] = {
@@ -161,7 +164,7 @@ def store(weight: Floats, bias: Floats, words: list[str], vectors: Floats) -> No
         "captions": captions.words()["version"],
         "script": "scripts/weights/make_words.py",
     }
-    checkpoint.describe(FOLDER, info)
+    build.describe(FOLDER, info)
     print(f"{len(words)} words")
 
 

@@ -3,8 +3,8 @@
     python scripts/weights/measure_int8.py FERPLUS [--model embedded] [--make] [--split valid]
 
 With --make the graph and its checksum are written into the model's folder; the ranges are read from
-256 FERPlus train faces (fervor.quantise). Accuracy is under the protocol `majority`; time is the
-processor's for a face, on one thread. Needs fervor[train].
+256 FERPlus train faces (`fervor.export.quantize`). Accuracy is under the protocol `majority`; time
+is the processor's for a face, on one thread. Needs fervor[train].
 """
 
 import argparse
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.datasets import Sample, load
-from fervor.metrics import softmax, summary
-from fervor.modelfolder import GRAPH, INT8_GRAPH, find_model, open_session, read_header
-from fervor.preprocess import to_input
-from fervor.quantise import FACES, add_int8
-from fervor.sessions import Session
+from fervor.artifacts.reader import GRAPH, INT8_GRAPH, find_model, open_session, read_header
+from fervor.data.datasets import Sample, load
+from fervor.evaluation.metrics import softmax, summary
+from fervor.export.quantize import FACES, add_int8
+from fervor.io.image import to_input
+from fervor.io.onnx_session import Session
 
 
 BATCH = 32

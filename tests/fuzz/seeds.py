@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save
 
-from fervor.datasets.affectnet import HEADER
+from fervor.data.datasets.affectnet import HEADER
+from fervor.evaluation.results import CONTENT, checksum
 from fervor.labels import FERPLUS_COLUMNS
-from fervor.results import CONTENT, checksum
-from tests.drawn import face
+from tests.support.drawn import face
 
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -13,14 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fervor import datasets, jointspace, manifest, media, results
-from fervor.__main__ import _one_line
-from fervor.datasets import npyindex
+from fervor.artifacts import joint_space
+from fervor.artifacts.reader import read_header
+from fervor.cli.main import _one_line
+from fervor.data import datasets, manifest
+from fervor.data.datasets import npyindex
 from fervor.errors import FervorError, InputError
+from fervor.evaluation import results
+from fervor.io import sources
 from fervor.labels import EXPRESSIONS
-from fervor.modelfolder import read_header
-from fervor.prompts import read_descriptions
-from tests import trees
+from fervor.prompts.templates import read_descriptions
+from tests.support import trees
 
 
 Target = Callable[[bytes], object]
@@ -57,8 +60,8 @@ def check_line(text: str) -> None:
 
 def picture(data: bytes) -> None:
     """An uploaded or found picture."""
-    frame = media.decode_picture(io.BytesIO(data), "x", max_pixels=MAX_PIXELS)
-    media.picture_size(io.BytesIO(data))
+    frame = sources.decode_picture(io.BytesIO(data), "x", max_pixels=MAX_PIXELS)
+    sources.picture_size(io.BytesIO(data))
     if frame.error is not None:
         check_line(frame.error)  # a field of a row
         raise InputError(frame.error)
@@ -148,8 +151,8 @@ def number_of_numpy(data: bytes) -> None:
 
 def recipe(data: bytes) -> None:
     """The settings of a run."""
-    from fervor.arguments import arguments_of
-    from fervor.commands.research import train
+    from fervor.cli.arguments import arguments_of
+    from fervor.cli.research.train import train
 
     path = folder() / "recipe.yaml"
     path.write_bytes(data)
@@ -163,8 +166,8 @@ def model(data: bytes) -> None:
     (place / "model.json").write_bytes(data)
     (place / "model.onnx").write_bytes(MODEL)
     header = read_header(place)
-    jointspace.read_space(place, len(header.labels))
-    jointspace.read_cues(place)
+    joint_space.read_space(place, len(header.labels))
+    joint_space.read_cues(place)
 
 
 def cues(data: bytes) -> None:
@@ -172,8 +175,8 @@ def cues(data: bytes) -> None:
     place = folder() / "cues"
     place.mkdir(exist_ok=True)
     (place / "model.json").write_text('{"sha256": {"cue_vectors.safetensors": null}}')
-    (place / jointspace.CUES).write_bytes(data)
-    jointspace.read_cues(place)
+    (place / joint_space.CUES).write_bytes(data)
+    joint_space.read_cues(place)
 
 
 def result(data: bytes) -> None:

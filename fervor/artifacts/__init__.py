@@ -1,0 +1,1 @@
+"""The model folder: read, verified, described, shared."""

@@ -1,0 +1,1 @@
+"""Commands for those who train models and measure them."""

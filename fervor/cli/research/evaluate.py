@@ -1,0 +1,97 @@
+"""The command `fervor evaluate`."""
+
+from typing import Any
+
+from fervor import plugins
+from fervor.config import Data
+from fervor.errors import DONE
+
+
+def evaluate(
+    *,
+    model: str,
+    data: Data,
+    split: str = "test",
+    output: str = "results",
+    exclude_duplicates: bool = False,
+    report: bool = False,
+    umap: bool = False,
+    compare: str = "",
+    slices: str = "",
+) -> int:
+    """Measure a model on a data set and write its result file.
+
+    Args:
+        model: a run folder or model folder; embedded for the one that fervor ships.
+        data: which pictures.
+        split: train, valid or test.
+        output: folder of result files.
+        exclude_duplicates: leave out pictures that also stand in train, pixel by pixel.
+        report: write figures, tables and a page into a folder beside the result file.
+        umap: lay the features out by UMAP too, in the report; takes a minute more.
+        compare: another model folder that answers the same pictures (McNemar's test).
+        slices: attributes of the pictures, separated by commas, by which accuracy is divided.
+    """
+    path, result = plugins.load("fervor.evaluation.evaluate", extra="train").evaluate(
+        model,
+        data,
+        split=split,
+        output=output,
+        exclude_duplicates=exclude_duplicates,
+        report=report,
+        umap=umap,
+        compare=compare,
+        slices=[name.strip() for name in slices.split(",")] if slices else [],
+    )
+    low, high = result["accuracy_interval"]
+    print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
+    persons = f" of {result['persons']} persons" if result["persons"] else ""
+    print(f"                     {result['correct']} of {result['count']} pictures{persons}")
+    print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
+    print(f"macro F1             {result['macro_f1']:.2%}")
+    print(f"calibration error    {result['calibration_error']:.2%}")
+    for title, text in [*_left_out(result), *_compared(result)]:
+        print(f"{title:21}{text}")
+    print(f"written to           {path}")
+    if report:
+        print(f"report               {path.with_suffix('')}/report.html")
+    return DONE
+
+
+def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation says of another model and of groups of pictures, for people."""
+    lines = []
+    if (other := result.get("comparison")) is not None:
+        lines += [
+            ("compared with", f"{other['model']}, accuracy {other['accuracy']:.2%}"),
+            ("right alone", f"{other['first_only']} against {other['second_only']} pictures"),
+            ("gain", "{:+.2%} ({:+.2%} to {:+.2%})".format(other["gain"], *other["gain_interval"])),
+            (f"{other['test']}", f"p = {other['p_value']:.3g}"),
+        ]
+    for column, found in result.get("slices", {}).items():
+        for name, group in found["groups"].items():
+            low, high = group["accuracy_interval"]
+            accuracy = f"{group['accuracy']:.2%} ({low:.2%} to {high:.2%})"
+            lines.append((f"{column} {name}", f"{accuracy}, {group['count']} pictures"))
+        lines.append((f"{column}, equal", f"p = {found['p_value_holm']:.3g} ({found['test']})"))
+    return lines
+
+
+def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation does not count, for people."""
+    lines = []
+    if (cross := result["cross_data"]) is not None:
+        dropped = [f"{name} ({count} pictures)" for name, count in cross["data_only"].items()]
+        lines = [
+            ("trained on", cross["trained_on"]),
+            ("classes counted", ", ".join(cross["shared"])),
+            ("only in the model", ", ".join(cross["model_only"]) or "none"),
+            ("only in the data", ", ".join(dropped) or "none"),
+            ("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"),
+        ]
+    found = result["data"]["left_out"]
+    if found["no_face"]:
+        lines.append(("without a face", f"{found['no_face']} pictures left out"))
+    if result["data"]["exclude_duplicates"]:
+        lines.append(("also in train", f"{found['duplicates']} pictures left out"))
+    return lines

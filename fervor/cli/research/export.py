@@ -1,0 +1,35 @@
+"""The command `fervor export`."""
+
+from fervor import plugins
+from fervor.errors import DONE, UsageError
+
+
+def export(
+    *, model: str, output: str, half: bool = False, int8: bool = False, pictures: str = ""
+) -> int:
+    """Write a trained model as model.onnx and model.json, checked against torch.
+
+    Args:
+        model: the run folder.
+        output: the model folder that is written.
+        half: store kernels and matrices in half precision; they are computed with in single.
+        int8: write model.int8.onnx too, whose convolutions compute in eight bits.
+        pictures: with int8, a folder of cut-out faces from which the ranges of eight bits are read;
+            empty for the run's own training pictures.
+    """
+    if pictures and not int8:
+        raise UsageError(f"pictures={pictures}: needs --int8")
+    exporting = plugins.load("fervor.export.onnx", extra="train")
+    faces = None
+    if int8:
+        quantising = plugins.load("fervor.export.quantize", extra="train")
+        faces = quantising.faces_of(model, pictures)
+    graph = exporting.export(model=model, output=output, half=half)
+    print(graph)
+    if faces is not None:
+        report = quantising.add_int8(graph.parent, faces)
+        print(
+            f"{report.graph}: {report.bytes} bytes, gives the same answer to "
+            f"{report.agreement:.1%} of {report.faces} faces"
+        )
+    return DONE

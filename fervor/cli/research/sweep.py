@@ -1,0 +1,40 @@
+"""The command `fervor sweep`."""
+
+from pathlib import Path
+from typing import Literal
+
+from fervor import plugins
+from fervor.cli.notes import notes
+from fervor.config import Run
+from fervor.errors import DONE
+
+
+def sweep(
+    run: Run,
+    *,
+    vary: str,
+    figure: Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"] = (
+        "accuracy"
+    ),
+    trials: int = 0,
+    study: str = "",
+) -> int:
+    """Train a recipe under many settings and rank them on validation; a stopped sweep goes on.
+
+    Args:
+        run: the recipe.
+        vary: settings with their values, separated by spaces: options.temperature=0.05,0.1 for a
+            list, optim.rate=0.001..0.1 for a range, with :log behind it for a logarithmic one.
+        figure: what ranks, on the selection split.
+        trials: how many; 0 for every combination of lists.
+        study: folder of the sweep; empty for runs/sweeps and the recipe's name.
+    """
+    work = plugins.load("fervor.experiments.sweep", extra="train")
+    folder = Path(study or f"runs/sweeps/{run.name or run.method}")
+    with notes("fervor.experiments.jobs"):
+        found = work.sweep(run, vary.split(), figure=figure, trials=trials, folder=folder)
+    for row in found.rows:
+        shown = f"{row['selection'][figure]:.4f}" if "selection" in row else "failed"
+        print(f"{shown:8}", *(f"{name}={value}" for name, value in row["settings"].items()))
+    print(f"written to {found.path}")
+    return DONE

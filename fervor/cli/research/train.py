@@ -1,0 +1,32 @@
+"""The command `fervor train`."""
+
+import logging
+import warnings
+from dataclasses import replace
+
+from fervor import plugins
+from fervor.cli.notes import notes
+from fervor.config import Run
+from fervor.errors import DONE
+
+
+def train(run: Run, *, resume: str = "", clip: str = "") -> int:
+    """Train a model into a run folder.
+
+    Args:
+        run: a recipe: a name such as ke/ferplus-mobilenet, or a YAML file; options override it.
+        resume: run folder of an interrupted run that goes on where it stopped.
+        clip: hub name or folder of the CLIP model whose towers the run takes, all of one model.
+    """
+    if clip:
+        run = run.with_clip(clip)
+    module = "fervor.training.trainer"
+    training = plugins.load(module, extra="train")
+    # hardware notes, product tips, and warnings about Lightning's own code
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    if resume:
+        run = replace(run, output=resume)
+    with notes(module):
+        print(training.train(run, resume=bool(resume)))
+    return DONE

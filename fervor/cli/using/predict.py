@@ -1,0 +1,139 @@
+"""The command `fervor predict`."""
+
+import math
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+from fervor import plugins
+from fervor.cli.notes import notes
+from fervor.cli.using import listed
+from fervor.errors import DONE, FOUND, UsageError
+
+
+if TYPE_CHECKING:
+    from fervor.faces.landmarks import PointFinder
+
+
+def predict(
+    inputs: list[str],
+    *,
+    model: str = "",
+    labels: str = "",
+    faces: Literal["all", "largest", "precropped"] = "all",
+    output: str = "",
+    annotate: str = "",
+    every: int = 1,
+    start: float = 0.0,
+    end: float = math.inf,
+    whole_every: int = 10,
+    smallest_face: float = 0.0,
+    smooth: bool = False,
+    landmarks: bool = False,
+    neutral: str = "",
+    batch_size: int = 8,
+    threads: int = 0,
+    abstain: float = 0.0,
+    cluster: bool = False,
+    workers: int = 0,
+    precision: Literal["fp32", "int8", "auto"] = "fp32",
+    device: Literal["cpu", "cuda"] = "cpu",
+    offline: bool = False,
+    strict: bool = False,
+) -> int:
+    """Recognise the expression that each face shows, in pictures, folders, videos or a webcam.
+
+    Args:
+        inputs: pictures, videos, folders, which are searched for both, or webcam:0; with cluster
+            addresses such as s3://bucket/folder too.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
+        faces: all, the largest of each picture, or precropped: the picture is one face.
+        output: a file of rows that ends in .jsonl, .csv or .parquet; without it a readable table.
+        annotate: a folder for the pictures and videos with what was found drawn into them.
+        every: of a video, take every N-th frame.
+        start: of a video, seconds from its start to the first frame that is taken.
+        end: of a video or webcam, seconds at which to stop.
+        whole_every: of a video, look for new faces in the whole frame at every N-th.
+        smallest_face: longer side in pixels of the smallest face that counts; large pictures are
+            then scaled to show it, and small ones run faster; 0 for faces of any size.
+        smooth: add columns smooth_<class> to the output, smoothed over each track.
+        landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
+            and draw them with annotate.
+        neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
+        batch_size: pictures taken together, four at most on each of several cores, and faces
+            classified together at most; the answers do not depend on it.
+        threads: cores to use; 0 for all, with cluster one.
+        abstain: a face whose highest probability is below gets the label "uncertain".
+        cluster: predict over Ray Data, on the cluster that the environment variable RAY_ADDRESS
+            names, without it on one that is started on this machine.
+        workers: of the cluster, each with a model of its own; 0 for as many as it has room for.
+        precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
+            int8 where that is measured to be faster on this machine.
+        device: cpu, or cuda where onnxruntime-gpu is installed.
+        offline: never touch the network, whatever the model would like to fetch.
+        strict: exit with 1 where a picture cannot be read or shows no face.
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from fervor.inference.predictor import Predictor
+    from fervor.io import sources as media
+    from fervor.outputs import writer as work
+
+    span = media.Span(every, start, end)
+    if cluster:
+        _check_cluster(workers, annotate, precision, device)
+        place = plugins.load("fervor.inference.cluster", extra="cluster")
+        threads = threads or 1
+        sources = place.find(inputs, offline=offline)
+    elif workers:
+        raise UsageError(f"workers={workers}: needs --cluster")
+    else:
+        sources = media.find(inputs)
+    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, landmarks=landmarks)
+    options: dict[str, Any] = {
+        "model": model or None,
+        "labels": listed(labels),
+        "faces": faces,
+        "threads": threads,
+        "batch_size": batch_size,
+        "abstain": abstain,
+        "whole_every": whole_every,
+        "smallest_face": smallest_face,
+        "neutral": neutral or None,
+        "precision": precision,
+        "device": device,
+    }
+    with notes("fervor.inference.precision"):
+        predictor = Predictor(**options)
+    with ExitStack() as stack:
+        if cluster:
+            count = stack.enter_context(place.joined(workers, threads))
+            found = place.answers(sources, options, workers=count, landmarks=landmarks)
+        else:
+            finder = _point_finder(threads, faces, device) if landmarks else None
+            found = work.answers(predictor, sources, span=span, finder=finder)
+        counts = work.run(found, predictor.labels, sources, outputs)
+    if output:
+        print(work.summary(output, counts))
+    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+
+
+def _check_cluster(workers: int, annotate: str, precision: str, device: str) -> None:
+    """What --cluster cannot do, before anything is started."""
+    if workers < 0:
+        raise UsageError(f"workers={workers}: expected 1 or more, or 0 for all there is room for")
+    if annotate:
+        raise UsageError(f"annotate={annotate}: --cluster writes rows alone; draw without it")
+    if precision == "auto":
+        raise UsageError("precision=auto: workers could differ; give --cluster fp32 or int8")
+    if device != "cpu":
+        raise UsageError(f"device={device}: --cluster runs on processors; leave one of them out")
+
+
+def _point_finder(threads: int, faces: str, device: str) -> "PointFinder":
+    from fervor.faces.landmarks import PointFinder
+
+    return PointFinder(threads, device=device, whole=faces == "precropped")

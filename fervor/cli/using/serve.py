@@ -1,0 +1,100 @@
+"""The command `fervor serve`."""
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from fervor import plugins
+from fervor.cli.notes import notes
+from fervor.cli.using import listed
+from fervor.errors import DONE
+
+
+if TYPE_CHECKING:
+    from fervor.inference.predictor import Predictor
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: str = "",
+    labels: str = "",
+    token: str = "",
+    hosts: str = "",
+    threads: int = 0,
+    precision: Literal["fp32", "int8", "auto"] = "fp32",
+    device: Literal["cpu", "cuda"] = "cpu",
+    max_bytes: int = 20_000_000,
+    max_pixels: int = 64_000_000,
+    max_faces: int = 100,
+    max_files: int = 16,
+    max_requests: int = 64,
+    client_requests: int = 32,
+    max_upload_seconds: float = 60.0,
+    max_video_bytes: int = 256_000_000,
+    max_video_seconds: float = 600.0,
+) -> int:
+    """Answer over HTTP, with a web page for pictures, a webcam and videos.
+
+    Args:
+        host: address to listen at; others than this machine's own need a token.
+        port: port to listen at; 0 for any that is free.
+        model: a model folder, or embedded or vlm, which fervor ships; empty for embedded, with
+            labels for vlm.
+        labels: words or sentences to choose of instead of the model's classes, separated by commas,
+            or by semicolons where they hold commas.
+        token: what clients must send; better in the environment variable FERVOR_TOKEN, because
+            other users of this machine see the words of a command.
+        hosts: names, separated by commas, under which a proxy makes the server known.
+        threads: cores to use; 0 for all.
+        precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
+            int8 where that is measured to be faster on this machine.
+        device: cpu, or cuda where onnxruntime-gpu is installed.
+        max_bytes: of one picture's file.
+        max_pixels: of a picture.
+        max_faces: in a picture.
+        max_files: pictures in a request.
+        max_requests: received and answered at the same time.
+        client_requests: of those, from one address; behind a proxy, all come from the proxy's.
+        max_upload_seconds: in which a request must have been received.
+        max_video_bytes: of a video's file.
+        max_video_seconds: of a video.
+    """
+    work = plugins.load("fervor.server.bind", extra="serve")
+    limits = work.Limits(
+        file_bytes=max_bytes,
+        request_bytes=max(64_000_000, max_bytes),
+        files=max_files,
+        pixels=max_pixels,
+        faces=max_faces,
+        requests=max_requests,
+        client_requests=client_requests,
+        upload_seconds=max_upload_seconds,
+        held_bytes=max(512_000_000, max_bytes, max_video_bytes),
+        video_bytes=max_video_bytes,
+        video_seconds=max_video_seconds,
+    )
+    token = token or os.environ.get("FERVOR_TOKEN", "")
+    place = work.Place(host, port, token, hosts.split(","))
+
+    def announce(address: str, predictor: "Predictor") -> None:
+        name = model or ("vlm" if labels else "embedded")
+        print(f"fervor serves {address} with the model {name}; Ctrl-C stops it.", flush=True)
+        if labels:
+            print(f"It chooses of: {'; '.join(predictor.labels)}.", flush=True)
+        print(
+            "Pictures are answered in memory, on this machine: none is stored, logged or sent on.\n"
+            "An answer is the expression shown, not what a person feels.",
+            flush=True,
+        )
+
+    options = {
+        "model": model or None,
+        "labels": listed(labels),
+        "threads": threads,
+        "precision": precision,
+        "device": device,
+    }
+    with notes("fervor.inference.precision"):
+        work.serve(place, options, limits=limits, announce=announce)
+    return DONE

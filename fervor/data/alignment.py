@@ -1,0 +1,264 @@
+"""A data set's faces found, aligned and cut out once; training reads the crops by its manifest.
+
+OUT/manifest.jsonl holds one line for each picture, OUT/pictures the crops, OUT/align.json how they
+were made. Annotations stay where they are: labels, protocols and counts come from the data set's
+own files, and the manifest only says which crop stands for which picture.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from fervor.data import datasets
+from fervor.data.cropping import box_crop, chosen, is_grey, pixels_of
+from fervor.data.datasets import SPLITS, Box, Sample
+from fervor.data.manifest import (
+    MANIFEST,
+    SETTINGS,
+    Missing,
+    Place,
+    Row,
+    Settings,
+    place_of,
+    rows_of,
+    settings_of,
+    source_of,
+    state_of,
+)
+from fervor.errors import DataError, UsageError
+from fervor.faces.alignment import crop
+from fervor.faces.detector import WEIGHTS, FaceDetector
+from fervor.faces.types import Face, Pixels
+from fervor.io import provenance
+from fervor.io.atomic import forget_partial, write_picture
+from fervor.io.image import to_input, to_rgb
+from fervor.io.prefetch import in_threads, progress
+
+
+PART, PICTURES = ".manifest.part", "pictures"
+BATCH = 256
+"""Pictures between two writings of the manifest."""
+
+SIDES = (16, 2048)
+"""Least and largest side of a crop in pixels."""
+
+
+def align(
+    name: str,
+    root: str,
+    output: str,
+    *,
+    protocol: str = "",
+    annotations: str = "",
+    size: int = 112,
+    margin: float = 0.0,
+    missing: Missing = "keep",
+    threads: int = 0,
+) -> dict[str, int]:
+    """Align the pictures of all splits under a protocol; gives the pictures of each status.
+
+    What an earlier run has done is kept, where neither the picture nor the settings changed.
+
+    Raises:
+        UsageError: settings outside their range, or other ones than the folder was begun with.
+        DataError: the data set is not as its protocol says, or holds pixels in a table.
+    """
+    settings = _checked(Settings(name, size, margin, missing, provenance.sha256(WEIGHTS)))
+    found = {
+        split: datasets.load(name, root, split, protocol=protocol, annotations=annotations)
+        for split in SPLITS
+    }
+    wanted = _wanted(found, Path(root))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            forget_partial(folder)
+            rows = _aligned(wanted, settings, folder, threads)
+    except Timeout:
+        raise UsageError(f"another process is writing to {folder}: wait for it") from None
+    return {
+        status: sum(row["status"] == status for row in rows)
+        for status in ("ok", "kept", "centred", "skipped", "error")
+    }
+
+
+def _checked(settings: Settings) -> Settings:
+    low, high = SIDES
+    if not low <= settings.size <= high:
+        raise UsageError(f"--size {settings.size}: expected {low} to {high} pixels")
+    if not 0 <= settings.margin <= 1:
+        raise UsageError(f"--margin {settings.margin}: expected 0 to 1, a share of the crop's side")
+    if settings.missing not in get_args(Missing):
+        raise UsageError(
+            f"--missing {settings.missing}: expected one of {', '.join(get_args(Missing))}"
+        )
+    return settings
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One picture of the data set: its line in the manifest so far, and where to read it."""
+
+    row: Row
+    sample: Sample
+
+    @property
+    def place(self) -> Place:
+        return place_of(self.row)
+
+
+def _wanted(found: dict[str, list[Sample]], root: Path) -> list[_Wanted]:
+    """Each picture (and face of it) once, in the splits' order."""
+    wanted: dict[Place, _Wanted] = {}
+    faces: dict[str, int] = {}
+    for split, samples in found.items():
+        for sample in samples:
+            source, box = source_of(sample, root), sample.box
+            if (source, box) in wanted:
+                continue
+            faces[source] = faces.get(source, -1) + 1
+            row = {
+                "source": source,
+                "split": split,
+                "label": sample.label,
+                "annotated": None if box is None else list(box),
+                "file": _file_name(source, faces[source]),
+            }
+            wanted[source, box] = _Wanted(row, sample)
+    return list(wanted.values())
+
+
+def _file_name(source: str, face: int) -> str:
+    """Where a crop is stored, below the output folder and nowhere else."""
+    inside = source if not source.startswith("../") else f"outside/{_short(source)}"
+    return f"{PICTURES}/{inside}{f'.{face}' if face else ''}.png"
+
+
+def _short(source: str) -> str:
+    return f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{Path(source).name}"
+
+
+def _aligned(
+    wanted: Sequence[_Wanted], settings: Settings, folder: Path, threads: int
+) -> list[Row]:
+    """The rows of all pictures, written to the manifest; those of other protocols stay in it."""
+    earlier = _begun(settings, folder)
+    known = {place_of(row): row for row in earlier}
+    done: dict[Place, Row] = {}
+    for one in wanted:
+        row = known.get(one.place)
+        if row is not None and _unchanged(row, one, folder):
+            done[one.place] = {**row, **one.row}
+    open_ones = [one for one in wanted if one.place not in done]
+    with (folder / PART).open("a", encoding="utf-8") as part:
+        for row in _processed(open_ones, settings, folder, threads, len(wanted)):
+            part.write(json.dumps(row) + "\n")
+            part.flush()
+            done[place_of(row)] = row
+    rows = [done[one.place] for one in wanted]
+    others = [row for place, row in known.items() if place not in done]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, *others])
+    provenance.write_text(folder / MANIFEST, text)
+    (folder / PART).unlink()
+    return rows
+
+
+def _begun(settings: Settings, folder: Path) -> list[Row]:
+    """The rows that earlier runs have written; notes the settings in a new folder."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        provenance.write_text(path, json.dumps(asdict(settings), indent=1) + "\n")
+        return []
+    begun = settings_of(folder)
+    for name, value in asdict(settings).items():
+        if getattr(begun, name) != value:
+            raise UsageError(
+                f"{folder} was begun with {name} {getattr(begun, name)}, now {value} is asked for: "
+                "name another folder, or remove this one"
+            )
+    part = rows_of(folder / PART)  # without a line that a kill cut off
+    provenance.write_text(folder / PART, "".join(json.dumps(row) + "\n" for row in part))
+    return [*rows_of(folder / MANIFEST), *part]
+
+
+def _unchanged(row: Row, one: _Wanted, folder: Path) -> bool:
+    """Whether a row still holds: the same picture, and its crop is there."""
+    present = row["status"] == "skipped" or (folder / one.row["file"]).is_file()
+    same: bool = row["status"] != "error" and row["state"] == state_of(one.sample.path)
+    return present and same
+
+
+def _processed(
+    wanted: Sequence[_Wanted], settings: Settings, folder: Path, threads: int, total: int
+) -> Iterator[Row]:
+    detector = FaceDetector(threads=1)
+    with in_threads(threads) as each, progress(total, "aligning") as bar:
+        if bar is not None:
+            bar.update(total - len(wanted))
+        for start in range(0, len(wanted), BATCH):
+            batch = wanted[start : start + BATCH]
+            for row in each(lambda one: _row(one, detector, settings, folder), batch):
+                yield row
+                if bar is not None:
+                    bar.update()
+
+
+def _row(one: _Wanted, detector: FaceDetector, settings: Settings, folder: Path) -> Row:
+    """Find and cut out one face, write its crop, and say what was done."""
+    empty: Row = {"score": None, "box": None, "points": None, "error": None}
+    row = {**one.row, **empty, "state": state_of(one.sample.path)}
+    try:
+        image = to_rgb(pixels_of(one.sample))
+    except DataError as error:
+        return {**row, "status": "error", "file": None, "error": str(error)}
+    face = chosen(detector.detect([image])[0], one.sample.box)
+    if face is not None:
+        row |= {
+            "score": round(face.score, 4),
+            "box": [round(float(value), 2) for value in face.box],
+            "points": [[round(float(value), 2) for value in point] for point in face.points],
+        }
+    status, pixels = _crop(image, face, one.sample.box, settings)
+    if pixels is None:
+        return {**row, "status": status, "file": None}
+    _save(pixels, folder / one.row["file"])
+    return {**row, "status": status}
+
+
+def _crop(
+    image: Pixels, face: Face | None, box: Box | None, settings: Settings
+) -> tuple[str, Pixels | None]:
+    size, margin = settings.size, settings.margin
+    if face is not None:
+        return "ok", crop(image, face, size, margin=margin)
+    if settings.missing == "skip":
+        return "skipped", None
+    if box is not None:  # an annotated face is a square already
+        pixels = box_crop(image, box, size, margin=margin)
+        return "kept" if settings.missing == "keep" else "centred", pixels
+    if settings.missing == "keep":
+        return "kept", _whole(image, size)
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return "centred", _whole(image[top : top + side, left : left + side], size)
+
+
+def _whole(image: Pixels, size: int) -> Pixels:
+    """By the project's one resize."""
+    return np.rint(to_input(image, size) * 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _save(pixels: Pixels, path: Path) -> None:
+    """Write a crop whole or not at all; without colour where it has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels[:, :, 0] if is_grey(pixels) else pixels)
+    write_picture(path, image, "PNG", compress_level=1)

@@ -1,0 +1,145 @@
+"""Data sets: official annotation files -> lists of samples, with the counts of a named protocol.
+
+The next data set is one file here (`PROTOCOLS`, `TERMS`, `TREE`, `labels`, `read`, `expected`, and
+`attributes` where the pictures' attributes stand in files of their own) and one line in `DATASETS`.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from fervor.data.datasets import affectnet, ckplus, ferplus, folder, rafdb, table
+from fervor.data.datasets.samples import Box, Expected, Sample, check_counts
+from fervor.errors import DataError, UsageError
+
+
+__all__ = [
+    "DATASETS",
+    "FOLDS",
+    "SPLITS",
+    "Box",
+    "Expected",
+    "Sample",
+    "check_counts",
+    "dataset",
+    "folds",
+    "labels_of",
+    "load",
+    "protocol_of",
+    "with_attributes",
+]
+
+DATASETS: dict[str, ModuleType] = {
+    "ferplus": ferplus,
+    "rafdb": rafdb,
+    "affectnet": affectnet,
+    "ckplus": ckplus,
+    "folder": folder,
+    "csv": table,
+}
+
+SPLITS = ("train", "valid", "test")
+
+FOLDS = 10
+"""Parts of a subject-independent cross-validation, as is usual on CK+."""
+
+
+def dataset(name: str) -> ModuleType:
+    """The module of a data set.
+
+    Raises:
+        UsageError: no data set has that name.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def protocol_of(name: str, protocol: str) -> str:
+    """The protocol asked for, or the data set's default where it is empty.
+
+    Raises:
+        UsageError: the data set has no such protocol.
+    """
+    protocols: Sequence[str] = dataset(name).PROTOCOLS
+    if protocol and protocol not in protocols:
+        raise UsageError(
+            f"{name} has no protocol {protocol!r}: expected one of {', '.join(protocols)}"
+        )
+    return protocol or protocols[0]
+
+
+def load(
+    name: str,
+    root: str | Path,
+    split: str,
+    *,
+    protocol: str = "",
+    annotations: str = "",
+    fold: int = 0,
+) -> list[Sample]:
+    """The samples of one split under a protocol, in the annotation files' order.
+
+    With a fold, test is that one of ten parts of all groups (subjects), train is the nine others,
+    and valid is empty.
+
+    Raises:
+        UsageError: unknown data set, protocol, split or fold, or a fold of samples without groups.
+        DataError: the folder is missing or differs from the official layout or counts.
+    """
+    module = dataset(name)
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    if not 0 <= fold <= FOLDS:
+        raise UsageError(f"fold {fold}: expected 1 to {FOLDS}, or 0 for the usual splits")
+    folder_path = Path(root)
+    if not str(root) or not folder_path.is_dir():
+        raise DataError(
+            f"no folder {str(root)!r} for data set {name}: give its root with --data.root"
+        )
+    rule = protocol_of(name, protocol)
+    found: list[Sample] = []
+    for part in SPLITS if fold else (split,):
+        samples = module.read(folder_path, part, protocol=rule, annotations=annotations)
+        official = module.expected(folder_path, part, protocol=rule, annotations=annotations)
+        if official is not None:
+            check_counts(samples, official, where=f"{root}", what=f"{part} pictures under {rule}")
+        found += samples
+    return _part_of(found, split, fold, name) if fold else found
+
+
+def folds(groups: Iterable[str]) -> dict[str, int]:
+    """The fold of each group, 1 to 10: every tenth of the sorted groups, so that sizes are alike.
+
+    This is how the subjects of CK+ are usually divided (sorted by number, in steps of ten).
+    """
+    return {group: place % FOLDS + 1 for place, group in enumerate(sorted(set(groups)))}
+
+
+def _part_of(samples: Sequence[Sample], split: str, fold: int, name: str) -> list[Sample]:
+    if not all(sample.group for sample in samples):
+        raise UsageError(
+            f"fold {fold} of {name}: its pictures have no groups (subjects); leave the fold out"
+        )
+    if split == "valid":
+        return []
+    numbers = folds(sample.group for sample in samples)
+    return [s for s in samples if (numbers[s.group] == fold) == (split == "test")]
+
+
+def labels_of(name: str, samples: Sequence[Sample], protocol: str = "") -> tuple[str, ...]:
+    """The ordered classes of a data set under a protocol.
+
+    A data set with classes of its own (folder, csv) derives them from its samples.
+    """
+    return tuple(dataset(name).labels(protocol_of(name, protocol), samples))
+
+
+def with_attributes(name: str, root: str | Path, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with what is known of their pictures, where that stands in files of its own.
+
+    Raises:
+        DataError: such a file is missing or reads otherwise than the official ones.
+    """
+    read = getattr(dataset(name), "attributes", None)
+    return list(samples) if read is None else read(Path(root), samples)

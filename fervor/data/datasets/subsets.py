@@ -1,0 +1,140 @@
+"""Parts of a data set on which a method's priors should show: few pictures, wrong labels, few
+classes, other proportions. Pure functions on samples, drawn by a seed.
+
+A draw depends on the samples and the seed alone, so that every method sees the same pictures.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fervor.data.datasets import Sample
+from fervor.data.datasets.rafdb import COUNTS as RAFDB_COUNTS
+from fervor.errors import DataError, UsageError
+from fervor.labels import canonical, ordered
+
+
+FEW_SHOT = "few-shot:"
+VALID_SHOTS = 4
+"""Validation pictures of a class, at most, beside few training pictures (CoOp)."""
+
+PRIORS: dict[str, Mapping[str, int]] = {"rafdb": RAFDB_COUNTS["train"]}
+"""Data sets whose proportions can be drawn, with their training pictures by class."""
+
+
+def shots(subset: str) -> int:
+    """Training pictures of each class; 0 for all.
+
+    Raises:
+        UsageError: another form than few-shot:4.
+    """
+    if not subset:
+        return 0
+    count = subset.removeprefix(FEW_SHOT)
+    if not subset.startswith(FEW_SHOT) or not count.isdecimal() or int(count) < 1:
+        raise UsageError(f"--data.subset {subset}: expected {FEW_SHOT}K, such as {FEW_SHOT}4")
+    return int(count)
+
+
+def class_names(classes: str) -> tuple[str, ...]:
+    """Expressions from words separated by commas, in the project's order; () for all.
+
+    Raises:
+        UsageError: an unknown expression, or one alone.
+    """
+    words = [word.strip() for word in classes.split(",") if word.strip()]
+    try:
+        names = ordered([canonical(word) for word in words])
+    except DataError as error:
+        raise UsageError(f"--data.classes {classes}: {error}") from None
+    if len(names) == 1:
+        raise UsageError(f"--data.classes {classes}: expected two or more")
+    return tuple(names)
+
+
+def of_classes(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
+    """The samples of some classes, their votes for other classes left out."""
+    if not classes:
+        return list(samples)
+    return [
+        replace(sample, votes={name: n for name, n in sample.votes.items() if name in classes})
+        for sample in samples
+        if sample.label in classes
+    ]
+
+
+def few(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """`count` samples of each class, drawn by the seed, in their order; all where there are fewer.
+
+    A class's draw does not depend on the other classes, and `few(s, 4)` is part of `few(s, 16)`.
+    """
+    chosen: set[int] = set()
+    for name, rows in _by_class(samples).items():
+        order = _generator(seed, name).permutation(len(rows))
+        chosen |= {rows[place] for place in order[:count]}
+    return [sample for row, sample in enumerate(samples) if row in chosen]
+
+
+def noisy(
+    samples: Sequence[Sample], share: float, classes: Sequence[str], seed: int
+) -> list[Sample]:
+    """The samples with a share of each class's labels replaced by the other classes, evenly.
+
+    Of a class of n samples round(share * n) get another label; how many get each of the others
+    differs by one at most. A sample with a new label has no votes.
+
+    Raises:
+        UsageError: a share outside 0 to 1.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"--data.label_noise {share}: expected a share from 0 to below 1")
+    found = list(samples)
+    for name, rows in _by_class(samples).items():
+        random = _generator(seed, name)
+        others = random.permutation([other for other in classes if other != name])
+        for place, row in enumerate(random.permutation(rows)[: round(share * len(rows))]):
+            other = str(others[place % len(others)])
+            found[row] = replace(found[row], label=other, votes={})
+    return found
+
+
+def in_proportion(samples: Sequence[Sample], priors: str, seed: int) -> list[Sample]:
+    """As many samples as can be had in another data set's proportions, drawn by the seed.
+
+    Classes that the other data set does not have are left out.
+
+    Raises:
+        UsageError: an unknown data set.
+        DataError: a class of it has no samples.
+    """
+    if priors not in PRIORS:
+        raise UsageError(f"--data.priors {priors}: expected one of {', '.join(PRIORS)}")
+    wanted, rows = PRIORS[priors], _by_class(samples)
+    if missing := [name for name in wanted if name not in rows]:
+        raise DataError(f"--data.priors {priors}: there are no pictures of {', '.join(missing)}")
+    scale = min(len(rows[name]) / count for name, count in wanted.items())
+    chosen: set[int] = set()
+    for name, count in wanted.items():
+        order = _generator(seed, name).permutation(len(rows[name]))
+        chosen |= {rows[name][place] for place in order[: max(1, int(scale * count))]}
+    return [sample for row, sample in enumerate(samples) if row in chosen]
+
+
+def counts(samples: Sequence[Sample]) -> dict[str, int]:
+    """Samples of each class, in the project's order."""
+    found = Counter(sample.label for sample in samples)
+    return {name: found[name] for name in ordered(list(found))}
+
+
+def _by_class(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows.setdefault(sample.label, []).append(row)
+    return rows
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    """Draws of a class, which are the same whatever other classes there are."""
+    return np.random.default_rng([seed, *name.encode()])

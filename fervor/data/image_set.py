@@ -1,0 +1,181 @@
+"""From samples to batches: a split's pictures, augmentation, the batches of a run.
+
+A training batch is a function of (seed, epoch, step) alone, so that a resumed run and any number of
+worker processes see what an uninterrupted one sees.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from fervor.data.datasets import Sample
+from fervor.data.image_cache import Reading, decoded
+from fervor.errors import DataError
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A split; its pictures may be mapped from a file of any size, and must not be written to.
+
+    Attributes:
+        images: stored pictures, uint8 [m k h w]; k is 1 where every picture is grey, 3 otherwise.
+        label: class numbers [n].
+        votes: shares of the classes [n c], each row summing to 1; one-hot without votes.
+        sources: the pictures' files, for reports.
+        rows: which stored pictures are the split's [n]; None for all.
+        groups: what must not be torn apart (see `Sample.group`); empty where there are none.
+    """
+
+    images: UInt8[Tensor, "m k h w"]
+    label: Int[Tensor, " n"]
+    votes: Float[Tensor, "n c"]
+    sources: tuple[str, ...]
+    rows: Int[Tensor, " n"] | None = None
+    groups: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def counts(self) -> list[int]:
+        """Pictures per class."""
+        return torch.bincount(self.label, minlength=self.votes.shape[1]).tolist()
+
+    def take(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b k h w"]:
+        """The pictures with the given numbers, in memory."""
+        return self.images[indices if self.rows is None else self.rows[indices]]
+
+    def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b k h w"]]:
+        """All pictures in order, so many at a time."""
+        for indices in torch.arange(len(self)).split(count):
+            yield self.take(indices)
+
+    def subset(self, indices: Tensor) -> "Pictures":
+        """The pictures with the given numbers, in that order; nothing is copied."""
+        chosen = indices.tolist()
+        return Pictures(
+            self.images,
+            self.label[indices],
+            self.votes[indices],
+            tuple(self.sources[index] for index in chosen),
+            indices if self.rows is None else self.rows[indices],
+            tuple(self.groups[index] for index in chosen) if self.groups else (),
+        )
+
+
+def read_pictures(
+    samples: Sequence[Sample],
+    labels: Sequence[str],
+    *,
+    size: int,
+    faces: str = "precropped",
+    margin: float = 0.0,
+    cache: str = "",
+) -> Pictures:
+    """The pictures of a split, decoded or from the cache; see `fervor.data.image_cache.decoded`.
+
+    Raises:
+        DataError: no samples, a class outside `labels`, or a picture that cannot be read.
+    """
+    if not samples:
+        raise DataError("the split holds no pictures: choose another split or protocol")
+    numbers = {name: number for number, name in enumerate(labels)}
+    unknown = sorted({sample.label for sample in samples} - set(labels))
+    if unknown:
+        raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
+    found = decoded(samples, Reading(size, faces, margin), cache)
+    votes = np.zeros((len(samples), len(labels)), np.float32)
+    for row, sample in enumerate(samples):
+        for name, share in (sample.votes or {sample.label: 1.0}).items():
+            if name in numbers:  # seven classes of eight votes
+                votes[row, numbers[name]] = share
+    votes /= votes.sum(1, keepdims=True)
+    groups = tuple(sample.group for sample in samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a map is not writable, and nothing writes to it
+        images = torch.from_numpy(found.images)
+    pictures = Pictures(
+        images,
+        torch.tensor([numbers[sample.label] for sample in samples]),
+        torch.from_numpy(votes),
+        tuple(sample.path for sample in samples),
+        groups=groups if any(groups) else (),
+    )
+    return pictures if not found.missing else _without(pictures, found.missing)
+
+
+def _without(pictures: Pictures, missing: Sequence[int]) -> Pictures:
+    """The split without the pictures that hold no face; they are counted and named."""
+    if len(missing) == len(pictures):
+        raise DataError(f"no face was found in any of {len(pictures)} pictures")
+    logger.warning("%d of %d pictures hold no face and are left out", len(missing), len(pictures))
+    for row in missing:
+        logger.info("no face: %s", pictures.sources[row])
+    kept = torch.ones(len(pictures), dtype=torch.bool)
+    kept[list(missing)] = False
+    return pictures.subset(torch.nonzero(kept).flatten())
+
+
+def hold_out(
+    samples: Sequence[Sample], labels: Sequence[str], share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Split off a validation share, class by class; at least one picture of a class stays.
+
+    Pictures of one group stay together, so that their share of a class is only nearly the one asked
+    for.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    unknown = sorted({sample.label for sample in samples} - set(labels))
+    if unknown:
+        raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
+    number = torch.tensor([labels.index(sample.label) for sample in samples])
+    grouped = any(sample.group for sample in samples)
+    if grouped:
+        groups = [sample.group for sample in samples]
+        held = _held_groups(number, groups, len(labels), share, generator)
+    else:
+        held = _held_pictures(number, len(labels), share, generator)
+    if not held.any():
+        raise DataError(
+            f"{len(samples)} pictures are too few to hold {share:.0%} out for validation"
+        )
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    for sample, away in zip(samples, held.tolist(), strict=True):
+        parts[away].append(sample)
+    return parts
+
+
+def _held_pictures(label: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
+    held = torch.zeros(len(label), dtype=torch.bool)
+    for number in range(classes):
+        members = torch.nonzero(label == number).flatten()
+        order = members[torch.randperm(len(members), generator=generator)]
+        held[order[: max(0, min(len(members) - 1, round(share * len(members))))]] = True
+    return held
+
+
+def _held_groups(
+    label: Tensor, groups: Sequence[str], classes: int, share: float, generator: torch.Generator
+) -> Tensor:
+    """Groups in random order, each held where that brings the classes nearer to their shares."""
+    names = [name or f"\0{row}" for row, name in enumerate(groups)]  # none: by itself
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    group = torch.tensor([number[name] for name in names])
+    table = torch.zeros(len(number), classes, dtype=torch.int64)
+    table.index_put_((group, label), torch.ones(len(group), dtype=torch.int64), True)
+    total = table.sum(0)
+    taken, chosen = torch.zeros_like(total), torch.zeros(len(number), dtype=torch.bool)
+    for place in torch.randperm(len(number), generator=generator).tolist():
+        more = taken + table[place]
+        nearer = (more - share * total).abs().sum() < (taken - share * total).abs().sum()
+        if nearer and bool(((more < total) | (total == 0)).all()):
+            taken, chosen[place] = more, True
+    return chosen[group]

@@ -1,0 +1,106 @@
+"""Batches of pictures, for training and for evaluation."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fervor.config import Run
+from fervor.data.augmentation import Augmentation
+from fervor.data.batch import Batch, targets
+from fervor.data.image_set import Pictures
+from fervor.data.samplers import EpochSampler, Key, Partners, mixed_seed
+from fervor.errors import UsageError
+from fervor.io.image import to_input
+
+
+def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int = 128) -> Iterator[Batch]:
+    """The split in order, resized as `predict` does it."""
+    for indices in torch.arange(len(pictures)).split(batch_size):
+        images = pictures.take(indices)
+        yield Batch(_inputs(images, size), pictures.label[indices], pictures.votes[indices])
+
+
+def _inputs(images: UInt8[Tensor, "b k h w"], size: int) -> Float[Tensor, "b 3 i j"]:
+    if images.shape[2:] == (size, size):  # what to_input does, without its loop over pictures
+        return (images.float() / 255).expand(-1, 3, -1, -1)
+    arrays = images.permute(0, 2, 3, 1).numpy()
+    inputs = [to_input(a[:, :, 0] if a.shape[2] == 1 else a, size) for a in arrays]
+    return torch.from_numpy(np.stack(inputs))
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Batches by key: pictures chosen, augmented and resized to the encoder's input.
+
+    With `pairs` a batch also holds a partner of each picture, augmented by draws of its own. Each
+    of several processes draws for the whole batch and keeps its share, so that together they see
+    what one process sees, augmented alike.
+
+    Raises:
+        UsageError: pairs shall be mixed.
+    """
+
+    def __init__(self, pictures: Pictures, run: Run, *, pairs: bool = False) -> None:
+        if pairs and run.augment.mixup:
+            raise UsageError(f"method {run.method} pairs pictures: set augment.mixup to 0")
+        self.pictures = pictures
+        self.run = run
+        self.augmentation = Augmentation(run.augment, run.encoder.size)
+        self.partners = Partners(pictures.label) if pairs else None
+
+    def __getitem__(self, key: Key) -> Batch:
+        indices = torch.tensor(key.indices)
+        label, votes = self.pictures.label[indices], self.pictures.votes[indices]
+        positive = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
+            target = targets(label, votes, self.run.data.target)
+            image = self.augmentation(self.pictures.take(indices))
+            if self.run.augment.mixup:
+                image, target = _mixed_pairs(image, target, self.run.augment.mixup)
+                label = target.argmax(1)
+            if self.partners is not None:
+                partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
+                positive = self.augmentation(self.pictures.take(partners))
+                positive = positive[key.own].expand(-1, 3, -1, -1)
+        image = image[key.own].expand(-1, 3, -1, -1)
+        return Batch(image, label[key.own], target[key.own], positive)
+
+
+def pair_generator(seed: int, key: Key) -> torch.Generator:
+    """What a batch's partners are drawn from; the batch's other draws do not depend on it."""
+    return torch.Generator().manual_seed(mixed_seed(seed, key.epoch, key.step, 1))
+
+
+def _mixed_pairs(image: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al., 2018): each picture with another of the batch, targets alike."""
+    share = torch.distributions.Beta(alpha, alpha).sample((len(image), 1))
+    share = torch.maximum(share, 1 - share)
+    order = torch.randperm(len(image))
+    mixed = share[..., None, None] * image + (1 - share[..., None, None]) * image[order]
+    return mixed, share * target + (1 - share) * target[order]
+
+
+def training_loader(
+    batches: Dataset[Batch], pictures: Pictures, run: Run, *, rank: int = 0, world: int = 1
+) -> DataLoader[Batch]:
+    """The run's batches in their order; process `rank` of `world` gets its share of each."""
+    sampler = EpochSampler(
+        pictures.label,
+        run.optim.batch_size,
+        seed=run.seed,
+        sampling=run.data.sampling,
+        epoch_share=run.data.epoch_share,
+        rank=rank,
+        world=world,
+    )
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=sampler,  # a whole batch by its key
+        num_workers=run.workers,
+        persistent_workers=run.workers > 0,
+    )

@@ -1,0 +1,116 @@
+"""What a run reads: its training pictures, and those on which its epoch is chosen."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fervor.config import Data, Run
+from fervor.data import datasets
+from fervor.data.datasets import subsets
+from fervor.data.image_set import Pictures, hold_out, read_pictures
+from fervor.data.manifest import settings_of, substitute
+from fervor.errors import UsageError
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and selection pictures and their classes; `selected_on` names the split."""
+
+    labels: tuple[str, ...]
+    train: Pictures
+    selection: Pictures
+    selected_on: str
+
+
+def read_splits(run: Run) -> Splits:
+    """Training and selection pictures under the run's protocols.
+
+    Raises:
+        UsageError: no test split under `paper`, or one protocol for training and another for a
+            selection that is held out of train.
+        DataError: a training picture is of a class that the protocol does not have.
+    """
+    data = run.data
+
+    def samples(split: str, protocol: str) -> list[datasets.Sample]:
+        return load_samples(data, split, protocol=protocol)[0]
+
+    split = "test" if run.selection == "paper" else "valid"
+    shots, chosen = subsets.shots(data.subset), samples(split, data.protocol)
+    train = samples("train", data.train_protocol or data.protocol)
+    labels = subsets.class_names(data.classes) or datasets.labels_of(
+        data.name, train, data.protocol
+    )
+    if not chosen and run.selection == "paper":
+        raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
+    selected_on = split
+    if not chosen:
+        if data.train_protocol:
+            raise UsageError(
+                f"{data.name} has no validation split, so train and selection share one protocol: "
+                "leave --data.train_protocol out"
+            )
+        train, chosen = hold_out(train, labels, data.validation, run.seed)
+        selected_on = f"{data.validation:.0%} of train, held out"
+    train = restricted(train, data, labels, run.seed)
+    if shots and selected_on != "test":
+        chosen = subsets.few(chosen, subsets.VALID_SHOTS, run.seed)
+    size = run.encoder.size
+
+    def pictures(those: list[datasets.Sample]) -> Pictures:
+        return read_pictures(
+            those, labels, size=size, faces=data.faces, margin=data.margin, cache=data.cache
+        )
+
+    return Splits(labels, pictures(train), pictures(chosen), selected_on)
+
+
+def restricted(
+    train: Sequence[datasets.Sample], data: Data, labels: Sequence[str], seed: int
+) -> list[datasets.Sample]:
+    """The training samples that a protocol of few pictures, wrong labels or other priors leaves."""
+    found = list(train)
+    if data.priors:
+        found = subsets.in_proportion(found, data.priors, seed)
+    if shots := subsets.shots(data.subset):
+        found = subsets.few(found, shots, seed)
+    if data.label_noise:
+        found = subsets.noisy(found, data.label_noise, labels, seed)
+    return found
+
+
+def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[datasets.Sample], int]:
+    """The samples of one split, and how many were left out because alignment had skipped them.
+
+    With `data.aligned` the crops there stand for the data set's pictures.
+    """
+    samples = datasets.load(
+        data.name,
+        data.root,
+        split,
+        protocol=protocol,
+        annotations=data.annotations,
+        fold=data.fold,
+    )
+    samples = subsets.of_classes(samples, subsets.class_names(data.classes))
+    if not data.aligned:
+        return samples, 0
+    found = substitute(samples, data.name, data.root, data.aligned)
+    if skipped := len(samples) - len(found):
+        logger.warning(
+            "%d of %d %s pictures hold no face and were skipped when they were aligned",
+            skipped,
+            len(samples),
+            split,
+        )
+    return found, skipped
+
+
+def alignment(data: Data) -> dict[str, Any] | None:
+    """How the aligned pictures were made that a run reads; None where it reads the data set's."""
+    return asdict(settings_of(Path(data.aligned))) if data.aligned else None

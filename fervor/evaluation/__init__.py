@@ -1,0 +1,1 @@
+"""Metrics, tests and reports of a model on a data set."""

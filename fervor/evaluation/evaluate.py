@@ -1,0 +1,402 @@
+"""A model's answers to a split, and one result file per evaluation."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from fervor import plugins
+from fervor.config import Data
+from fervor.data import datasets
+from fervor.data.batch import Batch
+from fervor.data.datasets import Sample
+from fervor.data.duplicates import repeated
+from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.data.splits import alignment, load_samples
+from fervor.errors import UsageError
+from fervor.evaluation import results
+from fervor.evaluation.label_mapping import Scope, scope
+from fervor.evaluation.metrics import softmax, summary
+from fervor.evaluation.significance import (
+    Floats,
+    Ints,
+    bootstrap_intervals,
+    gain,
+    grouped_intervals,
+    mcnemar,
+    sign_flips,
+    units,
+)
+from fervor.evaluation.subgroups import by_attributes
+from fervor.io import provenance
+from fervor.methods.base import Method
+from fervor.methods.build import Model, load_model
+
+
+RUN_KEYS = ("config", "seed", "commit", "selection", "average_of", "initial_weights")
+"""What a result repeats of a model's description."""
+
+EXPORTED = "model.onnx"
+
+Network = Callable[[Iterable[Batch]], Floats]
+"""Batches -> one output over all of them, [n ...]."""
+
+
+@torch.no_grad()
+def torch_logits(method: Method, batches: Iterable[Batch]) -> Floats:
+    """Logits [n c] of a method over batches, in fp32 and eval mode."""
+    training = method.training
+    method.eval()
+    device = next(method.parameters()).device
+    with method.constant_text():
+        logits = [
+            method(batch.image.to(device, memory_format=torch.channels_last)).float().cpu().numpy()
+            for batch in batches
+        ]
+    method.train(training)
+    return np.concatenate(logits)
+
+
+@torch.no_grad()
+def torch_embedding(method: Method, batches: Iterable[Batch]) -> Floats:
+    """What a method compares with its class vectors, [n d], over batches; for drawings."""
+    with method.constant_text():
+        return np.concatenate(
+            [method.features(batch.image).pooled.float().numpy() for batch in batches]
+        )
+
+
+def onnx_output(
+    session: onnxruntime.InferenceSession, batches: Iterable[Batch], *, name: str = "logits"
+) -> Floats:
+    """One output of an exported model over batches: logits [n c], or embedding [n d]."""
+    return np.concatenate(
+        [session.run([name], {"image": batch.image.numpy()})[0] for batch in batches]
+    )
+
+
+def onnx_logits(path: Path, batches: Iterable[Batch]) -> Floats:
+    """Logits [n c] of an exported model over batches."""
+    return onnx_output(_session(path), batches)
+
+
+def opened(model: Model, name: str = "logits") -> Network:
+    """The exported graph where the folder has one, torch otherwise; ready for many batches.
+
+    Args:
+        model: the model folder.
+        name: logits, or embedding for what is compared with the class vectors.
+    """
+    exported = model.folder / EXPORTED
+    if exported.is_file():
+        return partial(onnx_output, _session(exported), name=name)
+    return partial(torch_logits if name == "logits" else torch_embedding, model.method())
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    graph = path.read_bytes()  # by its bytes it finds no files beside it
+    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
+def logits_of(model: Model, pictures: Pictures) -> Floats:
+    """Logits [n c] of a split's pictures."""
+    return opened(model)(evaluation_batches(pictures, size=model.info["input"]["size"]))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answers to one split.
+
+    Attributes:
+        model: the model folder.
+        scope: the classes that are counted.
+        pictures: the pictures [n]; their labels are numbers of these classes.
+        samples: the annotations that they come from [n].
+        logits: of all the model's classes [n k].
+        probabilities: of the classes that are counted [n c].
+        described: what a result says of the data.
+    """
+
+    model: Model
+    scope: Scope
+    pictures: Pictures
+    samples: tuple[Sample, ...]
+    logits: Floats
+    probabilities: Floats
+    described: dict[str, Any]
+
+    @property
+    def label(self) -> Ints:
+        """Class numbers [n]."""
+        return self.pictures.label.numpy()
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each picture is answered rightly [n]."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.label
+        return right
+
+    @property
+    def unit(self) -> Ints:
+        """Each picture's person [n]; every picture its own where none are known."""
+        return units(self.pictures.groups, len(self.pictures))
+
+    def embedding(self, rows: Ints) -> Floats:
+        """Features [m d] of some of the pictures, as compared with the class vectors."""
+        chosen = self.pictures.subset(torch.from_numpy(rows))
+        batches = evaluation_batches(chosen, size=self.model.info["input"]["size"])
+        return opened(self.model, "embedding")(batches)
+
+
+def answer(
+    model: Model,
+    data: Data,
+    split: str,
+    *,
+    exclude_duplicates: bool = False,
+    attributes: bool = False,
+) -> Answers:
+    """Answer a split's pictures, those of classes that model and data set share.
+
+    Raises:
+        UsageError: classes that do not fit, or duplicates of another data set's train.
+    """
+    scope, pictures, samples, described = counted(
+        model.info, data, split, exclude_duplicates=exclude_duplicates, attributes=attributes
+    )
+    logits = logits_of(model, pictures)
+    probabilities = softmax(logits[:, scope.columns], model.info["temperature"])
+    return Answers(model, scope, pictures, samples, logits, probabilities, described)
+
+
+def evaluate(
+    model: str,
+    data: Data,
+    *,
+    split: str = "test",
+    output: str = "results",
+    exclude_duplicates: bool = False,
+    report: bool = False,
+    umap: bool = False,
+    compare: str = "",
+    slices: Sequence[str] = (),
+) -> tuple[Path, dict[str, Any]]:
+    """Evaluate a model folder on one split; writes a result file below `output` and returns both.
+
+    On another data set than the model's own, only the classes that both know are counted, and the
+    model answers with these alone; see `fervor.evaluation.label_mapping`.
+
+    Args:
+        model: a run folder or an exported model's folder.
+        data: which pictures.
+        split: train, valid or test.
+        output: folder of result files.
+        exclude_duplicates: leave out pictures that also stand in the model's train.
+        report: write figures and tables into a folder beside the result file.
+        umap: lay the features out by UMAP too, in the report.
+        compare: another model that answers the same pictures.
+        slices: attributes of the pictures by which accuracy is divided.
+
+    Raises:
+        UsageError: classes that do not fit, duplicates of another data set's train, an attribute
+            that no picture has, or a report without matplotlib or umap-learn.
+    """
+    if umap and not report:
+        raise UsageError("umap: a layout belongs into a report; add --report, or leave --umap out")
+    write_report = (
+        plugins.load("fervor.evaluation.report", extra="report").write_report if report else None
+    )
+    if umap:
+        plugins.load("umap", extra="umap")  # before all the work
+    found = answer(
+        load_model(model),
+        data,
+        split,
+        exclude_duplicates=exclude_duplicates,
+        attributes=bool(slices),
+    )
+    result = {**origin(found.model.info, found.described), **_figures(found)}
+    if compare:
+        other = answer(load_model(compare), data, split, exclude_duplicates=exclude_duplicates)
+        result["comparison"] = comparison(found, other)
+    if slices:
+        result["slices"] = by_attributes(found.samples, found.correct, slices)
+    asked = results.asked_of(
+        result,
+        pictures=result["answers"]["pictures"],
+        temperature=found.model.info["temperature"],
+        compare=result["comparison"]["sha256"] if compare else None,
+        slices=sorted(slices),
+    )
+    name = result_name(found.model.info, found.described, cross=found.scope.report is not None)
+    path, result = results.store(Path(output), name, result, asked)
+    if write_report is not None:
+        write_report(path.with_suffix(""), found, result, root=data.root, umap=umap)
+    return path, result
+
+
+def origin(info: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of where its numbers come from."""
+    return {
+        "model": info["name"],
+        "run": {key: info.get(key) for key in RUN_KEYS},
+        "sha256": info["sha256"],
+        "data": described,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+    }
+
+
+def result_name(info: dict[str, Any], described: dict[str, Any], *, cross: bool) -> str:
+    """What a result's file is called before its fingerprint: model, seed, and what was evaluated.
+
+    Args:
+        info: the model's description.
+        described: what a result says of the data.
+        cross: whether the data set is another one than the model's own.
+    """
+    other = f"-{described['name']}-{described['protocol']}" if cross else ""
+    fold = f"-fold{described['fold']}" if described["fold"] else ""
+    return f"{info['name']}-seed{info['seed']}{other}{fold}-{described['split']}"
+
+
+def answers_of(found: Answers) -> dict[str, Any]:
+    """Every picture's class, answer and person, so that another result can be compared with it.
+
+    Classes are numbers in the order of the result's `classes`; persons are numbered as they come.
+    `pictures` is a checksum of the pictures' names, classes and persons, in their order.
+    """
+    names = [Path(source).name for source in found.pictures.sources]
+    label, persons = found.label.tolist(), found.unit.tolist()
+    return {
+        "pictures": hashlib.sha256(json.dumps([names, label, persons]).encode()).hexdigest(),
+        "label": _words(label),
+        "answer": _words(found.probabilities.argmax(1).tolist()),
+        "person": _words(persons) if found.pictures.groups else "",
+    }
+
+
+def _words(numbers: Iterable[int]) -> str:
+    """Numbers in one line of a result file."""
+    return " ".join(map(str, numbers))
+
+
+def _figures(found: Answers) -> dict[str, Any]:
+    figures = summary(found.probabilities, found.label, found.scope.labels)
+    intervals = bootstrap_intervals(np.array(figures["confusion"]))
+    if found.pictures.groups:  # pictures of one person are one observation
+        answer, classes = found.probabilities.argmax(1), len(found.scope.labels)
+        intervals = grouped_intervals(found.label, answer, found.unit, classes)
+        figures["accuracy_interval"] = list(intervals["accuracy"])
+    cross = found.scope.report
+    if cross is not None:
+        right = found.logits.argmax(1) == np.array(found.scope.columns)[found.label]
+        cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
+    return {
+        "cross_data": cross,
+        **figures,
+        "persons": len(set(found.unit.tolist())) if found.pictures.groups else None,
+        "bootstrap_intervals": {name: list(pair) for name, pair in intervals.items()},
+        "answers": answers_of(found),
+    }
+
+
+def comparison(first: Answers, second: Answers) -> dict[str, Any]:
+    """Two models on the same pictures, and whether they differ.
+
+    McNemar's exact test; where persons are known, the test that flips persons' signs.
+
+    Raises:
+        UsageError: the models do not know the same classes.
+    """
+    same = first.pictures.sources == second.pictures.sources
+    if set(first.scope.labels) != set(second.scope.labels) or not same:
+        raise UsageError(
+            f"--compare {second.model.folder}: it answers with {', '.join(second.scope.labels)}, "
+            f"the model with {', '.join(first.scope.labels)}: expected the same classes"
+        )
+    found, unit = mcnemar(first.correct, second.correct), first.unit
+    ours, theirs = first.correct[None].astype(float), second.correct[None].astype(float)
+    better = gain(ours, theirs, unit)
+    grouped, p_value = bool(first.pictures.groups), found.p_value
+    if grouped:
+        p_value = sign_flips((ours - theirs)[0], unit)
+    return {
+        "model": second.model.info["name"],
+        "seed": second.model.info["seed"],
+        "sha256": second.model.info["sha256"],
+        "accuracy": float(second.correct.mean()),
+        "first_only": found.first_only,
+        "second_only": found.second_only,
+        "gain": better.mean,
+        "gain_interval": [better.low, better.high],
+        "test": "sign flips of persons" if grouped else "McNemar",
+        "p_value": p_value,
+    }
+
+
+def counted(
+    info: dict[str, Any],
+    data: Data,
+    split: str,
+    *,
+    exclude_duplicates: bool = False,
+    attributes: bool = False,
+) -> tuple[Scope, Pictures, tuple[Sample, ...], dict[str, Any]]:
+    """The classes and pictures that are counted, and what a result says of them."""
+    protocol = datasets.protocol_of(data.name, data.protocol)
+    loaded, skipped = load_samples(data, split, protocol=protocol)
+    found = scope(info, data.name, protocol, loaded)
+    samples, repeats = found.samples, set()
+    if exclude_duplicates:
+        repeats = set(repeated(samples, _training_samples(info, data, split)))
+        samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
+    if attributes:
+        samples = tuple(datasets.with_attributes(data.name, data.root, samples))
+    pictures = read_pictures(
+        samples,
+        found.labels,
+        size=info["input"]["size"],
+        faces=data.faces,
+        margin=data.margin,
+        cache=data.cache,
+    )
+    described = {
+        "name": data.name,
+        "protocol": protocol,
+        "annotations": data.annotations,
+        "split": split,
+        "fold": data.fold,
+        "faces": data.faces,
+        "margin": data.margin,
+        "aligned": alignment(data),
+        "exclude_duplicates": exclude_duplicates,
+        "left_out": {
+            "no_face": skipped + len(samples) - len(pictures),
+            "duplicates": len(repeats),
+        },
+    }
+    if pictures.rows is not None:  # those without a face are gone
+        samples = tuple(samples[row] for row in pictures.rows.tolist())
+    return found, pictures, samples, described
+
+
+def _training_samples(info: dict[str, Any], data: Data, split: str) -> list[Sample]:
+    """What the model was trained on, of the data set that it is evaluated on."""
+    own = info["data"]
+    if data.name != own["name"] or split == "train":
+        raise UsageError(
+            f"--exclude_duplicates with split {split} of {data.name}: expected another split than "
+            f"train of the model's own data set, {own['name']}, whose train the pictures may repeat"
+        )
+    rule = own.get("train_protocol", own["protocol"])
+    return load_samples(data, "train", protocol=rule)[0]

@@ -1,0 +1,73 @@
+"""Which classes and pictures an evaluation counts, also on another data set than the model's own.
+
+On the data set that a model was trained on, its classes stay as they are and an unknown one is
+wrong use. On any other, classes are matched by name: what only one side knows is left out and
+reported.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fervor.data import datasets
+from fervor.data.datasets import Sample
+from fervor.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is counted.
+
+    Attributes:
+        labels: the classes, in the model's order.
+        columns: their places among the model's classes.
+        samples: the pictures of these classes.
+        report: what was left out on both sides; None on the model's own data set.
+    """
+
+    labels: tuple[str, ...]
+    columns: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    report: dict[str, Any] | None
+
+
+def scope(info: dict[str, Any], name: str, protocol: str, samples: Sequence[Sample]) -> Scope:
+    """The classes and pictures that model and data set share.
+
+    Args:
+        info: the model's model.json.
+        name: the data set that is evaluated.
+        protocol: its protocol.
+        samples: its pictures.
+
+    Raises:
+        UsageError: a class of its own data set is unknown to the model, or another data set shares
+            fewer than two classes with it.
+    """
+    known = tuple(info["labels"])
+    trained_on = info["data"]["name"]
+    if name == trained_on:
+        unknown = sorted({sample.label for sample in samples} - set(known))
+        if unknown:
+            raise UsageError(
+                f"{name} under {protocol} holds {', '.join(unknown)}, the model knows "
+                f"{', '.join(known)}: choose a protocol with these classes"
+            )
+        return Scope(known, tuple(range(len(known))), tuple(samples), None)
+    asked = datasets.labels_of(name, samples, protocol)
+    shared = tuple(label for label in known if label in asked)
+    if len(shared) < 2:
+        raise UsageError(
+            f"{name} under {protocol} has {', '.join(asked) or 'no class'}, the model knows "
+            f"{', '.join(known)}: expected at least two in common"
+        )
+    left_out = Counter(sample.label for sample in samples if sample.label not in shared)
+    report = {
+        "trained_on": trained_on,
+        "shared": list(shared),
+        "model_only": [label for label in known if label not in shared],
+        "data_only": {label: left_out[label] for label in asked if label not in shared},
+    }
+    kept = tuple(sample for sample in samples if sample.label in shared)
+    return Scope(shared, tuple(known.index(label) for label in shared), kept, report)

@@ -1,0 +1,257 @@
+"""Accuracy under each corruption and severity, and what that is beside another model's.
+
+The mean corruption error is that of Hendrycks and Dietterich (2019): a model's errors over the
+severities of a corruption, divided by the baseline's; its mean over the corruptions, 1 where the
+models are equally robust.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from fervor import plugins
+from fervor.config import Data
+from fervor.data.batch import Batch
+from fervor.data.image_set import Pictures
+from fervor.errors import UsageError
+from fervor.evaluation import results
+from fervor.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, Corruption, corrupt
+from fervor.evaluation.evaluate import Network, counted, opened, origin, result_name
+from fervor.evaluation.label_mapping import Scope
+from fervor.evaluation.significance import Floats, Ints
+from fervor.io import provenance
+from fervor.io.image import to_input
+from fervor.io.prefetch import progress
+from fervor.methods.build import Model, load_model
+
+
+BATCH = 128
+FILED = "results/robustness"
+COLUMNS = ("corruption", "group", "severity", "amount", "count", "correct", "accuracy")
+
+
+def robustness(
+    model: str,
+    data: Data,
+    *,
+    split: str = "test",
+    output: str = FILED,
+    baseline: str = "",
+    pictures: int = 0,
+    seed: int = 0,
+    points: Floats | None = None,
+    report: bool = False,
+) -> tuple[Path, dict[str, Any]]:
+    """Measure a model under every corruption; writes a result file and its table below `output`.
+
+    Args:
+        model: a run folder or an exported model's folder.
+        data: which pictures; corruptions change what is cut out of them, before it is resized.
+        split: train, valid or test.
+        output: folder of result files.
+        baseline: a model folder, which is measured too, or the result file of an earlier
+            measurement of the same pictures; empty for none.
+        pictures: how many, chosen by the seed; 0 for all.
+        seed: of the choice and of everything that is random in a corruption.
+        points: eyes, nose and corners of the mouth of each of the split's pictures [n 5 2], as
+            shares of width and height; None for their usual places in a crop.
+        report: draw accuracy over severity too.
+
+    Raises:
+        UsageError: the baseline's file is of other pictures, or matplotlib is missing.
+    """
+    draw = _drawer() if report else None
+    other = None
+    if baseline.endswith(".json"):
+        other = results.read(Path(baseline))
+    elif baseline:
+        path, other = robustness(
+            baseline,
+            data,
+            split=split,
+            output=output,
+            pictures=pictures,
+            seed=seed,
+            points=points,
+        )
+    loaded = load_model(model)
+    scope, shown, _, described = counted(loaded.info, data, split)
+    rows = chosen(len(shown), pictures, seed)
+    result = {
+        **origin(loaded.info, described),
+        "pictures": {"of": len(shown), "seed": seed, "points": points is not None},
+        **measure(loaded, scope, shown, rows, seed=seed, points=points),
+    }
+    if other is not None:
+        result["baseline"] = compared(result, other, baseline)
+    asked = results.asked_of(
+        result,
+        temperature=loaded.info["temperature"],
+        pictures={**result["pictures"], "count": len(rows)},
+        baseline=None if other is None else other["sha256"],
+    )
+    name = result_name(loaded.info, described, cross=scope.report is not None)
+    path, result = results.store(Path(output), name, result, asked)
+    _write_table(path.with_suffix(".csv"), result)
+    if draw is not None:
+        draw(path, [result] if other is None else [result, other])
+    return path, result
+
+
+def chosen(count: int, pictures: int, seed: int) -> Ints:
+    """The numbers of the pictures that are measured, ascending."""
+    order = np.random.default_rng(seed).permutation(count)
+    rows: Ints = np.sort(order[:pictures] if pictures else order)
+    return rows
+
+
+def measure(
+    model: Model,
+    scope: Scope,
+    pictures: Pictures,
+    rows: Ints,
+    *,
+    seed: int,
+    points: Floats | None = None,
+) -> dict[str, Any]:
+    """Right answers without and with each corruption, by severity, and their means."""
+    network, size = opened(model), model.info["input"]["size"]
+    label = pictures.label.numpy()[rows]
+    total = len(rows) * (1 + len(CORRUPTIONS) * len(SEVERITIES))
+
+    with progress(total, "answering") as bar:
+
+        def right(name: str = "", severity: int = 0) -> int:
+            batches = corrupted_batches(
+                pictures, rows, name, severity, size=size, seed=seed, points=points
+            )
+            hits = int((_answers(network, batches, scope) == label).sum())
+            if bar is not None:
+                bar.update(len(rows))
+            return hits
+
+        clean = right()
+        found = {
+            name: _figures(kind, [right(name, severity) for severity in SEVERITIES], len(rows))
+            for name, kind in CORRUPTIONS.items()
+        }
+    by_group = {
+        group: mean(row["mean_accuracy"] for row in found.values() if row["group"] == group)
+        for group in GROUPS
+    }
+    return {
+        "count": len(rows),
+        "clean": {"correct": clean, "accuracy": clean / len(rows)},
+        "mean_accuracy": mean(row["mean_accuracy"] for row in found.values()),
+        "groups": by_group,
+        "corruptions": found,
+    }
+
+
+def corrupted_batches(
+    pictures: Pictures,
+    rows: Ints,
+    name: str,
+    severity: int,
+    *,
+    size: int,
+    seed: int,
+    points: Floats | None = None,
+) -> Iterator[Batch]:
+    """Pictures under one corruption as a network takes them in; clean ones at severity 0."""
+    for indices in torch.from_numpy(rows).split(BATCH):
+        images = pictures.take(indices).permute(0, 2, 3, 1).numpy()
+        images = np.broadcast_to(images, (*images.shape[:3], 3))
+        inputs = np.empty((len(images), 3, size, size), np.float32)
+        for place, number in enumerate(indices.tolist()):
+            image = np.ascontiguousarray(images[place])
+            if severity:
+                height, width = image.shape[:2]
+                where = None if points is None else points[number] * [width, height]
+                image = corrupt(image, name, severity, seed=seed, number=number, points=where)
+            inputs[place] = to_input(image, size)
+        yield Batch(torch.from_numpy(inputs), pictures.label[indices], pictures.votes[indices])
+
+
+def _answers(network: Network, batches: Iterator[Batch], scope: Scope) -> Ints:
+    answers: Ints = network(batches)[:, scope.columns].argmax(1)
+    return answers
+
+
+def _figures(kind: Corruption, correct: list[int], count: int) -> dict[str, Any]:
+    accuracy = [hits / count for hits in correct]
+    return {
+        "group": kind.group,
+        "amounts": list(kind.amounts),
+        "correct": correct,
+        "accuracy": accuracy,
+        "mean_accuracy": mean(accuracy),
+    }
+
+
+def compared(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> dict[str, Any]:
+    """Corruption errors beside a baseline's; None where the baseline makes no mistake.
+
+    Raises:
+        UsageError: the other result is none of robustness, or of other pictures.
+    """
+    keys = ("name", "protocol", "split", "fold", "faces", "margin")
+    same = "corruptions" in theirs and all(ours["data"][key] == theirs["data"][key] for key in keys)
+    same = same and all(ours[key] == theirs[key] for key in ("count", "pictures"))
+    if not same:
+        raise UsageError(
+            f"--baseline {name}: expected a result of robustness on the same pictures; give the "
+            "model folder to measure it"
+        )
+    errors = {}
+    for kind, row in ours["corruptions"].items():
+        below = sum(1 - accuracy for accuracy in theirs["corruptions"][kind]["accuracy"])
+        above = sum(1 - accuracy for accuracy in row["accuracy"])
+        errors[kind] = above / below if below else None
+    known = [error for error in errors.values() if error is not None]
+    return {
+        "model": theirs["model"],
+        "seed": theirs["run"]["seed"],
+        "sha256": theirs["sha256"],
+        "clean_accuracy": theirs["clean"]["accuracy"],
+        "mean_corruption_error": mean(known) if known else None,
+        "corruption_errors": errors,
+    }
+
+
+def _write_table(path: Path, result: dict[str, Any]) -> None:
+    """One row for each corruption and severity."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    count, clean = result["count"], result["clean"]
+    table.writerow(["clean", "", 0, "", count, clean["correct"], clean["accuracy"]])
+    for name, row in result["corruptions"].items():
+        for severity, amount, correct, accuracy in zip(
+            SEVERITIES, row["amounts"], row["correct"], row["accuracy"], strict=True
+        ):
+            table.writerow([name, row["group"], severity, amount, count, correct, accuracy])
+    provenance.write_text(path, text.getvalue())
+
+
+def _drawer() -> Any:
+    figures = plugins.load("fervor.evaluation.figures", extra="report")
+
+    def draw(path: Path, measured: list[dict[str, Any]]) -> None:
+        names = [f"{result['model']}, seed {result['run']['seed']}" for result in measured]
+        accuracies = {
+            name: {kind: row["accuracy"] for kind, row in result["corruptions"].items()}
+            for name, result in zip(names, measured, strict=True)
+        }
+        clean = {
+            name: result["clean"]["accuracy"] for name, result in zip(names, measured, strict=True)
+        }
+        figures.save(figures.severity_figure(accuracies, clean), path.parent, path.stem)
+
+    return draw

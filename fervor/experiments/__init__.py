@@ -1,0 +1,1 @@
+"""Jobs, sweeps and the tables of papers, trained in sub-processes."""

@@ -1,0 +1,1 @@
+"""Trained models as ONNX graphs, in single precision and in int8."""

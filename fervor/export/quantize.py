@@ -1,0 +1,288 @@
+"""A second graph beside an exported model, for speed: its convolutions compute in eight bits.
+
+Static quantisation by onnxruntime: activations to 8 bits over the range that they have on faces of
+the training data, kernels to 7 bits channel by channel: processors without VNNI add two products of
+8 bits in 16, which overflows (the embedded model then lost a point). Kept in single precision are
+the first third of the convolutions, which lose most, and all that is no convolution. Clips are
+quantised with their convolutions: a range taken before the clip would be too wide. A model that
+predicts from a picture and its mirror image (encoder.mirror) here sees the picture alone.
+"""
+
+import json
+import logging
+import random
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import yaml
+from numpy.typing import NDArray
+from onnxruntime import quantization
+
+from fervor.artifacts.reader import GRAPH, INT8_GRAPH, find_model
+from fervor.config import Data
+from fervor.data.image_set import read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.data.splits import load_samples
+from fervor.errors import ModelError, UsageError
+from fervor.export.onnx import store_half, write_method
+from fervor.io import provenance, sources
+from fervor.io.atomic import aside
+from fervor.io.frame import Frame
+from fervor.io.image import to_input
+from fervor.io.jsonfile import read_object
+from fervor.io.onnx_session import Session
+from fervor.methods.build import describe, load_model
+from fervor.models.image import FaceEncoder
+
+
+__all__ = ["Report", "add_int8", "faces_of"]
+
+FACES = 256
+"""From which the ranges of activations are read."""
+BATCH = 32
+FLOAT_SHARE = 1 / 3
+AGREEMENT = 0.9
+"""Least share of equal answers; below, something is wrong with the model or the pictures."""
+
+Faces = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found on the faces that the ranges were read from.
+
+    Attributes:
+        graph: the file.
+        faces: their number.
+        agreement: share of them to which both graphs give the same answer.
+        bytes: size of the graph.
+    """
+
+    graph: Path
+    faces: int
+    agreement: float
+    bytes: int
+
+
+def faces_of(model: str, pictures: str = "") -> Faces:
+    """Network inputs [n 3 size size] in 0..1 for the ranges, at most FACES; the seed is fixed.
+
+    Args:
+        model: a run folder, for whose own training pictures are taken, or a model folder.
+        pictures: a folder of cut-out faces to take instead.
+
+    Raises:
+        UsageError: no folder is named, and the model does not say where its pictures are.
+        DataError, InputError: they cannot be read.
+    """
+    folder = find_model(model)
+    info = read_object(folder / "model.json")
+    size = int(info["input"]["size"])
+    if pictures:
+        found = sources.find([pictures])
+        chosen = random.Random(0).sample(found, min(FACES, len(found)))
+        return np.stack([_input(frame, size) for frame in sources.open_inputs(chosen)])
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(
+            f"int8: {model} does not say where its training pictures are; name a folder of such "
+            "faces, cut out, with --pictures"
+        )
+    data = _recorded(folder / "config.yaml")
+    rule = data.train_protocol or data.protocol
+    samples, _ = load_samples(data, "train", protocol=rule)
+    some = random.Random(0).sample(samples, min(FACES, len(samples)))
+    read = read_pictures(some, info["labels"], size=size, faces=data.faces, margin=data.margin)
+    return np.concatenate([batch.image.numpy() for batch in evaluation_batches(read, size=size)])
+
+
+def _recorded(path: Path) -> Data:
+    """What a run wrote of its data."""
+    try:
+        return Data(**yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no run's configuration; name a folder of training faces, cut out, "
+            "with --pictures"
+        ) from error
+
+
+def _input(frame: Frame, size: int) -> Faces:
+    if frame.image is None:
+        raise UsageError(f"pictures: {frame.source} cannot be read: {frame.error}; take it out")
+    return to_input(frame.image, size)
+
+
+def add_int8(folder: Path, faces: Faces) -> Report:
+    """Write model.int8.onnx beside model.onnx, and its checksum and report into model.json.
+
+    Args:
+        folder: an exported model.
+        faces: network inputs [n 3 size size] in 0..1, like those that the model was trained on.
+
+    Raises:
+        ModelError: the graph has no convolutions to quantise, or answers otherwise in eight bits.
+    """
+    with aside(folder / INT8_GRAPH) as part:
+        with tempfile.TemporaryDirectory() as temporary:
+            quantise(_unmirrored(folder, Path(temporary)), part, faces)
+        agreement = float((answers(folder / GRAPH, faces) == answers(part, faces)).mean())
+        if agreement < AGREEMENT:
+            raise ModelError(
+                f"{folder / GRAPH} in eight bits gives the same answer to {agreement:.1%} of "
+                f"{len(faces)} faces only: use it in single precision"
+            )
+        report = Report(folder / INT8_GRAPH, len(faces), agreement, part.stat().st_size)
+        checksum = provenance.sha256(part)
+    info: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    info["int8"] = {"faces": report.faces, "agreement": round(report.agreement, 4)}
+    info["sha256"] = {**info["sha256"], INT8_GRAPH: checksum}
+    describe(folder, info)
+    return report
+
+
+def _unmirrored(folder: Path, temporary: Path) -> Path:
+    """A graph that sees the picture alone: the folder's own, or one made for it."""
+    info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    if not info.get("encoder", {}).get("mirror"):
+        return folder / GRAPH
+    loaded = load_model(str(folder))
+    method = loaded.method()
+    assert isinstance(method.image, FaceEncoder), "no other encoder looks at mirror images"
+    method.image.mirror = False
+    size, half = int(loaded.info["input"]["size"]), bool(loaded.info.get("half"))
+    write_method(method, temporary / GRAPH, size=size, half=half)
+    return temporary / GRAPH
+
+
+def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
+    """Class numbers [n]."""
+    session = Session(graph, str(graph), 0)
+    logits = [session.run(["logits"], {"image": part})[0] for part in _batches(faces)]
+    found: NDArray[np.intp] = np.concatenate(logits).argmax(axis=1)
+    return found
+
+
+def quantise(source: Path, target: Path, faces: Faces) -> None:
+    """Write a graph's copy with its convolutions in eight bits."""
+    compute_in_eight_bits(
+        source, target, _batches(faces), operations=("Conv", "Clip"), kept=_first_of_each_pass
+    )
+
+
+def compute_in_eight_bits(
+    source: Path,
+    target: Path,
+    pictures: Iterable[NDArray[Any]],
+    *,
+    operations: Sequence[str],
+    kept: Callable[[onnx.GraphProto], list[str]],
+) -> None:
+    """Write a graph's copy, some of whose operations compute in eight bits.
+
+    Args:
+        source: the graph, whose input is called image.
+        target: where the copy goes.
+        pictures: batches of its input, over which the ranges of activations are taken.
+        operations: their types, as ONNX calls them.
+        kept: names of nodes of the graph, once constants are folded, to leave as they are.
+
+    Raises:
+        ModelError: nothing of the graph could be quantised.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        fused = Path(folder) / "fused.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(fused)
+        options.log_severity_level = 4
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        quantization.quantize_static(
+            fused,
+            target,
+            _Ranges(pictures),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            op_types_to_quantize=list(operations),
+            nodes_to_exclude=kept(onnx.load(fused).graph),
+        )
+    graph = onnx.load(target)
+    if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
+        raise ModelError(f"{source} has no convolutions that eight bits would make faster")
+    _share(graph.graph)
+    store_half(graph)
+    onnx.save(graph, target)
+
+
+def _share(graph: onnx.GraphProto) -> None:
+    """Keep equal tensors once: a face and its mirror image pass the same kernels."""
+    first: dict[bytes, str] = {}
+    kept, named = [], {}
+    for tensor in graph.initializer:
+        content = onnx.TensorProto()
+        content.CopyFrom(tensor)
+        content.name = ""
+        named[tensor.name] = first.setdefault(content.SerializeToString(), tensor.name)
+        if named[tensor.name] == tensor.name:
+            kept.append(tensor)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = named.get(name, name)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
+    """Names of FLOAT_SHARE of each pass's convolutions; one that sees colours begins a pass."""
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    widths = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
+    begins = [
+        place
+        for place, node in enumerate(convolutions)
+        if widths.get(node.input[1], 0) * _groups(node) in (1, 3)
+    ]
+    passes = pairwise([*begins, len(convolutions)])
+    return [
+        node.name
+        for start, end in passes
+        for node in convolutions[start : start + round((end - start) * FLOAT_SHARE)]
+    ]
+
+
+def _groups(convolution: onnx.NodeProto) -> int:
+    return next((entry.i for entry in convolution.attribute if entry.name == "group"), 1)
+
+
+class _Ranges(quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types
+    """Pictures for the ranges of activations."""
+
+    def __init__(self, pictures: Iterable[NDArray[Any]]) -> None:
+        self._parts = iter(pictures)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        part = next(self._parts, None)
+        return None if part is None else {"image": part}
+
+
+def _batches(faces: Faces) -> Iterator[Faces]:
+    return (faces[start : start + BATCH] for start in range(0, len(faces), BATCH))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without onnxruntime's advice, on the root logger, to pre-process what has been."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

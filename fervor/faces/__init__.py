@@ -1,0 +1,1 @@
+"""Faces: found, aligned, cropped, followed; their landmarks."""

@@ -1,0 +1,159 @@
+"""Around the detector's graph: pictures to batches, anchors to boxes and points, no overlaps.
+
+Coordinates are continuous: the pixel in row i and column j covers [j, j + 1) x [i, i + 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fervor.faces.types import Floats, Pixels
+from fervor.io.image import Decoded
+
+
+STRIDES = (8, 16, 32)
+ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))
+CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2  # as trained
+PADDING = (123, 117, 104)  # the mean colour, which the graph turns to zero
+STEP = 32  # sides of the graph's input are multiples of the coarsest stride
+CANDIDATES = 1000  # anchors kept before overlaps are removed
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """How a picture of `height` x `width` lies in the top left corner of the graph's input."""
+
+    height: int
+    width: int
+    inner: tuple[int, int]  # rows, columns of the resized picture
+    outer: tuple[int, int]  # rows, columns with padding
+
+    @property
+    def scale(self) -> Floats:
+        """Pixels of the picture per pixel of the graph's input (x, y)."""
+        return np.array([self.width / self.inner[1], self.height / self.inner[0]], np.float32)
+
+
+def letterbox(height: int, width: int, *, low: int, high: int) -> Letterbox:
+    """Scale so that the longer side lies in `low`..`high`, then pad to multiples of 32."""
+    longer = max(height, width)
+    factor = min(max(longer, low), high) / longer
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    outer = (-(-rows // STEP) * STEP, -(-columns // STEP) * STEP)
+    return Letterbox(height, width, (rows, columns), outer)
+
+
+def place(image: Decoded, frame: Letterbox, target: Pixels) -> None:
+    """Write the resized picture into `target` [rows columns 3] and fill the rest."""
+    rows, columns = frame.inner
+    if (frame.height, frame.width) != (rows, columns):
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        if rows > frame.height or columns > frame.width:
+            image = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+        else:
+            image = _shrunk(picture, rows, columns)
+    target[:rows, :columns] = np.asarray(image)
+    target[rows:] = PADDING
+    target[:rows, columns:] = PADDING
+
+
+def _shrunk(picture: Image.Image, rows: int, columns: int) -> Decoded:
+    """[rows columns 3], each pixel the mean of two samples of what falls into it, rounded down.
+
+    They lie on its diagonal, a quarter of its side from its centre. Takes a third of exact areas'
+    time (docs/decisions/detector.md). Pictures twice as large or more become means of whole pixels
+    first.
+    """
+    whole = max(1, min(picture.height // rows, picture.width // columns))
+    width, height = picture.width / whole, picture.height / whole
+    if whole > 1:
+        picture = picture.reduce(whole)
+    if picture.size == (columns, rows):
+        return picture
+    across, down = width / columns, height / rows
+    first, second = (
+        np.asarray(
+            picture.transform(
+                (columns, rows),
+                Image.Transform.AFFINE,
+                (across, 0, offset * across, 0, down, offset * down),
+                Image.Resampling.NEAREST,
+            )
+        )
+        for offset in (-0.25, 0.25)
+    )
+    # (a + b) // 2 is ((a ^ b) >> 1) + (a & b), which stays within eight bits.
+    mean: Pixels = first ^ second
+    mean >>= 1
+    mean += first & second
+    return mean
+
+
+@lru_cache(maxsize=16)
+def anchors(rows: int, columns: int) -> Floats:
+    """Centre x, centre y and side of every anchor [n 3] in the graph's order, in input pixels."""
+    levels = []
+    for stride, sides in zip(STRIDES, ANCHOR_SIDES, strict=True):
+        y, x, side = np.meshgrid(
+            (np.arange(rows // stride) + 0.5) * stride,
+            (np.arange(columns // stride) + 0.5) * stride,
+            sides,
+            indexing="ij",
+        )
+        levels.append(np.stack([x, y, side], axis=-1).reshape(-1, 3))
+    result = np.concatenate(levels).astype(np.float32)
+    result.flags.writeable = False
+    return result
+
+
+def decode(anchor: Floats, box: Floats, points: Floats) -> tuple[Floats, Floats]:
+    """Encoded boxes [n 4] and points [n 10] -> corners x0 y0 x1 y1 [n 4] and points [n 5 2]."""
+    centre, side = anchor[:, None, :2], anchor[:, None, 2:]
+    middle = centre[:, 0] + box[:, :2] * CENTRE_VARIANCE * side[:, 0]
+    half = side[:, 0] * np.exp(box[:, 2:] * SIZE_VARIANCE) / 2
+    corners = np.concatenate([middle - half, middle + half], axis=1)
+    return corners, centre + points.reshape(-1, 5, 2) * CENTRE_VARIANCE * side
+
+
+def suppress(corners: Floats, score: Floats, overlap: float) -> NDArray[np.intp]:
+    """Indices of boxes [n 4], best score first, that overlap no better one by more than `overlap`.
+
+    Overlap is intersection over union.
+    """
+    area = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
+    order = np.argsort(-score, kind="stable")
+    kept = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        low = np.maximum(corners[best, :2], corners[rest, :2])
+        high = np.minimum(corners[best, 2:], corners[rest, 2:])
+        shared = np.prod(np.maximum(high - low, 0), axis=1)
+        union = np.maximum(area[best] + area[rest] - shared, 1e-9)
+        order = rest[shared / union <= overlap]
+    return np.array(kept, dtype=np.intp)
+
+
+def read(
+    score: Floats,
+    box: Floats,
+    points: Floats,
+    frame: Letterbox,
+    *,
+    threshold: float,
+    overlap: float,
+) -> tuple[Floats, Floats, Floats]:
+    """One picture's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k]."""
+    found = np.flatnonzero(score >= threshold)
+    if found.size > CANDIDATES:
+        found = found[np.argsort(-score[found], kind="stable")[:CANDIDATES]]
+    corners, marks = decode(anchors(*frame.outer)[found], box[found], points[found])
+    kept = suppress(corners, score[found], overlap)
+    corners = corners[kept].reshape(-1, 2, 2) * frame.scale
+    corners = np.clip(corners, 0, np.array([frame.width, frame.height], np.float32))
+    return corners.reshape(-1, 4), marks[kept] * frame.scale, score[found][kept]

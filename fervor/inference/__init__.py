@@ -1,0 +1,1 @@
+"""Predictions, and what corrects or explains them."""

@@ -1,0 +1,176 @@
+"""Why a face got its answer: the places that speak for each class, and the described cues.
+
+Both compare one pass of the model with texts, in their joint space. The heat of a class at a place
+is the similarity of its text there; by default less the mean over the other classes, because what
+all classes share explains none of them, and averaged with the places around it. A cue is a phrase
+of the description bank on one part of the face; its score is the similarity of the places around
+that part with it, less the mean over the expressions' phrases on that part. Both say what the model
+connects with the picture, not which muscles moved.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fervor.artifacts.joint_space import Cues, JointSpace
+from fervor.inference.prediction import Prediction
+
+
+__all__ = ["Contrast", "Cue", "Explainer", "Explanation", "extent", "heat_of", "smoothed"]
+
+Floats = NDArray[np.float32]
+
+Contrast = Literal["plain", "others", "runner_up"]
+"""What is taken from a class's similarity at a place: nothing, the mean of the other classes', or
+that of the class that the whole picture is nearest to besides it."""
+
+
+PLACES = {
+    "brows": ((0.31, 0.25), (0.69, 0.25)),
+    "eyes": ((0.31, 0.37), (0.69, 0.37)),
+    "nose": ((0.50, 0.55),),
+    "cheeks": ((0.22, 0.62), (0.78, 0.62)),
+    "mouth": ((0.50, 0.78),),
+    "jaw": ((0.50, 0.97),),
+}
+"""Where a part lies in the model's view of an upright face: x and y in 0..1, by the five points of
+faces.TEMPLATE."""
+SPREAD = 0.12
+"""Standard deviation of a part's extent, in the same unit; a cell of 7 x 7 is 0.14."""
+
+
+class Cue(NamedTuple):
+    """A phrase on one part of the face, how well it matches, and the expression it describes."""
+
+    dimension: str
+    text: str
+    score: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """What speaks for and against the answer of one face.
+
+    Attributes:
+        prediction: the answer.
+        heat: for each class float32 [rows columns] over `square`; above 0 speaks for the class.
+        cues_for: phrases on the answer that match, best first.
+        cues_against: phrases on other expressions that match better than the answer's on the same
+            part of the face, best first. Both are empty where no cues lie beside the model.
+        square: map [2 3] from the model's view of the face, a square of side 1, to the picture.
+    """
+
+    prediction: Prediction
+    heat: dict[str, Floats]
+    cues_for: list[Cue]
+    cues_against: list[Cue]
+    square: NDArray[np.float64]
+
+    @property
+    def answer(self) -> str:
+        """The class with the highest probability, whatever the label says under `abstain`."""
+        shares = self.prediction.probabilities
+        return max(shares, key=lambda label: shares[label])
+
+    def row(self) -> dict[str, Any]:
+        """As JSON takes it: lists, numbers and texts; the fields beside the prediction's."""
+        return {
+            "heat": {label: np.round(own, 5).tolist() for label, own in self.heat.items()},
+            "cues_for": [cue._asdict() for cue in self.cues_for],
+            "cues_against": [cue._asdict() for cue in self.cues_against],
+            "square": self.square.tolist(),
+        }
+
+
+class Explainer:
+    """Explains answers of one model from what its single pass gave."""
+
+    def __init__(
+        self,
+        space: JointSpace,
+        cues: Cues | None,
+        *,
+        contrast: Contrast = "others",
+        smooth: bool = True,
+    ) -> None:
+        self._space, self._cues = space, cues
+        self._contrast, self._smooth = contrast, smooth
+
+    def __call__(
+        self,
+        prediction: Prediction,
+        local: Floats,
+        square: NDArray[np.float64],
+    ) -> Explanation:
+        """One face's answer, from its places [n d]."""
+        similar = local @ self._space.vectors.T
+        maps = heat_of(similar, contrast=self._contrast).T.reshape(-1, *self._space.grid)
+        if self._smooth:
+            maps = smoothed(maps)
+        heat = dict(zip(prediction.probabilities, maps, strict=True))
+        explanation = Explanation(prediction, heat, [], [], square)
+        if self._cues is None or explanation.answer not in self._cues.labels:
+            return explanation
+        parts = np.stack([extent(name, self._space.grid) for name in self._cues.dimensions])
+        cues = matched(self._cues, parts @ local, explanation.answer)
+        return Explanation(prediction, heat, *cues, square)
+
+
+def heat_of(similar: Floats, *, contrast: Contrast) -> Floats:
+    """Similarities [n c] of places and classes -> relevances [n c]."""
+    count = similar.shape[1]
+    less: Floats = np.zeros_like(similar)
+    if contrast == "others":
+        less = (similar.sum(1, keepdims=True) - similar) / (count - 1)
+    elif contrast == "runner_up":
+        order = similar.mean(0).argsort()
+        rival = np.full(count, order[-1])
+        rival[order[-1]] = order[-2]
+        less = similar[:, rival]
+    return similar - less
+
+
+def smoothed(maps: Floats) -> Floats:
+    """Maps [c rows columns], each place the mean of itself and its neighbours, edges repeated."""
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), "edge")
+    rows, columns = maps.shape[1:]
+    near = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    found: Floats = np.mean(near, axis=0, dtype=np.float32)
+    return found
+
+
+def extent(dimension: str, grid: tuple[int, int]) -> Floats:
+    """Weights [n] of a grid's places, summing to 1: how much of a part of the face lies in each."""
+    rows, columns = grid
+    y, x = (np.mgrid[:rows, :columns] + 0.5) / np.reshape(grid, (2, 1, 1))
+    weights = sum(
+        np.exp(-((x - across) ** 2 + (y - down) ** 2) / (2 * SPREAD**2))
+        for across, down in PLACES[dimension]
+    )
+    found: Floats = (weights / weights.sum()).ravel().astype(np.float32)
+    return found
+
+
+def matched(cues: Cues, parts: Floats, answer: str) -> tuple[list[Cue], list[Cue]]:
+    """The cues for the answer that match parts [k d] of a face, and others' that match better."""
+    similar = np.einsum("ckd,kd->ck", cues.vectors, parts)
+    scores = similar - similar.mean(0)
+    own = cues.labels.index(answer)
+    found: tuple[list[Cue], list[Cue]] = ([], [])
+    for place in range(len(cues.dimensions)):
+        best = int(scores[:, place].argmax())
+        if scores[own, place] > 0:
+            found[0].append(_cue(cues, own, place, scores))
+        if best != own:
+            found[1].append(_cue(cues, best, place, scores))
+    for side in found:
+        side.sort(key=lambda cue: -cue.score)
+    return found
+
+
+def _cue(cues: Cues, label: int, place: int, scores: Floats) -> Cue:
+    score = round(float(scores[label, place]), 5)
+    return Cue(cues.dimensions[place], cues.texts[label][place], score, cues.labels[label])

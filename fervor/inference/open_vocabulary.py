@@ -1,0 +1,167 @@
+"""Any words as classes: their vectors in the joint space of an image-text model, without torch.
+
+The vectors of common words lie beside the shipped model; for others the text tower reads the word
+list once, and what it gave is kept in the user's cache directory.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from fervor.artifacts.joint_space import unit
+from fervor.errors import ModelError, UsageError
+from fervor.io.atomic import write_bytes
+from fervor.prompts import templates
+
+
+__all__ = ["WORDS", "Vocabulary", "cache_folder", "check_labels", "ensemble", "read_vocabulary"]
+
+WORDS, PROJECTION = "word_vectors.safetensors", "word_projection.safetensors"
+"""Beside a model: vectors of common words, and a projection of texts that is fitted to more words
+than the model was trained with, where there is one."""
+METHOD, TOWER = "vlm", "minilm"
+LARGEST_SCALE = 100.0
+"""What the learned scale of cosines may reach (methods/vlm.py)."""
+LONGEST = 200
+"""Characters of a label."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """Words as the classes of a model.
+
+    Attributes:
+        labels: the words, in their order.
+        vectors: float32 [c d], unit length.
+        scale: what cosines are multiplied by to become logits.
+    """
+
+    labels: tuple[str, ...]
+    vectors: Floats
+    scale: float
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels without space around them.
+
+    Raises:
+        UsageError: fewer than two, an empty one, one twice, one too long or unprintable.
+    """
+    if isinstance(labels, str):
+        raise UsageError(f"labels={labels!r}: expected a list of words or sentences")
+    plain = tuple(label.strip() for label in labels)
+    if not all(plain):
+        raise UsageError(f"labels {', '.join(plain)}: one is empty; give words or sentences")
+    if doubled := [label for label in plain if plain.count(label) > 1]:
+        raise UsageError(f"label {doubled[0]!r} is given twice: give each once")
+    if len(plain) < 2:
+        raise UsageError(f"labels {', '.join(plain) or 'are empty'}: give two or more to choose of")
+    if wrong := [label for label in plain if len(label) > LONGEST or not label.isprintable()]:
+        raise UsageError(
+            f"label {wrong[0][:40]!r}: expected at most {LONGEST} printable characters"
+        )
+    return plain
+
+
+def read_vocabulary(folder: Path, labels: Sequence[str]) -> Vocabulary:
+    """Class vectors of any words for the image-text model of a folder.
+
+    Raises:
+        ModelError: another kind of model, weights that are missing, or no text tower is installed.
+        UsageError: see `check_labels`.
+    """
+    plain = check_labels(labels)
+    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    weights = folder / "weights.safetensors"
+    if content.get("method") != METHOD or content.get("text", {}).get("name") != TOWER:
+        raise ModelError(
+            f"model {content.get('name')} knows its own classes alone: for labels of your own name "
+            "a model of method vlm, or none"
+        )
+    if not weights.is_file():
+        raise ModelError(f"{weights} is missing: it holds what brings words to pictures")
+    scale = min(float(np.exp(_tensors(weights, "log_scale")[0])), LARGEST_SCALE)
+    known = _stored(folder, content)
+    if missing := [label for label in plain if label not in known]:
+        known |= _asked(
+            missing, folder / PROJECTION if _named(folder, PROJECTION, content) else weights
+        )
+    vectors = np.stack([known[label] for label in plain])
+    return Vocabulary(plain, vectors, scale)
+
+
+def ensemble(vectors: Floats) -> Floats:
+    """One unit vector [d] from the vectors of several sentences [k d]: their mean direction."""
+    return unit(unit(vectors).mean(0))
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "fervor"
+
+
+def _tensors(path: Path, *names: str) -> list[Floats]:
+    try:
+        with safe_open(path, framework="np") as file:
+            return [file.get_tensor(name).astype(np.float32) for name in names]
+    except SafetensorError as error:
+        raise ModelError(f"{path} holds no {' or '.join(names)}: {error}") from error
+
+
+def _named(folder: Path, name: str, content: dict[str, Any]) -> bool:
+    """Whether model.json names a file beside it, and it is there."""
+    return name in content.get("sha256", {}) and (folder / name).is_file()
+
+
+def _stored(folder: Path, content: dict[str, Any]) -> dict[str, Floats]:
+    """The words whose vectors lie beside the model."""
+    if not _named(folder, WORDS, content):
+        return {}
+    path = folder / WORDS
+    try:
+        with safe_open(path, framework="np") as file:
+            words = [str(word) for word in json.loads(file.metadata()["words"])]
+            return dict(zip(words, file.get_tensor("vectors"), strict=True))
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} holds no words: {error}; export or copy it again") from None
+
+
+def _asked(labels: Sequence[str], projection: Path) -> dict[str, Floats]:
+    """Unit vectors of words, from the cache or the text tower and a projection's file."""
+    weight, bias = _tensors(projection, "projection.weight", "projection.bias")
+    sentences = [templates.spoken(label) for label in labels]
+    content = json.dumps(sentences).encode() + weight.tobytes() + bias.tobytes()
+    name = hashlib.sha256(content).hexdigest()[:32]
+    path = cache_folder() / "words" / f"{name}.safetensors"
+    try:
+        return dict(zip(labels, load(path.read_bytes())["vectors"], strict=True))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        pass  # not there, or damaged: it is written anew
+    from fervor.inference.minilm import MiniLM
+
+    tower = MiniLM()
+    vectors = [ensemble(tower.encode(own) @ weight.T + bias) for own in sentences]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({"vectors": np.stack(vectors)}))
+    except OSError:
+        pass  # a home that cannot be written to costs the next run a second
+    return dict(zip(labels, vectors, strict=True))

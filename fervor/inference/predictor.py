@@ -1,0 +1,482 @@
+"""Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
+
+import io
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, TypeGuard, cast, get_args, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fervor.artifacts.joint_space import read_cues, read_space
+from fervor.artifacts.reader import ModelHeader, find_model, read_header
+from fervor.errors import InputError, ModelError, UsageError
+from fervor.faces.cropper import Cutout, FaceCutter
+from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
+from fervor.faces.tracker import WHOLE_EVERY, Detector
+from fervor.inference.attribution import Explainer, Explanation
+from fervor.inference.neutral_baseline import AUTO, OwnNeutral
+from fervor.inference.open_vocabulary import check_labels, read_vocabulary
+from fervor.inference.precision import Precision, open_precision
+from fervor.inference.prediction import Gallery, Prediction, to_rows, without_face
+from fervor.io.frame import Frame, Span
+from fervor.io.image import to_input
+from fervor.io.onnx_session import Device
+from fervor.io.prefetch import cores, mapped
+from fervor.io.sources import (
+    LONGEST_NAME,
+    WHOLE,
+    Picture,
+    frame_of,
+    frames_of,
+    is_video,
+    is_webcam,
+    open_inputs,
+)
+
+
+__all__ = ["Faces", "Prediction", "Predictor"]
+
+logger = logging.getLogger(__name__)
+
+UNCERTAIN = "uncertain"
+GROUP_PIXELS = 16_000_000
+"""Pictures found together: at most so many pixels (64 MB) or one, whatever the batch size."""
+
+AT_ONCE = 8
+"""Groups of pictures at a time at most: more threads than these share the work on each."""
+TOGETHER = 4
+"""Pictures of such a group at most: fewer take more time each, more leave cores idle at the end."""
+
+THUMBNAIL = 96
+"""Pixels of the longer side of a face that a notebook shows."""
+
+Faces = Literal["all", "largest", "precropped"]
+Found = list[list[Cutout]]
+Logits = NDArray[np.float64]
+_Begun = tuple[list[Frame], Found | None]
+
+
+class Predictor:
+    """A model ready to run: call it with a picture, a list of them, or a video.
+
+    Args:
+        model: a model folder, or embedded or vlm; None for the embedded model, with `labels` vlm.
+        labels: words or whole sentences to choose of, in place of the model's own classes; needs a
+            model of method vlm (docs/open-vocabulary.md).
+        faces: all, the largest of each picture, or precropped: the picture is one face.
+        threads: cores to use; 0 for all.
+        batch_size: pictures taken together, four at most on each of several cores, and faces
+            classified together at most; the answers do not depend on it.
+        abstain: faces whose highest probability is below get the label "uncertain".
+        whole_every: of a video, frames from one look at a whole frame to the next, while faces that
+            are known are followed (fervor.faces.tracker).
+        smallest_face: longer side in pixels of the smallest face that counts, for which pictures
+            are scaled (fervor.faces.detector); 0 for faces of any size.
+        most_faces: of a picture are kept, the largest; 0 for all.
+        neutral: how a face looks at rest, to correct what it shows: a picture of it, or "auto" to
+            learn it for each track of a video; None corrects nothing.
+        precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md), with the
+            face detector's own; or auto, int8 where that is measured to be faster on this machine.
+        device: cpu, or cuda with onnxruntime-gpu.
+        detector: a stand-in for the embedded face detector: `detect` and `near` of
+            `fervor.faces.tracker.Detector`; it is given arrays, RGB uint8 [h w 3] (docs/python.md).
+
+    Attributes:
+        precision: what it computes in, fp32 or int8; of auto what was chosen.
+
+    Raises:
+        InputError: the neutral picture cannot be read or shows no face.
+        ModelError: the folder is missing, incomplete, damaged or no model of fervor.
+        UsageError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        faces: Faces = "all",
+        threads: int = 0,
+        batch_size: int = 8,
+        abstain: float = 0.0,
+        whole_every: int = WHOLE_EVERY,
+        smallest_face: float = 0.0,
+        most_faces: int = 0,
+        neutral: Picture | None = None,
+        precision: Precision = "fp32",
+        device: Device = "cpu",
+        detector: Detector | None = None,
+    ) -> None:
+        if faces not in get_args(Faces):
+            raise UsageError(f"faces={faces!r}: expected one of {', '.join(get_args(Faces))}")
+        if threads < 0:
+            raise UsageError(f"threads={threads}: expected 1 or more, or 0 for all")
+        if batch_size < 1:
+            raise UsageError(f"batch_size={batch_size}: expected 1 or more")
+        if not 0 <= abstain <= 1:
+            raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
+        if whole_every < 1:
+            raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
+        if most_faces < 0:
+            raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
+        if not 0 <= smallest_face < math.inf:
+            raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for any size")
+        if labels is not None:
+            check_labels(labels)
+            model = model or "vlm"
+        self.folder = folder = find_model(model)
+        self.header: ModelHeader = read_header(folder)
+        self.faces: Faces = faces
+        room = min(threads or cores(), AT_ONCE, batch_size)
+        self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
+        # In eight bits layers are too small to share: the groups have the threads.
+        each = max(1, (threads or cores()) // self._at_once) if self._at_once > 1 else threads
+        self._session, self.precision = open_precision(
+            folder, self.header, threads, int8_threads=each, precision=precision, device=device
+        )
+        single = self.precision == "fp32"
+        self._apart = 1 if single else self._at_once
+        self._words = None if labels is None else read_vocabulary(folder, labels)
+        self._batch_size = batch_size
+        self._abstain = abstain
+        self._whole_every = whole_every
+        self._detector = detector
+        if detector is None and faces != "precropped":
+            self._detector = FaceDetector(
+                threads if single else each,
+                smallest=smallest_face,
+                most=most_faces,
+                device=device,
+                weights=WEIGHTS if single else INT8_WEIGHTS,
+            )
+        self._adapts = isinstance(neutral, str) and neutral == AUTO
+        self._rest = None if neutral is None or self._adapts else self._resting(neutral)
+
+    @property
+    def name(self) -> str:
+        """The model's name, with what it computes in where that is not single precision."""
+        return self.header.name if self.precision == "fp32" else f"{self.header.name} (int8)"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The expressions that are told apart, in the order of probabilities and columns."""
+        return self.header.labels if self._words is None else self._words.labels
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a text is a path, never a list of letters
+        self, pictures: Picture
+    ) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, pictures: Sequence[Picture]) -> list[list[Prediction]]: ...
+
+    def __call__(
+        self, pictures: Picture | Sequence[Picture]
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """The faces of one picture, largest first, or a list of such lists for a list of pictures.
+
+        Without a face the list is empty, and so it is for what cannot be read, which a warning of
+        the logger "fervor" says; `rows` gives both their row. A video or a webcam gives an iterator
+        over such lists, one for each frame.
+
+        Raises:
+            InputError: a path that does not exist, or an array that is no uint8 picture.
+        """
+        if isinstance(pictures, str | os.PathLike) and _moves(pictures):
+            frames: Iterable[Frame] = open_inputs([pictures])
+            return self._faces(frames)  # type: ignore[return-value]  # for a path that is a video
+        if _is_several(pictures):
+            return Gallery(self._faces(frame_of(picture) for picture in pictures))
+        return next(self._faces([frame_of(cast(Picture, pictures))]))
+
+    def rows(
+        self, pictures: Picture | Sequence[Picture], *, span: Span = WHOLE
+    ) -> list[dict[str, Any]]:
+        """The rows of everything that is named, in order, as `fervor predict` writes them.
+
+        Takes what a call takes, and folders. Each face has a row, and so have a picture or frame
+        without a face (status no_face) and one that cannot be read (status error). All are held;
+        of a long video `fervor.to_rows(answer)` for each answer of `video` holds one frame's.
+
+        Raises:
+            InputError: a path that does not exist, an array that is no picture, or a webcam, which
+                has no end.
+        """
+        several = pictures if _is_several(pictures) else [cast(Picture, pictures)]
+        return to_rows(self.stream(frames_of(several, span=span)), self.labels)
+
+    def _faces(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
+        """For each frame its faces alone, each with a thumbnail."""
+        for _, answer in self._answered(frames, thumbnails=True):
+            for prediction in answer:
+                if prediction.error is not None:
+                    name = prediction.source or "a picture"
+                    logger.warning("%s: %s", name, prediction.error)
+            yield Gallery(prediction for prediction in answer if prediction.status == "ok")
+
+    def video(self, source: str | Path, *, span: Span = WHOLE) -> Iterator[list[Prediction]]:
+        """For each frame of a video file or of "webcam:0", in order, its faces.
+
+        No frame is left out: one without a face gives one Prediction with the status "no_face".
+
+        Raises:
+            InputError: at once, where there is no such file or webcam.
+            UsageError: PyAV is not installed.
+        """
+        return self.stream(open_inputs([source], span=span))
+
+    def stream(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
+        """For each frame, in order, its faces, or one Prediction that says `no_face` or `error`.
+
+        Holds a few frames at a time for each core, so that a stream may be endless.
+        """
+        return (answer for _, answer in self.with_frames(frames))
+
+    def with_frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Prediction]]]:
+        """What `stream` gives, beside the frames."""
+        return self._answered(frames)
+
+    def _answered(
+        self, frames: Iterable[Frame], *, thumbnails: bool = False
+    ) -> Iterator[tuple[Frame, list[Prediction]]]:
+        cutter = self._cutter()
+        neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
+        groups = self._begun(cutter, _groups(frames, self._batch_size, self._at_once))
+        answered = mapped(
+            partial(self._seen, cutter),
+            groups,
+            self._at_once,
+            urgent=lambda begun: begun[0][0].live,
+        )
+        with closing(answered):
+            for group, found, answers in answered:
+                logits = iter(answers)
+                for frame, faces in zip(group, found, strict=True):
+                    rows = [next(logits) for _ in faces]
+                    if neutral is not None:
+                        rows = neutral.corrected(frame, [face.track for face in faces], rows)
+                    yield frame, self._answer(frame, faces, rows, thumbnails)
+                del group, found, frame, faces  # not held while the next ones are awaited
+
+    def _begun(self, cutter: FaceCutter, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
+        """Groups with their faces, where these must be found in order or by somebody's detector."""
+        ours = self._detector is None or isinstance(self._detector, FaceDetector)
+        for group in groups:
+            apart = ours and not any(frame.moving for frame in group)
+            yield group, None if apart else cutter(group)
+
+    def _seen(self, cutter: FaceCutter, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
+        """A group, its faces and their logits; several groups at a time, each in a thread."""
+        group, found = begun
+        found = cutter(group) if found is None else found
+        return group, found, self._logits([face.pixels for faces in found for face in faces])
+
+    def embed(self, picture: Picture | Frame) -> NDArray[np.float32]:
+        """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
+
+        Raises:
+            InputError: a path that does not exist, or a picture that cannot be read.
+            ModelError: the model's graph gives no embedding.
+        """
+        shape = self._session.outputs.get("embedding")
+        if shape is None:
+            raise ModelError(
+                f"model {self.header.name} gives no embedding: "
+                "export it with this version of fervor"
+            )
+        faces = self._cutter()([_readable(picture)])[0]
+        parts = [np.empty((0, int(shape[-1])), np.float32)]
+        for start in range(0, len(faces), self._batch_size):
+            crops = [face.pixels for face in faces[start : start + self._batch_size]]
+            parts += self._session.run(["embedding"], {"image": self._input(crops)})
+        return np.concatenate(parts)
+
+    def explain(self, picture: Picture | Frame) -> list[Explanation]:
+        """Like a call with one picture, each face with what speaks for its answer, in one pass.
+
+        Raises:
+            InputError: a path that does not exist, or a picture that cannot be read.
+            ModelError: the model has no places or no class vectors to compare them with.
+        """
+        explainer = self._explainer
+        frame = _readable(picture)
+        found: list[Explanation] = []
+        faces = self._cutter()([frame])[0]
+        for start in range(0, len(faces), self._batch_size):
+            batch = faces[start : start + self._batch_size]
+            logits, local = self._run([face.pixels for face in batch], "local")
+            for face, row, places in zip(batch, _softmax(logits), local, strict=True):
+                answer = self._prediction(frame, len(found), face, row)
+                found.append(explainer(answer, places, face.square))
+        return found
+
+    def check_explainable(self) -> None:
+        """Raises ModelError, in one line, where `explain` would."""
+        _ = self._explainer
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        if "local" not in self._session.outputs:
+            raise ModelError(
+                f"model {self.header.name} cannot be explained: its graph has no output local; "
+                "export it with this version of fervor"
+            )
+        space = read_space(self.folder, len(self.header.labels))
+        if self._words is not None:
+            space = replace(space, vectors=self._words.vectors)
+        return Explainer(space, read_cues(self.folder))
+
+    def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order."""
+        step = max(1, -(-len(crops) // self._apart))
+        parts = [crops[start : start + step] for start in range(0, len(crops), step)] or [crops]
+        return _softmax(np.concatenate([*mapped(self._logits, parts, self._apart)]))
+
+    def _logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Logits [n c], divided by the model's temperature."""
+        rows = [np.empty((0, len(self.labels)))]
+        for start in range(0, len(crops), self._batch_size):
+            rows.append(self._run(crops[start : start + self._batch_size])[0])
+        return np.concatenate(rows)
+
+    def _input(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """What the network takes in, [n 3 size size]."""
+        return np.stack([to_input(pixels, self.header.size) for pixels in crops])
+
+    def _run(self, crops: Sequence[NDArray[np.uint8]], *more: str) -> list[NDArray[Any]]:
+        """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
+        image = self._input(crops)
+        first = "logits" if self._words is None else "embedding"
+        answers, *others = self._session.run([first, *more], {"image": image})
+        logits = np.asarray(answers, np.float64)
+        if self._words is not None:
+            logits = self._words.scale * logits @ self._words.vectors.T
+        return [logits / self.header.temperature, *others]
+
+    def _cutter(self) -> FaceCutter:
+        return FaceCutter(
+            self._detector,
+            side=self.header.crop,
+            largest=self.faces == "largest",
+            whole_every=self._whole_every,
+        )
+
+    @property
+    def _corrects(self) -> bool:
+        return self._adapts or self._rest is not None
+
+    def _resting(self, picture: Picture) -> NDArray[np.float64]:
+        """Logits [c] of the largest face in a picture of a person at rest."""
+        frame = frame_of(picture)
+        cutter = FaceCutter(self._detector, side=self.header.crop, largest=True)
+        faces = cutter([frame])[0]
+        if not faces:
+            reason = frame.error or "shows no face"
+            name = f"neutral picture {frame.source}".rstrip()
+            raise InputError(f"{name}: {reason}; expected a face at rest")
+        resting: NDArray[np.float64] = self._logits([faces[0].pixels])[0]
+        return resting
+
+    def _answer(
+        self,
+        frame: Frame,
+        faces: Sequence[Cutout],
+        logits: Sequence[NDArray[np.float64]],
+        thumbnails: bool,
+    ) -> list[Prediction]:
+        if not faces:
+            return [without_face(frame, self.name)]
+        shares = _softmax(np.stack(logits))
+        return [
+            self._prediction(frame, number, face, row, thumbnail=thumbnails)
+            for number, (face, row) in enumerate(zip(faces, shares, strict=True))
+        ]
+
+    def _prediction(
+        self,
+        frame: Frame,
+        number: int,
+        face: Cutout,
+        row: NDArray[np.float64],
+        *,
+        thumbnail: bool = False,
+    ) -> Prediction:
+        best = int(row.argmax())
+        prob = float(row[best])
+        return Prediction(
+            source=frame.source,
+            frame=frame.frame,
+            time_s=frame.time_s,
+            face=number,
+            track=face.track,
+            status="ok",
+            box=face.box,
+            det_score=face.score,
+            label=UNCERTAIN if prob < self._abstain else self.labels[best],
+            prob=prob,
+            probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
+            model=self.name,
+            error=None,
+            thumbnail=_thumbnail(face.pixels) if thumbnail else None,
+        )
+
+
+def _moves(source: str | os.PathLike[str]) -> bool:
+    path = os.fspath(source)
+    if len(path) > LONGEST_NAME:  # a picture as a text
+        return False
+    return is_webcam(path) or (os.path.isfile(path) and is_video(path))
+
+
+def _readable(picture: Picture | Frame) -> Frame:
+    frame = picture if isinstance(picture, Frame) else frame_of(picture)
+    if frame.error is not None:
+        raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
+    return frame
+
+
+def _is_several(pictures: Picture | Sequence[Picture]) -> TypeGuard[Sequence[Picture]]:
+    """Whether it is a list of pictures; texts and bytes are sequences too, of something else."""
+    return isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes | bytearray)
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _groups(frames: Iterable[Frame], size: int, at_once: int) -> Iterator[list[Frame]]:
+    """Frames in groups of `size`, fewer of large pictures; a webcam's come one by one.
+
+    Where several groups are worked on at once they hold TOGETHER at most and begin with one, so
+    that few pictures keep all cores at work and the first answers come early.
+    """
+    pixels_held = GROUP_PIXELS // (at_once + 1 if at_once > 1 else 1)  # mapped has one more ready
+    group: list[Frame] = []
+    number = pixels = 0
+    for frame in frames:
+        group.append(frame)
+        pixels += frame.pixels
+        limit = size if at_once == 1 else min(size, TOGETHER, 1 + number // at_once)
+        if len(group) >= limit or pixels >= pixels_held or frame.live:
+            yield group
+            group, pixels, number = [], 0, number + 1
+    if group:
+        yield group
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares

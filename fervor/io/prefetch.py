@@ -1,0 +1,186 @@
+"""Run an iterator ahead of its reader, in a thread, holding a bounded weight of items."""
+
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Condition, Thread
+from typing import Any, Generic, Protocol, TypeVar
+
+
+__all__ = ["ahead"]
+
+T = TypeVar("T")
+
+PATIENCE = 5.0
+"""Seconds that closing waits for an item under way; a camera that hangs must not hang the end."""
+
+
+def ahead(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> Generator[T]:
+    """The same items in the same order, made by a thread while the reader works.
+
+    At most `limit` weight waits, and always room for one item. What the iterator raises is raised
+    here, in its place. Closing this generator closes the other one.
+    """
+    shelf = _Shelf(items, weight, limit)
+    thread = Thread(target=shelf.fill, name="fervor-ahead", daemon=True)
+    thread.start()
+    try:
+        yield from shelf.taken()
+    finally:
+        shelf.stop()
+        thread.join(PATIENCE)
+
+
+class _Shelf(Generic[T]):
+    def __init__(self, items: Generator[T], weight: Callable[[T], int], limit: int) -> None:
+        self._items, self._weight, self._limit = items, weight, limit
+        self._waiting: deque[tuple[T, int]] = deque()
+        self._held = 0
+        self._ended = self._stopped = False
+        self._error: BaseException | None = None
+        self._changed = Condition()
+
+    def fill(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item, self._weight(item)):
+                    break
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._items.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _put(self, item: T, weight: int) -> bool:
+        """False where the reader has left."""
+        with self._changed:
+            while self._waiting and self._held + weight > self._limit and not self._stopped:
+                self._changed.wait()
+            if self._stopped:
+                return False
+            self._waiting.append((item, weight))
+            self._held += weight
+            self._changed.notify_all()
+            return True
+
+    def taken(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._ended:
+                    self._changed.wait()
+                if not self._waiting:
+                    break
+                item, weight = self._waiting.popleft()
+                self._held -= weight
+                self._changed.notify_all()
+            yield item
+            del item  # not held while the next one is awaited
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Mapper(Protocol):
+    """`map` over threads: results come in the items' order."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Iterable[Item], /
+    ) -> Iterator[Result]: ...
+
+
+@contextmanager
+def in_threads(count: int = 0) -> Iterator[Mapper]:
+    """A `map` over threads, 0 for as many as there are cores; all items are taken at once.
+
+    Decoders and onnxruntime let other threads run meanwhile. Warnings are silent inside: reading a
+    picture changes their filters for a while, which threads would leave changed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with ThreadPoolExecutor(count or os.cpu_count() or 1) as pool:
+            yield pool.map
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def mapped(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+    *,
+    urgent: Callable[[Item], bool] = lambda item: False,
+) -> Generator[Result]:
+    """The function of each item, in order, of up to `count` items at once in threads.
+
+    Items are taken by the reader's thread, one more than are worked on, so that no thread waits for
+    its next; after an urgent one none until its result was read. What the function raises is raised
+    in its item's place. With a `count` of 1 there are no threads.
+    """
+    if count == 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(count)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            room = 0 if urgent(item) else count
+            del item  # not held while its result is awaited
+            while len(waiting) > room:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def progress(
+    total: int | None, doing: str = "", *, unit: str = "pictures", shown: bool = True
+) -> AbstractContextManager[Any]:
+    """A bar on a terminal's error stream, once the work takes longer than two seconds.
+
+    `total` is None where nobody knows it; the block gets None where no bar is `shown`.
+    """
+    if not shown or not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm import tqdm
+
+    bar: AbstractContextManager[Any] = tqdm(
+        total=total, desc=doing or None, unit=f" {unit}", delay=2, leave=False
+    )
+    return bar
+
+
+def in_order(numbered: Iterable[tuple[int, Item]]) -> Iterator[Item]:
+    """The items 0, 1, 2 ... of a stream that may mix, repeat or lack some: each number once.
+
+    Holds what comes early; ends before the first number that never came.
+    """
+    early: dict[int, Item] = {}
+    following = 0
+    for number, item in numbered:
+        if number >= following:
+            early.setdefault(number, item)
+        while following in early:
+            yield early.pop(following)
+            following += 1

@@ -1,0 +1,92 @@
+"""Pictures behind addresses such as s3://bucket/folder, through fsspec (the extra `cluster`).
+
+fsspec brings file://, memory:// and http://; an object store needs its own package beside it, such
+as s3fs for s3:// and gcsfs for gs://, which also reads the credentials, from where it always does.
+"""
+
+import io
+import re
+from typing import Any
+
+from fervor.errors import InputError, UsageError
+from fervor.io.frame import Frame
+from fervor.io.sources import ENDINGS, MAX_PIXELS, VIDEO_ENDINGS, decode_picture
+
+
+__all__ = ["MAX_BYTES", "find", "is_remote", "read_picture"]
+
+MAX_BYTES = 256_000_000
+"""Of one object, which is held in memory while it is decoded."""
+
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://")
+
+
+def is_remote(source: str) -> bool:
+    """Whether it is an address, as s3://bucket/photo.jpg is, and no path."""
+    return ADDRESS.match(source) is not None
+
+
+def find(address: str) -> list[str]:
+    """The addresses that one stands for: of a picture itself, of a folder its pictures and videos,
+    recursively, sorted.
+
+    Raises:
+        InputError: nothing is there, it cannot be listed, or a folder holds no picture.
+        UsageError: the package for such addresses is not installed, or nobody knows them.
+    """
+    system = _system(address)
+    try:
+        if system.isfile(address):
+            return [address]
+        if not system.exists(address):
+            raise InputError(f"{address} does not exist: expected a picture or a folder")
+        names = system.find(address)
+    except InputError:
+        raise
+    except Exception as error:  # each object store has errors of its own
+        raise InputError(f"{address} cannot be listed: {_said(error)}") from error
+    endings = (*ENDINGS, *VIDEO_ENDINGS)
+    found = [name for name in names if name.lower().endswith(endings)]
+    if not found:
+        raise InputError(f"{address} holds no picture: expected {', '.join(ENDINGS)}")
+    return [system.unstrip_protocol(name) for name in sorted(found, key=_parts)]
+
+
+def read_picture(
+    address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> Frame:
+    """What `fervor.io.sources.read_picture` gives; never raises for what is or is not there."""
+    try:
+        with _system(address).open(address, "rb") as file:
+            content = file.read(max_bytes + 1)
+    except Exception as error:
+        return Frame(address, 0, None, None, f"cannot be read: {_said(error)}")
+    if len(content) > max_bytes:
+        return Frame(address, 0, None, None, f"expected at most {max_bytes:,} bytes")
+    return decode_picture(io.BytesIO(content), address, max_pixels=max_pixels)
+
+
+def _system(address: str) -> Any:
+    """What speaks the address's protocol; chains of them ("zip://...::s3://...") are not read."""
+    import fsspec
+
+    found = ADDRESS.match(address)
+    assert found is not None, f"{address} is no address"
+    try:
+        return fsspec.filesystem(found[1])
+    except ImportError as error:
+        raise UsageError(f"{address}: {_said(error)}") from error
+    except ValueError as error:
+        raise UsageError(
+            f"{address}: {_said(error)}; expected s3://, gs:// or another that fsspec knows"
+        ) from error
+
+
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split()) or type(error).__name__

@@ -1,0 +1,380 @@
+"""Pictures, folders, videos and webcams -> one stream of frames; an unreadable one says why.
+
+Only the decoders in `FORMATS` ever run, and a picture's size is read from its header before a pixel
+is decoded.
+"""
+
+import base64
+import io
+import os
+import stat
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from typing import BinaryIO, TypeGuard, cast
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fervor.errors import FervorError, InputError
+from fervor.io.frame import WEBCAM, Frame, Span
+from fervor.io.image import rgb_image, to_rgb
+from fervor.io.prefetch import ahead
+from fervor.io.video import ENDINGS as VIDEO_ENDINGS
+from fervor.io.video import check_webcam, is_container, need_av, read_video, read_webcam
+
+
+__all__ = [
+    "ENDINGS",
+    "VIDEO_ENDINGS",
+    "Frame",
+    "Picture",
+    "Span",
+    "decode_picture",
+    "find",
+    "frame_of",
+    "frames_of",
+    "is_video",
+    "is_webcam",
+    "open_inputs",
+    "picture_size",
+    "read",
+    "read_picture",
+]
+
+Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8]
+"""A path, a data URL in base64, a file's bytes, an open file, a PIL image of any mode, or an array
+uint8: RGB [h w 3], RGBA [h w 4] or grey [h w]. OpenCV's arrays are BGR: `image[:, :, ::-1]`."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+"""What counts as a picture in a folder, in any case."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+START = 256
+"""Bytes that tell what a file is."""
+
+WHOLE = Span()
+AHEAD_PIXELS = 16_000_000
+"""Frames that wait decoded: so many pixels (64 MB of pictures) together, and always one."""
+
+MAX_PIXELS = 128_000_000
+"""Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
+
+EMPTY = "the file is empty (0 bytes)"
+DATA_URL = "data:"
+LONGEST_NAME = 1000
+"""Characters of a path; more are no path but, by all appearance, a file's content."""
+
+URL_SAFE = str.maketrans("-_", "+/")
+ORIENTATION = 0x0112
+UPRIGHT = 1
+
+
+def open_inputs(
+    inputs: Sequence[str | os.PathLike[str]], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame]:
+    """The frames of all inputs (pictures, folders, videos, webcams) in order.
+
+    Raises:
+        InputError: at once, not at the first frame: an input does not exist, or a folder holds no
+            picture and no video.
+        UsageError: a video is named and PyAV is not installed.
+    """
+    return read(find(inputs), span=span, max_pixels=max_pixels)
+
+
+def read(
+    sources: Iterable[str], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame]:
+    """The frames of files and webcams, in order, decoded ahead by a thread in bounded memory.
+
+    `span` says which frames of a video or webcam are read.
+    """
+    frames = _read(sources, span, max_pixels)
+    return ahead(frames, weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+
+
+def _read(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Frame]:
+    for source in sources:
+        if is_webcam(source):
+            yield from read_webcam(source, span, max_pixels=max_pixels)
+        elif not is_video(source):
+            yield read_picture(source, max_pixels=max_pixels)
+        elif reason := _unreadable(source):
+            yield Frame(source, 0, None, None, reason)
+        else:
+            yield from read_video(source, span, max_pixels=max_pixels)
+
+
+def _unreadable(video: str) -> str | None:
+    try:
+        _check_file(video)
+        need_av(os.path.basename(video))
+    except Exception as error:
+        return _reason(error)
+    return None
+
+
+def is_webcam(source: str) -> bool:
+    """Whether it names a webcam, as "webcam:0" does."""
+    return source.startswith(WEBCAM) and not os.path.lexists(source)
+
+
+def is_video(source: str) -> bool:
+    """Whether a path is read as a video: by its ending, and by its start where that is unknown."""
+    ending = os.path.splitext(source)[1].lower()
+    if ending in (*ENDINGS, *VIDEO_ENDINGS):
+        return ending in VIDEO_ENDINGS
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            return False
+        with open(source, "rb") as file:
+            start = file.read(START)
+    except OSError:
+        return False
+    return is_container(start) and not _is_heif(start)
+
+
+def _is_heif(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
+
+
+def find(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The files and webcams that the inputs stand for; folders recursively, sorted, by endings.
+
+    Raises:
+        InputError: an input does not exist, or a folder holds no picture and no video.
+        UsageError: a video or webcam is named and PyAV is not installed.
+    """
+    found: list[str] = []
+    for given in inputs:
+        source = os.fspath(given)
+        if is_webcam(source):
+            check_webcam(source)
+            found.append(source)
+        elif os.path.isdir(source):
+            found.extend(_media_below(source))
+        elif os.path.lexists(source):
+            if is_video(source):
+                need_av(source)
+            found.append(source)
+        else:
+            address = "; addresses are read with --cluster" if "://" in source else ""
+            raise InputError(
+                f"{source} does not exist: expected a picture, a video, a folder or webcam:0"
+                + address
+            )
+    return found
+
+
+def _media_below(folder: str) -> list[str]:
+    found: list[str] = []
+    endings = (*ENDINGS, *VIDEO_ENDINGS)
+    # A folder that cannot be listed stays in the stream: reading it says why.
+    walk = os.walk(folder, onerror=lambda error: found.append(str(error.filename)))
+    for parent, _, names in walk:  # links to folders are not followed: they may lead back here
+        found.extend(os.path.join(parent, name) for name in names if name.lower().endswith(endings))
+    if not found:
+        raise InputError(
+            f"folder {folder} holds no picture and no video: expected {', '.join(endings)}"
+        )
+    return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def frames_of(
+    pictures: Iterable[Picture], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame]:
+    """The frames of pictures, and of folders and videos by their paths, in order.
+
+    Raises:
+        InputError: at its turn, a path that does not exist, a webcam, or what is no picture.
+    """
+    for picture in pictures:
+        if not _is_path(picture):
+            yield frame_of(picture, max_pixels=max_pixels)
+        elif is_webcam(path := os.fspath(picture)):
+            raise InputError(f"{path} has no end: read it with predictor.video")
+        else:
+            yield from open_inputs([path], span=span, max_pixels=max_pixels)
+
+
+def _is_path(picture: Picture) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether it names a file, and does not hold one.
+
+    Raises:
+        InputError: a text that is too long for a path.
+    """
+    if not isinstance(picture, str | os.PathLike):
+        return False
+    path = os.fspath(picture)
+    if path[: len(DATA_URL)].lower() == DATA_URL:
+        return False
+    if len(path) > LONGEST_NAME:
+        raise InputError(
+            f"a text of {len(path):,} characters: expected a path; base64 needs "
+            "data:image/jpeg;base64, before it"
+        )
+    return True
+
+
+def frame_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Frame:
+    """One picture, wherever it comes from, as a frame.
+
+    Raises:
+        InputError: a path that does not exist or is a folder; an array of another type or shape; a
+            file opened as text.
+    """
+    if isinstance(picture, bytes | bytearray):
+        return decode_picture(io.BytesIO(picture), "", max_pixels=max_pixels)
+    if _is_path(picture):
+        picture = os.fspath(picture)
+        if os.path.isdir(picture) or (os.path.lexists(picture) and is_video(picture)):
+            kind = "folder" if os.path.isdir(picture) else "video"
+            raise InputError(
+                f"{picture} is a {kind}: expected a picture (for a {kind}, predictor.rows({kind}))"
+            )
+        return read_picture(*find([picture]), max_pixels=max_pixels)
+    if isinstance(picture, str):
+        return _from_data_url(picture, max_pixels)
+    if isinstance(picture, Image.Image):
+        source = str(getattr(picture, "filename", "") or "")
+        try:
+            return Frame(source, 0, None, rgb_image(_upright(picture)).copy(), None)
+        except Exception as error:  # opened lazily: a damaged file shows only now
+            return Frame(source, 0, None, None, _reason(error))
+    if not isinstance(picture, np.ndarray) and hasattr(picture, "read"):
+        return _from_file(cast(BinaryIO, picture), max_pixels)
+    return Frame("", 0, None, to_rgb(cast(NDArray[np.uint8], picture)), None)
+
+
+def _from_file(file: BinaryIO, max_pixels: int) -> Frame:
+    """An open file from its start on, or from where it stands if it cannot go back."""
+    name = getattr(file, "name", "")
+    source = name if isinstance(name, str) else ""  # files without a name have a number
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:  # closed, or opened for writing
+        return Frame(source, 0, None, None, f"cannot be read: {_one_line(error)}")
+    if not isinstance(content, bytes):
+        raise InputError(
+            f"a file whose read() gives {type(content).__name__}: expected bytes; "
+            'open it in the mode "rb"'
+        )
+    return decode_picture(io.BytesIO(content), source, max_pixels=max_pixels)
+
+
+def _from_data_url(address: str, max_pixels: int) -> Frame:
+    """A picture inside a text, as in RFC 2397: data:image/png;base64,iVBORw0KGgo..."""
+    head, comma, text = address.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        reason = f"{head[:40]!r} is no data URL in base64: expected data:image/jpeg;base64,..."
+        return Frame("", 0, None, None, reason)
+    try:
+        # Line ends and the signs for URLs are common, and so is a padding that was left out.
+        plain = "".join(unquote(text).split()).translate(URL_SAFE).rstrip("=")
+        content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError as error:
+        return Frame("", 0, None, None, f"a data URL that is no base64: {_one_line(error)}")
+    return decode_picture(io.BytesIO(content), "", max_pixels=max_pixels)
+
+
+def read_picture(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
+    """Decode one file, turned upright; never raises for what the file holds."""
+    try:
+        _check_file(source)
+        with open(source, "rb") as file:
+            return Frame(source, 0, None, _decode(file, max_pixels), None)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        return Frame(source, 0, None, None, _reason(error))
+
+
+def decode_picture(file: BinaryIO, source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
+    """What `read_picture` gives, of a file that is open or held in memory; `source` is its name."""
+    try:
+        if not file.seek(0, os.SEEK_END):
+            raise InputError(EMPTY)
+        return Frame(source, 0, None, _decode(file, max_pixels), None)
+    except Exception as error:
+        return Frame(source, 0, None, None, _reason(error))
+
+
+def picture_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height by the header, no pixel decoded; 0, 0 of what is no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(file) as image:
+                return image.size
+    except Exception:  # decoding it says why
+        return 0, 0
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
+        with _opened(file) as image:
+            if image.width * image.height > max_pixels:
+                raise InputError(
+                    f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}"
+                )
+            return rgb_image(_upright(image))
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    formats = _formats(file.read(START))
+    file.seek(0)
+    return Image.open(file, formats=formats)
+
+
+def _check_file(source: str) -> None:
+    """Raises InputError for a file that no decoder should see."""
+    status = os.stat(source)
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be read for ever
+        raise InputError("not a regular file")
+    if status.st_size == 0:
+        raise InputError(EMPTY)
+
+
+def _formats(start: bytes) -> tuple[str, ...]:
+    """The decoders that may run; HEIC's comes from a plug-in and is loaded where it is needed."""
+    if not _is_heif(start):
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise InputError('a HEIC picture: needs pip install "fervor[heic]"') from error
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        turned = image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # damaged metadata: the pixels are as good as they are
+        return image
+
+
+def _reason(error: Exception) -> str:
+    """One line on why a picture could not be read, without its name."""
+    if isinstance(error, FervorError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture in a known format: expected {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels: expected at most {MAX_PIXELS:,}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "cannot be decoded in the memory there is"
+    return f"damaged or truncated picture: {_one_line(error)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""LaCoVL-FER (arXiv 2605.19821), one file for each part."""

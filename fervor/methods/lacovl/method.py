@@ -1,0 +1,404 @@
+"""LaCoVL-FER: "Landmark-Guided Contrastive Learning Network with Vision-Language Enhancement for
+Facial Expression Recognition", Wang et al., 2026, https://arxiv.org/abs/2605.19821.
+
+Published: the abstract, and a figure with every part, arrow and the loss; no code. Parts that the
+figure names after its parents (POSTER++, arXiv 2301.12149; DCS, arXiv 2411.01988) are theirs as
+their code computes them; what neither says is ours. docs/methods/lacovl.md marks each.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fervor.data.batch import Batch, soft_target
+from fervor.errors import UsageError
+from fervor.methods.base import Method
+from fervor.methods.lacovl.cross_similarity import CrossSimilarityAttention, Extremes
+from fervor.methods.lacovl.gated_attention import (
+    AttentionOptions,
+    Branches,
+    GatePer,
+    Residual,
+    Sparsity,
+)
+from fervor.methods.lacovl.landmark_guided import STRIDES, LandmarkGuidedEncoder, Merge
+from fervor.methods.lacovl.vision_language import Bias, SemanticHead, SemanticOptions
+from fervor.methods.losses import text_similarity_loss
+from fervor.models.image import FaceEncoder, Features, ImageEncoder
+from fervor.models.image.base import resized
+from fervor.models.layers import Summary, TokenTransformer
+from fervor.models.mobilefacenet import LandmarkEncoder
+from fervor.models.text.encoders import TextEncoder
+from fervor.prompts import templates
+
+
+class Logits(NamedTuple):
+    """A picture's answers; semantic ones need a teacher, base ones their head."""
+
+    visual: Float[Tensor, "b c"]
+    semantic: Float[Tensor, "b c"] | None
+    base: Float[Tensor, "b c"] | None
+
+
+class LaCoVL(Method):
+    """Image maps guided by landmarks, pairs of one class, and a frozen vision-language model."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Settings of LaCoVL-FER.
+
+        Attributes:
+            resolution: image and landmark networks see pictures of this size, every second pixel
+                of a 224-pixel one (parents' code: 112, nearest).
+            width: of a token (parents' code: 768).
+            depth: layers of the encoder's transformer (parents' code: 2).
+            cross_depth: layers of the cross transformer (DCS: 1).
+            heads: of both, and of the teacher's attention (parents' code: 8; there: ours).
+            cross_dropout: of the cross transformer (DCS: 0.2; on AffectNet-7 0.4).
+            drop_path: of the coarsest scale's block, half of it at the middle one, none at the
+                finest (POSTER++: 0.25).
+            layer_scale: start of the block's two scales (POSTER++: 1e-5).
+            normalise: BatchNorm on the image's maps, for networks whose maps are all positive
+                (ours): Adam's steps then move all pictures' tokens alike, until none differs.
+            branches: dense_sparse = a dense and a sparse attention over the same scores;
+                bidirectional = landmarks to image and image to landmarks; dense_only = POSTER++
+                (ours: the figure names two branches and a gate, not what they are).
+            gate: one number of the gate for each channel, head or token (ours).
+            sparsity: relu2 = squared positive scores; topk = the softmax of the largest (ours).
+            keep: share of the scores that topk keeps (ours).
+            residual: the block adds to the image's map as it is (ours), or to its LayerNorm
+                (POSTER++).
+            project_query: a linear layer before the query (ours); POSTER++ takes landmarks as
+                they are.
+            merge: tokens of the three scales one after the other (parents' code), or their sum; the
+                figure's circled plus leaves it open.
+            extremes: distances of a pair are turned to similarities by the pair's own minimum and
+                maximum (ours), or in training by the batch's (DCS's code).
+            alpha: weight of the text bias (figure; value ours).
+            bias: one text bias for all classes (figure), or per_class (ours).
+            renormalise: scale the moved class vectors to unit length (ours).
+            temperature: divides the cosines with class vectors (CLIP: 0.01).
+            learn_temperature: train it from there (ours).
+            semantic_weight: lambda (figure; value ours: the factor 1/4 is a mean only with 1).
+            base_head: also train DCS's head on the encoder's class token (the figure has none).
+            predict: sum = mean of both heads' probabilities, as log; vis or sem alone (ours: a
+                picture to predict has no partner and is its own).
+            template: number of the sentence's template, 1 to 9 (ours: 9, KE-FER's best).
+            new_layers: learning rate of everything but the image encoder, as a multiple (ours).
+        """
+
+        resolution: int = 112
+        width: int = 768
+        depth: int = 2
+        cross_depth: int = 1
+        heads: int = 8
+        cross_dropout: float = 0.2
+        drop_path: float = 0.25
+        layer_scale: float = 1e-5
+        normalise: bool = False
+        branches: Branches = "dense_sparse"
+        gate: GatePer = "channel"
+        sparsity: Sparsity = "relu2"
+        keep: float = 0.5
+        residual: Residual = "raw"
+        project_query: bool = True
+        merge: Merge = "concat"
+        extremes: Extremes = "pair"
+        alpha: float = 0.1
+        bias: Bias = "shared"
+        renormalise: bool = True
+        temperature: float = 0.01
+        learn_temperature: bool = False
+        semantic_weight: float = 1.0
+        base_head: bool = False
+        predict: Literal["sum", "vis", "sem"] = "sum"
+        template: int = 9
+        new_layers: float = 10.0
+
+        def __post_init__(self) -> None:
+            step = STRIDES[-1]
+            if self.resolution < 2 * step or self.resolution % step:
+                raise UsageError(
+                    f"resolution is {self.resolution}, expected a multiple of {step} from "
+                    f"{2 * step} on"
+                )
+            if self.heads < 1 or self.width < 1 or self.width % self.heads:
+                raise UsageError(f"width {self.width} is no multiple of {self.heads} heads")
+            if not 0 <= self.drop_path < 1 or not 0 <= self.cross_dropout < 1:
+                raise UsageError(
+                    f"drop_path is {self.drop_path}, cross_dropout {self.cross_dropout}: expected "
+                    "shares from 0 to below 1"
+                )
+            if self.temperature <= 0 or self.new_layers <= 0:
+                raise UsageError(
+                    f"temperature is {self.temperature}, new_layers {self.new_layers}: expected "
+                    "numbers above 0"
+                )
+            self.attention()
+
+        def attention(self) -> AttentionOptions:
+            """Those of the gated cross attention."""
+            return AttentionOptions(
+                branches=self.branches,
+                gate=self.gate,
+                sparsity=self.sparsity,
+                keep=self.keep,
+                residual=self.residual,
+                project_query=self.project_query,
+                layer_scale=self.layer_scale,
+            )
+
+        def semantic(self) -> SemanticOptions:
+            """Those of VLES and ECP."""
+            return SemanticOptions(
+                alpha=self.alpha,
+                bias=self.bias,
+                renormalise=self.renormalise,
+                temperature=self.temperature,
+                learn_temperature=self.learn_temperature,
+            )
+
+    pairs = True
+    companions = ("landmarks", "teacher")
+    options: Options
+
+    def __init__(
+        self,
+        image: ImageEncoder,
+        text: TextEncoder,
+        labels: Sequence[str],
+        options: Options,
+        *,
+        landmarks: LandmarkEncoder | None = None,
+        teacher: ImageEncoder | None = None,
+    ) -> None:
+        """The method around ready networks.
+
+        Args:
+            image: gives maps at three scales.
+            text: encodes the classes' sentences, once.
+            labels: in their order.
+            options: see `Options`.
+            landmarks: frozen; without it each query comes from the image.
+            teacher: frozen; without it there is the visual head alone.
+
+        Raises:
+            UsageError: an encoder without three scales, or an option that needs a teacher.
+        """
+        super().__init__(image, text, labels, options)
+        _check(image, options, teacher)
+        self.landmarks, self.teacher = landmarks, teacher
+        for network in (landmarks, teacher):
+            if network is not None:
+                network.requires_grad_(False).eval()
+        width, count = options.width, len(labels)
+        self.guided = LandmarkGuidedEncoder(
+            image.scale_widths,
+            image.scale_strides,
+            landmark_width=None if landmarks is None else landmarks.widths[-1],
+            resolution=options.resolution,
+            width=width,
+            depth=options.depth,
+            heads=options.heads,
+            merge=options.merge,
+            drop_path=options.drop_path,
+            attention=options.attention(),
+            gated=teacher is not None or options.base_head,
+            normalise=options.normalise,
+        )
+        self.similarity = nn.ModuleList(
+            CrossSimilarityAttention(width, extremes=options.extremes)
+            for _ in range(self.guided.groups)
+        )
+        self.cross = TokenTransformer(
+            width,
+            tokens=self.guided.transformer.positions.shape[1] - 1,
+            depth=options.cross_depth,
+            heads=options.heads,
+            dropout=options.cross_dropout,
+        )
+        self.head = nn.Linear(width, count)
+        self.base_head = nn.Linear(width, count) if options.base_head else None
+        self.semantic: SemanticHead | None = None
+        if teacher is not None:
+            template = templates.template(options.template)
+            self.sentences = tuple(templates.fill(template, label) for label in labels)
+            with torch.no_grad():
+                texts = text.encode(self.sentences).float()
+            self.semantic = SemanticHead(
+                texts,
+                width=width,
+                heads=options.heads,
+                teacher_width=teacher.width,
+                options=options.semantic(),
+            )
+
+    def frozen(self) -> tuple[str, ...]:
+        """The networks beside the encoders, as far as there are such."""
+        return tuple(name for name in self.companions if getattr(self, name) is not None)
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but what is frozen stays in eval mode."""
+        super().train(mode)
+        for name in self.frozen():
+            self.get_submodule(name).eval()
+        return self
+
+    # What a picture is compared with
+
+    def class_vectors(self) -> Float[Tensor, "c d"]:
+        """The sentences' vectors, unit length; without a teacher the visual head's rows."""
+        return self.head.weight if self.semantic is None else self.semantic.texts
+
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """The picture in the space of the sentences, not normalised, and its logits.
+
+        Tokens are patch tokens (mean over the scales) behind the same projection; without a
+        teacher, the cross transformer's.
+        """
+        frozen, grid = self._frozen(image), self.guided.grid
+        summary = self._guided(image, frozen)
+        crossed = self.cross(self._grown(summary.tokens, summary.tokens)[0])
+        logits, place = self._answers(summary, crossed.vector, frozen)
+        scores = self.answer(logits)
+        if self.semantic is None or place is None:
+            return Features(crossed.vector, self.guided.places(crossed.tokens), grid, scores)
+        tokens = self.semantic.to_joint(self.guided.places(summary.tokens))
+        return Features(place, tokens, grid, scores)
+
+    def logits(self, features: Features) -> Float[Tensor, "b c"]:
+        """Those that came with the features."""
+        assert features.scores is not None, "features of another method"
+        return features.scores
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Log probabilities of both heads' mean, or one head's logits; see `Options.predict`."""
+        return self.logits(self.features(image))
+
+    def answer(self, logits: Logits) -> Float[Tensor, "b c"]:
+        """What is predicted from a picture's logits."""
+        if logits.semantic is None or self.options.predict == "vis":
+            return logits.visual
+        if self.options.predict == "sem":
+            return logits.semantic
+        both = torch.stack([logits.visual.float(), logits.semantic.float()]).log_softmax(-1)
+        return both.logsumexp(0) - math.log(2)
+
+    # Training
+
+    def with_frozen(self, batch: Batch) -> Batch:
+        """The batch with landmark maps and teacher tokens of anchors and partners."""
+        return batch._replace(frozen=self._frozen(_both(batch)))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L = 1/4 sum over anchor and partner of CE(visual) + lambda CE(semantic), and its parts.
+
+        Without partners in the batch each picture is its own. The partner's target is its class,
+        the anchor's the batch's shares.
+        """
+        images = _both(batch)
+        anchors, partners = self.pair_logits(images, batch.frozen or self._frozen(images))
+        targets = (batch.target, soft_target(batch.label, len(self.labels)))
+        if batch.positive is None:
+            targets = (batch.target, batch.target)
+        parts: dict[str, Tensor] = {}
+        for name, anchor, partner in zip(Logits._fields, anchors, partners, strict=True):
+            if anchor is not None and partner is not None:
+                terms = map(text_similarity_loss, (anchor, partner), targets)
+                parts[name] = torch.stack(list(terms)).sum() / 4
+        weights = {"semantic": self.options.semantic_weight}
+        weighted = [weights.get(name, 1.0) * part for name, part in parts.items()]
+        return {"loss": torch.stack(weighted).sum(), **parts}
+
+    def pair_logits(
+        self, images: Float[Tensor, "2*b 3 h w"], frozen: tuple[Tensor, ...]
+    ) -> tuple[Logits, Logits]:
+        """Logits of anchors and partners, which follow the anchors in `images` and `frozen`."""
+        summary = self._guided(images, frozen)
+        grown = self._grown(*summary.tokens.chunk(2))
+        crossed = self.cross(torch.cat(grown))
+        logits, _ = self._answers(summary, crossed.vector, frozen)
+        return _half(logits, 0), _half(logits, 1)
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """The image encoder at the rate, new layers at `new_layers` times it."""
+        own = {id(parameter) for parameter in self.image.parameters()}
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) in own], "lr": rate},
+            {
+                "params": [p for p in trained if id(p) not in own],
+                "lr": rate * self.options.new_layers,
+            },
+        ]
+        return [group for group in groups if group["params"]]
+
+    # The parts
+
+    def _frozen(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
+        """Landmark maps (three) and teacher tokens (one), as far as there are such networks."""
+        found: list[Tensor] = []
+        if self.landmarks is not None:
+            found += self.landmarks(resized(image, self.options.resolution))
+        if self.teacher is not None:
+            with torch.no_grad():
+                features = self.teacher(resized(image, self.teacher.size, mode="bilinear"))
+            found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
+        return tuple(found)
+
+    def _guided(self, image: Float[Tensor, "b 3 h w"], frozen: tuple[Tensor, ...]) -> Summary:
+        if image.shape[1] != 3:
+            raise UsageError("lacovl needs whole pictures: set data.views to 0")
+        maps = self.image.scales(resized(image, self.options.resolution))
+        summary: Summary = self.guided(maps, frozen[:3] if self.landmarks is not None else ())
+        return summary
+
+    def _grown(
+        self, anchor: Float[Tensor, "b n w"], partner: Float[Tensor, "b n w"]
+    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b n w"]]:
+        """Both pictures' tokens plus what cross similarity makes of them."""
+        groups = len(self.similarity)
+        pairs = zip(anchor.chunk(groups, dim=1), partner.chunk(groups, dim=1), strict=True)
+        grown = [block(*pair) for block, pair in zip(self.similarity, pairs, strict=True)]
+        first, second = (torch.cat(side, dim=1) for side in zip(*grown, strict=True))
+        return anchor + first, partner + second
+
+    def _answers(
+        self, summary: Summary, crossed: Float[Tensor, "b w"], frozen: tuple[Tensor, ...]
+    ) -> tuple[Logits, Float[Tensor, "b d"] | None]:
+        """All logits; and the picture in the space of the sentences where there is a teacher."""
+        visual = self.head(crossed)
+        base = None if self.base_head is None else self.base_head(summary.vector)
+        if self.semantic is None:
+            return Logits(visual, None, base), None
+        place, semantic = self.semantic(summary.vector, frozen[-1])
+        return Logits(visual, semantic, base), place
+
+
+def _check(image: ImageEncoder, options: LaCoVL.Options, teacher: ImageEncoder | None) -> None:
+    if len(image.scale_widths) != len(STRIDES):
+        raise UsageError(
+            "lacovl needs an image encoder with maps at three scales: expected ir50, or "
+            "face-mobilenet with last_stride 1"
+        )
+    if isinstance(image, FaceEncoder) and image.mirror:
+        raise UsageError("lacovl does not predict from mirrored pictures: set encoder.mirror false")
+    if teacher is None and options.predict == "sem":
+        raise UsageError("predict sem needs a teacher: name one with --teacher.name")
+
+
+def _both(batch: Batch) -> Float[Tensor, "2*b 3 h w"]:
+    """Anchors and then partners; each picture is its own where the batch holds no partners."""
+    partner = batch.image if batch.positive is None else batch.positive
+    return torch.cat([batch.image, partner])
+
+
+def _half(logits: Logits, place: int) -> Logits:
+    """Those of the anchors (0) or of the partners (1)."""
+    parts: list[Any] = [None if part is None else part.chunk(2)[place] for part in logits]
+    return Logits(*parts)

@@ -1,0 +1,1 @@
+"""Image encoders, text encoders, layers and their weights."""

@@ -1,0 +1,1 @@
+"""Predictions as rows, drawings and timelines."""

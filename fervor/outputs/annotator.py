@@ -1,0 +1,223 @@
+"""A folder of what was seen: annotated pictures and videos, timelines, and a contact sheet."""
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from fervor.errors import UsageError
+from fervor.faces.types import Points
+from fervor.inference.prediction import Prediction
+from fervor.inference.smoothing import Smoother
+from fervor.io.atomic import write_picture
+from fervor.io.frame import WEBCAM, Frame
+from fervor.io.video import need_av
+from fervor.outputs import timeline
+from fervor.outputs.drawing import annotated, contact_sheet, tile
+
+
+__all__ = ["Annotator", "output_names"]
+
+CLOCK = Fraction(1, 60_000)
+"""Unit of time of an annotated video: exact for common frame rates, and allowed by both codecs."""
+SHEET = 60
+"""Pictures on one contact sheet."""
+KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+"""Formats that an annotated picture keeps; the others become PNG."""
+
+
+class Annotator:
+    """Writes drawings into a folder as the frames come; leaving the `with` block finishes them.
+
+    A picture keeps its name and its place below the folder that all sources share. A video becomes
+    NAME.mp4, without sound, its frames at their own times, with NAME-timeline.png and .html. More
+    than one picture makes contact-sheet.png. Files are written aside and then renamed.
+
+    Raises:
+        UsageError: the folder would receive drawings in place of its own pictures, or is no folder.
+    """
+
+    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
+        self._folder = folder
+        self._names = output_names(sources)
+        for source, name in self._names.items():
+            if os.path.realpath(folder / name) == os.path.realpath(source):
+                raise UsageError(
+                    f"annotate {folder}: {source} would be overwritten; name another folder"
+                )
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"annotate {folder} is a file: expected a folder")
+        self._film: _Film | None = None
+        self._tiles: list[Image.Image] = []
+        self._sheets = 0
+        self._pictures = sum(not name.endswith(".mp4") for name in self._names.values())
+
+    def write(
+        self,
+        frame: Frame,
+        predictions: Sequence[Prediction],
+        points: Sequence[Points | None] = (),
+    ) -> None:
+        """Draw one frame; `points` are each prediction's landmarks, where they are wanted."""
+        path = self._folder / self._names[frame.source]
+        film = self._film
+        if film is not None and (film.source != frame.source or film.frame >= frame.frame):
+            self._finish()
+        if path.suffix == ".mp4":
+            if self._film is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._film = _Film(frame.source, path)
+            self._film.add(frame, predictions, points)
+            return
+        self._tile(frame, predictions)
+        if frame.image is None:
+            return
+        shares = [prediction.probabilities for prediction in predictions]
+        drawn = annotated(frame.image, predictions, shares, points)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(path, drawn, KEPT[path.suffix.lower()], quality=92)
+
+    def _tile(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
+        if self._pictures < 2:
+            return
+        self._tiles.append(tile(frame.image, predictions))
+        if len(self._tiles) == SHEET:
+            self._sheet()
+
+    def _sheet(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = f"-{self._sheets + 1}" if self._pictures > SHEET else ""
+        path = self._folder / f"contact-sheet{number}.png"
+        write_picture(path, contact_sheet(self._tiles), "PNG")
+        self._tiles, self._sheets = [], self._sheets + 1
+
+    def _finish(self) -> None:
+        if self._film is not None:
+            film, self._film = self._film, None
+            film.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._finish()
+        if self._tiles:
+            self._sheet()
+
+
+def output_names(sources: Sequence[str]) -> dict[str, str]:
+    """For each source the path below the output folder; no two of them the same."""
+    from fervor.io.sources import is_video
+
+    files = [source for source in sources if not source.startswith(WEBCAM)]
+    parents = {os.path.dirname(os.path.abspath(source)) for source in files}
+    try:
+        root = os.path.commonpath(parents) if parents else ""
+    except ValueError:  # on two drives
+        root = ""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for source in sources:
+        if source.startswith(WEBCAM):
+            name = f"webcam-{source.removeprefix(WEBCAM)}.mp4"
+        else:
+            path = os.path.abspath(source)
+            name = os.path.relpath(path, root) if root else os.path.basename(path)
+            stem, ending = os.path.splitext(name)
+            if is_video(source):
+                name = f"{stem}.mp4"
+            elif ending.lower() not in KEPT:
+                name = f"{name}.png"
+        if source not in names:
+            names[source] = _free(name, taken)
+            taken.add(names[source].lower())
+    return names
+
+
+def _free(name: str, taken: set[str]) -> str:
+    stem, ending = os.path.splitext(name)
+    number, free = 1, name
+    while free.lower() in taken:
+        number += 1
+        free = f"{stem}-{number}{ending}"
+    return free
+
+
+class _Film:
+    """One annotated video under way, and its timeline."""
+
+    def __init__(self, source: str, path: Path) -> None:
+        need_av(source)
+        self.source = source
+        self._path = path
+        self._partial = path.with_name(f"{path.stem}.partial.mp4")
+        self._container: Any = None
+        self._stream: Any = None
+        self._smoother = Smoother()
+        self._timeline = timeline.Timeline()
+        self._last = -1
+        self.frame = -1
+
+    def add(
+        self, frame: Frame, predictions: Sequence[Prediction], points: Sequence[Points | None]
+    ) -> None:
+        self.frame = frame.frame
+        shares = self._smoother(predictions)
+        self._timeline.add(predictions, shares)
+        if frame.image is None or frame.time_s is None:
+            return
+        import av
+
+        drawn = annotated(frame.image, predictions, shares, points, extend=False)
+        if self._container is None:
+            self._open(drawn)
+        if drawn.size != (self._stream.width, self._stream.height):
+            drawn = _fitted(drawn, self._stream.width, self._stream.height)
+        picture = av.VideoFrame.from_ndarray(np.asarray(drawn), format="rgb24")
+        self._last = max(round(frame.time_s / CLOCK), self._last + 1)
+        picture.pts, picture.time_base = self._last, CLOCK
+        self._container.mux(self._stream.encode(picture))
+
+    def _open(self, drawn: Image.Image) -> None:
+        import av
+
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        self._container = av.open(str(self._partial), "w")
+        self._stream = self._container.add_stream(codec, rate=30)
+        # Both codecs want even sides.
+        self._stream.width = max(2, drawn.width // 2 * 2)
+        self._stream.height = max(2, drawn.height // 2 * 2)
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = CLOCK
+
+    def close(self) -> None:
+        if self._container is None:  # no frame could be read
+            return
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+        title = os.path.basename(self.source)
+        timeline.write(self._timeline, title, self._path.with_name(f"{self._path.stem}-timeline"))
+
+
+def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture without its last odd row and column; one of another size on black."""
+    if abs(picture.width - width) <= 1 and abs(picture.height - height) <= 1:
+        return picture.crop((0, 0, width, height))
+    picture.thumbnail((width, height))
+    result = Image.new("RGB", (width, height))
+    result.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+    return result

@@ -1,0 +1,107 @@
+"""Draw explanations: the picture, heat maps over the face, and the cues in words.
+
+Orange speaks for a class and blue against it: colours that people with any kind of colour vision
+tell apart (Okabe and Ito, 2008), over a grey face so that no colour of the picture takes part.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps
+
+from fervor.faces.alignment import warp
+from fervor.inference.attribution import Cue, Explanation
+from fervor.inference.prediction import Prediction
+from fervor.outputs.drawing import BLACK, COLOURS, DARK, WHITE, annotated, font
+
+
+__all__ = ["drawn", "grey_face", "overlaid"]
+
+FOR, AGAINST = COLOURS["happiness"], COLOURS["sadness"]
+STRONGEST = 0.75
+"""Share of the colour where a map is strongest."""
+
+PANEL, GAP, LINE, LETTERS = 240, 12, 20, 14
+"""Pixels: side of a picture, space between them, a line of text, its letters."""
+
+
+def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -> Image.Image:
+    """One face's explanation; `image` is the picture [h w 3] it was found in.
+
+    The picture with the face's box, a heat map for each of the `top` most probable classes on one
+    scale, and the cues for and against the answer.
+    """
+    shares = explanation.prediction.probabilities
+    shown = sorted(shares, key=lambda label: -shares[label])[:top]
+    scale = max(float(np.abs(explanation.heat[label]).max()) for label in shown)
+    face = grey_face(image, explanation.square)
+    panels = [_whole(image, explanation.prediction)]
+    panels += [overlaid(face, explanation.heat[label], scale) for label in shown]
+    titles = ["the face", *(f"{label} {shares[label]:.1%}" for label in shown)]
+    texts = _texts(explanation)
+    most = max(len(lines) for _, lines in texts)
+    width = len(panels) * (PANEL + GAP) + GAP
+    height = 2 * GAP + LINE + PANEL + 2 * LINE + (most + 1) * LINE + GAP
+    sheet = Image.new("RGB", (width, height), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for number, (title, panel) in enumerate(zip(titles, panels, strict=True)):
+        left = GAP + number * (PANEL + GAP)
+        draw.text((left, GAP), title, fill=BLACK, font=font(LETTERS))
+        sheet.paste(panel, (left, GAP + LINE))
+    below = GAP + LINE + PANEL + LINE // 2
+    _legend(draw, below, scale)
+    for number, (title, lines) in enumerate(texts):
+        left = GAP + number * (width // 2)
+        draw.text((left, below + LINE), title, fill=BLACK, font=font(LETTERS))
+        for row, line in enumerate(lines, start=2):
+            draw.text((left, below + row * LINE), line, fill=DARK, font=font(LETTERS))
+    return sheet
+
+
+def grey_face(image: NDArray[np.uint8], square: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The model's view of a face as the picture has it: grey, [PANEL PANEL 3]."""
+    pixels = warp(image, square / [PANEL, PANEL, 1], PANEL)
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+
+
+def overlaid(face: NDArray[np.uint8], heat: NDArray[np.float32], scale: float) -> Image.Image:
+    """A face [s s 3] under a heat map [rows columns]; values of +-`scale` are the strongest."""
+    side = face.shape[0]
+    values = np.clip(heat / max(scale, 1e-12), -1, 1).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
+    colour = np.where(smooth[..., None] > 0, FOR, AGAINST)
+    share = STRONGEST * np.abs(smooth)[..., None]
+    return Image.fromarray(np.rint(face * (1 - share) + colour * share).astype(np.uint8))
+
+
+def _whole(image: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
+    picture = annotated(image, [prediction], [prediction.probabilities])
+    panel = Image.new("RGB", (PANEL, PANEL), WHITE)
+    picture = ImageOps.contain(picture, (PANEL, PANEL))
+    panel.paste(picture, ((PANEL - picture.width) // 2, (PANEL - picture.height) // 2))
+    return panel
+
+
+def _legend(draw: ImageDraw.ImageDraw, top: int, scale: float) -> None:
+    """The two colours with what they mean."""
+    left = GAP
+    for colour, text in ((FOR, "speaks for the class"), (AGAINST, "speaks against it")):
+        draw.rectangle((left, top, left + LETTERS, top + LETTERS), fill=colour, outline=DARK)
+        draw.text((left + LINE, top - 1), text, fill=DARK, font=font(LETTERS))
+        left += LINE + font(LETTERS).getlength(text) + 2 * GAP
+    text = f"strongest: {scale:.2g} (difference of cosines)"
+    draw.text((left, top - 1), text, fill=DARK, font=font(LETTERS))
+
+
+def _texts(explanation: Explanation) -> list[tuple[str, list[str]]]:
+    """Two columns: title and lines."""
+
+    def line(cue: Cue, *, named: bool) -> str:
+        owner = f" ({cue.label})" if named else ""
+        return f"{cue.score:+.2f}  {cue.dimension}: {cue.text}{owner}"
+
+    found_for = [line(cue, named=False) for cue in explanation.cues_for]
+    against = [line(cue, named=True) for cue in explanation.cues_against]
+    return [
+        (f"described cues for {explanation.answer}", found_for or ["none matches"]),
+        ("cues of others that match better", against or ["none"]),
+    ]

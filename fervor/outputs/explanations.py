@@ -1,0 +1,97 @@
+"""The work of `fervor explain`: every face of the inputs drawn, and its row, in a folder."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO
+
+from fervor.errors import UsageError
+from fervor.inference.attribution import Explanation
+from fervor.inference.prediction import Prediction, row_of, without_face
+from fervor.inference.predictor import Predictor
+from fervor.io import sources as media
+from fervor.io.atomic import aside, write_picture
+from fervor.io.prefetch import progress
+from fervor.outputs.annotator import output_names
+from fervor.outputs.explanation_figure import drawn
+from fervor.outputs.tables import TextTable
+
+
+__all__ = ["FIELDS", "ROWS", "run"]
+
+ROWS = "explanations.jsonl"
+FIELDS = ("heat", "cues_for", "cues_against", "square", "drawing")
+"""What a row holds behind those of `fervor predict`; `drawing` is the picture's name."""
+
+
+def run(predictor: Predictor, inputs: Sequence[str], folder: Path, *, top: int) -> Counter[str]:
+    """Number of rows by status; NAME-faceN.png for each face, and all rows in explanations.jsonl.
+
+    Raises:
+        ModelError: the model cannot be explained.
+        UsageError: a video, or an output that is a file.
+    """
+    if top < 1:
+        raise UsageError(f"top={top}: expected 1 or more")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output {folder} is a file: expected a folder")
+    predictor.check_explainable()
+    sources = pictures(inputs)
+    names = output_names(sources)
+    counts: Counter[str] = Counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        TextTable(sys.stdout, sources) as table,
+        progress(len(sources)) as bar,
+        aside(folder / ROWS) as partial,
+        partial.open("w", encoding="utf-8") as rows,
+        closing(media.read(sources)) as frames,
+    ):
+        for frame in frames:
+            found = [] if frame.image is None else predictor.explain(frame)
+            answers = [one.prediction for one in found]
+            if frame.image is None or not found:
+                answers = [without_face(frame, predictor.name)]
+                _write(rows, answers[0], predictor.labels, dict.fromkeys(FIELDS))
+            for one in found:
+                name = Path(names[frame.source])
+                name = name.with_name(f"{name.stem}-face{one.prediction.face}.png")
+                _draw(folder / name, frame, one, top)
+                more = one.row() | {"drawing": name.as_posix()}
+                _write(rows, one.prediction, predictor.labels, more)
+            table.write(answers)
+            counts.update(answer.status for answer in answers)
+            if bar is not None:
+                bar.update()
+    return counts
+
+
+def pictures(inputs: Sequence[str]) -> list[str]:
+    """The pictures that the inputs stand for.
+
+    Raises:
+        UsageError: a video or a webcam is named, or a folder holds nothing else.
+    """
+    found = media.find(inputs)
+    moving = {source for source in found if media.is_webcam(source) or media.is_video(source)}
+    named = [source for source in inputs if source in moving]
+    kept = [source for source in found if source not in moving]
+    if named or not kept:
+        raise UsageError(f"{(named or found)[0]} is a video: expected pictures to explain")
+    return kept
+
+
+def _draw(path: Path, frame: media.Frame, explanation: Explanation, top: int) -> None:
+    assert frame.image is not None, "a face was found in a picture"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(path, drawn(frame.image, explanation, top=top), "PNG")
+
+
+def _write(
+    file: TextIO, prediction: Prediction, labels: Iterable[str], more: dict[str, Any]
+) -> None:
+    row = row_of(prediction, tuple(labels)) | more
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,324 @@
+"""Predictions -> rows: JSON Lines, CSV and Parquet of one schema, and a table for a terminal.
+
+JSON Lines and CSV hold every finished row at any moment; Parquet appears when it is complete.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from fervor.errors import UsageError
+from fervor.faces.types import Points
+from fervor.inference.prediction import WHOLE_NUMBERS, Prediction, row_of
+from fervor.inference.smoothing import Smoother
+from fervor.io.atomic import RowFile
+
+
+__all__ = [
+    "FORMATS",
+    "TextTable",
+    "Writer",
+    "check_output",
+    "columns",
+    "open_table",
+]
+
+ROW_GROUP = 10_000
+"""Rows of a Parquet row group: what is held in memory."""
+
+BEFORE = (
+    *("source", "frame", "time_s", "face", "track", "status", "x", "y", "width", "height"),
+    *("det_score", "label", "prob"),
+)
+AFTER = ("model", "schema", "error")
+TEXTS = ("source", "status", "label", "model", "error", "landmarks")
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet may take for the start of a formula, full-width signs included."""
+
+LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""What some readers take for the end of a line, as JSON escapes."""
+
+
+def columns(
+    labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False
+) -> tuple[str, ...]:
+    """The names of the columns in their order, for a model's ordered labels."""
+    smoothed = (f"smooth_{label}" for label in labels if smooth)
+    optional = (*smoothed, *(("landmarks",) if landmarks else ()))
+    return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER, *optional)
+
+
+class Writer(Protocol):
+    """A file of rows; leaving the `with` block finishes it, also after an interruption."""
+
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        """Add the rows of one frame; `points` are those of each prediction, where asked for."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class _Rows:
+    """Predictions -> rows of a model's columns, with the optional ones where asked for."""
+
+    def __init__(self, labels: Sequence[str], smooth: bool, landmarks: bool) -> None:
+        self.columns = columns(labels, smooth=smooth, landmarks=landmarks)
+        self._labels, self._landmarks = labels, landmarks
+        self._smoother = Smoother() if smooth else None
+
+    def __call__(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> list[dict[str, Any]]:
+        smoothed: Sequence[dict[str, float] | None] = [None] * len(predictions)
+        if self._smoother is not None:
+            smoothed = self._smoother(predictions)
+        found = [
+            row_of(prediction, self._labels, smooth)
+            for prediction, smooth in zip(predictions, smoothed, strict=True)
+        ]
+        if self._landmarks:
+            for row, places in zip(found, points, strict=True):
+                row["landmarks"] = places
+        return found
+
+
+class _Lines:
+    """Rows as lines of text; those of one frame reach the file together, at once."""
+
+    def __init__(self, path: Path, rows: _Rows) -> None:
+        self._rows = rows
+        self._file = RowFile(path)
+
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        self._file.write("".join(self._line(row) for row in self._rows(predictions, points)))
+
+    def _line(self, row: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.finish()
+
+
+class JsonLines(_Lines):
+    """One JSON object a line; empty fields are null."""
+
+    def _line(self, row: dict[str, Any]) -> str:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        return text.translate(LINE_ENDS) + "\n"
+
+
+class Csv(_Lines):
+    """Comma separated, with a header; empty fields are empty, and no text starts a formula."""
+
+    def __init__(self, path: Path, rows: _Rows) -> None:
+        super().__init__(path, rows)
+        self._file.write(_csv_line(rows.columns))
+
+    def _line(self, row: dict[str, Any]) -> str:
+        return _csv_line([_harmless(name, value) for name, value in _flat_row(row).items()])
+
+
+def _flat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for formats without lists: points as JSON text."""
+    return {
+        name: json.dumps(value) if isinstance(value, tuple) else value
+        for name, value in row.items()
+    }
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    buffer = io.StringIO()
+    # Fields are quoted for what ends a line, so both signs; the line itself ends as on Unix.
+    csv.writer(buffer, lineterminator="\r\n").writerow(values)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _harmless(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    # A path stays the same path with "./" before it; other texts get the sign for "this is text".
+    return (f".{os.sep}" if name == "source" else "'") + value
+
+
+class Parquet:
+    """Row groups in a file beside the asked one, renamed when it is finished."""
+
+    def __init__(self, path: Path, rows: _Rows) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        self._rows = rows
+        self._path, self._partial = path, path.with_name(f"{path.name}.partial")
+        self._arrow = pyarrow
+        fields = [(name, _arrow_type(pyarrow, name)) for name in rows.columns]
+        self._schema = pyarrow.schema(fields, metadata={"pandas": _for_pandas(rows.columns)})
+        self._group: list[dict[str, Any]] = []
+        try:
+            self._writer = parquet.ParquetWriter(self._partial, self._schema)
+        except OSError:
+            self._partial.unlink(missing_ok=True)
+            raise
+
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        self._group.extend(map(_flat_row, self._rows(predictions, points)))
+        if len(self._group) >= ROW_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        rows, self._group = self._group, []
+        self._writer.write_table(self._arrow.Table.from_pylist(rows, schema=self._schema))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if not isinstance(error, OSError):  # on a full disk groups of rows are missing
+                if self._group:
+                    self._write_group()
+                self._writer.close()
+                self._partial.replace(self._path)
+        finally:
+            with suppress(OSError):
+                self._writer.close()
+            self._partial.unlink(missing_ok=True)
+
+
+def _arrow_type(pyarrow: Any, name: str) -> Any:
+    if name in TEXTS:
+        return pyarrow.string()
+    return pyarrow.int64() if name in WHOLE_NUMBERS else pyarrow.float64()
+
+
+def _for_pandas(names: Sequence[str]) -> str:
+    """What pandas writes itself so that whole numbers stay whole where some are missing."""
+    whole = [
+        {"name": name, "field_name": name, "pandas_type": "int64", "numpy_type": "Int64"}
+        for name in names
+        if name in WHOLE_NUMBERS
+    ]
+    return json.dumps({"index_columns": [], "column_indexes": [], "columns": whole})
+
+
+FORMATS: dict[str, Callable[[Path, _Rows], Writer]] = {
+    ".jsonl": JsonLines,
+    ".csv": Csv,
+    ".parquet": Parquet,
+}
+
+
+def check_output(path: Path) -> None:
+    """Say before the work starts what would stop its output.
+
+    Raises:
+        UsageError: another ending than those of FORMATS, no such folder, or pyarrow is missing.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"output {path}: expected a name that ends in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"output {path}: the folder {path.parent} does not exist; create it first")
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UsageError(
+                f"output {path}: Parquet needs pyarrow; "
+                'pip install "fervor[parquet]", or name a .csv or .jsonl file'
+            ) from error
+
+
+def open_table(
+    path: Path, labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False
+) -> Writer:
+    """A file of rows in the format that the path's ending names; an existing one is replaced.
+
+    `smooth` adds a column smooth_<class> for each class: p_<class> smoothed over its track.
+    `landmarks` adds a column of that name: the points that `write` is given, as
+    lists in JSON Lines and as JSON text elsewhere.
+
+    Raises:
+        UsageError: see `check_output`.
+    """
+    check_output(path)
+    return FORMATS[path.suffix.lower()](path, _Rows(labels, smooth, landmarks))
+
+
+class TextTable:
+    """Rows for a reader: the expression, the one that comes next, and where the face is."""
+
+    def __init__(self, stream: TextIO, sources: Sequence[str] = (), *, timed: bool = False) -> None:
+        longest = max((len(_visible(source)) for source in sources), default=0)
+        self._width = min(max(longest, len("source")), 60)
+        self._stream, self._timed = stream, timed
+        self._stream.write(
+            f"{'source':{self._width}}{'    time  track' if timed else ''}"
+            f"  face  expression   prob  next{'':17}x      y  width height\n"
+        )
+
+    def write(
+        self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
+    ) -> None:
+        """Add the rows of one frame; points have no place in it."""
+        for prediction in predictions:
+            source = f"{_visible(prediction.source):{self._width}}"
+            if self._timed:
+                time = "" if prediction.time_s is None else f"{prediction.time_s:.3f}"
+                track = "" if prediction.track is None else prediction.track
+                source += f"{time:>8}{track:>7}"
+            self._stream.write(f"{source}  {_answer(prediction)}".rstrip() + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.flush()
+
+
+def _answer(prediction: Prediction) -> str:
+    if prediction.box is None or prediction.prob is None:
+        reason = f": {_visible(prediction.error)}" if prediction.error else ""
+        return f"   -  {prediction.status.replace('_', ' ')}{reason}"
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
+    x, y, width, height = (round(value) for value in prediction.box)
+    return (
+        f"{prediction.face:4}  {prediction.label:11} {prediction.prob:.3f}  {following:16}"
+        f"{x:6} {y:6} {width:6} {height:6}"
+    )
+
+
+def _visible(text: str) -> str:
+    """Control characters, which could command a terminal, as escapes."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in text
+    )

@@ -1,0 +1,184 @@
+"""The work of `fervor predict`: every frame of the inputs through the model, to its outputs."""
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fervor.inference.prediction import Answer
+from fervor.inference.predictor import Predictor
+from fervor.io import sources as media
+from fervor.io.prefetch import progress
+from fervor.outputs import tables
+
+
+if TYPE_CHECKING:
+    from fervor.faces.landmarks import PointFinder
+    from fervor.outputs.annotator import Annotator
+
+
+__all__ = ["Outputs", "answers", "run"]
+
+
+class Outputs:
+    """Where the answers go: a file of rows or a table on the terminal, and drawings.
+
+    `landmarks` adds each face's points to both; a terminal shows none.
+
+    Raises:
+        UsageError: an output that cannot be written.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        annotate: str,
+        *,
+        smooth: bool,
+        sources: Sequence[str],
+        landmarks: bool = False,
+    ) -> None:
+        self.output, self.smooth, self.landmarks = output, smooth, landmarks
+        self.stream = sys.stdout
+        if output:
+            tables.check_output(Path(output))
+        self.annotator = _annotator(Path(annotate), sources) if annotate else None
+
+    def table(self, labels: Sequence[str], sources: Sequence[str]) -> tables.Writer:
+        """Opens the rows; on a terminal `smooth` has no place."""
+        if self.output:
+            return tables.open_table(
+                Path(self.output), labels, smooth=self.smooth, landmarks=self.landmarks
+            )
+        timed = any(map(media.is_video, sources)) or any(map(media.is_webcam, sources))
+        return tables.TextTable(self.stream, sources, timed=timed)
+
+
+def answers(
+    predictor: Predictor,
+    sources: Sequence[str],
+    *,
+    span: media.Span,
+    finder: "PointFinder | None" = None,
+) -> Generator[Answer]:
+    """Every frame of the sources with its answer, in order."""
+    with closing(media.read(sources, span=span)) as frames:
+        for frame, answer in predictor.with_frames(frames):
+            yield (
+                frame,
+                answer,
+                () if finder is None else finder(frame, [face.box for face in answer]),
+            )
+
+
+def run(
+    found: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
+) -> Counter[str]:
+    """Number of pictures, videos, frames and of rows by status; stopping finishes all outputs."""
+    counts: Counter[str] = Counter()
+    moving = {source for source in sources if media.is_webcam(source) or media.is_video(source)}
+    counts["pictures"] = sum(source not in moving for source in sources)
+    counts["videos"] = len(sources) - counts["pictures"]
+    total = None if moving else len(sources)
+    with ExitStack() as stack:
+        stop = stack.enter_context(_stoppable())
+        with stop.held():
+            table = stack.enter_context(outputs.table(labels, sources))
+            if outputs.annotator is not None:
+                stack.enter_context(outputs.annotator)
+            unit = "frames" if moving else "pictures"
+            bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
+            stack.enter_context(closing(found))
+            stack.callback(stop.hold)  # while all of these are finished
+        for frame, answer, points in found:
+            with stop.held():
+                table.write(answer, points)
+                if outputs.annotator is not None:
+                    outputs.annotator.write(frame, answer, points)
+            counts["frames"] += frame.source in moving
+            counts.update(prediction.status for prediction in answer)
+            if bar is not None:
+                bar.update()
+    return counts
+
+
+def summary(output: str, counts: Counter[str]) -> str:
+    """One line for a person: "rows.csv: 3 pictures, 1 video (250 frames), 240 faces, ..."."""
+    what = []
+    if counts["pictures"] or not counts["videos"]:
+        what.append(f"{counts['pictures']} pictures")
+    if counts["videos"]:
+        noun = "video" if counts["videos"] == 1 else "videos"
+        what.append(f"{counts['videos']} {noun} ({counts['frames']} frames)")
+    return (
+        f"{output}: {', '.join(what)}, {counts['ok']} faces, "
+        f"{counts['no_face']} without a face, {counts['error']} unreadable"
+    )
+
+
+def _annotator(folder: Path, sources: Sequence[str]) -> "Annotator":
+    from fervor.outputs.annotator import (
+        Annotator,  # most runs draw nothing, and start sooner without
+    )
+
+    return Annotator(folder, sources)
+
+
+class _Stop:
+    """Ctrl-C and a polite end (SIGTERM, of a service or a container): both raise KeyboardInterrupt.
+
+    The first one waits while something is held, so that no row, film or file is left between two
+    states; a second one does not.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._held = False
+
+    def __call__(self, *_: object) -> None:
+        """The handler of both signals."""
+        waits = self._held and not self.asked
+        self.asked = True
+        if not waits:
+            raise KeyboardInterrupt
+
+    def hold(self) -> None:
+        """Wait from now on."""
+        self._held = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the end of the block.
+
+        Raises:
+            KeyboardInterrupt: at its end, where one was asked for meanwhile.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    stop = _Stop()
+    heard = (signal.SIGINT, signal.SIGTERM)
+    numbers = [number for number in heard if signal.getsignal(number) is not signal.SIG_IGN]
+    try:
+        before = [signal.signal(number, stop) for number in numbers]
+    except ValueError:  # not in the main thread: somebody else's to decide
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if stop.asked:
+        raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Sentences about expressions: templates, descriptions, captions."""

@@ -1,0 +1,190 @@
+"""Recipes that may come from strangers: plain values, few of them, and possible numbers."""
+
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fervor.config import Run
+from fervor.errors import UsageError
+
+
+__all__ = ["LISTED", "RECIPES", "check_file", "check_run", "nearest", "recipe_path", "recipes"]
+LARGEST = 64_000
+"""Bytes; the largest recipe of the package has some two thousand."""
+
+CLASSES = {"class_path", "init_args", "dict_kwargs", "config"}
+"""With these the parser of options would import and call whatever they name."""
+
+SECTIONS = {field.name for field in fields(Run) if field.default is MISSING}
+"""Settings that are groups of others."""
+
+TAG = "tag:yaml.org,2002:"
+PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+"""Kinds of values."""
+
+MOST, DEEPEST = 10_000, 20
+"""Values of a recipe after its references are written out, and levels of them."""
+
+SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
+"""Largest side in pixels, largest number of anything, largest whole number among the options."""
+
+LIMITS = {
+    "encoder.size": SIDE,
+    "teacher.size": SIDE,
+    "optim.batch_size": COUNT,
+    "optim.epochs": COUNT,
+    "data.views": 1000,
+    "workers": 1024,
+    "processes": 1024,
+    "threads": 1024,
+}
+
+
+def check_file(path: Path) -> None:
+    """Look at a recipe before anything is made of it.
+
+    Raises:
+        UsageError: too large, no YAML in UTF-8, tags that would make objects, or references that
+            unfold to more than a recipe can hold.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UsageError(f"{path} is larger than {LARGEST:,} bytes: expected a recipe")
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no readable YAML: {reason}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise UsageError(f"{path} holds no settings: expected lines as `method: ke`")
+    _check_sections(root, path)
+    values, levels = _unfolded(root, {}, path)
+    if values > MOST or levels > DEEPEST:
+        raise UsageError(
+            f"{path} unfolds to {values:,} values in {levels} levels: expected at most {MOST:,} "
+            f"in {DEEPEST}"
+        )
+
+
+def _check_sections(root: yaml.MappingNode, path: Path) -> None:
+    """A text in place of a group of settings would name a class, or a file of them."""
+    for key, value in root.value:
+        if key.value in SECTIONS and not isinstance(value, yaml.MappingNode):
+            raise UsageError(f"{path}: {key.value} is no group of settings")
+
+
+def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple[int, int]:
+    """How many values a node is with its references written out, and how many levels deep."""
+    if id(node) in known:
+        return known[id(node)]
+    if node.tag.removeprefix(TAG) not in PLAIN:
+        raise UsageError(f"{path} has the tag {node.tag}: expected plain values")
+    known[id(node)] = (MOST + 1, 1)  # so large is one that holds itself
+    parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        for key, _ in node.value:
+            if not CLASSES.isdisjoint(str(key.value).split(".")):
+                raise UsageError(f"{path} has the setting {key.value}: expected plain values")
+        parts = [part for pair in parts for part in pair]
+    found = [_unfolded(part, known, path) for part in parts]
+    known[id(node)] = (
+        1 + sum(values for values, _ in found),
+        1 + max((levels for _, levels in found), default=0),
+    )
+    return known[id(node)]
+
+
+LEAST: dict[str, float] = {
+    "encoder.size": 1,
+    "encoder.frozen_blocks": 0,
+    "teacher.size": 1,
+    "optim.batch_size": 1,
+    "optim.epochs": 1,
+    "optim.warmup_epochs": 0,
+    **dict.fromkeys(
+        ("optim.rate", "optim.warmup_rate", "optim.momentum", "optim.weight_decay", "optim.sam"), 0
+    ),
+    **dict.fromkeys(("optim.gamma", "optim.average", "optim.clip", "data.margin", "data.fold"), 0),
+    **dict.fromkeys(("data.views", "workers", "threads", "seed"), 0),
+    "processes": 1,
+}
+"""Smallest values that a run can have."""
+
+SHARES = (
+    *("data.validation", "augment.flip", "augment.erase", "augment.erase_area", "augment.blur"),
+    *("augment.crop_area", "augment.shift", "optim.average", "optim.momentum"),
+)
+"""Parts of one: none may exceed it."""
+
+
+def check_run(run: Run) -> None:
+    """Refuse what no machine could do, before memory is asked for.
+
+    Raises:
+        UsageError: a number beyond its limits.
+    """
+
+    def setting(name: str) -> Any:
+        found: Any = run
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    for name, limit in LIMITS.items():
+        if setting(name) > limit:
+            raise UsageError(f"--{name} {setting(name)}: expected at most {limit:,}")
+    for name, least in LEAST.items():
+        if not setting(name) >= least:
+            raise UsageError(f"--{name} {setting(name)}: expected at least {least}")
+    for name in SHARES:
+        if not 0 <= setting(name) <= 1:
+            raise UsageError(f"--{name} {setting(name)}: expected a share, 0 to 1")
+    if not run.optim.rate:
+        raise UsageError(f"--optim.rate {run.optim.rate}: expected a number above 0")
+    for name, value in run.options.items():
+        if isinstance(value, int) and abs(value) > OPTION:
+            raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")
+
+
+def value_of(word: str) -> Any:
+    """A word as a whole number, a number, a truth value or itself."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(word.lower(), word)
+
+
+RECIPES = Path(__file__).parent
+LISTED = 12
+"""Right names shown after a misspelt one."""
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that the package holds."""
+    found = RECIPES.rglob("*.yaml")
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in found)
+
+
+def recipe_path(recipe: str) -> Path:
+    """The file of a recipe: a YAML file's path, or a name of the package.
+
+    Raises:
+        UsageError: neither.
+    """
+    if recipe in (known := recipes()):
+        return RECIPES / f"{recipe}.yaml"
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    names = ", ".join(nearest(recipe, known)[:LISTED])
+    raise UsageError(f"--config {recipe}: expected a YAML file or one of {names}")
+
+
+def nearest(wrong: str, names: Iterable[str]) -> list[str]:
+    """The names, most similar first."""
+    return sorted(names, key=lambda name: -SequenceMatcher(None, wrong, name).ratio())

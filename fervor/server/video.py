@@ -1,0 +1,123 @@
+"""An uploaded video -> JSON Lines while it is read.
+
+Where the system has files in memory the video never lies on a disk; it is gone with the answer.
+"""
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Generator, MutableMapping
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from threading import Lock
+from typing import Any, BinaryIO
+
+from fastapi.responses import StreamingResponse
+
+from fervor.errors import UsageError
+from fervor.inference.prediction import Prediction, row_of, without_face
+from fervor.inference.predictor import Predictor
+from fervor.io.frame import Span
+from fervor.io.sources import is_video, read
+from fervor.io.video import need_av, stated_seconds
+from fervor.server.limits import Limits, Refused
+from fervor.server.metrics import Metrics
+from fervor.server.uploads import Upload
+
+
+__all__ = ["Film", "check", "lines", "memory"]
+
+CHUNK = 8
+"""Frames whose rows are sent together."""
+MEDIA_TYPE = "application/jsonl"
+
+
+def memory() -> BinaryIO:
+    """A file that has a path for the decoder: in memory on Linux, elsewhere temporary."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("fervor-video"), "w+b")
+    return tempfile.NamedTemporaryFile("w+b")  # type: ignore[return-value]  # as good as one
+
+
+def _path(file: BinaryIO) -> str:
+    file.flush()
+    number = f"/proc/self/fd/{file.fileno()}"
+    return number if os.path.exists(number) else file.name
+
+
+def check(upload: Upload, limits: Limits) -> None:
+    """Refuse what is no video, and one that says itself that it is too long.
+
+    Raises:
+        Refused: so it is, or this server reads no videos.
+    """
+    try:
+        need_av(upload.name)
+    except UsageError as error:
+        raise Refused(501, "no_videos", "this server reads no videos") from error
+    path = _path(upload.file)
+    if not is_video(path):
+        raise Refused(415, "no_video", f"{upload.name}: not a video in a known format")
+    seconds = stated_seconds(path)
+    if seconds is not None and seconds > limits.video_seconds:
+        raise Refused(413, "video_too_long", _too_long(f"{seconds:.0f} seconds", limits))
+
+
+def _too_long(what: str, limits: Limits) -> str:
+    return f"a video of {what}: expected at most {limits.video_seconds:g} seconds"
+
+
+def lines(
+    upload: Upload, predictor: Predictor, limits: Limits, metrics: Metrics, *, every: int
+) -> Generator[bytes]:
+    """The rows of each frame, as in `fervor predict --output rows.jsonl`.
+
+    A video that is longer than it says ends with a row that says so.
+    """
+    frames = read([_path(upload.file)], span=Span(every), max_pixels=limits.pixels)
+    with closing(frames):
+        for frame, answer in predictor.with_frames(frames):
+            metrics.frame()
+            if frame.time_s is not None and frame.time_s > limits.video_seconds:
+                ended = replace(frame, picture=None, error=_too_long("more", limits))
+                yield _line(without_face(ended, predictor.name), upload, predictor)
+                return
+            yield b"".join(_line(prediction, upload, predictor) for prediction in answer)
+
+
+def _line(prediction: Prediction, upload: Upload, predictor: Predictor) -> bytes:
+    row = row_of(replace(prediction, source=upload.name), predictor.labels)
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+class Film(StreamingResponse):
+    """Streams what a generator makes in threads, and calls `done` however that ends."""
+
+    def __init__(self, made: Generator[bytes], done: Callable[[], None]) -> None:
+        super().__init__(self._chunks(), media_type=MEDIA_TYPE)
+        self._made, self._done, self._turn = made, done, Lock()
+        self._closed = False
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Not awaited, because a client that left cancels this; the step under way ends first.
+            asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        while chunk := await loop.run_in_executor(None, self._step):
+            yield chunk
+
+    def _step(self) -> bytes:
+        with self._turn:
+            return b"" if self._closed else b"".join(islice(self._made, CHUNK))
+
+    def _close(self) -> None:
+        with self._turn:
+            self._closed = True
+            self._made.close()
+            self._done()

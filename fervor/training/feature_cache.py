@@ -1,0 +1,215 @@
+"""Fixed augmented views, their frozen layers computed once: short runs at a fraction of the cost.
+
+Epoch e takes view e mod n of every picture. A view is a function of the picture's place in the
+split and of the view's number, not of a run's seed. With no more epochs than views a run sees what
+it would see with the layers computed anew each time; runs that are compared share the cache.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fervor.config import Augment, Run
+from fervor.data.augmentation import Augmentation
+from fervor.data.batch import Batch, targets
+from fervor.data.image_set import Pictures
+from fervor.data.loading import evaluation_batches, pair_generator
+from fervor.data.samplers import Key, Partners, mixed_seed
+from fervor.errors import UsageError
+from fervor.io.atomic import aside
+from fervor.methods.base import Method
+from fervor.models.amp import has_bfloat16
+from fervor.models.image import FaceEncoder, ImageEncoder
+from fervor.models.image.vlm import VisionTower
+
+
+CHUNK = 64
+"""Pictures augmented together; part of what a view is."""
+
+
+class ViewBatches(Dataset[Batch]):
+    """Batches whose pictures are what the encoder's frozen layers made of a view."""
+
+    def __init__(
+        self, pictures: Pictures, run: Run, views: list[NDArray[np.uint16]], *, pairs: bool = False
+    ) -> None:
+        self.pictures = pictures
+        self.run = run
+        self.views = views
+        self.partners = Partners(pictures.label) if pairs else None
+
+    def __getitem__(self, key: Key) -> Batch:
+        """The batch of a key: maps [b d i j] in place of pictures."""
+        indices = torch.tensor(key.indices)
+        label, votes = self.pictures.label[indices], self.pictures.votes[indices]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
+            target = targets(label, votes, self.run.data.target)
+        positive = None
+        if self.partners is not None:
+            partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
+            positive = self._maps(key, partners)
+        return Batch(self._maps(key, indices), label[key.own], target[key.own], positive)
+
+    def _maps(self, key: Key, indices: Tensor) -> Tensor:
+        rows = self.views[key.epoch % len(self.views)][indices[key.own].numpy()]
+        return torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2).float()
+
+
+def view_batches(
+    encoder: ImageEncoder, pictures: Pictures, run: Run, *, pairs: bool = False
+) -> ViewBatches:
+    """The run's batches from its cached views; computes those that are not there yet.
+
+    With `pairs` a batch also holds the same view of a partner of each picture.
+
+    Raises:
+        UsageError: the encoder has no frozen layers, pictures shall be mixed, or there is no cache.
+    """
+    if not run.data.cache:
+        raise UsageError("data.views needs a folder: name one with --data.cache")
+    if not isinstance(encoder, FaceEncoder | VisionTower) or not run.encoder.frozen_blocks:
+        raise UsageError(
+            "data.views needs a face encoder or vlm, with encoder.frozen_blocks above 0"
+        )
+    if run.augment.mixup:
+        raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, run.augment)
+    numbers = range(run.data.views)
+    for number in numbers:  # what another process is at can wait until the rest is there
+        _compute(encoder, pictures, run, folder, number, wait=False)
+    for number in numbers:
+        _compute(encoder, pictures, run, folder, number, wait=True)
+    views = [np.load(_path(folder, number), mmap_mode="r") for number in numbers]
+    return ViewBatches(pictures, run, views, pairs=pairs)
+
+
+def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batch]:
+    """A split in order to measure a method on: pictures, or the cached maps of a run with views.
+
+    The frozen layers run in single precision here, as they do in evaluation.
+    """
+    encoder = method.image
+    whole = method.companions or run.encoder.mirror  # these look at the pictures themselves
+    if whole or not run.data.views or not isinstance(encoder, FaceEncoder | VisionTower):
+        yield from evaluation_batches(pictures, size=run.encoder.size)
+        return
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, None)
+    path = folder / "plain.npy"
+    if not path.is_file():
+        _write_plain(encoder, pictures, run, path)
+    maps: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    for indices in torch.arange(len(pictures)).split(CHUNK):
+        rows = torch.from_numpy(maps[indices.numpy()]).permute(0, 3, 1, 2)
+        yield Batch(rows, pictures.label[indices], pictures.votes[indices])
+
+
+@torch.no_grad()
+def _write_plain(
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, path: Path
+) -> None:
+    """Maps [n i j d] of the pictures as they are, whole or not at all."""
+
+    def maps() -> Iterator[NDArray[Any]]:
+        for batch in evaluation_batches(pictures, size=run.encoder.size):
+            image = batch.image.contiguous(memory_format=torch.channels_last)
+            yield encoder.lower(image).permute(0, 2, 3, 1).numpy()
+
+    training = encoder.training
+    encoder.eval()
+    _store(path, len(pictures), maps())
+    encoder.train(training)
+
+
+def _fingerprint(
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, augment: Augment | None
+) -> str:
+    """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
+    layers = asdict(replace(run.encoder, weights="", mirror=False))  # the probe below tells weights
+    changes = None if augment is None else asdict(augment)
+    settings = {"augment": changes, "encoder": layers, "chunk": CHUNK}
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for images in pictures.blocks():
+        found.update(images.numpy().data)
+    with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
+        probe = torch.linspace(0, 1, run.encoder.size).expand(1, 3, run.encoder.size, -1)
+        maps = encoder.eval().lower(probe).mean(dim=(2, 3))
+    found.update(np.round(maps.double().numpy(), 2).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _path(folder: Path, view: int) -> Path:
+    return folder / f"view{view}.npy"
+
+
+@torch.no_grad()
+def _compute(
+    encoder: FaceEncoder | VisionTower,
+    pictures: Pictures,
+    run: Run,
+    folder: Path,
+    view: int,
+    *,
+    wait: bool,
+) -> None:
+    """One view's maps [n i j d], bfloat16 seen as uint16, into its file; see `_store`."""
+    augmentation = Augmentation(run.augment, run.encoder.size)
+
+    def maps() -> Iterator[NDArray[Any]]:
+        for indices in torch.arange(len(pictures)).split(CHUNK):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mixed_seed(view, int(indices[0])))
+                image = augmentation(pictures.take(indices))
+            yield _lower(encoder, image)
+
+    _store(_path(folder, view), len(pictures), maps(), wait=wait)
+
+
+def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool = True) -> None:
+    """Write parts [b ...] of an array [count ...], whole or not at all, where it is not there yet.
+
+    They are written, not mapped: a full disk then is an error and not the end of the process. What
+    a killed process left is removed. Where another process is at the same file, wait for it, or
+    with `wait` false leave it to that one.
+    """
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
+    try:
+        held = lock.acquire()
+    except Timeout:
+        return
+    with held:
+        if path.is_file():
+            return
+        for left in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+            left.unlink()
+        with aside(path) as partial, partial.open("wb") as file:
+            for part in parts:
+                if not file.tell():
+                    shape = (count, *part.shape[1:])
+                    kind = np.lib.format.dtype_to_descr(part.dtype)
+                    header = {"descr": kind, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(part).data)
+
+
+def _lower(encoder: FaceEncoder | VisionTower, image: Tensor) -> NDArray[np.uint16]:
+    image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+        maps = encoder.eval().lower(image)
+    stored: NDArray[np.uint16] = (
+        maps.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous().view(torch.uint16).numpy()
+    )
+    return stored

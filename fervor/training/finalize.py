@@ -1,0 +1,108 @@
+"""The end of a run: its folder becomes a model folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from fervor.artifacts.model_card import card
+from fervor.config import Run
+from fervor.data import datasets
+from fervor.data.splits import Splits, alignment
+from fervor.evaluation.evaluate import torch_logits
+from fervor.evaluation.metrics import fitted_temperature, softmax, summary
+from fervor.io import provenance
+from fervor.methods import build
+from fervor.methods.base import Method
+from fervor.training.feature_cache import plain_batches
+from fervor.training.licences import terms
+from fervor.training.resume import starts
+
+
+LAST = "last.ckpt"
+BEST = "best.safetensors"
+FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
+"""What is measured after each epoch; the first chooses."""
+
+
+def finish(
+    method: Method, run: Run, splits: Splits, history: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Write the model folder: best weights, temperature, description and card."""
+    tensors = load_file(folder / BEST)
+    build.fill(method, tensors, folder / BEST)
+    batches = plain_batches(method, splits.selection, run)
+    logits = torch_logits(method, batches)
+    label = splits.selection.label.numpy()
+    temperature = fitted_temperature(logits, label)
+    best = max(history, key=lambda row: row["accuracy"])
+    info = _description(run, splits, method) | {
+        "temperature": temperature,
+        "starts": starts(folder),
+        "selection": {
+            "mode": run.selection,
+            "split": splits.selected_on,
+            "epoch": best["epoch"],
+            **{name: best[name] for name in FIGURES},
+            "calibration_error": summary(softmax(logits, temperature), label, splits.labels)[
+                "calibration_error"
+            ],
+        },
+    }
+    build.save_model(folder, tensors, info, card(info))
+    forget_state(folder)
+
+
+def forget_state(folder: Path) -> None:
+    """Remove what a finished run needed to go on."""
+    for name in (BEST, LAST):
+        (folder / name).unlink(missing_ok=True)
+
+
+def initial_weights(run: Run) -> dict[str, str]:
+    """Where the encoder started: a name, or the checksum of a file."""
+    weights = Path(run.encoder.weights)
+    if run.encoder.weights and weights.is_file():
+        return {"file": weights.name, "sha256": provenance.sha256(weights)}
+    return {"name": weights.name if weights.is_dir() else run.encoder.weights or "packaged"}
+
+
+def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
+    """What model.json says of a run before its outcome."""
+    resolved = run.published()
+    size, stored = run.encoder.size, splits.train.images.shape[2:]
+    with torch.no_grad():
+        grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
+    return {
+        "name": run.name or run.method,
+        "method": run.method,
+        "labels": list(splits.labels),
+        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
+        "grid": list(grid),
+        "options": resolved["options"],
+        "encoder": resolved["encoder"],
+        "initial_weights": initial_weights(run),
+        "architecture": method.image.architecture,
+        "text": {**resolved["text"], "width": int(method.text_width)},
+        "towers": build.tower_checksums(method),
+        "companions": {name: resolved[name] for name in method.companions},
+        "prompts": list(method.sentences),
+        "parameters": build.sizes(method),
+        "data": {
+            "name": run.data.name,
+            "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
+            "train_protocol": datasets.protocol_of(
+                run.data.name, run.data.train_protocol or run.data.protocol
+            ),
+            "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
+            "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+            "aligned": alignment(run.data),
+        },
+        **terms(run),
+        "config": resolved,
+        "seed": run.seed,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+    }

@@ -1,0 +1,54 @@
+"""What a method does once before its first step, its pass over the pictures cached by content."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fervor.config import Run
+from fervor.data.image_set import Pictures
+from fervor.data.loading import evaluation_batches
+from fervor.methods import build
+from fervor.methods.base import Method
+
+
+def prepare(method: Method, pictures: Pictures, run: Run) -> None:
+    """Let a method see plain training pictures once, or what an earlier run saw in them."""
+    wanted = method.pictures_to_prepare()
+    if wanted is None:
+        method.prepare(())
+        return
+    if wanted:
+        pictures = pictures.subset(_of_each_class(pictures.label, wanted, run.seed))
+    path = Path(run.data.cache) / f"prepared-{_fingerprint(method, pictures, run)}.safetensors"
+    kept = load_file(path) if run.data.cache and path.is_file() else None
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    method.to(device or "cpu")
+    batches = evaluation_batches(pictures, size=run.encoder.size)
+    halved = run.optim.precision == "bf16"
+    with torch.autocast(device.type if device else "cpu", torch.bfloat16, enabled=halved):
+        found = method.prepare(batches, kept=kept)
+    if found and kept is None and run.data.cache:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        build.save_weights(path, found)
+
+
+def _of_each_class(label: Tensor, count: int, seed: int) -> Tensor:
+    """The places of `count` pictures of each class, drawn by the seed; fewer where they are few."""
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
+    chosen = [order[label[order] == number][:count] for number in label.unique()]
+    return torch.cat(chosen).sort().values
+
+
+def _fingerprint(method: Method, pictures: Pictures, run: Run) -> str:
+    """What a preparation depends on, as a name: the pictures, their classes, the frozen towers."""
+    settings = {name: getattr(run.encoder, name) for name in ("size", "grey")}
+    settings["precision"] = run.optim.precision
+    found = hashlib.sha256(json.dumps([settings, build.tower_checksums(method)]).encode())
+    for images in pictures.blocks():
+        found.update(images.numpy().data)
+    found.update(pictures.label.numpy().data)
+    return found.hexdigest()[:16]

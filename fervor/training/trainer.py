@@ -1,0 +1,389 @@
+"""Training: one LightningModule that wraps any method, and the run folder it leaves behind."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+import yaml
+from numpy.typing import NDArray
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+
+from fervor.config import Run
+from fervor.data.batch import Batch
+from fervor.data.image_set import Pictures
+from fervor.data.loading import TrainingBatches, evaluation_batches, training_loader
+from fervor.data.samplers import mixed_seed
+from fervor.data.splits import Splits, read_splits
+from fervor.errors import DataError, UsageError
+from fervor.evaluation.evaluate import torch_logits
+from fervor.evaluation.metrics import softmax, summary
+from fervor.io import provenance
+from fervor.io.atomic import forget_partial, write_bytes
+from fervor.methods import METHODS, build
+from fervor.methods.base import Method
+from fervor.methods.options import method_options
+from fervor.models import amp, distributed
+from fervor.models.auxiliary import build_companions
+from fervor.models.image import FaceEncoder, build_image_encoder, check_weights
+from fervor.models.text.encoders import build_text_encoder
+from fervor.training.feature_cache import plain_batches, view_batches
+from fervor.training.finalize import BEST, FIGURES, LAST, finish, forget_state
+from fervor.training.optim import learning_rate, moving_average, optimizer_of
+from fervor.training.prepare import prepare
+from fervor.training.resume import CONFIG, HISTORY, check_resume, note_start
+
+
+logger = logging.getLogger(__name__)
+
+RESTORE_FACES = 256
+"""Faces that put BatchNorm's statistics back into folded weights."""
+
+
+def train(run: Run, *, resume: bool = False) -> Path:
+    """Train one model and return its run folder; `resume` goes on after the last whole epoch.
+
+    Raises:
+        FervorError: a setting, data set or weight file that does not fit.
+    """
+    given, run = run, amp.on_this_machine(run)
+    folder = run_folder(run)
+    trainer = _trainer(run, folder)
+    changes: dict[str, tuple[Any, Any]] = {}
+    if trainer.is_global_zero:
+        changes = open_run(given, resume=resume)
+    check_weights(run.encoder)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    lightning.seed_everything(run.seed, workers=True, verbose=False)
+    splits = read_splits(run)
+    method = build_method(run, splits)
+    prepare(method, splits.train, run)
+    sizes = build.sizes(method)
+    logger.info(
+        "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(**sizes)
+    )
+    module = Training(method, run, splits, folder, changes=changes)
+    place = {"rank": trainer.global_rank, "world": trainer.world_size}
+    last = folder / LAST
+    try:
+        trainer.fit(
+            module,
+            training_loader(_batches(method, splits.train, run), splits.train, run, **place),
+            ckpt_path=last if resume and last.is_file() else None,
+            weights_only=False,
+        )
+    except SystemExit:  # what Lightning makes of an interruption
+        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a worker that prepares batches was killed: go on with --resume {folder}, with fewer "
+            "--workers where memory ran out"
+        ) from None
+    distributed.part()
+    if not trainer.is_global_zero:
+        raise SystemExit  # this process has done its share
+    module.note_start()  # where no step was left to do
+    finish(module.method.float(), run, splits, module.history, folder)
+    return folder
+
+
+def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
+    """Look whether a run may start, or go on, in its folder; the settings that change then.
+
+    Raises:
+        UsageError: it holds a run, none that could go on, or one of other settings.
+    """
+    folder = run_folder(run)
+    if not resume and (folder / CONFIG).exists():
+        raise UsageError(
+            f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
+        )
+    if not resume:
+        return {}
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
+    if (folder / build.DESCRIPTION).is_file():
+        forget_state(folder)  # a kill between a run's last two steps leaves it
+        raise UsageError(f"{folder} holds a finished run: train again with another --output")
+    changes = check_resume(folder, run)
+    forget_partial(folder)
+    return changes
+
+
+def run_folder(run: Run) -> Path:
+    """Where a run's files go."""
+    return Path(run.output or f"runs/{run.name or run.method}-seed{run.seed}")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder, as plain values.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
+
+
+def build_method(run: Run, splits: Splits) -> Method:
+    """The run's method with its starting weights."""
+    if run.method not in METHODS:
+        raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
+    chosen: Any = METHODS[run.method]
+    options = method_options(run.method, run.options)
+    companions = build_companions(run.method, chosen.companions, run.landmarks, run.teacher)
+    encoder = build_image_encoder(run.encoder)
+    text = build_text_encoder(run.text.name)
+    method: Method = chosen(encoder, text, splits.labels, options, **companions)
+    if "image" in method.frozen() and run.encoder.weights == "random":
+        raise UsageError(
+            f"method {run.method} leaves the image encoder as it came, and a random "
+            f"{run.encoder.name} has learned nothing: name its weights with --encoder.weights"
+        )
+    if run.start:
+        _start_from(method, run.start)
+    if isinstance(encoder, FaceEncoder) and "image" not in method.frozen():
+        generator = torch.Generator().manual_seed(run.seed)
+        faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
+        sample = splits.train.subset(faces)
+        images = [batch.image for batch in evaluation_batches(sample, size=run.encoder.size)]
+        encoder.restore_batchnorm(torch.cat(images))
+    return method
+
+
+def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
+    """Augmented anew each time, or from fixed views whose frozen layers are cached."""
+    if run.data.views:
+        return view_batches(method.image, pictures, run, pairs=method.pairs)
+    return TrainingBatches(pictures, run, pairs=method.pairs)
+
+
+def _start_from(method: Method, model: str) -> None:
+    """Take over a model's weights; the new label set keeps its own text vectors.
+
+    Raises:
+        ModelError: the model is of another kind.
+    """
+    loaded = build.load_model(model)
+    tensors = loaded.tensors()
+    trained = {name for name, _ in method.named_parameters()}
+    constant = {
+        key: value
+        for key, value in build.own_state(method).items()
+        if key not in trained and not key.startswith("image.")
+    }
+    build.fill(method, {**tensors, **constant}, loaded.folder / build.WEIGHTS)
+
+
+class Training(lightning.LightningModule):
+    """Any method under Lightning: steps, schedule, moving average, choice of the epoch."""
+
+    def __init__(
+        self,
+        method: Method,
+        run: Run,
+        splits: Splits,
+        folder: Path,
+        *,
+        changes: Mapping[str, tuple[Any, Any]],
+    ) -> None:
+        super().__init__()
+        self.method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.run = run
+        self.splits = splits
+        self.folder = folder
+        self.history: list[dict[str, Any]] = []
+        self._changes: Mapping[str, tuple[Any, Any]] | None = changes
+        self._towers = method.frozen()
+        self.automatic_optimization = not run.optim.sam
+        self.average: AveragedModel | None = None
+        if run.optim.average:
+            self.average = AveragedModel(
+                method, multi_avg_fn=moving_average(run.optim.average), use_buffers=True
+            ).requires_grad_(False)
+
+    def kept(self) -> Method:
+        """The weights that are evaluated and kept: the moving average where there is one."""
+        return self.method if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over the method's groups, its rates set anew for each step."""
+        optim = self.run.optim
+        optimizer = optimizer_of(self.method.parameter_groups(optim.rate), optim)
+        steps = int(self.trainer.estimated_stepping_batches) // optim.epochs
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, steps, optim)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        """Whatever a module draws (drop-path) is a function of seed and epoch."""
+        torch.manual_seed(mixed_seed(self.run.seed, self.current_epoch))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The method's objective on one batch; with SAM, both passes and the step."""
+        image, positive = _channels_last(batch.image), batch.positive
+        positive = None if positive is None else _channels_last(positive)
+        batch = batch._replace(image=image, positive=positive)
+        if self.automatic_optimization:
+            return self._objective(batch)
+        return self._sharpness_aware_step(self.method.with_frozen(batch))
+
+    def _objective(self, batch: Batch) -> Tensor:
+        losses = self.method.losses(batch)
+        for name, value in losses.items():
+            self.log(
+                f"train/{name}",
+                value,
+                prog_bar=name == "loss",
+                on_step=True,
+                on_epoch=True,
+                batch_size=len(batch.label),
+            )
+        loss: Tensor = losses["loss"]
+        return loss
+
+    def _sharpness_aware_step(self, batch: Batch) -> Tensor:
+        """The gradient at the weights leads to worse ones nearby, whose gradient is the step's."""
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+
+        def at_the_worse_weights() -> None:
+            self.manual_backward(self.method.losses(batch)["loss"])
+            if self.run.optim.clip:
+                self.clip_gradients(optimizer, self.run.optim.clip, "norm")
+
+        optimizer.zero_grad()
+        loss = self._objective(batch)
+        self.manual_backward(loss)
+        optimizer.step(at_the_worse_weights)
+        scheduler.step()
+        return loss.detach()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        """Move the average; what has made a step is a run, and its folder says so."""
+        self.note_start()
+        if self.average is not None:
+            self.average.update_parameters(self.method)
+
+    def note_start(self) -> None:
+        """Write the configuration once, when all checks lie behind."""
+        if self._changes is not None and self.trainer.is_global_zero:
+            note_start(self.folder, self.run, self._changes)
+        self._changes = None
+
+    def on_train_epoch_end(self) -> None:
+        """Measure on the selection split; keep the weights if they are the best so far."""
+        label = self.splits.selection.label.numpy()
+        figures = summary(softmax(self._selection_logits()), label, self.splits.labels)
+        row = {
+            "epoch": self.current_epoch,
+            "selected_on": self.splits.selected_on,
+            **{name: figures[name] for name in FIGURES},
+        }
+        split = "test" if self.run.selection == "paper" else "valid"
+        for name in FIGURES:
+            self.log(f"{split}/{name}", row[name], prog_bar=name == "accuracy")
+        best = max((past["accuracy"] for past in self.history), default=-1.0)
+        self.history.append(row)
+        if self.trainer.is_global_zero:
+            if row["accuracy"] > best:
+                build.save_weights(self.folder / BEST, _state(self.kept()))
+            provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
+        self._keep_last()
+
+    def _selection_logits(self) -> NDArray[np.float32]:
+        """Logits [n c] on the selection split, each process's share of it put together."""
+        pictures = self.splits.selection
+        share = pictures.subset(distributed.share(len(pictures)))
+        own = np.empty((0, len(self.splits.labels)), np.float32)
+        if len(share):
+            own = torch_logits(self.kept(), plain_batches(self.kept(), share, self.run))
+        return np.concatenate(distributed.collected(own))
+
+    def _keep_last(self) -> None:
+        """The whole state, for `--resume`; a callback would save it before the epoch's figures."""
+        self.trainer.save_checkpoint(self.folder / LAST)
+
+    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
+        """The choice so far goes on with a resumed run."""
+        saved["history"] = self.history
+        for key in self._frozen_keys(saved["state_dict"]):
+            del saved["state_dict"][key]
+
+    def _frozen_keys(self, state: dict[str, Tensor]) -> list[str]:
+        """Names of the frozen towers' tensors, the moving average's too: no epoch changes them."""
+        towers = tuple(
+            f"{root}.{tower}." for root in ("method", "average.module") for tower in self._towers
+        )
+        return [key for key in state if key.startswith(towers)]
+
+    def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
+        """Take the choice so far up again."""
+        self.history = saved["history"]
+        own = self.state_dict()
+        saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}
+
+
+class _Whole(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and nowhere but into its own folder."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Encoded in memory, as Lightning does; its own way leads over the folder of temporaries"""
+        buffer = io.BytesIO()
+        torch.save(build, buffer)
+        write_bytes(Path(path), buffer.getbuffer())
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)  # maps come so already
+
+
+def _state(method: Method) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in build.own_state(method).items()}
+
+
+def _trainer(run: Run, folder: Path) -> lightning.Trainer:
+    earlier = len(list(folder.glob("logs*")))
+    version = f"logs-{earlier + 1}" if earlier else "logs"  # a resumed run keeps its first logs
+    devices, nodes = distributed.wanted(run.processes)
+    return lightning.Trainer(
+        max_epochs=run.optim.epochs,
+        accelerator="auto",
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
+        # with SAM the step clips itself
+        gradient_clip_val=None if run.optim.sam else run.optim.clip or None,
+        logger=[
+            CSVLogger(folder, name="", version=version),
+            TensorBoardLogger(folder, name="", version=version),
+        ],
+        enable_checkpointing=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        log_every_n_steps=20,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        plugins=[_Whole()],
+    )

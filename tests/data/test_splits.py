@@ -1,0 +1,70 @@
+"""Which pictures a run trains on, and on which its epoch is chosen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fervor.config import Data, Encoder, Run
+from fervor.data.datasets import ferplus
+from fervor.data.splits import read_splits
+from fervor.errors import UsageError
+from fervor.labels import EXPRESSIONS
+from tests.support.drawn import Row, face, rows, write_pictures
+
+
+TIED = Row("fer0000090.png", (4, 4, 0, 0, 0, 0, 0, 0, 2, 0), 6)
+"""No majority: dropped under `majority`, neutral, the first of the two, under `argmax8`."""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run on drawn faces: eight with a majority and one without in train and in valid."""
+    splits = ("train", "valid", "test")
+    counts = {
+        "majority": dict.fromkeys(splits, (1,) * 8),
+        "argmax8": dict.fromkeys(splits, (2, *(1,) * 7)),
+    }
+    monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": counts})
+    root = write_pictures(
+        tmp_path,
+        {
+            split: [*rows(100 * number, EXPRESSIONS), TIED]
+            for number, split in enumerate(("train", "valid", "test"))
+        },
+    )
+    return Run(data=Data(root=str(root), cache=""), encoder=Encoder(size=48))
+
+
+def test_one_protocol_holds_for_both(run: Run) -> None:
+    splits = read_splits(run)
+    assert (len(splits.train), len(splits.selection), splits.selected_on) == (8, 8, "valid")
+
+
+def test_the_training_split_may_have_a_protocol_of_its_own(run: Run) -> None:
+    wider = replace(run, data=replace(run.data, train_protocol="argmax8"))
+    splits = read_splits(wider)
+    assert (len(splits.train), len(splits.selection)) == (9, 8)
+    assert splits.labels == EXPRESSIONS
+    added = splits.train.votes[-1]  # its ten votes, unknown left out
+    assert added.tolist() == [0.5, 0.5, 0, 0, 0, 0, 0, 0]
+
+
+def test_the_choice_on_test_keeps_the_protocol_of_the_evaluation(run: Run) -> None:
+    wider = replace(run, selection="paper", data=replace(run.data, train_protocol="argmax8"))
+    splits = read_splits(wider)
+    assert (len(splits.train), len(splits.selection), splits.selected_on) == (9, 8, "test")
+
+
+def test_what_is_held_out_of_train_has_the_protocol_of_train(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for label in ("happiness", "anger"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.fromarray(face(label, number)).save(tmp_path / label / f"{number}.png")
+    data = Data(
+        name="folder", root=str(tmp_path), train_protocol="folders", validation=0.25, cache=""
+    )
+    with pytest.raises(UsageError, match="train and selection share one protocol"):
+        read_splits(Run(data=data, encoder=Encoder(size=48)))

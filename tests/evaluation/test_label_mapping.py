@@ -1,0 +1,64 @@
+"""Which classes and pictures are counted on another data set than the model's own."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fervor.data.datasets import Sample
+from fervor.errors import UsageError
+from fervor.evaluation.label_mapping import scope
+from fervor.labels import EXPRESSIONS, RAFDB, ordered
+
+
+def info(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
+    return {"labels": list(labels), "data": {"name": name}}
+
+
+def samples(*labels: str) -> list[Sample]:
+    return [Sample(f"{number}.png", label) for number, label in enumerate(labels)]
+
+
+def test_on_its_own_data_set_a_model_keeps_its_classes() -> None:
+    found = scope(info("ferplus", EXPRESSIONS), "ferplus", "majority7", samples("fear"))
+    assert (found.labels, found.columns) == (EXPRESSIONS, tuple(range(8)))
+    assert found.report is None
+    with pytest.raises(UsageError, match=r"majority holds contempt, the model knows .*: choose"):
+        scope(info("ferplus", EXPRESSIONS[:7]), "ferplus", "majority", samples("contempt"))
+
+
+def test_the_papers_protocol_drops_nothing() -> None:
+    """RAF-DB and CK+ without contempt have the same seven classes, in orders of their own."""
+    asked = samples("neutral", "anger", "fear")
+    found = scope(info("rafdb", RAFDB), "ckplus", "first-last", asked)
+    assert found.labels == RAFDB and found.columns == tuple(range(7))
+    assert found.samples == tuple(asked)
+    assert found.report == {
+        "trained_on": "rafdb",
+        "shared": list(RAFDB),
+        "model_only": [],
+        "data_only": {},
+    }
+
+
+NAMES = st.lists(st.sampled_from(EXPRESSIONS), min_size=1, max_size=8, unique=True)
+
+
+@given(NAMES, st.lists(st.sampled_from(EXPRESSIONS), max_size=30))
+def test_classes_are_intersected_by_name(known: list[str], shown: list[str]) -> None:
+    """The table's classes are those that occur; every order of the model's is kept."""
+    given_info, asked = info("folder", tuple(known)), samples(*shown)
+    if len(set(known) & set(shown)) < 2:
+        with pytest.raises(UsageError, match="expected at least two in common"):
+            scope(given_info, "csv", "table", asked)
+        return
+    found = scope(given_info, "csv", "table", asked)
+    assert list(found.labels) == [name for name in known if name in shown]
+    assert [known[column] for column in found.columns] == list(found.labels)
+    assert [s.label for s in found.samples] == [label for label in shown if label in known]
+    assert found.report is not None
+    assert found.report["model_only"] == [name for name in known if name not in shown]
+    dropped = [name for name in ordered(shown) if name not in known]
+    assert found.report["data_only"] == {name: shown.count(name) for name in dropped}
+    assert len(found.samples) + sum(found.report["data_only"].values()) == len(shown)

@@ -1,0 +1,156 @@
+"""Accuracy under corruptions: counted as a loop counts it, on the same pictures for both models."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from fervor.config import Data
+from fervor.data.datasets import load
+from fervor.data.image_set import read_pictures
+from fervor.data.loading import evaluation_batches
+from fervor.errors import DataError, UsageError
+from fervor.evaluation import results
+from fervor.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from fervor.evaluation.robustness import chosen, compared, corrupted_batches, robustness
+from fervor.io.image import to_input
+from tests.support.models import LABELS, SIZE, weights, write_model
+
+
+SIDE = 24
+TINTS = {"neutral": (150, 110, 90), "happiness": (100, 150, 90), "sadness": (90, 110, 150)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Noisy squares of nearly the colour that the tiny model names, two of each class."""
+    root = tmp_path_factory.mktemp("tints")
+    random = np.random.default_rng(0)
+    for name, tint in TINTS.items():
+        folder = root / "test" / name
+        folder.mkdir(parents=True)
+        for number in range(2):
+            pixels = np.clip(tint + random.normal(0, 40, (SIDE, SIDE, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return Data(name="folder", root=str(root), cache="")
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    """What makes the tiny model's description that of a trained one."""
+    return {
+        "data": {"name": "folder", "protocol": "folders"},
+        "selection": {"mode": "honest", "split": "valid"},
+        "parameters": {"all": 9, "trainable": 9},
+        "config": {"method": "ke"},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("model") / "tiny", **described()))
+
+
+def tiny_answer(image: NDArray[np.uint8]) -> str:
+    """What the tiny model says: the class of the strongest mean colour."""
+    shares = to_input(image, SIZE).mean(axis=(1, 2)) @ weights(LABELS)
+    return LABELS[int(shares.argmax())]
+
+
+def test_every_condition_is_counted_as_a_loop_counts_it(
+    model: str, data: Data, tmp_path: Path
+) -> None:
+    path, result = robustness(model, data, output=str(tmp_path), seed=3)
+    samples = load("folder", data.root, "test")
+    images = [np.asarray(Image.open(sample.path)) for sample in samples]
+    for name, row in result["corruptions"].items():
+        for severity in SEVERITIES:
+            hits = sum(
+                tiny_answer(corrupt(image, name, severity, seed=3, number=number)) == sample.label
+                for number, (image, sample) in enumerate(zip(images, samples, strict=True))
+            )
+            assert row["correct"][severity - 1] == hits, (name, severity)
+            assert row["accuracy"][severity - 1] == hits / 6
+    clean = [tiny_answer(image) == s.label for image, s in zip(images, samples, strict=True)]
+    assert result["clean"] == {"correct": sum(clean), "accuracy": sum(clean) / 6}
+    means = [np.mean(row["accuracy"]) for row in result["corruptions"].values()]
+    assert result["mean_accuracy"] == pytest.approx(np.mean(means))
+    assert list(result["corruptions"]) == list(CORRUPTIONS)
+    assert path == tmp_path / f"tiny-seed0-test-{result['fingerprint']}.json"
+    assert results.read(path) == json.loads(path.read_text())
+    with path.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1 + len(CORRUPTIONS) * len(SEVERITIES)
+    assert {row["count"] for row in rows} == {"6"}
+    by_place = {(row["corruption"], row["severity"]): row["correct"] for row in rows}
+    assert by_place["noise", "5"] == str(result["corruptions"]["noise"]["correct"][4])
+
+
+def test_a_subset_sees_what_the_whole_split_sees(data: Data) -> None:
+    """The same corruption falls on a picture, whichever others are chosen."""
+    pictures = read_pictures(load("folder", data.root, "test"), LABELS, size=SIZE)
+    rows = chosen(len(pictures), 3, 7)
+    assert len(rows) == 3 and (np.diff(rows) > 0).all()
+    assert chosen(len(pictures), 0, 7).tolist() == list(range(6))
+    assert chosen(6, 3, 7).tolist() == rows.tolist()
+    for name in ("block", "noise"):
+        whole = next(corrupted_batches(pictures, np.arange(6), name, 4, size=SIZE, seed=1))
+        part = next(corrupted_batches(pictures, rows, name, 4, size=SIZE, seed=1))
+        assert part.image.equal(whole.image[rows])
+        assert part.label.equal(whole.label[rows])
+    clean = next(corrupted_batches(pictures, rows, "", 0, size=SIZE, seed=1))
+    assert clean.image.equal(next(evaluation_batches(pictures, size=SIZE)).image[rows])
+
+
+def test_points_place_the_occlusions(data: Data) -> None:
+    pictures = read_pictures(load("folder", data.root, "test"), LABELS, size=SIDE)
+    rows = np.array([0, 4])
+    points = np.random.default_rng(0).uniform(0.2, 0.8, (6, 5, 2))
+    found = next(corrupted_batches(pictures, rows, "mouth", 3, size=SIDE, seed=1, points=points))
+    for place, row in enumerate(rows):
+        image = pictures.take(np.array([row]))[0].permute(1, 2, 0).numpy()
+        expected = corrupt(image, "mouth", 3, seed=1, number=int(row), points=points[row] * SIDE)
+        np.testing.assert_array_equal(found.image[place], to_input(expected, SIDE))
+
+
+def test_errors_beside_a_baselines(model: str, data: Data, tmp_path: Path) -> None:
+    """By hand, and the same whether the baseline is measured or read."""
+    named = described(name="other")
+    other = str(write_model(tmp_path / "other", labels=LABELS[::-1], **named))
+    path, ours = robustness(
+        model, data, output=str(tmp_path / "r"), baseline=other, pictures=5, report=True
+    )
+    (written,) = (tmp_path / "r").glob("other-seed0-test-*.json")
+    theirs = results.read(written)
+    errors = []
+    for name, row in ours["corruptions"].items():
+        below = 5 - sum(theirs["corruptions"][name]["accuracy"])
+        error = (5 - sum(row["accuracy"])) / below if below else None
+        assert ours["baseline"]["corruption_errors"][name] == pytest.approx(error)
+        errors += [] if error is None else [error]
+    assert ours["baseline"]["mean_corruption_error"] == pytest.approx(np.mean(errors))
+    assert ours["count"] == 5
+    assert {file.suffix for file in path.parent.glob("tiny-*")} >= {".json", ".csv", ".svg", ".png"}
+    read = str(written)
+    _, again = robustness(model, data, output=str(tmp_path / "r"), baseline=read, pictures=5)
+    assert again["baseline"] == ours["baseline"]
+    for wrong in ({"pictures": 4}, {"pictures": 5, "seed": 1}):
+        with pytest.raises(UsageError, match="expected a result of robustness on the same"):
+            robustness(model, data, output=str(tmp_path / "w"), baseline=read, **wrong)
+    with pytest.raises(UsageError, match="expected a result of robustness"):
+        compared(ours, {key: value for key, value in theirs.items() if key != "corruptions"}, "x")
+
+
+def test_a_model_against_itself_has_an_error_of_one(model: str, data: Data, tmp_path: Path) -> None:
+    path, _ = robustness(model, data, output=str(tmp_path), pictures=4)
+    _, result = robustness(model, data, output=str(tmp_path), pictures=4, baseline=str(path))
+    assert result["baseline"]["mean_corruption_error"] == pytest.approx(1)
+    text = path.read_text().replace('"count": 4', '"count": 5')
+    path.write_text(text)
+    with pytest.raises(DataError, match="was changed since it was written"):
+        robustness(model, data, output=str(tmp_path), pictures=4, baseline=str(path))

@@ -1,0 +1,274 @@
+"""Intervals that hold what they promise, and tests of differences against other implementations."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fervor.evaluation.metrics import confusion, per_class
+from fervor.evaluation.significance import (
+    accuracy_interval,
+    bootstrap_intervals,
+    bootstrap_mean_interval,
+    equal_shares,
+    equal_shares_of_persons,
+    estimate,
+    gain,
+    grouped_intervals,
+    holm,
+    mcnemar,
+    mean_variance,
+    sign_flips,
+    units,
+)
+
+
+# Wilson's interval
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_the_interval_is_wilsons(count: int, share: float) -> None:
+    correct = round(share * count)
+    z, p = 1.959963984540054, correct / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    low, high = accuracy_interval(correct, count)
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-9)
+    assert 0 <= low <= p <= high <= 1
+    wider = accuracy_interval(correct, count)
+    narrower = accuracy_interval(4 * correct, 4 * count)
+    assert narrower[1] - narrower[0] < wider[1] - wider[0]
+
+
+# Bootstrap
+
+
+def drawn(random: np.random.Generator, count: int, accuracy: float) -> np.ndarray:
+    """The confusion [3 3] of pictures of three unequal classes, answered with one accuracy."""
+    label = random.choice(3, count, p=[0.5, 0.3, 0.2])
+    wrong = (label + random.integers(1, 3, count)) % 3
+    return confusion(label, np.where(random.random(count) < accuracy, label, wrong), 3)
+
+
+def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Of 300 simulated evaluations, the interval misses the true figure in about one of twenty."""
+    random = np.random.default_rng(0)
+    held = {"accuracy": 0, "mean_class_accuracy": 0}
+    for trial in range(300):
+        found = bootstrap_intervals(drawn(random, 300, 0.8), resamples=400, seed=trial)
+        for name in held:
+            held[name] += found[name][0] <= 0.8 <= found[name][1]
+    for name, count in held.items():
+        assert 0.91 <= count / 300 <= 0.98, (name, count)
+
+
+def test_the_multinomial_is_the_bootstrap_of_pictures() -> None:
+    """Quantiles are those of drawing the pictures themselves with replacement."""
+    random = np.random.default_rng(1)
+    table = drawn(random, 200, 0.7)
+    label, predicted = np.repeat(
+        np.array(np.unravel_index(np.arange(9), (3, 3))), table.ravel(), axis=1
+    )
+    scores: dict[str, list[float]] = {"accuracy": [], "mean_class_accuracy": [], "macro_f1": []}
+    for _ in range(600):
+        rows = random.integers(0, 200, 200)
+        figures = per_class(label[rows], predicted[rows], 3)
+        scores["accuracy"].append(float((label[rows] == predicted[rows]).mean()))
+        scores["mean_class_accuracy"].append(figures.mean_class_accuracy())
+        scores["macro_f1"].append(figures.macro_f1())
+    found = bootstrap_intervals(table, resamples=5000)
+    for name, values in scores.items():
+        assert found[name] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.02), name
+
+
+def test_the_seed_decides_the_interval() -> None:
+    table = drawn(np.random.default_rng(2), 100, 0.6)
+    assert bootstrap_intervals(table, seed=3) == bootstrap_intervals(table, seed=3)
+    assert bootstrap_intervals(table, seed=3) != bootstrap_intervals(table, seed=4)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 6), min_size=9, max_size=9).filter(any))
+def test_the_intervals_are_ordered_shares(cells: list[int]) -> None:
+    found = bootstrap_intervals(np.array(cells).reshape(3, 3), resamples=50)
+    for low, high in found.values():
+        assert 0 <= low <= high <= 1
+
+
+def test_the_interval_of_a_mean_is_nearly_students() -> None:
+    values = np.random.default_rng(5).normal(2, 1, 400)
+    low, high = bootstrap_mean_interval(values)
+    expected = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
+    assert (low, high) == pytest.approx(expected, abs=0.02)
+
+
+# Differences
+
+
+def binomial(count: int, k: int) -> float:
+    return math.comb(count, k) / 2**count
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_against_its_sum(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    found = mcnemar(first, second)
+    b, c = pairs.count((True, False)), pairs.count((False, True))
+    assert (found.first_only, found.second_only) == (b, c)
+    tail = sum(binomial(b + c, k) for k in range(min(b, c) + 1))
+    assert found.p_value == pytest.approx(min(1.0, 2 * tail))
+    assert mcnemar(second, first).p_value == pytest.approx(found.p_value)
+
+
+def test_mcnemar_rejects_a_true_hypothesis_rarely() -> None:
+    random = np.random.default_rng(0)
+    p_values = [
+        mcnemar(random.random(400) < 0.8, random.random(400) < 0.8).p_value for _ in range(300)
+    ]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.07
+
+
+def pearson(correct: list[int], counts: list[int]) -> float:
+    """The chi-square statistic, cell by cell."""
+    share = sum(correct) / sum(counts)
+    total = 0.0
+    for hits, count in zip(correct, counts, strict=True):
+        for seen, expected in ((hits, count * share), (count - hits, count * (1 - share))):
+            total += (seen - expected) ** 2 / expected
+    return total
+
+
+def test_equal_shares_against_pearson_and_fisher() -> None:
+    correct, counts = [80, 60, 45], [100, 90, 50]
+    name, p_value = equal_shares(correct, counts)
+    assert name == "chi-square"
+    assert p_value == pytest.approx(stats.chi2.sf(pearson(correct, counts), 2))
+    name, p_value = equal_shares([3, 9], [10, 10])
+    ways = math.comb(20, 12)
+    chances = [math.comb(10, k) * math.comb(10, 12 - k) / ways for k in range(2, 11)]
+    expected = sum(chance for chance in chances if chance <= chances[1] * (1 + 1e-9))
+    assert (name, p_value) == ("fisher", pytest.approx(expected))
+
+
+@pytest.mark.parametrize(("correct", "counts"), [([5, 7], [5, 7]), ([0, 0], [5, 7]), ([3], [7])])
+def test_nothing_to_compare(correct: list[int], counts: list[int]) -> None:
+    assert equal_shares(correct, counts) == ("none", 1.0)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_against_its_definition(p_values: list[float]) -> None:
+    """Step down: reject the smallest while it is below level / hypotheses left."""
+    adjusted = holm(p_values)
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for rank, place in enumerate(order):
+            if (len(order) - rank) * p_values[place] > level:
+                break
+            rejected.add(place)
+        assert {place for place, value in enumerate(adjusted) if value <= level} == rejected
+    assert all(a <= b for a, b in pairwise(adjusted[place] for place in order))
+
+
+# Persons
+
+
+def frames(random: np.random.Generator, persons: int) -> tuple[np.ndarray, ...]:
+    """Ten frames a person that are mostly right or mostly wrong together: 0.5 on the whole."""
+    unit = np.repeat(np.arange(persons), 10)
+    ability = np.where(random.random(persons) < 0.5, 0.9, 0.1)
+    label = random.integers(0, 2, persons * 10)
+    right = random.random(persons * 10) < ability[unit]
+    return label, np.where(right, label, 1 - label), unit
+
+
+def test_the_intervals_of_persons_hold_the_truth_and_those_of_pictures_do_not() -> None:
+    random = np.random.default_rng(0)
+    of_persons = of_pictures = of_means = analytic = 0
+    for trial in range(200):
+        label, answer, unit = frames(random, 40)
+        right = (label == answer).astype(float)
+        low, high = grouped_intervals(label, answer, unit, 2, resamples=400, seed=trial)["accuracy"]
+        of_persons += low <= 0.5 <= high
+        low, high = bootstrap_intervals(confusion(label, answer, 2), resamples=400)["accuracy"]
+        of_pictures += low <= 0.5 <= high
+        low, high = bootstrap_mean_interval(right, unit=unit, resamples=400, seed=trial)
+        of_means += low <= 0.5 <= high
+        analytic += abs(right.mean() - 0.5) <= 1.96 * math.sqrt(mean_variance(right, unit))
+    assert 0.88 <= of_persons / 200 <= 0.99
+    assert 0.88 <= of_means / 200 <= 0.99
+    assert 0.88 <= analytic / 200 <= 0.99
+    assert of_pictures / 200 < 0.75
+
+
+def test_alone_in_their_groups_pictures_are_pictures() -> None:
+    random = np.random.default_rng(1)
+    label, answer, _ = frames(random, 30)
+    unit = units((), len(label))
+    assert unit.tolist() == list(range(len(label)))
+    assert units(["a", "", "b", "a", ""], 5).tolist() == [0, 1, 2, 0, 3]
+    alone = grouped_intervals(label, answer, unit, 2, resamples=4000)["accuracy"]
+    plain = bootstrap_intervals(confusion(label, answer, 2), resamples=4000)["accuracy"]
+    assert alone == pytest.approx(plain, abs=0.01)
+    right = (label == answer).astype(float)
+    share = right.mean()
+    assert mean_variance(right, unit) == pytest.approx(share * (1 - share) / (len(right) - 1))
+
+
+def test_flips_of_single_pictures_are_mcnemars_test() -> None:
+    first, second = np.zeros(200, bool), np.zeros(200, bool)
+    first[:30], second[30:42] = True, True
+    difference = first.astype(float) - second
+    found = sign_flips(difference, np.arange(200), resamples=40_000)
+    assert found == pytest.approx(mcnemar(first, second).p_value, abs=0.004)
+    together = sign_flips(difference, np.repeat(np.arange(20), 10))
+    assert together > 5 * found  # six units differ, not forty-two
+
+
+def test_an_estimate_over_seeds_is_students() -> None:
+    values = [0.80, 0.82, 0.85]
+    found = estimate(values, 0.0)
+    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    alone = estimate([0.8], 0.0004)
+    assert alone.high - 0.8 == pytest.approx(1.959964 * 0.02)
+    assert estimate(values, 0.0004).high == found.high  # never surer than the seeds alone
+    assert estimate(values, 0.04).high > 0.82 + 1.96 * 0.2
+    assert estimate([0.0], 0.0).p_value == 1 and estimate([0.5], 0.0).p_value == 0
+
+
+def test_a_gain_is_paired() -> None:
+    """The same pictures are hard for both: a small difference is seen all the same."""
+    random = np.random.default_rng(2)
+    hard = random.random(1000) < 0.5
+    second = np.array([~hard, ~hard, ~hard])
+    first = second.copy()
+    first[:, np.flatnonzero(hard)[:20]] = True
+    found = gain(first, second, np.arange(1000))
+    assert found.mean == pytest.approx(0.02)
+    assert 0 < found.low < 0.02 < found.high and found.p_value < 0.001
+    assert gain(second, first, np.arange(1000)).mean == pytest.approx(-0.02)
+    persons = np.arange(1000) // 500
+    assert gain(first, second, persons).p_value > 0.05
+
+
+def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:
+    random = np.random.default_rng(3)
+    rejected = {"persons": 0, "pictures": 0}
+    for _ in range(200):
+        label, answer, unit = frames(random, 40)
+        correct, number = label == answer, unit % 2
+        rejected["persons"] += equal_shares_of_persons(correct, number, unit)[1] < 0.05
+        hits = [int(correct[number == group].sum()) for group in (0, 1)]
+        rejected["pictures"] += equal_shares(hits, [200, 200])[1] < 0.05
+    assert rejected["persons"] / 200 < 0.1 < 0.3 < rejected["pictures"] / 200
+    ones = np.ones(8, bool)
+    assert equal_shares_of_persons(ones, np.arange(8) % 2, np.arange(8)) == ("none", 1.0)

@@ -1,0 +1,166 @@
+"""Jobs: trained and evaluated once by commands in processes, gone on with, side by side."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fervor.config import Data
+from fervor.evaluation import results
+from fervor.experiments.jobs import Job, run_all
+
+
+STAND_IN = """#!{python}
+import pathlib, sys, time, yaml
+
+words = sys.argv[1:]
+assert words[:2] == ["-m", "fervor"], words
+words = words[2:]
+value = lambda name: words[words.index(name) + 1]
+with open("commands.txt", "a") as file:
+    print(*words, file=file)
+if words[0] == "train":
+    folder = pathlib.Path(
+        value("--resume") if "--resume" in words
+        else yaml.safe_load(open(value("--config")))["output"]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").touch()
+    if pathlib.Path("stop").exists():
+        (folder / "last.ckpt").touch()
+        sys.exit("stopped half-way")
+    (folder / "last.ckpt").unlink(missing_ok=True)
+    (folder / "model.json").touch()
+else:
+    folder = pathlib.Path(value("--model"))
+    assert (folder / "model.json").exists()
+    sys.path.insert(0, {root!r})
+    from fervor import results
+    from tests.evaluation.test_results import COMPLETE
+    seed = int(folder.name.rpartition("seed")[2])
+    protocol = value("--data.protocol") if "--data.protocol" in words else "majority"
+    data = {{"name": value("--data.name"), "protocol": protocol, "split": "test"}}
+    run = {{**COMPLETE["run"], "seed": seed, "config": {{"seed": seed}}}}
+    result = pathlib.Path(value("--output")) / "ke" / (folder.name + "-test-abc.json")
+    results.write(result, {{**COMPLETE, "model": "ke/x", "data": data, "run": run}})
+    if "--report" in words:
+        result.with_suffix("").mkdir()
+        (result.with_suffix("") / "report.html").touch()
+"""
+
+
+@pytest.fixture(autouse=True)
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in place of Python that does to files what the commands do."""
+    program = tmp_path / "python"
+    program.write_text(STAND_IN.format(python=sys.executable, root=str(Path(__file__).parents[2])))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.chdir(tmp_path)
+
+
+def job(seed: int = 0) -> Job:
+    data = Data(name="ferplus", root="pictures")
+    return Job(
+        name="ke/x",
+        seed=seed,
+        recipe={"method": "ke", "name": "ke/x"},
+        data=data,
+        test=data,
+    )
+
+
+def commands() -> list[str]:
+    path = Path("commands.txt")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_run_is_trained_and_evaluated_once() -> None:
+    assert run_all([job()]) == []
+    train, evaluate = commands()
+    assert train == "train --config runs/ke/x-seed0.yaml --data.root pictures"
+    assert evaluate == (
+        "evaluate --model runs/ke/x-seed0 --output results --data.root pictures --data.name ferplus"
+    )
+    recipe = yaml.safe_load(Path("runs/ke/x-seed0.yaml").read_text())
+    assert recipe == {"method": "ke", "name": "ke/x", "seed": 0, "output": "runs/ke/x-seed0"}
+    assert run_all([job()]) == []
+    assert len(commands()) == 2
+
+
+def test_what_stopped_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    Path("stop").touch()
+    assert run_all([job()]) == [job()]
+    assert "stopped half-way" in caplog.text and "runs/ke/x-seed0.log" in caplog.text
+    assert len(commands()) == 1 and not job().finished()
+    Path("stop").unlink()
+    assert run_all([job()]) == []
+    assert commands()[1] == "train --resume runs/ke/x-seed0"
+    assert commands()[2].startswith("evaluate")
+
+
+def test_a_trained_model_is_evaluated_alone() -> None:
+    folder = Path("runs/ke/x-seed0")
+    folder.mkdir(parents=True)
+    (folder / "model.json").touch()
+    assert run_all([job()]) == []
+    assert [line.split()[0] for line in commands()] == ["evaluate"]
+
+
+def test_a_run_that_ended_in_its_first_epoch_begins_anew() -> None:
+    folder = Path("runs/ke/x-seed0")
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    (folder / "half").touch()
+    assert run_all([job()]) == []
+    assert not (folder / "half").exists()
+    assert [line.split()[0] for line in commands()] == ["train", "evaluate"]
+
+
+def test_a_report_belongs_to_a_figures_rows() -> None:
+    assert run_all([job()]) == []
+    drawn = replace(job(), report=True)
+    assert not drawn.finished()
+    assert run_all([drawn]) == []
+    assert commands()[-1].endswith("--data.name ferplus --report")
+    assert len(commands()) == 3 and drawn.finished()
+
+
+def test_another_test_set_is_evaluated() -> None:
+    other = Data(name="ckplus", root="ck", protocol="first-last")
+    assert run_all([replace(job(), test=other)]) == []
+    assert commands()[1].endswith("--data.root ck --data.name ckplus --data.protocol first-last")
+
+
+def test_a_result_of_another_run_is_not_taken_for_this_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The right name is not enough: data, filters and settings have to be the run's."""
+    assert run_all([job()]) == []
+    (path,) = Path("results/ke").glob("*.json")
+    plain = results.read(path)
+    for change in (
+        {"data": {**plain["data"], "name": "folder"}},
+        {"data": {**plain["data"], "protocol": "argmax8"}},
+        {"data": {**plain["data"], "exclude_duplicates": True}},
+        {"run": {**plain["run"], "config": {"optim": {"rate": 0.5}}}},
+        {"run": {**plain["run"], "seed": 1}},
+    ):
+        results.write(path, {**plain, **change}, replace=True)
+        assert not job().finished(), change
+    results.write(path, plain, replace=True)
+    assert job().finished()
+    path.unlink()
+    Path("runs/ke/x-seed0/config.yaml").write_text("optim: {rate: 0.5}")
+    assert run_all([job()]) == [job()]
+    assert "holds a run of other settings (optim.rate): move it away" in caplog.text
+
+
+def test_jobs_run_side_by_side_and_each_once() -> None:
+    """The same job twice, as of two tables: the second waits, and finds it done."""
+    jobs = [job(0), job(1), job(0), job(2)]
+    assert run_all(jobs, side_by_side=4) == []
+    trained = sorted(line.split()[2] for line in commands() if line.startswith("train"))
+    assert trained == [f"runs/ke/x-seed{seed}.yaml" for seed in range(3)]

@@ -1,0 +1,288 @@
+"""Eight bits beside single precision: what is quantised, that it agrees, when it is chosen."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from fervor.artifacts.reader import GRAPH, INT8_GRAPH, find_model, read_header
+from fervor.cli.main import main
+from fervor.errors import ModelError, UsageError
+from fervor.export import quantize
+from fervor.export.onnx import write_checked
+from fervor.inference import precision as eightbits
+from fervor.inference.precision import Precision
+from fervor.inference.predictor import Predictor
+from fervor.io.onnx_session import Session
+from tests.support.models import SIZE, sha256, write_model
+
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (64, 1, 1, 3), dtype=np.uint8)
+
+
+class Network(nn.Module):
+    """Six convolutions, two of them depthwise, over a picture and its mirror image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for width_in, width_out, groups in (
+            (3, 8, 1),
+            (8, 8, 8),
+            (8, 16, 1),
+            (16, 16, 1),
+            (16, 16, 16),
+            (16, 16, 1),
+        ):
+            layer = nn.Conv2d(width_in, width_out, 3, padding=1, groups=groups)
+            nn.init.kaiming_normal_(layer.weight)
+            layers += [layer, nn.ReLU6()]
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        both = self.layers(image) + self.layers(image.flip(-1))
+        return self.last(both.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose graph has convolutions."""
+    folder = write_model(tmp_path_factory.mktemp("model"))
+    write_checked(Network(), folder / GRAPH, size=SIZE, outputs=["logits"], half=False)
+    return vouched(folder)
+
+
+def vouched(folder: Path) -> Path:
+    info = json.loads((folder / "model.json").read_text())
+    info["sha256"]["model.onnx"] = sha256(folder / GRAPH)
+    (folder / "model.json").write_text(json.dumps(info))
+    return folder
+
+
+def copied(model: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def faces() -> np.ndarray:
+    """Pictures of one colour each with some noise, [64 3 16 16] in 0..1."""
+    noise = np.random.default_rng(1).random((len(COLOURS), 3, SIZE, SIZE), np.float32)
+    return np.asarray(0.8 * COLOURS.transpose(0, 3, 1, 2) / 255 + 0.2 * noise, np.float32)
+
+
+@pytest.fixture(scope="module")
+def quantised(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copied(model, tmp_path_factory.mktemp("quantised") / "model")
+    report = quantize.add_int8(folder, faces())
+    assert (report.graph, report.faces) == (folder / INT8_GRAPH, 64)
+    assert report.bytes == (folder / INT8_GRAPH).stat().st_size
+    return folder
+
+
+def test_eight_bits_answer_nearly_what_single_precision_answers(quantised: Path) -> None:
+    crops = [np.full((SIZE, SIZE, 3), colour[0], np.uint8) for colour in COLOURS]
+    single = Predictor(quantised, faces="precropped")
+    eight = Predictor(quantised, faces="precropped", precision="int8")
+    found, expected = eight.classify(crops), single.classify(crops)
+    gap = np.abs(found - expected).max()
+    assert 0 < gap < 0.1  # other numbers, for it computes otherwise, and near ones
+    (face,) = eight(crops[0])
+    assert (eight.precision, face.model) == ("int8", "tiny (int8)")
+    (face,) = single(crops[0])
+    assert (single.precision, face.model) == ("fp32", "tiny")
+
+
+def test_the_first_third_of_each_pass_stays_as_it_is(quantised: Path) -> None:
+    graph = onnx.load(quantised / INT8_GRAPH).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    eight = [made.get(node.input[1]) == "DequantizeLinear" for node in convolutions]
+    assert sorted(eight) == 4 * [False] + 8 * [True]
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    single = [
+        shapes[n.input[1]] for n, is_eight in zip(convolutions, eight, strict=True) if not is_eight
+    ]
+    assert sorted(single) == sorted(2 * [[8, 3, 3, 3], [8, 1, 3, 3]])
+
+
+@pytest.mark.slow
+def test_a_model_that_mirrors_sees_the_picture_alone(tmp_path: Path) -> None:
+    """A picture and its mirror image are the same to the one graph, and not to the other."""
+    folder = find_model("embedded")
+    alone = quantize._unmirrored(folder, tmp_path)
+    image = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
+    image[..., 56:] /= 2
+    gaps = []
+    for path in (folder / GRAPH, alone):
+        session = Session(path, str(path), 1)
+        one, other = (
+            session.run(["embedding"], {"image": np.ascontiguousarray(shown)})[0]
+            for shown in (image, image[..., ::-1])
+        )
+        gaps.append(np.abs(one - other).max())
+    assert gaps[0] < 1e-5 < 1e-3 < gaps[1]
+
+
+def test_the_packaged_graph_has_one_pass() -> None:
+    folder = find_model("embedded")
+    counts = [
+        sum(node.op_type == "Conv" for node in onnx.load(folder / name).graph.node)
+        for name in (GRAPH, INT8_GRAPH)
+    ]
+    assert counts == [54, 27]
+
+
+def test_model_json_vouches_for_the_graph(quantised: Path, tmp_path: Path) -> None:
+    info = json.loads((quantised / "model.json").read_text())
+    assert read_header(quantised).int8_sha256 == sha256(quantised / INT8_GRAPH)
+    assert info["int8"]["faces"] == 64 and 0.9 <= info["int8"]["agreement"] <= 1
+    damaged = copied(quantised, tmp_path / "damaged")
+    (damaged / INT8_GRAPH).write_bytes((damaged / GRAPH).read_bytes())
+    assert Predictor(damaged, faces="precropped")
+    with pytest.raises(ModelError, match=r"model\.int8\.onnx has the sha256 .* damaged"):
+        Predictor(damaged, faces="precropped", precision="int8")
+
+
+def test_a_graph_without_convolutions_stays_alone(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ModelError, match="has no convolutions"):
+        quantize.add_int8(folder, faces())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_graph_that_answers_otherwise_is_not_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(model, tmp_path / "model")
+    answers = {GRAPH: np.zeros(64, int), INT8_GRAPH: np.repeat([0, 1], 32)}
+
+    def answered(graph: Path, _: np.ndarray) -> np.ndarray:
+        return answers[GRAPH if graph.name == GRAPH else INT8_GRAPH]
+
+    monkeypatch.setattr(quantize, "answers", answered)
+    with pytest.raises(ModelError, match=r"same answer to 50\.0% of 64 faces"):
+        quantize.add_int8(folder, faces())
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in model.iterdir())
+
+
+class TestFaces:
+    def test_a_folder_is_drawn_from(self, model: Path, tmp_path: Path) -> None:
+        for number, colour in enumerate(COLOURS[:3]):
+            Image.fromarray(np.tile(colour, (20, 20, 1))).save(tmp_path / f"{number}.png")
+        found = quantize.faces_of(str(model), str(tmp_path))
+        assert found.shape == (3, 3, SIZE, SIZE)
+        colours = {tuple(np.rint(255 * face[:, 0, 0]).astype(int)) for face in found}
+        assert colours == {tuple(colour.ravel().tolist()) for colour in COLOURS[:3]}
+
+    def test_a_run_knows_its_own(self, model: Path, tmp_path: Path) -> None:
+        root = tmp_path / "faces"
+        for split, shade in (("train", 10), ("valid", 200)):
+            for label in ("neutral", "happiness", "sadness"):
+                folder = root / split / label
+                folder.mkdir(parents=True)
+                Image.new("L", (20, 20), shade).save(folder / "a.png")
+        run = copied(model, tmp_path / "run")
+        data = {"name": "folder", "root": str(root)}
+        (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+        found = quantize.faces_of(str(run))
+        np.testing.assert_allclose(found, np.full((3, 3, SIZE, SIZE), 10 / 255), rtol=1e-6)
+
+    def test_a_model_does_not(self, model: Path) -> None:
+        with pytest.raises(UsageError, match="name a folder of such faces, cut out, with --pict"):
+            quantize.faces_of(str(model))
+
+    @pytest.mark.parametrize("text", ["data: [", "data: {colour: red}", "seed: 0", "- 1"])
+    def test_a_damaged_configuration_is_one_line(
+        self, text: str, model: Path, tmp_path: Path
+    ) -> None:
+        run = copied(model, tmp_path / "run")
+        (run / "config.yaml").write_text(text)
+        with pytest.raises(UsageError, match=r"config\.yaml .* with --pictures"):
+            quantize.faces_of(str(run))
+
+    def test_what_cannot_be_read_is_named(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(b"no picture")
+        with pytest.raises(UsageError, match=r"a\.png cannot be read"):
+            quantize.faces_of(str(model), str(tmp_path))
+
+    def test_pictures_need_int8(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["export", "--model", "m", "--output", "o", "--pictures", "p"]) == 2
+        assert capsys.readouterr().err.endswith("pictures=p: needs --int8\n")
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("times", "chosen"), [((10, 5), "int8"), ((10, 9.5), "fp32"), ((10, 30), "fp32")]
+    )
+    def test_auto_takes_what_is_clearly_faster(
+        self,
+        quantised: Path,
+        times: Sequence[float],
+        chosen: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        measured = dict(zip(("fp32", "int8"), times, strict=True))
+        monkeypatch.setattr(eightbits, "milliseconds", lambda *_: measured)
+        with caplog.at_level(logging.INFO, logger="fervor.inference.precision"):
+            predictor = Predictor(quantised, faces="precropped", precision="auto")
+        assert predictor.precision == chosen
+        share = times[1] / times[0]
+        said = f"computes in {chosen}: int8 takes {share:.2f} of the time of fp32 here"
+        assert caplog.messages == [said]
+
+    def test_both_are_measured(self, quantised: Path) -> None:
+        predictor = Predictor(quantised, faces="precropped", precision="auto")
+        assert predictor.precision in ("fp32", "int8")
+        header = read_header(quantised)
+        sessions = {
+            name: eightbits.open_session(quantised / file, header, 1)
+            for name, file in (("fp32", GRAPH), ("int8", INT8_GRAPH))
+        }
+        found = eightbits.milliseconds(sessions, header.size, faces=2)
+        assert found.keys() == sessions.keys() and 0 < min(found.values()) < 1000
+
+    @pytest.mark.parametrize(("precision", "threads"), [("fp32", 2), ("int8", 1)])
+    def test_in_eight_bits_groups_have_the_threads(
+        self, quantised: Path, precision: Precision, threads: int
+    ) -> None:
+        crops = list(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), dtype=np.uint8))
+        many, one = (
+            Predictor(quantised, faces="precropped", precision=precision, threads=count)
+            for count in (2, 1)
+        )
+        assert many._session.threads == threads
+        np.testing.assert_allclose(many.classify(crops), one.classify(crops), atol=1e-6)
+        assert many.classify([]).shape == (0, len(many.labels))
+
+    def test_without_a_graph_in_eight_bits_auto_is_single_precision(self, model: Path) -> None:
+        assert Predictor(model, faces="precropped", precision="auto").precision == "fp32"
+        with pytest.raises(ModelError, match=r"holds no model\.int8\.onnx: make one with fervor"):
+            Predictor(model, faces="precropped", precision="int8")
+
+    def test_an_unknown_precision_is_named(self, model: Path) -> None:
+        with pytest.raises(UsageError, match="precision='int4': expected one of fp32, int8, auto"):
+            Predictor(model, precision="int4")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [("--precision auto", "workers could differ"), ("--device cuda", "runs on processors")],
+    )
+    def test_what_workers_of_a_cluster_cannot_do(
+        self, words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["predict", str(tmp_path), "--cluster", *words.split()]) == 2
+        assert line in capsys.readouterr().err

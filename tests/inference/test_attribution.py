@@ -1,0 +1,161 @@
+"""Heat and cues against loops; the heat of a mean divides the answer; one pass answers all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fervor.artifacts.joint_space import Cues, JointSpace, read_cues, unit
+from fervor.artifacts.reader import EMBEDDED, SHIPPED
+from fervor.errors import InputError, ModelError
+from fervor.inference.attribution import PLACES, Explainer, extent, heat_of, matched, smoothed
+from fervor.inference.prediction import Prediction
+from fervor.inference.predictor import Predictor
+from tests.support.models import LABELS, write_model
+
+
+PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
+
+
+def random(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def answer(**shares: float) -> Prediction:
+    best = max(shares, key=lambda label: shares[label])
+    box = (0.0, 0.0, 10.0, 10.0)
+    return Prediction(
+        *("", 0, None, 0, None, "ok", box, 1.0), best, shares[best], shares, "drawn", None
+    )
+
+
+@pytest.mark.parametrize("contrast", ["plain", "others", "runner_up"])
+def test_heat_equals_a_loop(contrast: Any) -> None:
+    similar = random(6, 4)
+    best, second = (int(place) for place in similar.mean(0).argsort()[[-1, -2]])
+    for place in range(6):
+        for label in range(4):
+            others = [similar[place, k] for k in range(4) if k != label]
+            less = {
+                "plain": 0.0,
+                "others": sum(others) / 3,
+                "runner_up": similar[place, second if label == best else best],
+            }[contrast]
+            found = heat_of(similar, contrast=contrast)[place, label]
+            assert found == pytest.approx(similar[place, label] - less, abs=1e-6)
+
+
+def test_heat_divides_the_answer_among_the_places() -> None:
+    """Where the embedding is the mean of the places, so is the contrast of the cosines."""
+    vectors, local = unit(random(3, 5)), random(4, 5, seed=1)
+    explainer = Explainer(JointSpace(vectors, (2, 2)), None, smooth=False)
+    found = explainer(answer(a=0.5, b=0.3, c=0.2), local, np.eye(2, 3))
+    cosines = vectors @ local.mean(0)
+    for number, label in enumerate("abc"):
+        others = np.delete(cosines, number).mean()
+        assert found.heat[label].shape == (2, 2)
+        assert found.heat[label].mean() == pytest.approx(cosines[number] - others, abs=1e-6)
+    assert found.cues_for == found.cues_against == []
+
+
+def test_smoothing_equals_a_loop_over_neighbours() -> None:
+    maps = random(2, 3, 4)
+    found = smoothed(maps)
+    for row in range(3):
+        for column in range(4):
+            near = [
+                maps[:, min(max(row + i, 0), 2), min(max(column + j, 0), 3)]
+                for i in (-1, 0, 1)
+                for j in (-1, 0, 1)
+            ]
+            np.testing.assert_allclose(found[:, row, column], np.mean(near, axis=0), atol=1e-6)
+
+
+def test_extent_lies_where_the_part_is() -> None:
+    for name, places in PLACES.items():
+        weights = extent(name, (7, 7)).reshape(7, 7)
+        assert weights.sum() == pytest.approx(1)
+        np.testing.assert_allclose(weights, weights[:, ::-1], rtol=1e-5)  # faces are symmetric
+        row, column = np.unravel_index(weights.argmax(), (7, 7))
+        near = [abs((row + 0.5) / 7 - y) + abs((column + 0.5) / 7 - x) for x, y in places]
+        assert min(near) < 0.15
+    assert extent("mouth", (3, 5)).shape == (15,)
+
+
+def test_cues_for_and_against() -> None:
+    """Two parts, three classes: `a` matches the first part best, `b` the second."""
+    vectors = np.zeros((3, 2, 3), np.float32)
+    for label in range(3):
+        vectors[label, :, label] = 1
+    cues = Cues(
+        ("a", "b", "c"), ("eyes", "mouth"), (("ae", "am"), ("be", "bm"), ("ce", "cm")), vectors
+    )
+    parts = np.array([[0.9, 0.3, 0.0], [0.5, 0.7, 0.0]], np.float32)
+    found_for, against = matched(cues, parts, "a")
+    assert [cue[:2] for cue in found_for] == [("eyes", "ae"), ("mouth", "am")]
+    assert found_for[0].score == pytest.approx(0.9 - 0.4, abs=1e-5)
+    assert [(cue.text, cue.label) for cue in against] == [("bm", "b")]
+    assert against[0].score == pytest.approx(0.7 - 0.4, abs=1e-5)
+    assert matched(cues, parts, "c")[0] == []
+
+
+def test_predictor_explains_what_it_predicts(tmp_path: Path) -> None:
+    """In the tiny model the places see the colour: red speaks for neutral where it is red."""
+    model = write_model(tmp_path / "model")
+    predictor = Predictor(model, threads=1, faces="precropped")
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :40, 0], picture[:, 40:, 1] = 255, 200
+    (found,) = predictor.explain(picture)
+    assert found.prediction == predictor(picture)[0]
+    assert found.answer == found.prediction.label == "neutral"
+    assert list(found.heat) == list(LABELS)
+    heat = found.heat["neutral"]
+    assert heat.shape == (7, 7) and heat.dtype == np.float32
+    assert heat[:, :2].min() > 0 > heat[:, 5:].max()
+    np.testing.assert_array_equal(found.square, [[80, 0, 0], [0, 40, 0]])
+    assert json.loads(json.dumps(found.row()))["square"] == [[80, 0, 0], [0, 40, 0]]
+
+
+def test_unreadable_and_unexplainable_are_one_line(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"broken\.png cannot be read"):
+        Predictor(model, faces="precropped").explain(broken)
+    (model / "class_vectors.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"holds no class_vectors\.safetensors"):
+        Predictor(model, faces="precropped").explain(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_a_damaged_file_of_vectors_is_refused(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    description = json.loads((model / "model.json").read_text())
+    description["sha256"]["class_vectors.safetensors"] = "0" * 64
+    (model / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ModelError, match=r"another sha256 than model\.json says"):
+        Predictor(model, faces="precropped").explain(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_cues_speak_of_the_bank(name: str) -> None:
+    from fervor.prompts.templates import description
+
+    cues = read_cues(SHIPPED[name])
+    assert cues is not None and cues.vectors.shape[:2] == (8, 6)
+    np.testing.assert_allclose(np.linalg.norm(cues.vectors, axis=-1), 1, rtol=1e-5)
+    for label, texts in zip(cues.labels, cues.texts, strict=True):
+        for dimension, text in zip(cues.dimensions, texts, strict=True):
+            assert text == description(label, dimension=dimension, granularity="phrase")
+
+
+def test_the_photograph_smiles() -> None:
+    (found,) = Predictor(EMBEDDED, threads=1).explain(PHOTOGRAPH)
+    assert found.answer == "happiness"
+    assert ("mouth", "lip corners pulled up in a smile") in [cue[:2] for cue in found.cues_for]
+    assert found.heat["happiness"].mean() > found.heat["sadness"].mean()
+    x, y, width, height = found.prediction.box or (0, 0, 0, 0)
+    middle = found.square @ [0.5, 0.5, 1]
+    assert x < middle[0] < x + width and y < middle[1] < y + height

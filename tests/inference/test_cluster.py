@@ -1,0 +1,248 @@
+"""Prediction over Ray Data: nothing is lost and nothing doubled, whoever is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fervor.cli.main import main
+from tests.support.models import write_model
+from tests.support.signals import hear_interruptions
+
+
+POISON = "13.png"
+"""A worker that reads it kills itself."""
+
+KILLER = f"""
+import os, sys
+if "default_worker.py" in " ".join(sys.orig_argv):
+    from fervor import media
+    read = media.read_picture
+    def killing(source, **options):
+        if os.path.basename(source) == {POISON!r}:
+            os.kill(os.getpid(), 9)
+        return read(source, **options)
+    media.read_picture = killing
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Forty faces of different colours, two of them damaged."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(40):
+        Image.new("RGB", (24, 24), (6 * number, 200, 0)).save(folder / f"{number:02}.png")
+    (folder / "05.png").write_bytes(b"")
+    (folder / "38.png").write_text("no picture")
+    return folder
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["predict", *words]) == 2
+    answer = capsys.readouterr()
+    assert (answer.out, answer.err.count("\n")) == ("", 1)
+    return answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--cluster", "--annotate", "drawings"], "--cluster writes rows alone"),
+        (["--cluster", "--workers", "-1"], "workers=-1: expected 1 or more"),
+        (["--workers", "2"], "workers=2: needs --cluster"),
+    ],
+)
+def test_wrong_use(
+    words: list[str], line: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refused([str(pictures), *words], capsys)
+
+
+def test_without_ray_it_is_one_line(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "fervor.inference.cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", sys.modules[__name__])
+    line = refused([str(pictures), "--cluster"], capsys)
+    assert 'needs ray, which is not installed: pip install "fervor[cluster]"' in line
+
+
+def test_an_address_without_a_cluster_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "addresses are read with --cluster" in refused(["s3://bucket/a.png"], capsys)
+
+
+class TestPieces:
+    @pytest.fixture(autouse=True)
+    def needs_ray(self) -> None:
+        pytest.importorskip("ray.data", reason="needs fervor[cluster]")
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (["clip.mp4"], "clip.mp4: --cluster takes pictures"),
+            (["memory://bucket/a.png", "--offline"], "--offline reads paths alone"),
+            (["gone.png"], "gone.png does not exist"),
+        ],
+    )
+    def test_wrong_inputs(
+        self,
+        words: list[str],
+        line: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        pytest.importorskip("av", reason="needs fervor[video]")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "")  # --offline sets it
+        (tmp_path / "clip.mp4").write_bytes(bytes(9))
+        assert line in refused([*words, "--cluster"], capsys)
+
+    def test_every_name_is_in_one_piece(self) -> None:
+        from fervor.inference.cluster import _pieces
+
+        names = [f"{number}.png" for number in range(9)] + [os.fsdecode(b"\xff.png")]
+        pieces = [piece.to_pylist() for piece in _pieces(names, 4)]
+        assert [len(piece) for piece in pieces] == [4, 4, 2]
+        rows = [row for piece in pieces for row in piece]
+        assert [row["number"] for row in rows] == list(range(10))
+        assert [os.fsdecode(row["source"]) for row in rows] == names
+
+    def test_paths_of_options_hold_elsewhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from fervor.inference.cluster import _portable
+
+        for name in ("embedded", "mine"):
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path)
+        mine = {"model": "mine", "neutral": "auto", "threads": 1}
+        assert _portable(mine) == {**mine, "model": str(tmp_path / "mine")}
+        for name in ("embedded", "hub:user/name", None):
+            assert _portable({"model": name}) == {"model": name}
+
+    def test_a_picture_that_takes_workers_with_it_is_found_out(self) -> None:
+        from fervor.inference.cluster import LOSSES, Losses
+
+        losses = Losses()
+        for _ in range(1 + LOSSES):
+            assert not losses.begin(8)
+        assert not losses.begin(16)  # another piece's worker was not lost
+        losses.done(16)
+        assert not losses.begin(16)
+        assert losses.begin(8)
+        assert losses.read(8, 8)
+        assert losses.read(8, 9)  # and with it the worker was lost
+        assert losses.begin(8)
+        assert [losses.read(8, number) for number in (8, 9, 10, 11)] == [True, False, True, True]
+        losses.done(8)
+        assert not losses.begin(8)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def started(tmp_path: Path, *words: str | Path) -> "subprocess.Popen[str]":
+    """A prediction over a cluster of this machine whose workers die of the poison."""
+    (tmp_path / "sitecustomize.py").write_text(KILLER, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *sys.path[1:]])
+    command = [sys.executable, "-m", "fervor", "predict", *map(str, words), "--cluster"]
+    return subprocess.Popen(
+        [*command, "--workers", "2", "--batch_size", "1", "--faces", "precropped"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interruptions,
+    )
+
+
+def wait_for_rows(process: "subprocess.Popen[str]", output: Path, least: int) -> None:
+    deadline = time.monotonic() + 300
+    while len(read_rows(output)) < least:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def workers_below(process: int) -> list[int]:
+    """The processes below one that hold a model."""
+    below, found = {process}, []
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            name = (folder / "cmdline").read_text()
+        except OSError:  # it has ended
+            continue
+        if parent in below:
+            below.add(int(folder.name))
+            if "ray::MapWorker" in name:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes below /proc")
+class TestCluster:
+    @pytest.fixture(autouse=True)
+    def needs_ray(self) -> None:
+        pytest.importorskip("ray.data", reason="needs fervor[cluster]")
+
+    def test_a_killed_worker_loses_and_doubles_nothing(
+        self, model: Path, pictures: Path, tmp_path: Path
+    ) -> None:
+        """One is killed from outside; a picture kills those that read it until it is left out."""
+        plain, output = tmp_path / "plain.jsonl", tmp_path / "rows.jsonl"
+        words = ["--faces", "precropped", "--model", str(model), "--output"]
+        assert main(["predict", str(pictures), *words, str(plain)]) == 0
+        process = started(
+            tmp_path, pictures, f"file://{pictures}", "--model", model, "--output", output
+        )
+        wait_for_rows(process, output, 4)
+        assert len(read_rows(output)) < 40
+        os.kill(workers_below(process.pid)[0], signal.SIGKILL)
+        answer, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert answer == f"{output}: 80 pictures, 75 faces, 0 without a face, 5 unreadable\n"
+        rows, expected = read_rows(output), read_rows(plain)
+        addresses = [{**row, "source": f"file://{row['source']}"} for row in expected]
+        wrong = expected[int(Path(POISON).stem)]
+        shares = [name for name in wrong if name.startswith("p_")]
+        found = ("face", "x", "y", "width", "height", "label", "prob", *shares)
+        reason = "its worker was lost each time that it was read"
+        wrong.update(dict.fromkeys(found), status="error", error=reason)
+        for row, right in zip(rows, [*expected, *addresses], strict=True):
+            assert list(row) == list(right)
+            assert row == pytest.approx(right, abs=1e-5)
+
+    def test_an_interrupted_run_leaves_whole_rows_and_no_process(
+        self, model: Path, pictures: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "rows.jsonl"
+        process = started(tmp_path, pictures, "--model", model, "--output", output)
+        wait_for_rows(process, output, 4)
+        workers = workers_below(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=300)
+        assert process.returncode == 130
+        rows = read_rows(output)
+        assert 4 <= len(rows) < 40
+        names = [Path(row["source"]).name for row in rows]
+        assert names == [f"{number:02}.png" for number in range(len(rows))]
+        assert workers
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]

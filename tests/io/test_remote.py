@@ -1,0 +1,96 @@
+"""Pictures behind addresses: what is found, in which order, and what each fault says."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.errors import InputError, UsageError
+from fervor.io import remote
+
+
+fsspec = pytest.importorskip("fsspec", reason="needs fervor[cluster]")
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """Pictures, a text and a damaged picture in an object store that is this process's memory."""
+    store = fsspec.filesystem("memory")
+    for name, content in {
+        "b/1.png": png("red"),
+        "b.png": png("blue"),
+        "a.JPG": png("lime"),
+        "notes.txt": b"no picture",
+        "c.png": png("red")[:40],
+        "d.png": b"",
+    }.items():
+        store.pipe(f"/bucket/{name}", content)
+    yield "memory://bucket"
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "remotely"),
+    [("s3://bucket/a.png", True), ("file:///a.png", True), ("a.png", False), ("webcam:0", False),
+     ("C://a.png", False), ("/a/b://c.png", False)],
+)  # fmt: skip
+def test_addresses(source: str, remotely: bool) -> None:
+    assert remote.is_remote(source) is remotely
+
+
+def test_a_folder_is_searched_in_order(bucket: str) -> None:
+    names = [name.removeprefix("memory://") for name in remote.find(bucket)]
+    assert names == [f"/bucket/{name}" for name in ("a.JPG", "b/1.png", "b.png", "c.png", "d.png")]
+    assert remote.find(f"{bucket}/b.png") == [f"{bucket}/b.png"]
+
+
+def test_pictures_are_read_from_what_was_found(bucket: str) -> None:
+    frames = [remote.read_picture(source) for source in remote.find(bucket)]
+    assert [frame.source for frame in frames] == remote.find(bucket)
+    colours = [frame.image[0, 0].tolist() for frame in frames if frame.image is not None]
+    assert colours == [[0, 255, 0], [255, 0, 0], [0, 0, 255]]
+    assert [frame.error is None for frame in frames] == [True] * 3 + [False] * 2
+    assert "empty" in str(frames[4].error)
+
+
+def test_what_is_too_large_or_gone_is_said(bucket: str) -> None:
+    frame = remote.read_picture(f"{bucket}/b.png", max_bytes=10)
+    assert (frame.image, frame.error) == (None, "expected at most 10 bytes")
+    assert "cannot be read" in str(remote.read_picture(f"{bucket}/gone.png").error)
+    size = len(png("blue"))
+    assert np.any(remote.read_picture(f"{bucket}/b.png", max_bytes=size).image)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "line"),
+    [
+        ("memory://nowhere", InputError, "memory://nowhere does not exist"),
+        ("nobody://bucket", UsageError, "nobody://bucket: .*expected s3://, gs://"),
+    ],
+)
+def test_wrong_addresses(address: str, error: type[Exception], line: str) -> None:
+    with pytest.raises(error, match=line):
+        remote.find(address)
+
+
+def test_a_folder_without_pictures(bucket: str) -> None:
+    fsspec.filesystem("memory").pipe("/bucket/texts/a.txt", b"text")
+    with pytest.raises(InputError, match=r"texts holds no picture: expected \.jpg"):
+        remote.find(f"{bucket}/texts")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(protocol: str) -> None:
+        raise ImportError(f"Install {protocol}fs to access {protocol}")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(UsageError, match="s3://bucket: Install s3fs"):
+        remote.find("s3://bucket")

@@ -1,0 +1,185 @@
+"""Every method with every encoder: it learns, predicts, and comes back from its folder the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor.data.batch import Batch
+from fervor.data.loading import TrainingBatches
+from fervor.data.samplers import EpochSampler
+from fervor.labels import EXPRESSIONS
+from fervor.methods import METHODS
+from fervor.methods.base import Method
+from fervor.methods.build import load_model, save_model
+from fervor.models.image import FaceEncoder, ImageEncoder, build_image_encoder
+from tests.support import tiny
+from tests.support.drawn import (
+    DrawnScales,
+    DrawnSoftText,
+    DrawnText,
+    DrawnTransformer,
+    TinyEncoder,
+    batch,
+    description,
+    pictures,
+)
+
+
+LABELS = ("neutral", "happiness", "surprise", "anger")
+
+
+ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *tiny.SAVED)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+    """The configuration of each encoder."""
+    root = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    found = {name: Encoder(name=name, size=96) for name in ENCODERS if name not in tiny.SAVED}
+    found["ir50"] = Encoder(name="ir50", size=48)
+    found["vlm"] = Encoder(name="vlm", weights="embedded", size=64)
+    for name, save in tiny.SAVED.items():
+        found[name] = Encoder(name=name, weights=save(root / name), size=32)
+    return found
+
+
+TRANSFORMERS = ("vit-b16", "clip", "blip")
+"""Encoders that prompts can join."""
+
+FITTING = {"mpa": TRANSFORMERS, "lacovl": ("face-mobilenet", "ir50")}
+"""Encoders that a method takes, where it does not take them all."""
+
+PAIRS = [(method, encoder) for method in METHODS for encoder in FITTING.get(method, ENCODERS)]
+
+SMALL: dict[str, dict[str, Any]] = {"lacovl": {"resolution": 48, "width": 24, "heads": 3}}
+"""Options that make a method fast enough."""
+
+
+def build(method: str, encoder: Encoder, *, width: int = 12) -> Method:
+    torch.manual_seed(0)
+    chosen = METHODS[method]
+    options: Any = chosen.Options(**SMALL.get(method, {}))
+    image = build_image_encoder(encoder)
+    text: Any = DrawnSoftText(image.width) if method == "mpa" else DrawnText(width)
+    built = chosen(image, text, LABELS, options)
+    built.prepare([batch(LABELS, 2, size=encoder.size)])
+    return built
+
+
+def loss(method: Method, faces: Batch) -> Tensor:
+    """The objective, with whatever a method draws drawn alike."""
+    torch.manual_seed(0)
+    return method.losses(faces)["loss"]
+
+
+@pytest.mark.parametrize(("method", "encoder"), PAIRS)
+def test_one_step_lowers_the_loss(method: str, encoder: str, encoders: dict[str, Encoder]) -> None:
+    built = build(method, encoders[encoder]).train()
+    faces = batch(LABELS, 2, size=encoders[encoder].size)
+    if isinstance(built.image, FaceEncoder):
+        built.image.restore_batchnorm(faces.image)  # as training does
+    before = loss(built, faces)
+    before.backward()
+    trainable = [parameter for parameter in built.parameters() if parameter.requires_grad]
+    grouped = [parameter for group in built.parameter_groups(0.1) for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in trainable}
+    for name, parameter in built.named_parameters():
+        if name.startswith(tuple(f"{tower}." for tower in built.frozen())):
+            assert not parameter.requires_grad and parameter.grad is None, name
+            continue
+        assert parameter.requires_grad, name
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    length = torch.stack([p.grad.norm() for p in trainable if p.grad is not None]).norm()
+    rate = 1e-3 * float(before.detach()) / float(length) ** 2  # a thousandth less is expected
+    torch.optim.SGD(built.parameter_groups(rate), rate).step()
+    with torch.no_grad():
+        assert loss(built, faces) < before
+
+
+@pytest.mark.parametrize(("method", "encoder"), PAIRS)
+def test_predictions_and_features(method: str, encoder: str, encoders: dict[str, Encoder]) -> None:
+    built = build(method, encoders[encoder]).eval()
+    faces = batch(LABELS, 2, size=encoders[encoder].size)
+    with torch.no_grad():
+        logits, features = built(faces.image), built.features(faces.image)
+        assert logits.shape == (8, len(LABELS))
+        torch.testing.assert_close(built.logits(features), logits)
+        one = built(faces.image[:1])
+    torch.testing.assert_close(one, logits[:1], rtol=1e-3, atol=1e-3)
+    assert logits.isfinite().all()
+    assert (logits[0] - logits[1]).abs().max() > 1e-4  # faces can be told apart
+    vectors, (rows, columns) = built.class_vectors(), features.grid
+    assert vectors.shape == (len(LABELS), features.pooled.shape[1])
+    assert features.tokens.shape == (8, rows * columns, features.pooled.shape[1])
+
+
+@pytest.mark.parametrize(("method", "encoder"), [pair for pair in PAIRS if pair[0] != "mpa"])
+def test_saved_and_loaded_it_is_the_same(  # mpa's towers must be found again: test_mpa.py
+    method: str, encoder: str, encoders: dict[str, Encoder], tmp_path: Path
+) -> None:
+    config = encoders[encoder]
+    built = build(method, config)
+    faces = batch(LABELS, 2, size=config.size)
+    loss(built.train(), faces)  # BatchNorm's statistics have moved
+    save_model(tmp_path, built.state_dict(), description(method, config, built), "")
+    text = (tmp_path / "model.json").read_text().replace(config.weights or "nowhere", "gone")
+    (tmp_path / "model.json").write_text(text)  # the folder of the encoder need not be there
+    loaded = load_model(tmp_path).method()
+    for name, tensor in built.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    with torch.no_grad():
+        expected = built.eval()(faces.image)
+        torch.testing.assert_close(loaded(faces.image), expected, rtol=1e-5, atol=1e-4)
+    assert not loaded.training
+
+
+def first_losses(method: str) -> list[float]:
+    """Five steps on drawn faces, augmented."""
+    torch.manual_seed(0)
+    run = Run(
+        method=method,
+        data=Data(target="probability"),
+        augment=Augment(rotation=10, shift=0.05),
+        encoder=Encoder(size=56),
+        optim=Optim(batch_size=16),
+        seed=29,
+    )
+    split = pictures(EXPRESSIONS, 10)
+    batches = TrainingBatches(split, run)
+    options: Any = METHODS[method].Options(**SMALL.get(method, {}))
+    prompted = method == "mpa"
+    image: ImageEncoder = DrawnTransformer(size=56) if prompted else TinyEncoder(size=56)
+    if method == "lacovl":
+        image = DrawnScales(size=56)
+    text: Any = DrawnSoftText() if prompted else DrawnText()
+    built = METHODS[method](image, text, EXPRESSIONS, options)
+    built.prepare([batch(EXPRESSIONS, 2, size=56)])
+    optimizer = torch.optim.SGD(built.parameter_groups(1e-4), 1e-4, momentum=0.9)
+    found = []
+    for key in EpochSampler(split.label, run.optim.batch_size, seed=run.seed):
+        losses = built.losses(batches[key])
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        found.append(float(losses["loss"].detach()))
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_losses_are_the_stored_ones(method: str) -> None:
+    """To within a thousandth. Where a change is meant: delete the file, run, look, and commit."""
+    path, found = GOLDEN / f"{method}.json", first_losses(method)
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"losses": found}, indent=1) + "\n")
+        pytest.fail(f"{path} was not there and is written now: compare and commit it")
+    assert len(found) == 5
+    assert found == pytest.approx(json.loads(path.read_text())["losses"], rel=1e-3)

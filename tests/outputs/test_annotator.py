@@ -1,0 +1,172 @@
+"""A folder of drawings: names, formats, times of a video, and nothing half-written."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.errors import UsageError
+from fervor.inference.prediction import Prediction
+from fervor.io.frame import Frame
+from fervor.io.sources import Span
+from fervor.io.video import read_video
+from fervor.outputs import annotator as annotate
+from fervor.outputs.annotator import Annotator
+from tests.outputs.test_drawing import shown
+
+
+GREY = np.full((90, 120, 3), 90, np.uint8)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def touched(folder: Path, *names: str) -> list[str]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return [str(folder / name) for name in names]
+
+
+def write(folder: Path, sources: Sequence[str], *, broken: Sequence[str] = ()) -> None:
+    with Annotator(folder, sources) as annotator:
+        for source in sources:
+            error = "damaged" if source in broken else None
+            frame = Frame(source, 0, None, None if error else GREY, error)
+            prediction = replace(shown("anger", (30, 20, 40, 50)), source=source)
+            if error:
+                empty: dict[str, Any] = {"box": None, "prob": None, "probabilities": {}}
+                prediction = replace(prediction, status="error", error=error, **empty)
+            annotator.write(frame, [prediction])
+
+
+def test_pictures_keep_their_place_and_format(tmp_path: Path) -> None:
+    names = ("in/a.jpg", "in/b.PNG", "in/sub/a.jpg", "in/c.webp", "in/d.bmp", "in/e.heic")
+    sources = touched(tmp_path, *names)
+    write(tmp_path / "out", sources)
+    assert files(tmp_path / "out") == [
+        *("a.jpg", "b.PNG", "c.webp", "contact-sheet.png", "d.bmp.png", "e.heic.png", "sub/a.jpg"),
+    ]
+    kinds = {"a.jpg": "JPEG", "b.PNG": "PNG", "c.webp": "WEBP", "d.bmp.png": "PNG"}
+    for name, kind in kinds.items():
+        with Image.open(tmp_path / "out" / name) as image:
+            assert (image.format, image.size) == (kind, (480, 360))
+
+
+def test_damaged_pictures_are_on_the_sheet_only(tmp_path: Path) -> None:
+    sources = touched(tmp_path, "in/a.png", "in/b.png")
+    write(tmp_path / "out", sources, broken=sources[1:])
+    assert files(tmp_path / "out") == ["a.png", "contact-sheet.png"]
+
+
+def test_one_picture_needs_no_sheet(tmp_path: Path) -> None:
+    write(tmp_path / "out", touched(tmp_path, "a.png"))
+    assert files(tmp_path / "out") == ["a.png"]
+
+
+def test_long_folders_have_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotate, "SHEET", 2)
+    write(tmp_path / "out", touched(tmp_path, *(f"in/{k}.png" for k in range(5))))
+    sheets = [name for name in files(tmp_path / "out") if name.startswith("contact")]
+    assert sheets == [f"contact-sheet-{k}.png" for k in (1, 2, 3)]
+
+
+def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
+    sources = touched(tmp_path, "in/a.png", "in/b.png")
+    with pytest.raises(UsageError, match=r"a\.png would be overwritten; name another folder"):
+        Annotator(tmp_path / "in", sources)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(UsageError, match="would be overwritten"):
+        Annotator(tmp_path / "link", sources)
+    with pytest.raises(UsageError, match="is a file: expected a folder"):
+        Annotator(Path(sources[0]), touched(tmp_path, "other/c.png"))
+
+
+def test_names_do_not_collide(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    sources = touched(tmp_path, "clip.mov", "clip.avi", "clip.mp4.png", "a.jpg")
+    names = annotate.output_names([*sources, "webcam:0"])
+    assert list(names.values()) == [
+        *("clip.mp4", "clip-2.mp4", "clip.mp4.png", "a.jpg", "webcam-0.mp4"),
+    ]
+
+
+class TestFilm:
+    @pytest.fixture(autouse=True)
+    def _needs_av(self) -> None:
+        pytest.importorskip("av", reason="needs fervor[video]")
+
+    def film(
+        self, folder: Path, times: Sequence[float], *, size: tuple[int, int] = (401, 601)
+    ) -> None:
+        source = str(folder / "clip.mkv")
+        with Annotator(folder / "out", [source]) as annotator:
+            for number, time in enumerate(times):
+                image = np.full((*size, 3), 90, np.uint8)
+                one = replace(shown("anger", (100, 90, 80, 90)), source=source)
+                one = replace(one, frame=number, time_s=time, track=0)
+                annotator.write(Frame(source, number, time, image, None), [one])
+
+    def test_frames_keep_their_times(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        times = [0.0, *np.cumsum(random.uniform(0.005, 0.3, 20)).tolist()]
+        self.film(tmp_path, times)
+        assert files(tmp_path / "out") == ["clip-timeline.html", "clip-timeline.png", "clip.mp4"]
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert [frame.time_s for frame in read] == pytest.approx(times, abs=0.0005)
+        assert read[5].image is not None
+        assert read[5].image.shape == (400, 600, 3)  # even sides
+        changed = np.abs(read[5].image.astype(int) - 90).max(axis=-1) > 40
+        assert changed[60:190, 90:190].any()
+        assert not changed[250:, 350:].any()
+
+    def test_times_that_stand_still_are_kept_apart(self, tmp_path: Path) -> None:
+        self.film(tmp_path, [0.0, 0.0, 0.0, 0.1])
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert len(read) == 4
+
+    def test_the_same_video_again_is_a_new_film(self, tmp_path: Path) -> None:
+        source = str(tmp_path / "clip.mkv")
+        one = replace(shown("anger", (10, 10, 40, 40)), source=source, track=0)
+        with Annotator(tmp_path / "out", [source, source]) as annotator:
+            for number in (0, 1, 2, 0, 1):
+                frame = Frame(source, number, number / 10, GREY, None)
+                annotator.write(frame, [replace(one, time_s=number / 10)])
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert [frame.time_s for frame in read] == pytest.approx([0.0, 0.1])
+
+    def test_an_interruption_finishes_the_file(self, tmp_path: Path) -> None:
+        source = str(tmp_path / "clip.mkv")
+        one = replace(shown("anger", (10, 10, 40, 40)), source=source, time_s=0.0, track=0)
+        with pytest.raises(KeyboardInterrupt), Annotator(tmp_path / "out", [source]) as annotator:
+            annotator.write(Frame(source, 0, 0.0, GREY, None), [one])
+            assert "clip.mp4" not in files(tmp_path / "out")
+            raise KeyboardInterrupt
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert [frame.error for frame in read] == [None]
+        assert "clip.partial.mp4" not in files(tmp_path / "out")
+
+    def test_a_video_that_cannot_be_read_leaves_nothing(self, tmp_path: Path) -> None:
+        source = str(tmp_path / "clip.mkv")
+        empty: dict[str, Any] = {"box": None, "prob": None, "probabilities": {}}
+        one: Prediction = replace(shown("anger", (0, 0, 1, 1)), source=source, **empty)
+        with Annotator(tmp_path / "out", [source]) as annotator:
+            annotator.write(Frame(source, 0, None, None, "no video"), [one])
+        assert files(tmp_path / "out") == []
+
+    def test_a_frame_of_another_size_fits_in(self, tmp_path: Path) -> None:
+        source = str(tmp_path / "clip.mkv")
+        one = replace(shown("anger", (10, 10, 40, 40)), source=source, track=0)
+        with Annotator(tmp_path / "out", [source]) as annotator:
+            for number, size in enumerate([(400, 600), (700, 500), (90, 120)]):
+                frame = Frame(source, number, number / 10, np.full((*size, 3), 200, np.uint8), None)
+                annotator.write(frame, [replace(one, time_s=number / 10)])
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert [frame.image.shape for frame in read if frame.image is not None] == [
+            (400, 600, 3)
+        ] * 3

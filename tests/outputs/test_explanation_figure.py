@@ -1,0 +1,43 @@
+"""Where a map is strong the face takes the colour; a drawing holds its parts."""
+
+import numpy as np
+
+from fervor.inference.attribution import Cue, Explanation
+from fervor.outputs.explanation_figure import AGAINST, FOR, STRONGEST, drawn, grey_face, overlaid
+from tests.inference.test_attribution import answer
+
+
+def test_colours_follow_the_heat() -> None:
+    face = np.full((70, 70, 3), 100, np.uint8)
+    heat = np.zeros((7, 7), np.float32)
+    heat[1, 1], heat[5, 5] = 2.0, -2.0
+    found = np.asarray(overlaid(face, heat, 2.0)).astype(float)
+    for place, colour in ((15, FOR), (55, AGAINST)):
+        expected = 100 + STRONGEST * (np.array(colour) - 100)
+        np.testing.assert_allclose(found[place, place], expected, atol=12)
+    np.testing.assert_array_equal(found[35, 35], 100)
+    np.testing.assert_array_equal(overlaid(face, np.zeros((7, 7), np.float32), 0.0), face)
+
+
+def test_the_face_is_what_the_model_sees() -> None:
+    picture = np.zeros((100, 100, 3), np.uint8)
+    picture[20:60, 30:70] = (200, 0, 0)
+    face = grey_face(picture, np.array([[40, 0, 30], [0, 40, 20]], float))
+    assert (face[..., 0] == face[..., 2]).all()
+    assert face[120, 120, 0] == 60  # red's luminance
+    assert face[0, 0, 0] < 60  # the edge mixes with what is around
+
+
+def test_a_drawing_has_a_panel_for_each_class_and_a_line_for_each_cue() -> None:
+    picture = np.full((60, 60, 3), 128, np.uint8)
+    heat = {name: np.full((7, 7), value, np.float32) for name, value in (("a", 1), ("b", -1))}
+    cues = [Cue("mouth", "a smile", 0.5, "a")]
+    square = np.array([[60, 0, 0], [0, 60, 0]], float)
+    short = Explanation(answer(a=0.9, b=0.1), heat, cues, [], square)
+    long = Explanation(answer(a=0.9, b=0.1), heat, cues * 4, [], square)
+    one, two, tall = drawn(picture, short, top=1), drawn(picture, short), drawn(picture, long)
+    assert one.width < two.width and two.height < tall.height
+    pixels = np.asarray(two).reshape(-1, 3)
+    for colour in (FOR, AGAINST):
+        strongest = 128 + STRONGEST * (np.array(colour) - 128)
+        assert (np.abs(pixels - strongest).max(1) < 3).sum() > 10_000

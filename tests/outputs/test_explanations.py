@@ -1,0 +1,65 @@
+"""`fervor explain` as a user runs it: drawings, rows, and one line for what cannot be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.cli.main import main
+from tests.support.models import LABELS, write_model
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    Image.fromarray(red).save(folder / "red.png")
+    Image.fromarray(red).save(folder / "sub" / "red.jpg")
+    (folder / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+def test_rows_and_drawings(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = write_model(tmp_path / "model"), tmp_path / "out"
+    arguments = ["explain", str(pictures), "--model", str(model), "--faces", "precropped"]
+    assert main([*arguments, "--output", str(output), "--strict"]) == 1
+    assert "2 faces drawn" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (output / "explanations.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["error", "ok", "ok"]
+    assert [row["drawing"] for row in rows] == [None, "red-face0.png", "sub/red-face0.png"]
+    for row in rows[1:]:
+        assert row["label"] == "neutral" and list(row["heat"]) == list(LABELS)
+        assert np.shape(row["heat"]["neutral"]) == (7, 7)
+        with Image.open(output / row["drawing"]) as drawing:
+            assert drawing.width > 500
+    assert not list(output.rglob("*partial*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--top", "0"], "top=0: expected 1 or more"),
+        (["--output", "{pictures}/red.png"], "red.png is a file: expected a folder"),
+        (["--labels", "bored,"], "one is empty"),
+        (["--labels", "bored,tired"], "knows its own classes alone"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str],
+    reason: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [word.format(pictures=pictures) for word in arguments]
+    model = write_model(tmp_path / "model")
+    common = ["explain", str(pictures), "--faces", "precropped", "--model", str(model)]
+    assert main([*common, "--output", str(tmp_path / "out"), *given]) == 2
+    error = capsys.readouterr().err
+    assert reason in error and error.count("\n") == 1

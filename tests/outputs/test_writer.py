@@ -1,0 +1,313 @@
+"""The work of `fervor predict` in a process of its own: videos, drawings, interruption, murder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.cli.main import main
+from fervor.outputs import writer
+from tests.cli.test_main import fervor_process, read_csv, refused
+from tests.support.models import write_model
+from tests.support.signals import hear_interruptions
+from tests.support.videos import flat, portrait, write_video
+
+
+PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Ten frames with a face at uneven times, and two without."""
+    pictures = [portrait(200 + 5 * n, 100) for n in range(10)]
+    pictures += [np.full((480, 640, 3), 128, np.uint8)] * 2
+    times = [0, 33, 50, 120, 121, 300, 340, 380, 420, 500, 900, 950]
+    return write_video(tmp_path / "clip.mp4", pictures, times=times)
+
+
+def read_json(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_video_gives_a_row_for_every_frame(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rows.csv"
+    answer = fervor_process("predict", clip, "--output", output, "--smooth", "--threads", "1")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == (
+        f"{output}: 1 video (12 frames), 10 faces, 2 without a face, 0 unreadable\n"
+    )
+    rows = read_csv(output)
+    assert [row["frame"] for row in rows] == [str(n) for n in range(12)]
+    times = [0, 0.033, 0.05, 0.12, 0.121, 0.3, 0.34, 0.38, 0.42, 0.5, 0.9, 0.95]
+    assert [float(row["time_s"]) for row in rows] == pytest.approx(times, abs=0.0005)
+    assert [row["status"] for row in rows] == ["ok"] * 10 + ["no_face"] * 2
+    assert [row["track"] for row in rows] == ["0"] * 10 + [""] * 2
+    assert {row["label"] for row in rows[:10]} == {"happiness"}
+    assert list(rows[0])[-1] == "smooth_contempt"
+    assert rows[0]["smooth_happiness"] == rows[0]["p_happiness"]
+
+
+def test_spans_and_the_table(clip: Path, model: Path) -> None:
+    words = ["--every", "3", "--start", "0.1", "--end", "0.4", "--model", model, "--threads", "1"]
+    answer = fervor_process("predict", clip, *words)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    header, *rows = answer.stdout.splitlines()
+    assert header.split()[:4] == ["source", "time", "track", "face"]
+    assert [row.split()[1:4] for row in rows] == [["0.120", "0", "0"], ["0.340", "0", "0"]]
+
+
+def test_a_picture_and_a_video_with_drawings(clip: Path, model: Path, tmp_path: Path) -> None:
+    output, drawings = tmp_path / "rows.jsonl", tmp_path / "drawings"
+    words = ["--model", model, "--output", output, "--annotate", drawings, "--threads", "1"]
+    answer = fervor_process("predict", clip, PHOTOGRAPH, *words)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "1 pictures, 1 video (12 frames), 11 faces" in answer.stdout
+    names = sorted(path.name for path in drawings.rglob("*") if path.is_file())
+    assert names == ["astronaut.jpg", "clip-timeline.html", "clip-timeline.png", "clip.mp4"]
+    assert all(row["track"] == (0 if row["time_s"] is not None else None)
+               for row in read_json(output) if row["status"] == "ok")  # fmt: skip
+
+
+def test_a_damaged_video_is_a_row(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no video\n" * 99)
+    output = tmp_path / "rows.csv"
+    words = ["predict", str(tmp_path / "clip.mp4"), "--model", str(model), "--output", str(output)]
+    assert main(words) == 0
+    (row,) = read_csv(output)
+    assert (row["status"], row["frame"]) == ("error", "0")
+    assert "not a video that can be read" in row["error"]
+    assert main([*words, "--strict"]) == 1
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm", ".mts"])
+def test_bytes_that_were_overwritten_cost_one_row_and_what_they_held(
+    ending: str, model: Path, tmp_path: Path
+) -> None:
+    """Some containers' damage is skipped without an error; every frame around it has its row."""
+    clip, output = tmp_path / f"clip{ending}", tmp_path / "rows.jsonl"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), np.uint8)
+    codec = "libvpx" if ending == ".webm" else "libx264"
+    data = bytearray(write_video(clip, noise, codec=codec, options={"g": "10"}).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + len(data) // 20] = bytes(len(data) // 20)
+    clip.write_bytes(data)
+    words = ["predict", clip, "--model", model, "--faces", "precropped", "--threads", "1"]
+    assert main([*map(str, words), "--output", str(output)]) == 0
+    rows = read_json(output)
+    assert [row["frame"] for row in rows] == list(range(len(rows)))
+    (bad,) = [row for row in rows if row["status"] == "error"]
+    assert bad["error"].startswith("damaged part of the video")
+    good = [round(row["time_s"] / 0.04) for row in rows if row["status"] == "ok"]
+    missing = sorted({*range(60)} - {*good})
+    assert good == sorted(good) and round(bad["time_s"] / 0.04) == missing[0]
+    assert 20 < missing[0] and missing[-1] < 45 and len(missing) < 22
+    assert main([*map(str, words), "--output", str(output), "--strict"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--every", "0"], "every=0: expected 1 (each frame) or more"),
+        (["--start", "-1"], "start=-1.0: expected seconds, 0 or more"),
+        (["--start", "5", "--end", "2"], "end=2.0: expected seconds after start=5.0"),
+        (["--whole_every", "0"], "whole_every=0: expected 1"),
+        (["--neutral", "nowhere.png"], "nowhere.png does not exist"),
+        (["--annotate", "{clip}"], "is a file: expected a folder"),
+    ],
+)
+def test_wrong_use(words: list[str], line: str, clip: Path, model: Path) -> None:
+    given = [word.format(clip=clip) for word in words]
+    assert line in refused(fervor_process("predict", clip, "--model", model, *given))
+
+
+def test_no_webcam_is_one_line() -> None:
+    if Path("/dev/video99").exists():
+        pytest.skip("this computer has a hundred cameras")
+    assert "webcam" in refused(fervor_process("predict", "webcam:99"))
+
+
+def test_without_av_a_video_is_one_line_and_pictures_work(
+    clip: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('av', 'pandas', 'torch'): sys.modules[name] = None\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path[1:]])
+    environment = {**os.environ, "PYTHONPATH": path}
+    answer = fervor_process("predict", clip, "--model", model, env=environment)
+    assert 'videos and webcams need PyAV; pip install "fervor[video]"' in refused(answer)
+    answer = fervor_process("predict", PHOTOGRAPH, "--model", model, env=environment)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert len(answer.stdout.splitlines()) == 2
+
+
+def started(model: Path, output: Path, source: Path, *more: str) -> "subprocess.Popen[bytes]":
+    """A long run that has written something."""
+    words = [source] * 60 + ["--model", model, "--output", output, "--batch_size", "4", *more]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fervor", "predict", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interruptions,
+    )
+    written = output if output.suffix != ".parquet" else output.with_name(f"{output.name}.partial")
+    deadline = time.monotonic() + 300
+    least = 3000 if output.suffix != ".parquet" else 4
+    while time.monotonic() < deadline and process.poll() is None:
+        if written.exists() and written.stat().st_size >= least:
+            return process
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+class TestStopping:
+    @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+    def test_a_killed_run_leaves_whole_rows(self, clip: Path, model: Path, tmp_path: Path,
+                                            ending: str) -> None:  # fmt: skip
+        output = tmp_path / f"rows{ending}"
+        process = started(model, output, clip)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert output.read_bytes().endswith(b"\n")
+        rows: list[dict[str, Any]] = read_json(output) if ending == ".jsonl" else read_csv(output)
+        numbers = [int(row["frame"]) for row in rows]
+        assert len(rows) >= 4
+        assert numbers == [number % 12 for number in range(len(rows))]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupted_run_finishes_parquet_and_drawings(
+        self, clip: Path, model: Path, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
+        output, drawings = tmp_path / "rows.parquet", tmp_path / "drawings"
+        process = started(model, output, clip, "--annotate", str(drawings))
+        deadline = time.monotonic() + 300
+        while not list(drawings.glob("*.png")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=300)
+        assert (process.returncode, error) == (130, b"")
+        rows = parquet.read_table(output).to_pylist()
+        assert rows
+        assert [row["frame"] for row in rows] == [number % 12 for number in range(len(rows))]
+        left = [path.name for path in tmp_path.rglob("*.partial*")]
+        assert left == []
+
+
+class TestStop:
+    def test_it_comes_at_once_where_nothing_is_held(self) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            writer._Stop()()
+
+    def test_it_waits_for_what_is_held(self) -> None:
+        stop, done = writer._Stop(), []
+        with pytest.raises(KeyboardInterrupt), stop.held():
+            stop()
+            done.append("the row")
+        assert done == ["the row"] and stop.asked
+
+    def test_the_second_one_does_not_wait(self) -> None:
+        stop = writer._Stop()
+        stop.hold()
+        stop()
+        with pytest.raises(KeyboardInterrupt):
+            stop()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+    def test_handlers_are_given_back_and_ignored_signals_stay_so(self) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with pytest.raises(KeyboardInterrupt), writer._stoppable() as stop:
+                assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                assert signal.getsignal(signal.SIGTERM) is stop
+                stop.hold()
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert stop.asked
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def test_summary_counts_what_there_was() -> None:
+    counts = Counter(pictures=2, videos=2, frames=70, ok=60, no_face=11, error=1)
+    assert writer.summary("a.csv", counts) == (
+        "a.csv: 2 pictures, 2 videos (70 frames), 60 faces, 11 without a face, 1 unreadable"
+    )
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures_of_which_fifty_are_damaged(tmp_path: Path) -> None:
+    """With the shipped model and detector: nothing is lost, and each damage is one row."""
+    pictures = tmp_path / "pictures"
+    random = np.random.default_rng(0)
+    damaged = set(random.choice(1000, 50, replace=False).tolist())
+    image = Image.open(PHOTOGRAPH).convert("RGB").resize((160, 160))
+    for number in range(1000):
+        path = pictures / f"{number % 7}" / f"{number:04}.{'jpg' if number % 2 else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        if number in damaged:
+            data = path.read_bytes()
+            kinds = [b"", data[: len(data) // 2], bytes(500), b"text " * 50]
+            path.write_bytes(kinds[number % 4])
+    output = tmp_path / "rows.csv"
+    answer = fervor_process("predict", pictures, "--output", output, "--threads", "1")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == (
+        f"{output}: 1000 pictures, 950 faces, 0 without a face, 50 unreadable\n"
+    )
+    rows = read_csv(output)
+    names = sorted((path for path in pictures.rglob("*.*")), key=lambda path: path.parts)
+    assert [row["source"] for row in rows] == [str(path) for path in names]
+    wrong = {int(Path(row["source"]).stem) for row in rows if row["status"] == "error"}
+    assert wrong == damaged
+    assert {row["label"] for row in rows if row["status"] == "ok"} == {"happiness"}
+
+
+@pytest.mark.slow
+def test_memory_is_flat(tmp_path: Path) -> None:
+    """A tiny model over a long film of a face cut out: what grows here grows everywhere."""
+    resource = pytest.importorskip("resource", reason="needs POSIX")
+    model = write_model(tmp_path / "model")
+    clip = write_video(tmp_path / "clip.mp4", [flat((200, 40, 40), size=(240, 320))] * 500)
+    code = (
+        "import resource, sys, time\n"
+        "from fervor import Predictor\n"
+        "from fervor.io.sources import read\n"
+        "from fervor.outputs.tables import open_table\n"
+        "from pathlib import Path\n"
+        "ask = Predictor(sys.argv[1], faces='precropped', threads=1)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with open_table(Path(sys.argv[3]), ask.labels, smooth=True) as table:\n"
+        "    for number, rows in enumerate(ask.stream(read([sys.argv[2]] * 60))):\n"
+        "        table.write(rows)\n"
+        "        if number in (4000, 29999): print(peak())\n"
+    )
+    assert resource is not None
+    done = subprocess.run(
+        [sys.executable, "-c", code, model, clip, tmp_path / "rows.csv"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    early, late = (int(line) / 1024 for line in done.stdout.split())
+    assert late - early < 50
+    with (tmp_path / "rows.csv").open() as file:
+        assert sum(1 for _ in file) == 30_001

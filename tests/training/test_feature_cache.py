@@ -1,0 +1,210 @@
+"""Cached views against the same layers computed anew."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor.data.augmentation import Augmentation
+from fervor.data.image_set import Pictures
+from fervor.data.loading import evaluation_batches
+from fervor.data.samplers import EpochSampler, Key, mixed_seed
+from fervor.errors import UsageError
+from fervor.evaluation.evaluate import torch_logits
+from fervor.methods.base import Method
+from fervor.models.image import FaceEncoder, build_image_encoder
+from fervor.training.feature_cache import CHUNK, plain_batches, view_batches
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    """70 grey noise pictures of 48 pixels, two classes: more than one chunk."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (70, 1, 48, 48), generator=generator, dtype=torch.uint8)
+    label = torch.arange(70) % 2
+    return Pictures(images, label, torch.eye(2)[label], ("",) * 70)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two views of a face-pretrained trunk with six frozen blocks."""
+    return Run(
+        data=Data(views=2, cache=str(tmp_path / "cache")),
+        augment=Augment(rotation=10, brightness=0.1),
+        encoder=Encoder(size=96, grey=True, frozen_blocks=6),
+        optim=Optim(batch_size=8),
+    )
+
+
+def built(run: Run) -> FaceEncoder:
+    encoder = build_image_encoder(run.encoder)
+    assert isinstance(encoder, FaceEncoder)
+    return encoder
+
+
+def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> None:
+    encoder = built(run)
+    batches = view_batches(encoder, pictures, run)
+    indices = (0, 3, 69)
+    batch = batches[Key(epoch=1, step=0, indices=indices)]
+    seen = {}
+    for start in (0, CHUNK):
+        torch.manual_seed(mixed_seed(1, start))
+        augmented = Augmentation(run.augment, 96)(pictures.images[start : start + CHUNK])
+        seen |= dict(enumerate(augmented, start))
+    images = torch.stack([seen[index] for index in indices]).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        expected = encoder.eval()(images)
+        cached = encoder(batch.image)
+    # the frozen layers' maps are kept in bfloat16, which has eight bits
+    gaps = torch.cdist(cached.pooled, expected.pooled) / expected.pooled.norm(dim=1)
+    assert float(gaps.diagonal().max()) < 0.1
+    assert gaps.argmin(dim=1).tolist() == [0, 1, 2]
+    assert cached.grid == expected.grid
+    assert batch.label.tolist() == [0, 1, 1]
+
+
+def test_views_differ_take_turns_and_ignore_the_seed(pictures: Pictures, run: Run) -> None:
+    batches = view_batches(built(run), pictures, run)
+    images = [batches[Key(epoch, 0, (5,))].image for epoch in range(3)]
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+    other = view_batches(built(run), pictures, replace(run, seed=1))
+    assert torch.equal(other[Key(0, 0, (5,))].image, images[0])
+
+
+def test_runs_share_the_cache_and_other_pictures_do_not(pictures: Pictures, run: Run) -> None:
+    view_batches(built(run), pictures, run)
+    files = set(Path(run.data.cache).rglob("*.npy"))
+    assert len(files) == 2
+    encoder = built(run)
+    encoder.restore_batchnorm(torch.rand(8, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    view_batches(encoder, pictures, replace(run, seed=3, method="classifier"))
+    assert set(Path(run.data.cache).rglob("*.npy")) == files
+    view_batches(built(run), pictures.subset(torch.arange(64)), run)
+    assert len(set(Path(run.data.cache).rglob("*.npy"))) == 4
+
+
+def test_what_another_process_is_at_comes_last(pictures: Pictures, run: Run) -> None:
+    view_batches(built(run), pictures, run)
+    (folder,) = {path.parent for path in Path(run.data.cache).rglob("view*.npy")}
+    for path in folder.glob("view*.npy"):
+        path.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(folder / ".view0.npy.lock"):
+            asked = pool.submit(view_batches, built(run), pictures, run)
+            end = time.monotonic() + 60
+            while not (folder / "view1.npy").is_file() and time.monotonic() < end:
+                time.sleep(0.05)
+            assert (folder / "view1.npy").is_file()
+            assert not asked.done()
+        assert len(asked.result(timeout=60).views) == 2
+    assert (folder / "view0.npy").is_file()
+
+
+def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
+    batches = view_batches(built(run), pictures, run)
+    keys = list(EpochSampler(pictures.label, 8, seed=0))
+    assert [batches[key].label.tolist() for key in keys[:2]] == [
+        pictures.label[list(key.indices)].tolist() for key in keys[:2]
+    ]
+
+
+def test_what_views_cannot_do(pictures: Pictures, run: Run) -> None:
+    thawed = replace(run, encoder=replace(run.encoder, frozen_blocks=0))
+    with pytest.raises(UsageError, match="frozen_blocks"):
+        view_batches(built(thawed), pictures, thawed)
+    mixed = replace(run, augment=replace(run.augment, mixup=0.2))
+    with pytest.raises(UsageError, match="mix"):
+        view_batches(built(run), pictures, mixed)
+    nowhere = replace(run, data=replace(run.data, cache=""))
+    with pytest.raises(UsageError, match=r"needs a folder: name one with --data\.cache"):
+        view_batches(built(run), pictures, nowhere)
+
+
+def test_partners_come_from_the_same_view(pictures: Pictures, run: Run) -> None:
+    alone = view_batches(built(run), pictures, run)
+    paired = view_batches(built(run), pictures, run, pairs=True)
+    key = Key(epoch=1, step=4, indices=(5, 0))
+    batch = paired[key]
+    assert batch.positive is not None
+    assert torch.equal(batch.image, alone[key].image) and alone[key].positive is None
+    members = {parity: tuple(range(parity, 70, 2)) for parity in (0, 1)}
+    for index, found in zip(key.indices, batch.positive, strict=True):
+        others = alone[Key(1, 0, members[index % 2])].image
+        same = (others == found).flatten(1).all(1).nonzero().flatten().tolist()
+        assert len(same) == 1 and members[index % 2][same[0]] != index
+
+
+def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run: Run) -> None:
+    batches = view_batches(built(run), pictures, run, pairs=True)
+    for alone, *parts in zip(
+        EpochSampler(pictures.label, 8, seed=0),
+        *(EpochSampler(pictures.label, 8, seed=0, rank=rank, world=2) for rank in range(2)),
+        strict=True,
+    ):
+        whole, shares = batches[alone], [batches[part] for part in parts]
+        for name, value in whole._asdict().items():
+            if value is not None:
+                assert torch.equal(torch.cat([getattr(s, name) for s in shares]), value)
+
+
+class Plain(Method):
+    """An encoder that answers with the sum of its features, and counts the pictures it sees."""
+
+    def __init__(self, image: FaceEncoder) -> None:
+        torch.nn.Module.__init__(self)
+        self.image = image
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.image(image).pooled
+
+
+def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: Pictures, run: Run) -> None:
+    method = Plain(built(run))
+    expected = torch_logits(method, evaluation_batches(pictures, size=96))
+    found = list(plain_batches(method, pictures, run))
+    assert found[0].image.shape[1] != 3
+    np.testing.assert_allclose(torch_logits(method, found), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([batch.label for batch in found]), pictures.label)
+    cache = Path(run.data.cache)
+    (written,) = cache.glob("*/plain.npy")
+    before = written.stat().st_mtime_ns
+    list(plain_batches(method, pictures, run))
+    assert written.stat().st_mtime_ns == before
+    assert {path.name for path in written.parent.iterdir()} == {"plain.npy", ".plain.npy.lock"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"data": Data(views=0)}, {"encoder": Encoder(size=96, grey=True, mirror=True)}]
+)
+def test_a_split_is_measured_on_pictures_where_maps_do_not_suffice(
+    pictures: Pictures, run: Run, change: dict[str, Any]
+) -> None:
+    batches = list(plain_batches(Plain(built(run)), pictures, replace(run, **change)))
+    assert all(batch.image.shape[1:] == (3, 96, 96) for batch in batches)
+
+
+def test_the_name_of_an_encoders_weights_does_not_matter(
+    pictures: Pictures, run: Run, tmp_path: Path
+) -> None:
+    """The layers' function tells two caches apart, wherever the weights came from."""
+    method, other = Plain(built(run)), tmp_path / "other.safetensors"
+    list(plain_batches(method, pictures, run))
+    list(
+        plain_batches(
+            method, pictures, replace(run, encoder=replace(run.encoder, weights=str(other)))
+        )
+    )
+    assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 1
+    with torch.no_grad():
+        next(method.image.parts()[0].parameters()).mul_(2)
+    list(plain_batches(method, pictures, run))
+    assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 2

@@ -1,0 +1,637 @@
+"""A tiny run: what it leaves behind, exact resume after a kill, choice of the epoch, schedule."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor.data.alignment import align
+from fervor.data.batch import Batch
+from fervor.data.datasets import ferplus
+from fervor.data.loading import TrainingBatches
+from fervor.data.manifest import settings_of
+from fervor.data.samplers import EpochSampler
+from fervor.data.splits import read_splits
+from fervor.errors import DataError, ModelError, UsageError
+from fervor.evaluation.evaluate import torch_logits
+from fervor.evaluation.metrics import fitted_temperature, softmax, summary
+from fervor.io.provenance import sha256, versions
+from fervor.labels import EXPRESSIONS
+from fervor.methods import METHODS
+from fervor.methods.build import load_model
+from fervor.methods.ke import KE
+from fervor.training import finalize, trainer
+from fervor.training.trainer import read_run, run_folder, train
+from tests.support import tiny
+from tests.support.drawn import rows, write_folder, write_pictures
+
+
+pytestmark = [
+    # advice on speed, which a run of seconds needs not
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    # frozen layers are meant to stay in eval mode
+    pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),
+]
+
+LABELS = ("neutral", "happiness", "surprise", "anger")
+EPOCHS, STEPS = 3, 3
+"""Of a run of `settings`."""
+OPTIM = {"epochs": EPOCHS, "batch_size": 8, "rate": 0.03, "warmup_rate": 0.0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn faces in three splits, and a tiny network: `faces` and `net`."""
+    folder = tmp_path_factory.mktemp("training")
+    for seed, (split, count) in enumerate({"train": 6, "valid": 3, "test": 2}.items()):
+        write_folder(folder / "faces" / split, LABELS, count, seed=seed)
+    torch.manual_seed(0)
+    tiny.save_resnet(folder / "net")
+    return folder
+
+
+def settings(
+    root: Path, output: Path, *, optim: dict[str, Any] | None = None, **changes: Any
+) -> Run:
+    """A run of three epochs of three steps."""
+    given: dict[str, Any] = {
+        "data": Data(name="folder", root=str(root / "faces"), cache=str(root / "cache")),
+        "augment": Augment(rotation=10),
+        "encoder": Encoder(name="resnet18", weights=str(root / "net"), size=32),
+        "optim": Optim(**{**OPTIM, **(optim or {})}),
+        "options": {"temperature": 0.1, "centre": True},
+        "seed": 29,
+        "output": str(output),
+        "name": "drawn",
+    }
+    return Run(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    return train(settings(root, tmp_path_factory.mktemp("runs") / "run"))
+
+
+def info_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return found
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "history.json").read_text())
+    return found
+
+
+def close(row: dict[str, Any], tolerance: float) -> dict[str, Any]:
+    """What equals the row: numbers nearly, words exactly."""
+    return {
+        name: value if isinstance(value, str) else pytest.approx(value, rel=tolerance)
+        for name, value in row.items()
+    }
+
+
+# What a run leaves behind
+
+
+def test_a_run_folder_is_complete(finished: Path) -> None:
+    files = {path.name for path in finished.iterdir()}
+    expected = {"weights.safetensors", "model.json", "config.yaml", "README.md", "history.json"}
+    expected.add("starts.json")
+    assert files == {*expected, "logs"}
+    logs = {path.name.split(".")[0] for path in (finished / "logs").iterdir()}
+    assert {"metrics", "events"} <= logs
+    with (finished / "logs" / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    losses = [row["train/loss_epoch"] for row in table if row.get("train/loss_epoch")]
+    assert len(losses) == EPOCHS
+    assert {"train/similarity_epoch", "valid/accuracy"} <= table[0].keys()
+
+
+def test_the_configuration_is_written_resolved(finished: Path, root: Path) -> None:
+    expected = asdict(settings(root, finished))
+    assert read_run(finished) == expected
+    assert yaml.safe_load((finished / "config.yaml").read_text()) == expected
+    data = {**expected["data"], "root": "", "cache": Data().cache}
+    expected = {**expected, "output": "", "data": data}
+    assert info_of(finished)["config"] == expected  # without the machine's folders
+
+
+def test_the_description_says_what_was_done(finished: Path) -> None:
+    info = info_of(finished)
+    assert (info["schema"], info["name"], info["method"], info["seed"]) == (1, "drawn", "ke", 29)
+    assert info["labels"] == list(LABELS)
+    assert info["input"] == {"size": 32, "crop": 32, "grey": False}
+    assert info["data"] == {
+        "name": "folder",
+        "protocol": "folders",
+        "train_protocol": "folders",
+        "train": dict.fromkeys(LABELS, 6),
+        "selection": dict.fromkeys(LABELS, 3),
+        "aligned": None,
+    }
+    assert info["text"] == {"name": "minilm-vectors", "width": 384}
+    assert info["options"]["temperature"] == 0.1
+    assert info["sha256"] == {"weights.safetensors": sha256(finished / "weights.safetensors")}
+    assert info["versions"] == versions()
+    method = load_model(finished).method()
+    sizes = [parameter.numel() for parameter in method.parameters()]
+    assert info["parameters"]["all"] == info["parameters"]["trainable"] == sum(sizes)
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(finished: Path, root: Path) -> None:
+    history, chosen = history_of(finished), info_of(finished)["selection"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    accuracies = [row["accuracy"] for row in history]
+    assert chosen["epoch"] == accuracies.index(max(accuracies))
+    assert (chosen["mode"], chosen["split"]) == ("honest", "valid")
+    splits = read_splits(settings(root, finished))
+    batches = list(trainer.evaluation_batches(splits.selection, size=32))
+    logits = torch_logits(load_model(finished).method(), batches)
+    label = splits.selection.label.numpy()
+    figures = summary(softmax(logits), label, LABELS)
+    for name in ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"):
+        assert chosen[name] == pytest.approx(figures[name], rel=1e-4)
+        assert history[chosen["epoch"]][name] == chosen[name]
+    temperature = info_of(finished)["temperature"]
+    assert temperature == pytest.approx(fitted_temperature(logits, label), rel=1e-3)
+    calibrated = summary(softmax(logits, temperature), label, LABELS)
+    assert chosen["calibration_error"] == pytest.approx(calibrated["calibration_error"], abs=1e-3)
+
+
+def test_one_seed_one_result(finished: Path, root: Path, tmp_path: Path) -> None:
+    again = train(settings(root, tmp_path / "again"))
+    assert history_of(again) == [close(row, 1e-4) for row in history_of(finished)]
+    assert same_weights(again, finished)
+    other = train(settings(root, tmp_path / "other", seed=1, optim={"epochs": 1}))
+    assert not same_weights(other, finished)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, two = (load_file(folder / "weights.safetensors") for folder in (first, second))
+    assert one.keys() == two.keys()
+    return all(torch.allclose(one[key], two[key], rtol=1e-3, atol=1e-5) for key in one)
+
+
+def test_ferplus_with_a_face_pretrained_trunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = {
+        "train": rows(0, EXPRESSIONS * 2),
+        "valid": rows(100, EXPRESSIONS),
+        "test": rows(200, EXPRESSIONS),
+    }
+    counts = {split: (len(part) // 8,) * 8 for split, part in faces.items()}
+    monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": {"majority": counts}})
+    run = Run(
+        method="classifier",
+        data=Data(
+            root=str(write_pictures(tmp_path / "ferplus", faces)), target="cross_entropy", cache=""
+        ),
+        encoder=Encoder(size=96, grey=True, frozen_blocks=10),
+        optim=Optim(epochs=1, batch_size=8, precision="bf16", decay_all=False, schedule="step"),
+        output=str(tmp_path / "run"),
+    )
+    info = info_of(train(run))
+    assert info["labels"] == list(EXPRESSIONS)
+    assert info["data"]["protocol"] == "majority"
+    assert info["data"]["train"] == dict.fromkeys(EXPRESSIONS, 2)
+    assert info["parameters"]["trainable"] < info["parameters"]["all"]
+    assert info["grid"] == [6, 6]
+
+
+# Exact resume
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from fervor.methods.ke import KE
+from fervor.training import train
+from tests.training.test_trainer import RESUMED, settings
+
+root, output, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+plain, done = KE.losses, []
+
+def losses(self, batch):
+    if len(done) == steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = plain(self, batch)
+    done.append(float(found["loss"].detach()))
+    print(done[-1], flush=True)
+    return found
+
+KE.losses = losses
+train(settings(root, output, optim=RESUMED[sys.argv[4]]))
+"""
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "sgd": {"average": 0.5, "schedule": "step"},
+    "sam": {"sam": 0.05, "name": "adam", "rate": 3e-3, "schedule": "exponential", "clip": 0.5},
+}
+"""Everything that has a state: momentum, schedule, moving average; SAM around Adam."""
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A list that fills with the loss of every step."""
+    plain, found = KE.losses, []
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        parts = plain(self, batch)
+        found.append(float(parts["loss"].detach()))
+        return parts
+
+    monkeypatch.setattr(KE, "losses", losses)
+    return found
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optim, passes = RESUMED[kind], 2 if kind == "sam" else 1
+    steps = STEPS * passes + 2 + passes // 2  # in the second epoch; with SAM between two passes
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, root, tmp_path / "killed", str(steps), kind],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    before = [float(line) for line in child.stdout.split()]
+    assert len(before) == steps
+    assert not (tmp_path / "killed" / "model.json").exists()
+
+    losses = recorded(monkeypatch)
+    whole = train(settings(root, tmp_path / "whole", optim=optim))
+    expected = list(losses)
+    losses.clear()
+    resumed = train(settings(root, tmp_path / "killed", optim=optim), resume=True)
+    assert len(expected) == EPOCHS * STEPS * passes
+    assert before == pytest.approx(expected[:steps], rel=1e-3)
+    # the whole second epoch again
+    assert losses == pytest.approx(expected[STEPS * passes :], rel=1e-3)
+    assert history_of(resumed) == [close(row, 1e-3) for row in history_of(whole)]
+    assert same_weights(resumed, whole)
+    for name, value in info_of(whole)["selection"].items():
+        found = info_of(resumed)["selection"][name]
+        assert found == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3))
+
+
+def test_a_run_stopped_while_finishing_finishes_later(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(info: dict[str, Any]) -> str:
+        raise OSError("no space left")
+
+    run = settings(root, tmp_path / "run", optim={"epochs": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(finalize, "card", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            train(run)
+    steps = recorded(monkeypatch)
+    train(run, resume=True)
+    assert not steps
+    assert [row["epoch"] for row in history_of(tmp_path / "run")] == [0, 1]
+    assert info_of(tmp_path / "run")["selection"]["epoch"] in (0, 1)
+    load_model(tmp_path / "run").method()
+
+
+def test_an_existing_run_is_not_overwritten(finished: Path, root: Path) -> None:
+    before = (finished / "weights.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=r"holds a run already: .*another --output") as caught:
+        train(settings(root, finished))
+    assert "\n" not in str(caught.value)
+    assert (finished / "weights.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_does_not_go_on(finished: Path, root: Path) -> None:
+    before = (finished / "weights.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="finished"):
+        train(settings(root, finished), resume=True)
+    assert (finished / "weights.safetensors").read_bytes() == before
+
+
+def test_nothing_to_resume(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no run that could go on: it has no config\.yaml"):
+        train(settings(root, tmp_path / "empty"), resume=True)
+    with pytest.raises(UsageError, match="is no run folder"):
+        read_run(tmp_path)
+
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "rate": (
+        {"optim": {"rate": 0.01}},
+        r"optim\.rate was 0\.03, 0\.01 would make another run of it",
+    ),
+    "seed": ({"seed": 30}, "seed was 29, 30 would make"),
+    "epochs": ({"optim": {"epochs": 4}}, r"optim\.epochs was 3, 4 would"),
+    "option": (
+        {"options": {"temperature": 0.2, "centre": True}},
+        r"options\.temperature was 0\.1, ",
+    ),
+    "option left out": ({"options": {"centre": True}}, r"options\.temperature was 0\.1, not given"),
+    "selection": ({"selection": "paper"}, "selection was honest, paper would"),
+}
+
+
+def half(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **optim: Any) -> None:
+    """A run that was stopped in its second epoch."""
+    plain, calls = KE.losses, []
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        calls.append(1)
+        if len(calls) == STEPS + 2:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    previous = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(KE, "losses", losses)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(root, folder, optim=optim))
+    signal.signal(signal.SIGINT, previous)  # Lightning ignores it from then on
+
+
+def test_a_run_goes_on_as_itself_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rate, seed or option is another run; nothing is written before that is seen."""
+    folder = tmp_path / "run"
+    half(root, folder, monkeypatch)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for changes, message in CHANGED.values():
+        with pytest.raises(UsageError, match=f"--resume .*run: {message}"):
+            train(settings(root, folder, **changes), resume=True)
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    other = Data(name="folder", root=str(root / "faces"), cache=str(tmp_path / "elsewhere"))
+    train(settings(root, folder, data=other, threads=1), resume=True)
+    assert read_run(folder)["threads"] == 1
+    first, second = info_of(folder)["starts"]
+    assert (first["epoch"], first["changed"]) == (0, [])
+    assert (second["epoch"], second["changed"]) == (1, ["threads"])
+    assert second["versions"] == versions()
+
+
+def test_epochs_are_added_where_rates_do_not_depend_on_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    half(root, folder, monkeypatch, schedule="exponential")
+    (folder / "history.json").write_text(json.dumps([{}] * 3))
+    with pytest.raises(UsageError, match=r"epochs 2: .*run has 3 epochs behind it already"):
+        shorter = {"schedule": "exponential", "epochs": 2}
+        train(settings(root, folder, optim=shorter), resume=True)
+    (folder / "history.json").write_text(json.dumps([{}]))
+    train(settings(root, folder, optim={"schedule": "exponential", "epochs": 4}), resume=True)
+    assert [row["epoch"] for row in history_of(folder)] == [0, 1, 2, 3]
+
+
+def test_what_failed_before_its_first_step_does_not_stand_in_the_way(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: KE, batch: Any) -> dict[str, Tensor]:
+        raise UsageError("no step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KE, "losses", broken)
+        with pytest.raises(UsageError, match="no step"):
+            train(settings(root, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    train(settings(root, tmp_path / "run", optim={"epochs": 1}))
+    assert len(history_of(tmp_path / "run")) == 1
+
+
+def test_an_interrupted_run_is_left_to_be_resumed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = KE.losses, []
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        calls.append(1)
+        if len(calls) == STEPS + 2:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    monkeypatch.setattr(KE, "losses", losses)
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(root, tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+# Choice of the epoch
+
+
+def test_a_choice_on_test_is_labelled(root: Path, tmp_path: Path, finished: Path) -> None:
+    run = settings(root, tmp_path / "run", selection="paper", optim={"epochs": 1})
+    folder = train(run)
+    info = info_of(folder)
+    assert (info["selection"]["mode"], info["selection"]["split"]) == ("paper", "test")
+    assert info["data"]["selection"] == dict.fromkeys(LABELS, 2)
+    assert read_run(folder)["selection"] == "paper"
+    assert "chosen on the test split" in (folder / "README.md").read_text()
+    assert "test split" not in (finished / "README.md").read_text()
+
+
+def test_choosing_on_test_needs_one(root: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "faces", LABELS, 4)
+    data = Data(name="folder", root=str(tmp_path / "faces"), cache="")
+    with pytest.raises(UsageError, match="has no test split: use --selection honest"):
+        train(settings(root, tmp_path / "run", data=data, selection="paper"))
+
+
+def test_without_a_validation_split_a_share_is_held_out(root: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "faces", LABELS, 5)
+    data = Data(name="folder", root=str(tmp_path / "faces"), validation=0.2, cache="")
+    splits = read_splits(settings(root, tmp_path / "run", data=data))
+    assert splits.train.counts() == [4] * 4
+    assert splits.selection.counts() == [1] * 4
+    assert not set(splits.train.sources) & set(splits.selection.sources)
+    assert splits.selected_on == "20% of train, held out"
+
+
+# Pairs, and aligned pictures
+
+
+class Paired(KE):
+    """KE that asks for partners and notes what it gets."""
+
+    pairs = True
+    seen: list[tuple[Tensor, Tensor]] = []  # noqa: RUF012
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.positive is not None
+        assert batch.positive.is_contiguous(memory_format=torch.channels_last)
+        self.seen.append((batch.image.clone(), batch.positive.clone()))
+        loss = (
+            super().losses(batch)["loss"]
+            + super().losses(batch._replace(image=batch.positive))["loss"]
+        )
+        return {"loss": loss / 2}
+
+
+def test_a_method_that_pairs_gets_partners(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "ke", Paired)
+    monkeypatch.setattr(Paired, "seen", [])
+    train(settings(root, tmp_path / "run", optim={"epochs": 1}))
+    assert len(Paired.seen) == STEPS
+    plain = TrainingBatches(
+        read_splits(settings(root, tmp_path)).train, settings(root, tmp_path), pairs=True
+    )
+    sampler = EpochSampler(plain.pictures.label, 8, seed=29)
+    for key, (image, positive) in zip(sampler, Paired.seen, strict=True):
+        expected = plain[key]
+        assert torch.equal(image, expected.image)
+        assert expected.positive is not None and torch.equal(positive, expected.positive)
+
+
+def test_a_run_on_aligned_pictures_says_how_they_were_made(root: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "aligned")
+    align("folder", str(root / "faces"), output, size=40, margin=0.1)
+    data = Data(
+        name="folder", root=str(root / "faces"), aligned=output, cache=str(tmp_path / "cache")
+    )
+    run = settings(root, tmp_path / "run", data=data, optim={"epochs": 1})
+    info = info_of(train(run))
+    assert info["data"]["aligned"] == asdict(settings_of(Path(output)))
+    assert info["data"]["train"] == dict.fromkeys(LABELS, 6)
+    assert info["config"]["data"]["aligned"] == ""  # the machine's folder
+    assert read_run(tmp_path / "run")["data"]["aligned"] == output
+
+
+# Starting from another model
+
+
+def test_a_run_starts_from_a_model(finished: Path, root: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "faces" / "train", ["happiness", "fear"], 6)
+    write_folder(tmp_path / "faces" / "valid", ["happiness", "fear"], 2, seed=1)
+    run = settings(
+        root,
+        tmp_path / "tuned",
+        data=Data(name="folder", root=str(tmp_path / "faces"), cache=""),
+        start=str(finished),
+        optim={"rate": 1e-9, "epochs": 1, "warmup_rate": 0, "weight_decay": 0},
+    )
+    tuned, original = (load_model(folder).method() for folder in (train(run), finished))
+    assert tuned.labels == ("happiness", "fear")
+    trained = dict(original.named_parameters())
+    for name, parameter in tuned.named_parameters():
+        torch.testing.assert_close(parameter, trained[name], rtol=1e-4, atol=1e-6)
+    happiness = original.class_vectors()[LABELS.index("happiness")]
+    torch.testing.assert_close(tuned.class_vectors()[0], happiness)
+    assert info_of(tmp_path / "tuned")["config"]["start"] == str(finished)
+
+
+def test_a_start_of_another_method_is_refused(finished: Path, root: Path, tmp_path: Path) -> None:
+    run = settings(root, tmp_path / "run", method="classifier", options={}, start=str(finished))
+    with pytest.raises(ModelError, match=r"does not fit Classifier: missing \['head"):
+        train(run)
+    with pytest.raises(ModelError, match="is no model folder"):
+        train(settings(root, tmp_path / "run", start=str(tmp_path / "nowhere")))
+
+
+# Wrong settings, before anything is trained
+
+
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "method": ({"method": "kE"}, UsageError, f"unknown method 'kE': .*{', '.join(METHODS)}"),
+    "option": ({"options": {"tau": 1}}, UsageError, "method ke has no option 'tau'"),
+    "encoder": ({"encoder": Encoder(name="vgg")}, UsageError, "unknown encoder 'vgg'"),
+    "data set": ({"data": Data(name="fer")}, UsageError, "unknown data set 'fer'"),
+    "root": ({"data": Data(name="folder", root="nowhere")}, DataError, "no folder 'nowhere'"),
+    "batch": ({"optim": {"batch_size": 25}}, DataError, "24 training pictures do not fill a batch"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_settings_are_one_line(case: str, root: Path, tmp_path: Path) -> None:
+    changes, error, message = WRONG[case]
+    with pytest.raises(error, match=message) as caught:
+        train(settings(root, tmp_path / "run", **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_the_default_folder_names_recipe_and_seed(root: Path) -> None:
+    assert run_folder(Run(name="ke/drawn", seed=3)) == Path("runs/ke/drawn-seed3")
+    assert run_folder(Run()) == Path("runs/ke-seed0")
+    assert run_folder(settings(root, Path("here"))) == Path("here")
+
+
+# Sharpness-aware steps, and the moving average
+
+
+def test_sam_takes_the_frozen_features_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+
+    def with_frozen(self: KE, batch: Any) -> Any:
+        prepared.append(batch._replace(frozen=(torch.zeros(1),)))
+        return prepared[-1]
+
+    seen: list[Any] = []
+    plain = KE.losses
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        seen.append(batch)
+        return plain(self, batch)
+
+    monkeypatch.setattr(KE, "with_frozen", with_frozen)
+    monkeypatch.setattr(KE, "losses", losses)
+    optim = {"epochs": 1, "sam": 0.05, "name": "adam", "precision": "bf16"}
+    folder = train(settings(root, tmp_path / "sam", optim=optim))
+    assert len(prepared) == STEPS
+    assert [id(batch) for batch in seen] == [id(batch) for batch in prepared for _ in range(2)]
+    with (folder / "logs" / "metrics.csv").open() as file:
+        assert any(row.get("train/loss_epoch") for row in csv.DictReader(file))
+    load_model(folder).method()
+
+
+def test_sam_clips_the_gradient_that_is_used(root: Path, tmp_path: Path) -> None:
+    start = train(settings(root, tmp_path / "start", optim={"epochs": 1, "rate": 1e-12}))
+    before = load_file(start / "weights.safetensors")
+    lengths = []
+    for clip in (1e-6, 0.0):
+        optim = {"epochs": 1, "sam": 0.05, "clip": clip, "rate": 0.5, "momentum": 0.0}
+        optim |= {"weight_decay": 0.0}
+        folder = train(settings(root, tmp_path / f"clip{clip}", optim=optim))
+        after = load_file(folder / "weights.safetensors")
+        changed = [
+            (after[k] - before[k]).norm() for k in after if k.endswith("to_neutral.0.weight")
+        ]
+        lengths.append(float(torch.stack(changed).norm()))
+    assert lengths[0] < 1e-4 < lengths[1]
+
+
+def test_the_average_is_kept_and_does_not_change_the_training(
+    root: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = recorded(monkeypatch)
+    one = {"epochs": 1}
+    plain = train(settings(root, tmp_path / "plain", optim=one))
+    expected = list(losses)
+    losses.clear()
+    averaged = train(settings(root, tmp_path / "averaged", optim={**one, "average": 0.9}))
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert not same_weights(plain, averaged)
