@@ -1,25 +1,26 @@
-"""Find the faces of a picture (boxes, five points) and cut them out as the models expect them.
+"""The face detector: boxes and five points of every face in a picture of any size.
 
-Pictures are RGB, PIL's or uint8 in 0..255, [h w 3]. A crop is laid on TEMPLATE, where the points
-lie on average in FERPlus's pictures, so that a photograph's face is framed as the training pictures
-are.
+Pictures are RGB, PIL's or uint8 in 0..255, [h w 3].
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from fervor.errors import UsageError
 from fervor.faces.alignment import check
-from fervor.faces.anchors import Letterbox, letterbox, place, read
+from fervor.faces.anchors import Letterbox, letterbox, place, read, suppress
+from fervor.faces.pyramid import FINEST, SEEN, Tile, finest_scale, pyramid
 from fervor.faces.types import Box, Face, Floats, Pixels, overlap
-from fervor.io.image import Decoded
+from fervor.io.image import Decoded, shape_of
 from fervor.io.onnx_session import open_packaged
+from fervor.io.prefetch import cores, mapped
 
 
 __all__ = ["FaceDetector", "Mode", "select"]
@@ -28,8 +29,11 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "detector.onnx"
 INT8_WEIGHTS = WEIGHTS.with_name("detector_int8.onnx")
 LOW, HIGH = 320, 640
 """The network looks at pictures whose longer side, in pixels, is brought between these."""
-HIGHEST, SEEN = 2560, 32
-"""Where a smallest face is asked for: the longer side at most, and that of such a face."""
+SMALLEST = 40
+"""Longer side, in pixels of a picture, of the smallest face that is found in a picture of any size
+where no other is asked for."""
+MEASURED = 0.8
+"""A box's longer side over the true one at least: what smaller boxes than a smallest face count."""
 THRESHOLD = 0.65
 SURE, LEAST = 0.95, 0.12
 """Score, and side as a share of the picture's shorter side, of a face that only enlarging shows."""
@@ -53,13 +57,14 @@ class FaceDetector:
         threads: 0 leaves their number to onnxruntime.
         threshold: least score of a face.
         overlap: intersection over union from which on two boxes are one face.
-        high: what the longer side of a picture is brought to at most.
-        smallest: longer side, in pixels of the picture, of the smallest face that counts. It is
-            then what the picture is scaled by, up to HIGHEST, in place of `high`: large faces are
-            found faster, small ones in large pictures at all. 0 asks for none.
+        high: what the longer side of a whole picture is brought to at most.
+        smallest: longer side, in pixels of the picture, of the smallest face that is found in a
+            picture of any size, 16 at the least; boxes that are smaller by a fifth are left out.
+            0 finds every face of SMALLEST, and smaller ones where they are seen on the way.
         most: faces of a picture that are kept at most, the largest; 0 keeps all.
         device: cpu or cuda.
         weights: the graph, or INT8_WEIGHTS, which is faster and finds nearly the same.
+        at_once: tiles of a large picture that are looked at side by side; 0 for as many as threads.
     """
 
     def __init__(
@@ -73,48 +78,78 @@ class FaceDetector:
         most: int = 0,
         device: str = "cpu",
         weights: Path = WEIGHTS,
+        at_once: int = 0,
     ) -> None:
         if not 0 <= smallest < np.inf:
             raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
         self._session = open_packaged(weights, "the face detector", threads=threads, device=device)
         self.threshold, self.overlap, self.high = threshold, overlap, high
         self.smallest, self.most = smallest, most
+        self._at_once = at_once or threads or cores()
+
+    @property
+    def smallest_found(self) -> float:
+        """Longer side in pixels of the smallest face that is found in a picture of any size."""
+        return max(self.smallest or SMALLEST, SEEN / FINEST)
 
     def detect(self, images: Sequence[Decoded], *, looks: int = 3) -> list[list[Face]]:
         """Faces of each picture, an array or PIL's, largest first.
 
-        A picture without a face is looked at again at the lowest size, where a face that fills all
-        of it is found, and then at twice its size, where blurred ones are. What looks like a face
-        only there must be surer and larger (SURE, LEAST): textures pass for faces too. `looks`
-        of 1 or 2 stops after as many.
+        The first look is at the whole picture, and at the tiles of its pyramid where the smallest
+        face would be too small in it. A picture without a face is looked at again at the lowest
+        size, where a face that fills all of it is found, and then at twice its size, where blurred
+        ones are. What looks like a face only there must be surer and larger (SURE, LEAST): textures
+        pass for faces too. `looks` of 1 or 2 stops after as many.
         """
         sizes = [check(image) for image in images]
         found: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
         for look in range(looks):
-            frames = {}
+            views: list[tuple[int, Tile]] = []
             for index, (height, width) in enumerate(sizes):
-                high = self._high(max(height, width))
-                low, high = ((LOW, high), (LOW, LOW), (2 * high, 2 * high))[look]
-                least = min(low, high, max(LOW, 2 * max(height, width)))
-                frame = letterbox(height, width, low=least, high=high)
-                if not found[index] and frame not in tried[index]:
-                    frames[index] = frame
-                    tried[index].add(frame)
-            for index, faces in self._look(images, frames):
+                whole = self._whole(height, width, look)
+                if found[index] or whole.frame in tried[index]:
+                    continue
+                tried[index].add(whole.frame)
+                if look == 0:
+                    views += ((index, tile) for tile in self._pyramid(height, width))
+                views.append((index, whole))
+            parts: defaultdict[int, list[list[Face]]] = defaultdict(list)
+            for (index, tile), faces in zip(views, self._look(images, views), strict=True):
+                height, width = sizes[index]
+                parts[index].append(
+                    [
+                        face
+                        for face in faces
+                        if tile.answers_for(face.box, face.score, height=height, width=width)
+                    ]
+                )
+            for index, several in parts.items():
                 enlarged = look == 2
-                side = max(LEAST * min(sizes[index]) if enlarged else 0.0, self.smallest)
+                side = max(LEAST * min(sizes[index]) if enlarged else 0.0, MEASURED * self.smallest)
                 sure = SURE if enlarged else 0.0
                 found[index] = [
-                    face for face in faces if face.score >= sure and max(face.box[2:]) >= side
+                    face
+                    for face in _merged(several, self.overlap)
+                    if face.score >= sure and max(face.box[2:]) >= side
                 ]
         return [faces[: self.most or None] for faces in found]
 
-    def _high(self, longer: int) -> int:
-        """What a picture's longer side is brought to at most."""
-        if not self.smallest:
-            return self.high
-        return round(min(max(LOW, longer * SEEN / self.smallest), HIGHEST))
+    def _whole(self, height: int, width: int, look: int) -> Tile:
+        """The whole picture, as it is looked at for the first, second or third time."""
+        longer = max(height, width)
+        low, high = min(LOW, self.high), self.high
+        if self.smallest:
+            low = high = min(max(LOW, round(longer * finest_scale(self.smallest))), high)
+        if look == 1:
+            low = high = LOW
+        elif look == 2:
+            low, high = min(2 * high, max(LOW, 2 * longer)), 2 * high
+        return Tile(0, 0, letterbox(height, width, low=low, high=high))
+
+    def _pyramid(self, height: int, width: int) -> Iterator[Tile]:
+        smallest = self.smallest or SMALLEST
+        return pyramid(height, width, smallest=smallest, coarsest=self.high)
 
     def near(self, image: Pixels, boxes: Sequence[Box]) -> list[Face | None]:
         """For each box, where a face is expected, the face that is there now.
@@ -123,40 +158,56 @@ class FaceDetector:
         a twelfth of the work on a whole picture of 640 x 480. What is found is what `detect` finds
         there, up to the lower resolution.
         """
-        check(image)
-        regions = [_region(box, image.shape[0], image.shape[1]) for box in boxes]
-        patches = [image[y : y + height, x : x + width] for x, y, width, height in regions]
-        frames = {
-            index: letterbox(*patch.shape[:2], low=NEAR_SIDE, high=NEAR_SIDE)
-            for index, patch in enumerate(patches)
-            if patch.size
-        }
+        height, width = check(image)
+        expected, tiles = [], []
+        for index, box in enumerate(boxes):
+            x, y, w, h = _region(box, height, width)
+            if w * h:
+                expected.append(index)
+                tiles.append(Tile(x, y, letterbox(h, w, low=NEAR_SIDE, high=NEAR_SIDE)))
         found: list[Face | None] = [None] * len(boxes)
-        for index, faces in self._look(patches, frames):
-            x, y = regions[index][:2]
-            moved = [_moved(face, x, y) for face in faces]
-            best = max(moved, key=lambda face: overlap(face.box, boxes[index]), default=None)
+        views = [(0, tile) for tile in tiles]
+        for index, faces in zip(expected, self._look([image], views), strict=True):
+            best = max(faces, key=lambda face: overlap(face.box, boxes[index]), default=None)
             if best is not None and overlap(best.box, boxes[index]) >= NEAR_OVERLAP:
                 found[index] = best
         return found
 
     def _look(
-        self, images: Sequence[Decoded], frames: dict[int, Letterbox]
-    ) -> Iterable[tuple[int, list[Face]]]:
-        """Pictures of one padded size run as one batch."""
+        self, images: Sequence[Decoded], views: Sequence[tuple[int, Tile]]
+    ) -> list[list[Face]]:
+        """For each view, a picture's number and a part of it, the faces in it.
+
+        Parts of one padded size run as one batch; where there are tiles of a pyramid, several
+        batches run at a time.
+        """
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, frame in frames.items():
-            groups[frame.outer].append(index)
+        for number, (_, tile) in enumerate(views):
+            groups[tile.frame.outer].append(number)
+        chunks = []
         for (rows, columns), members in groups.items():
             step = max(1, BATCH_PIXELS // (rows * columns))
-            for start in range(0, len(members), step):
-                chunk = members[start : start + step]
-                batch = np.empty((len(chunk), rows, columns, 3), np.uint8)
-                for target, index in zip(batch, chunk, strict=True):
-                    place(images[index], frames[index], target)
-                outputs = self._session.run(["score", "box", "points"], {"image": batch})
-                for index, score, box, points in zip(chunk, *outputs, strict=True):
-                    yield index, self._faces(score, box, points, frames[index])
+            chunks += [members[start : start + step] for start in range(0, len(members), step)]
+        count = self._at_once if any(tile.scale is not None for _, tile in views) else 1
+        found: list[list[Face]] = [[] for _ in views]
+        ran = mapped(lambda chunk: self._run(images, [views[n] for n in chunk]), chunks, count)
+        for chunk, answers in zip(chunks, ran, strict=True):
+            for number, faces in zip(chunk, answers, strict=True):
+                found[number] = faces
+        return found
+
+    def _run(
+        self, images: Sequence[Decoded], views: Sequence[tuple[int, Tile]]
+    ) -> list[list[Face]]:
+        """One batch of parts of the same padded size."""
+        batch = np.empty((len(views), *views[0][1].frame.outer, 3), np.uint8)
+        for target, (index, tile) in zip(batch, views, strict=True):
+            place(_part(images[index], tile), tile.frame, target)
+        outputs = self._session.run(["score", "box", "points"], {"image": batch})
+        return [
+            [_moved(face, tile.x, tile.y) for face in self._faces(score, box, points, tile.frame)]
+            for (_, tile), score, box, points in zip(views, *outputs, strict=True)
+        ]
 
     def _faces(self, score: Floats, box: Floats, points: Floats, frame: Letterbox) -> list[Face]:
         boxes, marks, scores = read(
@@ -177,6 +228,26 @@ def _region(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     low = np.floor([x + w / 2 - half, y + h / 2 - half]).clip(0, [width, height]).astype(int)
     high = np.ceil([x + w / 2 + half, y + h / 2 + half]).clip(0, [width, height]).astype(int)
     return (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+
+
+def _part(image: Decoded, tile: Tile) -> Decoded:
+    left, top, right, bottom = tile.region
+    if (bottom - top, right - left) == shape_of(image):
+        return image
+    if isinstance(image, Image.Image):
+        return image.crop(tile.region)
+    return image[top:bottom, left:right]
+
+
+def _merged(parts: Sequence[Sequence[Face]], overlap: float) -> list[Face]:
+    """Each face of several parts once, the surest of those that overlap, largest first."""
+    if len(parts) == 1:
+        return list(parts[0])
+    faces = [face for part in parts for face in part]
+    corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (face.box for face in faces)])
+    score = np.array([face.score for face in faces])
+    kept = suppress(corners.reshape(-1, 4), score, overlap)
+    return sorted((faces[index] for index in kept), key=lambda face: -face.area)
 
 
 def _moved(face: Face, x: float, y: float) -> Face:

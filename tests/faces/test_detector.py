@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ from fervor.errors import ModelError, UsageError
 from fervor.faces import alignment, detector
 from fervor.faces.alignment import TEMPLATE, crop, similarity
 from fervor.faces.detector import FaceDetector, select
-from fervor.faces.types import Face
+from fervor.faces.types import Box, Face
+from tests.support.scenes import background, iou, scene
 
 
 ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
@@ -349,15 +351,120 @@ class TestCrop:
         np.testing.assert_array_equal(decoded, cut)
 
 
-class TestSmallest:
-    def test_a_small_face_in_a_large_picture_is_found_when_it_is_asked_for(
-        self, finder: FaceDetector
+def assert_found(found: list[Face], boxes: list[Box]) -> None:
+    """Each face once, nothing else."""
+    for box in boxes:
+        assert sum(iou(face.box, box) > 0.45 for face in found) == 1, box
+    assert len(found) == len(boxes)
+
+
+class TestLargePictures:
+    @pytest.mark.parametrize("weights", [detector.WEIGHTS, detector.INT8_WEIGHTS])
+    def test_faces_of_all_sizes(self, weights: Path) -> None:
+        placed = [
+            (40, 100, 100), (44, 2300, 1700), (60, 1240, 600), (100, 500, 1630), (130, 300, 600),
+            (180, 1700, 150), (260, 2000, 900), (420, 900, 1100),
+        ]  # fmt: skip
+        picture, boxes = scene(2500, 1900, placed)
+        detector = FaceDetector(1, weights=weights)
+        (found,) = detector.detect([picture])
+        assert_found(found, boxes)
+        assert [face.area for face in found] == sorted((face.area for face in found), reverse=True)
+        assert detector.detect([np.asarray(picture)]) == [found]
+
+    def test_a_face_on_the_edges_of_tiles(self, finder: FaceDetector) -> None:
+        # Tiles share the columns 1120 to 1280: faces begin before, in and behind them.
+        for side in (40, 80, 124):
+            placed = [(side, 900 + 41 * row, 30 + 150 * row) for row in range(9)]
+            picture, boxes = scene(2400, 1500, placed, seed=side)
+            assert_found(finder.detect([picture])[0], boxes)
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_a_panorama(self, finder: FaceDetector, turned: bool) -> None:
+        placed = [(50, 300, 200), (150, 3111, 90), (90, 7000, 300), (40, 9900, 30), (230, 5000, 99)]
+        picture, boxes = scene(10_000, 500, placed)
+        if turned:
+            (tall, wide) = (Image.new("RGB", (500, 10_000)), picture)
+            tall.paste(wide.crop((0, 0, 500, 500)), (0, 0))
+            tall.paste(wide.crop((3000, 0, 3500, 500)), (0, 6000))
+            (_, y, width, height) = boxes[1]
+            picture, boxes = tall, [boxes[0], (111.0, y + 6000, width, height)]
+        assert_found(finder.detect([picture])[0], boxes)
+
+    @pytest.mark.parametrize("side", [44, 70, 120, 220, 380])
+    def test_what_is_found_in_a_picture_is_found_in_a_larger_one(
+        self, finder: FaceDetector, side: int
     ) -> None:
-        picture = np.full((3000, 4000, 3), 128, np.uint8)
-        picture[1000:1480, 1000:1640] = pasted(100, 300, 200)  # a face of about 60 px
-        assert finder.detect([picture], looks=1) == [[]]
-        (found,) = FaceDetector(1, smallest=50).detect([picture], looks=1)
-        assert [shared(face.box, (1323, 1220, 46, 60)) > 0.4 for face in found] == [True]
+        small, boxes = scene(640, 480, [(side, 100, 60)])
+        (before,) = finder.detect([small])[0]
+        assert iou(before.box, boxes[0]) > 0.45
+        for x, y in ((1033, 777), (1760, 1120)):
+            large = background(2400, 1600, seed=1)
+            large.paste(small, (x, y))
+            (after,) = finder.detect([large])[0]
+            left, top, width, height = before.box
+            assert iou(after.box, (left + x, top + y, width, height)) > 0.6
+            np.testing.assert_allclose(after.points - [x, y], before.points, atol=0.08 * side)
+
+    def test_faces_side_by_side_are_all_kept(self, finder: FaceDetector) -> None:
+        places = [(30 + 110 * column, 40 + 115 * row) for row in range(9) for column in range(14)]
+        placed = [(60, x, y) for x, y in places]
+        picture, boxes = scene(1600, 1100, placed)
+        assert_found(finder.detect([picture])[0], boxes)
+
+    @pytest.mark.parametrize("shape", [(1, 30_000), (30_000, 1), (18, 5000), (9000, 40), (1, 1)])
+    @pytest.mark.parametrize("smallest", [0.0, 16.0])
+    def test_any_shape(self, shape: tuple[int, int], smallest: float) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        assert FaceDetector(1, smallest=smallest).detect([picture]) == [[]]
+
+    def test_a_picture_without_a_face(self, finder: FaceDetector) -> None:
+        assert finder.detect([background(5000, 900)]) == [[]]
+
+    @pytest.mark.parametrize("at_once", [1, 3])
+    def test_beside_small_pictures(self, astronaut: np.ndarray, at_once: int) -> None:
+        picture, boxes = scene(1900, 1000, [(48, 700, 300), (48, 1330, 600)])
+        finder = FaceDetector(1, at_once=at_once)
+        found = finder.detect([astronaut, picture, pasted(150, 20, 30), picture])
+        assert [len(one) for one in found] == [1, 2, 1, 2]
+        assert_found(found[1], boxes)
+        assert found[1] == found[3] == finder.detect([picture])[0]
+
+    def test_of_ferplus(self, finder: FaceDetector) -> None:
+        """Pictures of FERPlus on a large one: what is found alone is found there too."""
+        root = os.environ.get("FERVOR_FERPLUS")
+        if not root:
+            pytest.skip("needs FERVOR_FERPLUS")
+        paths = sorted((Path(root) / "FER2013Valid").glob("*.png"))[:24]
+        patches = [enlarged(path) for path in paths]
+        alone = sum(bool(found) for found in finder.detect([np.asarray(one) for one in patches]))
+        large = background(3000, 2000)
+        for number, patch in enumerate(patches):
+            large.paste(patch, (60 + 480 * (number % 6), 40 + 490 * (number // 6)))
+        assert len(finder.detect([large])[0]) >= alone - 1 >= 20
+
+
+def enlarged(path: Path) -> Image.Image:
+    """A face of 48 px as a picture of 144 px, its edge repeated for 72 px around it."""
+    face = np.asarray(Image.open(path).convert("RGB").resize((144, 144), Image.Resampling.BICUBIC))
+    return Image.fromarray(np.pad(face, ((72, 72), (72, 72), (0, 0)), mode="edge"))
+
+
+class TestSmallest:
+    @pytest.mark.parametrize("smallest", [16.0, 24.0])
+    def test_smaller_faces_are_found_where_they_are_asked_for(self, smallest: float) -> None:
+        for number, side in enumerate((16, 20) if smallest < 20 else (24, 28)):
+            placed = [(side, 40 + 140 * column, 50 + 130 * column) for column in range(4)]
+            picture, boxes = scene(640, 480, placed, seed=number)
+            assert_found(FaceDetector(1, smallest=smallest).detect([picture])[0], boxes)
+
+    def test_in_a_small_picture(self) -> None:
+        picture, boxes = scene(200, 120, [(20, 130, 60)])
+        assert_found(FaceDetector(1, smallest=20).detect([picture], looks=1)[0], boxes)
+
+    def test_what_is_found(self) -> None:
+        sizes = [FaceDetector(1, smallest=smallest).smallest_found for smallest in (0, 24, 100, 5)]
+        assert sizes == [40, 24, 100, 16]
 
     def test_large_faces_are_found_alike_on_less_of_the_picture(self, finder: FaceDetector) -> None:
         picture = pasted(300, 100, 100)
@@ -373,6 +480,8 @@ class TestSmallest:
 
     def test_smaller_faces_do_not_count(self) -> None:
         assert FaceDetector(1, smallest=250).detect([pasted(300, 100, 100)]) == [[]]
+        picture, boxes = scene(2000, 1200, [(90, 100, 100), (200, 1100, 800)])
+        assert_found(FaceDetector(1, smallest=150).detect([picture])[0], boxes[1:])
 
     @pytest.mark.parametrize("smallest", [-1.0, float("nan"), float("inf")])
     def test_out_of_range(self, smallest: float) -> None:

@@ -15,6 +15,7 @@ from fervor.faces.alignment import TEMPLATE
 from fervor.faces.detector import FaceDetector
 from fervor.faces.tracker import Cuts, FaceTracker, Motion, Tracked, assign
 from fervor.faces.types import Box, Face, overlap
+from tests.support import scenes
 from tests.support.videos import ASTRONAUT, portrait
 
 
@@ -280,3 +281,12 @@ class TestWithTheRealDetector:
             assert one is not None
             assert overlap(one.box, face.box) > 0.75
         assert detector.near(picture, []) == []
+
+    def test_small_faces_are_found_where_they_are_asked_for(self) -> None:
+        picture, boxes = scenes.scene(1280, 720, [(24, 300, 200), (45, 900, 400)])
+        tracker = FaceTracker(FaceDetector(1, smallest=24))
+        for time in (0.0, 0.04):
+            followed = tracker(np.asarray(picture), time)
+            assert [one.track for one in followed] == [0, 1]
+            for one, box in zip(followed, reversed(boxes), strict=True):
+                assert scenes.iou(one.face.box, box) > 0.4
