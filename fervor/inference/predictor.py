@@ -78,8 +78,9 @@ class Predictor:
         abstain: faces whose highest probability is below get the label "uncertain".
         whole_every: of a video, frames from one look at a whole frame to the next, while faces that
             are known are followed (fervor.faces.tracker).
-        smallest_face: longer side in pixels of the smallest face that counts, for which pictures
-            are scaled (fervor.faces.detector); 0 for faces of any size.
+        smallest_face: longer side in pixels of the smallest face that is looked for in pictures of
+            any size, 16 at the least; smaller ones are left out. 0 looks for every face of 40, and
+            takes smaller ones where they are seen. Time grows with its square (docs/detection.md).
         most_faces: of a picture are kept, the largest; 0 for all.
         neutral: how a face looks at rest, to correct what it shows: a picture of it, or "auto" to
             learn it for each track of a video; None corrects nothing.
@@ -128,7 +129,7 @@ class Predictor:
         if most_faces < 0:
             raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
         if not 0 <= smallest_face < math.inf:
-            raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for any size")
+            raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for 40 or more")
         if labels is not None:
             check_labels(labels)
             model = model or "vlm"
@@ -156,6 +157,7 @@ class Predictor:
                 most=most_faces,
                 device=device,
                 weights=WEIGHTS if single else INT8_WEIGHTS,
+                at_once=(threads or cores()) if device == "cpu" else 1,
             )
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
@@ -164,6 +166,15 @@ class Predictor:
     def name(self) -> str:
         """The model's name, with what it computes in where that is not single precision."""
         return self.header.name if self.precision == "fp32" else f"{self.header.name} (int8)"
+
+    @property
+    def smallest_found(self) -> float | None:
+        """Longer side in pixels of the smallest face that is found in a picture of any size.
+
+        None where no picture is searched by the embedded detector.
+        """
+        detector = self._detector
+        return detector.smallest_found if isinstance(detector, FaceDetector) else None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -105,17 +105,21 @@ def run(
     return counts
 
 
-def summary(output: str, counts: Counter[str]) -> str:
-    """One line for a person: "rows.csv: 3 pictures, 1 video (250 frames), 240 faces, ..."."""
+def summary(output: str, counts: Counter[str], smallest_found: float | None = None) -> str:
+    """One line for a person: "rows.csv: 3 pictures, 1 video (250 frames), 240 faces, ...".
+
+    `smallest_found` is the longer side of the smallest face that was looked for, in pixels.
+    """
     what = []
     if counts["pictures"] or not counts["videos"]:
         what.append(f"{counts['pictures']} pictures")
     if counts["videos"]:
         noun = "video" if counts["videos"] == 1 else "videos"
         what.append(f"{counts['videos']} {noun} ({counts['frames']} frames)")
+    size = "" if smallest_found is None else f"; looked for faces of {smallest_found:g} px and more"
     return (
         f"{output}: {', '.join(what)}, {counts['ok']} faces, "
-        f"{counts['no_face']} without a face, {counts['error']} unreadable"
+        f"{counts['no_face']} without a face, {counts['error']} unreadable{size}"
     )
 
 

@@ -24,6 +24,7 @@ def describe(predictor: Predictor, limits: Limits) -> dict[str, Any]:
     return {
         "name": info["name"],
         "precision": predictor.precision,
+        "smallest_face": predictor.smallest_found,
         "labels": list(labels),
         "own_labels": labels == predictor.header.labels,
         "colours": {label: f"#{bytes(colour_of(label, labels)).hex()}" for label in labels},

@@ -18,6 +18,7 @@ from fervor.cli.main import main
 from fervor.outputs import writer
 from tests.cli.test_main import fervor_process, read_csv, refused
 from tests.support.models import write_model
+from tests.support.scenes import scene
 from tests.support.signals import hear_interruptions
 from tests.support.videos import flat, portrait, write_video
 
@@ -48,7 +49,8 @@ def test_a_video_gives_a_row_for_every_frame(clip: Path, tmp_path: Path) -> None
     answer = fervor_process("predict", clip, "--output", output, "--smooth", "--threads", "1")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == (
-        f"{output}: 1 video (12 frames), 10 faces, 2 without a face, 0 unreadable\n"
+        f"{output}: 1 video (12 frames), 10 faces, 2 without a face, 0 unreadable; "
+        "looked for faces of 40 px and more\n"
     )
     rows = read_csv(output)
     assert [row["frame"] for row in rows] == [str(n) for n in range(12)]
@@ -250,6 +252,30 @@ def test_summary_counts_what_there_was() -> None:
     assert writer.summary("a.csv", counts) == (
         "a.csv: 2 pictures, 2 videos (70 frames), 60 faces, 11 without a face, 1 unreadable"
     )
+    assert writer.summary("a.csv", counts, 24.0).endswith(
+        "1 unreadable; looked for faces of 24 px and more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("smallest", "there", "size"), [("0", 2, 40), ("24", 3, 24), ("90", 1, 90)]
+)
+def test_the_smallest_face_is_found_and_said(
+    tmp_path: Path, smallest: str, there: int, size: int
+) -> None:
+    sides = [(48, 1100, 600), (110, 150, 200)]
+    if smallest == "24":  # without being asked for it may be seen on the way
+        sides.append((24, 1300, 120))
+    scene(1500, 900, sides)[0].save(tmp_path / "group.png")
+    output = tmp_path / "rows.csv"
+    words = ("--smallest_face", smallest, "--threads", "1", "--output", output)
+    answer = fervor_process("predict", tmp_path / "group.png", *words)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == (
+        f"{output}: 1 pictures, {there} faces, 0 without a face, 0 unreadable; "
+        f"looked for faces of {size} px and more\n"
+    )
+    assert len(read_csv(output)) == there
 
 
 @pytest.mark.slow
@@ -271,7 +297,8 @@ def test_a_thousand_pictures_of_which_fifty_are_damaged(tmp_path: Path) -> None:
     answer = fervor_process("predict", pictures, "--output", output, "--threads", "1")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == (
-        f"{output}: 1000 pictures, 950 faces, 0 without a face, 50 unreadable\n"
+        f"{output}: 1000 pictures, 950 faces, 0 without a face, 50 unreadable; "
+        "looked for faces of 40 px and more\n"
     )
     rows = read_csv(output)
     names = sorted((path for path in pictures.rglob("*.*")), key=lambda path: path.parts)

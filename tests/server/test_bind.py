@@ -22,6 +22,7 @@ from fervor.inference.prediction import row_of
 from fervor.inference.predictor import Predictor
 from fervor.outputs.tables import columns
 from tests.support.models import LABELS, write_model
+from tests.support.scenes import iou, scene
 from tests.support.serving import (
     BOUNDARY,
     EXPLAIN,
@@ -243,6 +244,17 @@ def test_pages_and_answers_carry_their_headers(server: Running) -> None:
     assert model["labels"] == list(Predictor(threads=1).labels)
     assert model["card"].startswith("---") and "Apache-2.0" in model["licence"]
     assert model["limits"]["files"] == 6 and model["own_labels"]
+    assert model["smallest_face"] == 40
+
+
+def test_the_smallest_face_is_what_predict_means_by_it() -> None:
+    picture, (box,) = scene(640, 480, [(24, 400, 200)])
+    with serving("--threads", "1", "--smallest_face", "24") as running:
+        assert running.get("/v1/model").json["smallest_face"] == 24
+        ((face,),) = running.post(PREDICT, [("a.jpg", jpeg(picture))]).json["results"]
+    assert iou((face["x"], face["y"], face["width"], face["height"]), box) > 0.45
+    (same,) = Predictor(threads=1, smallest_face=24)(Image.open(io.BytesIO(jpeg(picture))))
+    assert same.box == pytest.approx((face["x"], face["y"], face["width"], face["height"]), abs=0.1)
 
 
 @pytest.mark.parametrize(

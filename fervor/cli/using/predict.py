@@ -57,8 +57,9 @@ def predict(
         start: of a video, seconds from its start to the first frame that is taken.
         end: of a video or webcam, seconds at which to stop.
         whole_every: of a video, look for new faces in the whole frame at every N-th.
-        smallest_face: longer side in pixels of the smallest face that counts; large pictures are
-            then scaled to show it, and small ones run faster; 0 for faces of any size.
+        smallest_face: longer side in pixels of the smallest face that is looked for, 16 at the
+            least; smaller ones are left out; 0 looks for every face of 40 px, and takes smaller
+            ones where they are seen. Larger numbers run faster.
         smooth: add columns smooth_<class> to the output, smoothed over each track.
         landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
             and draw them with annotate.
@@ -117,7 +118,7 @@ def predict(
             found = work.answers(predictor, sources, span=span, finder=finder)
         counts = work.run(found, predictor.labels, sources, outputs)
     if output:
-        print(work.summary(output, counts))
+        print(work.summary(output, counts, predictor.smallest_found))
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 

@@ -23,6 +23,7 @@ def serve(
     hosts: str = "",
     threads: int = 0,
     precision: Literal["fp32", "int8", "auto"] = "fp32",
+    smallest_face: float = 0.0,
     device: Literal["cpu", "cuda"] = "cpu",
     max_bytes: int = 20_000_000,
     max_pixels: int = 64_000_000,
@@ -49,6 +50,7 @@ def serve(
         threads: cores to use; 0 for all.
         precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
             int8 where that is measured to be faster on this machine.
+        smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         max_bytes: of one picture's file.
         max_pixels: of a picture.
@@ -93,6 +95,7 @@ def serve(
         "labels": listed(labels),
         "threads": threads,
         "precision": precision,
+        "smallest_face": smallest_face,
         "device": device,
     }
     with notes("fervor.inference.precision"):
