@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.faces.alignment import crop, square
+from fervor.faces.anchors import letterbox, place
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.faces.types import Face, overlap
 
@@ -160,6 +161,22 @@ def reproduction(detector: FaceDetector, paths: list[Path]) -> dict[str, dict[st
     return result
 
 
+def seen_at(detector: FaceDetector, photo: Pixels, side: int) -> list[Face]:
+    """The faces of a photograph whose longer side has `side` pixels in the network's input."""
+    frame = letterbox(*photo.shape[:2], low=side, high=side)
+    canvas = np.empty((480, 480, 3), np.uint8)
+    place(photo, frame, canvas)
+    scale = frame.scale
+    return [
+        Face(
+            (*(face.box[:2] * scale).tolist(), *(face.box[2:] * scale).tolist()),
+            face.points * scale,
+            face.score,
+        )
+        for face in detector.detect([canvas], looks=1)[0]
+    ]
+
+
 def by_size(photos: list[Pixels], weights: Path) -> dict[str, Any]:
     """Of the faces that a look at 1280 pixels shows, those found where they are smaller.
 
@@ -168,11 +185,12 @@ def by_size(photos: list[Pixels], weights: Path) -> dict[str, Any]:
     a share of that box. The reference is in single precision.
     """
     counts: defaultdict[int, list[float]] = defaultdict(list)
+    detector = FaceDetector(1, weights=weights)
     reference = FaceDetector(1, high=1280).detect(photos, looks=1)
     false = 0
     for side in range(160, 420, 10):
-        found = FaceDetector(1, high=side, weights=weights).detect(photos, looks=1)
-        for photo, faces, small in zip(photos, reference, found, strict=True):
+        for photo, faces in zip(photos, reference, strict=True):
+            small = seen_at(detector, photo, side)
             hits = 0
             for face in faces:
                 best = max(small, key=lambda other: overlap(other.box, face.box), default=None)
