@@ -1,0 +1,69 @@
+"""Folders that version 0.1 wrote (commit eeee50c) are read, and answer as they did.
+
+`tests/data/version-0.1` holds a run of two epochs on drawn faces with a tiny ResNet, the graph that
+was exported from it, and the logits of six drawn faces.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fervor import Predictor
+from fervor.checkpoint import load_model
+from fervor.config import Run
+from fervor.modelfolder import read_header
+from fervor.training import read_run
+from tests.drawn import batch, pictures
+
+
+FOLDER = Path(__file__).parent / "data" / "version-0.1"
+LABELS = ("neutral", "happiness", "anger")
+
+
+@pytest.fixture(scope="module")
+def logits() -> np.ndarray:
+    return np.array(json.loads((FOLDER / "logits.json").read_text()))
+
+
+def test_a_run_folder_gives_the_same_logits(logits: np.ndarray) -> None:
+    method = load_model(FOLDER / "run").method()
+    with torch.no_grad():
+        found = method(batch(LABELS, 2, size=32).image)
+    np.testing.assert_allclose(found.numpy(), logits, atol=2e-4)
+
+
+def test_a_model_folder_gives_the_same_probabilities(logits: np.ndarray) -> None:
+    header = read_header(FOLDER / "model")
+    assert (header.labels, header.size, header.crop) == (LABELS, 32, 32)
+    faces = pictures(LABELS, 2).images[:, 0].numpy()
+    found = Predictor(FOLDER / "model", faces="precropped", threads=1).classify(
+        [np.repeat(face[:, :, None], 3, axis=2) for face in faces]
+    )
+    expected = torch.from_numpy(logits / header.temperature).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_configuration_is_a_run_of_today() -> None:
+    """What 0.1 did not know is off, so that a run means what it meant."""
+    values = read_run(FOLDER / "run")
+    sections = {
+        name: type(getattr(Run(), name))(**value)
+        for name, value in values.items()
+        if isinstance(value, dict) and name != "options"
+    }
+    run = Run(**{**values, **sections})
+    assert run.data.root == "faces" and run.augment.rotation == 5
+    for section in ("data", "augment", "encoder", "optim"):
+        for name in vars(getattr(run, section)).keys() - values[section].keys():
+            default = getattr(getattr(Run(), section), name)
+            assert getattr(getattr(run, section), name) == default
+    off = {name for name in vars(run.augment).keys() - values["augment"].keys()}
+    assert off
+    assert all(not getattr(run.augment, name) for name in off if name not in BOUNDS)
+
+
+BOUNDS = {"low_resolution_side", "partial_area"}
+"""Of changes that are off."""
