@@ -52,6 +52,10 @@ class Data:
         epoch_share: pictures of an epoch as a share of the split (DCS on AffectNet: 0.125).
         views: fixed augmented views per picture, taken in turn by epoch, their frozen layers
             computed once and cached; 0 draws anew each time.
+        teachers: file of stored logits (scripts/weights/store_logits.py) that are mixed into the
+            targets; empty for the target alone (ours).
+        teachers_share: of the mixed target that is the teachers' (ours).
+        teachers_temperature: that the stored logits are divided by before their softmax (ours).
         cache: folder of decoded pictures and of cached views (25 kB to 100 kB a picture and view),
             read by all runs; empty decodes into memory each time and has no views.
     """
@@ -74,6 +78,9 @@ class Data:
     sampling: Sampling = "plain"
     epoch_share: float = 1.0
     views: int = 0
+    teachers: str = ""
+    teachers_share: float = 0.5
+    teachers_temperature: float = 1.0
     cache: str = "runs/cache"
 
 
@@ -96,6 +103,19 @@ class Augment:
         gamma: largest exponent, 1/(1+gamma) to 1+gamma (ours).
         blur: probability of a Gaussian blur (ours).
         mixup: parameter of the Beta distribution that mixes pairs and their targets (ours).
+        low_resolution: probability of shrinking the stored picture and enlarging it again (ours).
+        low_resolution_side: fewest rows that it is shrunk to (ours).
+        jpeg: probability of JPEG's loss at a quality of 20 to 90, on the stored picture (ours).
+        sharpen: probability of sharpening the stored picture (ours).
+        colour: largest relative change of each colour channel, before a network turns pictures to
+            luminance (ours).
+        jitter: standard deviation of the errors of a detector's five points, as a share of the
+            width; the crop is laid anew on the points with their errors (ours).
+        partial: probability of cutting off one side of the picture, whose edge is then repeated,
+            as where a photograph ends (ours).
+        partial_area: largest share of the picture that is cut off (ours).
+        occlude: probability of covering a part of the face (eyes, nose, mouth, a half), where the
+            packaged landmark network finds it (ours).
     """
 
     flip: float = 0.5
@@ -111,6 +131,15 @@ class Augment:
     gamma: float = 0.0
     blur: float = 0.0
     mixup: float = 0.0
+    low_resolution: float = 0.0
+    low_resolution_side: int = 16
+    jpeg: float = 0.0
+    sharpen: float = 0.0
+    colour: float = 0.0
+    jitter: float = 0.0
+    partial: float = 0.0
+    partial_area: float = 0.3
+    occlude: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +153,9 @@ class Encoder:
             elsewhere), random, a local folder or hub name of transformers, or a state dict
             (.safetensors, .pt, .pth); for vlm also embedded: the embedded classifier's trunk.
         size: width and height in pixels that pictures are resized to.
+        crop: side in pixels of the crop of a face that was found in a photograph, before it is
+            resized to `size`, in training and prediction alike; 0 for FERPlus's 48, and where a run
+            reads crops for their side (ours).
         grey: turn pictures to luminance inside the network (for models trained on grey ones).
         last_stride: 1 keeps face-mobilenet's last map at 1/16 of the input; 2 is the original.
         frozen_blocks: blocks of a face-pretrained trunk, from the input on, that stay as they are.
@@ -134,6 +166,7 @@ class Encoder:
     name: str = "face-mobilenet"
     weights: str = ""
     size: int = 112
+    crop: int = 0
     grey: bool = False
     last_stride: int = 1
     frozen_blocks: int = 0
@@ -310,7 +343,7 @@ class Run:
 
     def published(self) -> dict[str, Any]:
         """The same for model.json and results: where pictures and runs lay is nobody's business."""
-        data = replace(self.data, root="", aligned="", cache=Data().cache)
+        data = replace(self.data, root="", aligned="", teachers="", cache=Data().cache)
         return replace(self, output="", data=data).resolved()
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from fervor import Predictor
-from fervor.checkpoint import load_model
+from fervor.artifacts.reader import read_header
 from fervor.config import Run
-from fervor.modelfolder import read_header
-from fervor.training import read_run
-from tests.drawn import batch, pictures
+from fervor.methods.build import load_model
+from fervor.training.trainer import read_run
+from tests.support.drawn import batch, pictures
 
 
 FOLDER = Path(__file__).parent / "data" / "version-0.1"

@@ -74,7 +74,10 @@ PACKAGES = {
     ),
 }
 
-BATCHES = ("batch", "image_set", "loading", "augmentation", "samplers", "splits")
+BATCHES = (
+    *("batch", "image_set", "loading", "augmentation", "samplers", "splits"),
+    *("degradations", "occlusion", "distillation"),
+)
 PLAIN_MEASURES = ("metrics", "significance", "subgroups", "results", "figures", "corruptions")
 
 EXCEPTIONS = {

@@ -39,18 +39,23 @@ def pixels_of(sample: Sample) -> Pixels:
 
 
 def cut(
-    sample: Sample, detector: FaceDetector | None, *, size: int, margin: float = 0.0
+    sample: Sample,
+    detector: FaceDetector | None,
+    *,
+    size: int,
+    margin: float = 0.0,
+    crop_side: int = CROP,
 ) -> Pixels | None:
     """What a data set's reader stores of a picture; None where the detector finds no face.
 
-    With a detector the face is cut out as `predict` does it, [CROP CROP 3]; without one the picture
-    is all of it, or the annotated box with `margin`, [size size 3].
+    With a detector the face is cut out as `predict` does it, [crop_side crop_side 3]; without one
+    the picture is all of it, or the annotated box with `margin`, [size size 3].
     """
     pixels = pixels_of(sample)
     if detector is not None:
         pixels = to_rgb(pixels)
         face = chosen(detector.detect([pixels])[0], sample.box)
-        return None if face is None else crop(pixels, face, CROP)
+        return None if face is None else crop(pixels, face, crop_side)
     if sample.box is not None:
         return box_crop(to_rgb(pixels), sample.box, size, margin=margin)
     return pixels

@@ -53,11 +53,21 @@ class Reading:
         size: the network's side in pixels; larger or unequal pictures are resized to it.
         faces: precropped = each picture, or its annotated box; largest = the face that is found.
         margin: around an annotated box, as a share of its longer side.
+        crop: side in pixels of the crop of a face that is found.
     """
 
     size: int
     faces: str = "precropped"
     margin: float = 0.0
+    crop: int = CROP
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides how the pictures are stored; the crop does where faces are found."""
+        settings = asdict(self)
+        if self.faces != "largest":
+            del settings["crop"]
+        return settings
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,9 @@ def decoded(samples: Sequence[Sample], reading: Reading, folder: str = "") -> De
 
 def _key(samples: Sequence[Sample], reading: Reading) -> str:
     """What the stored pictures depend on, as a name."""
-    settings: dict[str, Any] = {"version": VERSION, **asdict(reading)}
+    settings: dict[str, Any] = {"version": VERSION, **reading.settings}
     if reading.faces == "largest":
-        settings |= {"crop": CROP, "detector": provenance.sha256(WEIGHTS)}
+        settings |= {"detector": provenance.sha256(WEIGHTS)}
         settings["template"] = [*TEMPLATE.ravel().tolist(), *BOX_TEMPLATE.ravel().tolist()]
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for sample in samples:
@@ -174,7 +184,7 @@ def _write(samples: Sequence[Sample], reading: Reading, place: Path) -> None:
             form, missing = misfit.form, []
             (place / PART).unlink()
     (place / PART).replace(place / IMAGES)
-    index = {"version": VERSION, "pictures": len(samples), "missing": missing, **asdict(reading)}
+    index = {"version": VERSION, "pictures": len(samples), "missing": missing, **reading.settings}
     provenance.write_text(place / INDEX, json.dumps(index) + "\n")
     (place / STATE).unlink()
 
@@ -213,7 +223,8 @@ def _block_rows(form: Form) -> int:
 def _first_form(samples: Sequence[Sample], reading: Reading) -> Form:
     """The form that the first picture asks for."""
     if reading.faces == "largest":
-        return Form(3, min(CROP, reading.size), min(CROP, reading.size))
+        side = min(reading.crop, reading.size)
+        return Form(3, side, side)
     return _form_of(cut(samples[0], None, size=reading.size, margin=reading.margin), reading.size)
 
 
@@ -239,7 +250,9 @@ def _blocks(
     def fill(target: NDArray[np.uint8], first: int) -> list[int]:
         lost = []
         for row, sample in enumerate(samples[first : first + len(target)]):
-            pixels = cut(sample, detector, size=reading.size, margin=reading.margin)
+            pixels = cut(
+                sample, detector, size=reading.size, margin=reading.margin, crop_side=reading.crop
+            )
             if pixels is None:
                 target[row] = 0
                 lost.append(first + row)

@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from fervor.data.cropping import CROP
 from fervor.data.datasets import Sample
 from fervor.data.image_cache import Reading, decoded
+from fervor.data.occlusion import part_boxes
 from fervor.errors import DataError
 
 
@@ -33,6 +35,7 @@ class Pictures:
         sources: the pictures' files, for reports.
         rows: which stored pictures are the split's [n]; None for all.
         groups: what must not be torn apart (see `Sample.group`); empty where there are none.
+        labels: names of the classes, in the order of `votes`; empty where nobody asks for them.
     """
 
     images: UInt8[Tensor, "m k h w"]
@@ -41,6 +44,7 @@ class Pictures:
     sources: tuple[str, ...]
     rows: Int[Tensor, " n"] | None = None
     groups: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -52,6 +56,11 @@ class Pictures:
     def take(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b k h w"]:
         """The pictures with the given numbers, in memory."""
         return self.images[indices if self.rows is None else self.rows[indices]]
+
+    def boxes(self, cache: str = "") -> Float[Tensor, "n p 4"]:
+        """Where the parts of each face lie, as `occlusion.part_boxes` finds them."""
+        found = part_boxes(self.images, cache)
+        return found if self.rows is None else found[self.rows]
 
     def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b k h w"]]:
         """All pictures in order, so many at a time."""
@@ -68,6 +77,7 @@ class Pictures:
             tuple(self.sources[index] for index in chosen),
             indices if self.rows is None else self.rows[indices],
             tuple(self.groups[index] for index in chosen) if self.groups else (),
+            self.labels,
         )
 
 
@@ -78,6 +88,7 @@ def read_pictures(
     size: int,
     faces: str = "precropped",
     margin: float = 0.0,
+    crop: int = 0,
     cache: str = "",
 ) -> Pictures:
     """The pictures of a split, decoded or from the cache; see `fervor.data.image_cache.decoded`.
@@ -91,7 +102,7 @@ def read_pictures(
     unknown = sorted({sample.label for sample in samples} - set(labels))
     if unknown:
         raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
-    found = decoded(samples, Reading(size, faces, margin), cache)
+    found = decoded(samples, Reading(size, faces, margin, crop or CROP), cache)
     votes = np.zeros((len(samples), len(labels)), np.float32)
     for row, sample in enumerate(samples):
         for name, share in (sample.votes or {sample.label: 1.0}).items():
@@ -108,6 +119,7 @@ def read_pictures(
         torch.from_numpy(votes),
         tuple(sample.path for sample in samples),
         groups=groups if any(groups) else (),
+        labels=tuple(labels),
     )
     return pictures if not found.missing else _without(pictures, found.missing)
 

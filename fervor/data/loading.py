@@ -1,16 +1,19 @@
 """Batches of pictures, for training and for evaluation."""
 
+import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fervor.config import Run
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, targets
+from fervor.data.distillation import name_of, read_logits, teachers_targets
 from fervor.data.image_set import Pictures
 from fervor.data.samplers import EpochSampler, Key, Partners, mixed_seed
 from fervor.errors import UsageError
@@ -49,6 +52,8 @@ class TrainingBatches(Dataset[Batch]):
         self.pictures = pictures
         self.run = run
         self.augmentation = Augmentation(run.augment, run.encoder.size)
+        self.boxes = pictures.boxes(run.data.cache) if run.augment.occlude else None
+        self.teachers = teachers_of(pictures, run)
         self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
@@ -58,16 +63,44 @@ class TrainingBatches(Dataset[Batch]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
-            image = self.augmentation(self.pictures.take(indices))
+            if self.teachers is not None:
+                target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_share)
+            image = self._augmented(indices)
             if self.run.augment.mixup:
                 image, target = _mixed_pairs(image, target, self.run.augment.mixup)
                 label = target.argmax(1)
             if self.partners is not None:
                 partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
-                positive = self.augmentation(self.pictures.take(partners))
+                positive = self._augmented(partners)
                 positive = positive[key.own].expand(-1, 3, -1, -1)
         image = image[key.own].expand(-1, 3, -1, -1)
         return Batch(image, label[key.own], target[key.own], positive)
+
+    def _augmented(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b k i j"]:
+        boxes = None if self.boxes is None else self.boxes[indices]
+        return self.augmentation(self.pictures.take(indices), boxes)
+
+
+def teachers_of(pictures: Pictures, run: Run) -> Float[Tensor, "n c"] | None:
+    """What the stored logits of `data.teachers` say of each picture; None where none is named.
+
+    Raises:
+        UsageError: a share or temperature out of its range.
+        DataError: a file that cannot be read or lacks pictures.
+    """
+    data = run.data
+    if not data.teachers:
+        return None
+    if not 0 < data.teachers_share <= 1:
+        raise UsageError(f"--data.teachers_share {data.teachers_share}: expected above 0 up to 1")
+    if not 0 < data.teachers_temperature < math.inf:
+        raise UsageError(
+            f"--data.teachers_temperature {data.teachers_temperature}: expected above 0"
+        )
+    names = [name_of(source, data.aligned or data.root) for source in pictures.sources]
+    labels = pictures.labels
+    stored = read_logits(Path(data.teachers))
+    return teachers_targets(stored, names, labels, temperature=data.teachers_temperature)
 
 
 def pair_generator(seed: int, key: Key) -> torch.Generator:

@@ -64,7 +64,13 @@ def read_splits(run: Run) -> Splits:
 
     def pictures(those: list[datasets.Sample]) -> Pictures:
         return read_pictures(
-            those, labels, size=size, faces=data.faces, margin=data.margin, cache=data.cache
+            those,
+            labels,
+            size=size,
+            faces=data.faces,
+            margin=data.margin,
+            crop=run.encoder.crop,
+            cache=data.cache,
         )
 
     return Splits(labels, pictures(train), pictures(chosen), selected_on)

@@ -368,6 +368,7 @@ def counted(
         size=info["input"]["size"],
         faces=data.faces,
         margin=data.margin,
+        crop=info["input"]["crop"],
         cache=data.cache,
     )
     described = {

@@ -23,7 +23,7 @@ from fervor.config import Augment, Run
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, targets
 from fervor.data.image_set import Pictures
-from fervor.data.loading import evaluation_batches, pair_generator
+from fervor.data.loading import evaluation_batches, pair_generator, teachers_of
 from fervor.data.samplers import Key, Partners, mixed_seed
 from fervor.errors import UsageError
 from fervor.io.atomic import aside
@@ -46,6 +46,7 @@ class ViewBatches(Dataset[Batch]):
         self.pictures = pictures
         self.run = run
         self.views = views
+        self.teachers = teachers_of(pictures, run)
         self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
@@ -55,6 +56,8 @@ class ViewBatches(Dataset[Batch]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
+        if self.teachers is not None:
+            target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_share)
         positive = None
         if self.partners is not None:
             partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
@@ -164,12 +167,14 @@ def _compute(
 ) -> None:
     """One view's maps [n i j d], bfloat16 seen as uint16, into its file; see `_store`."""
     augmentation = Augmentation(run.augment, run.encoder.size)
+    boxes = pictures.boxes(run.data.cache) if run.augment.occlude else None
 
     def maps() -> Iterator[NDArray[Any]]:
         for indices in torch.arange(len(pictures)).split(CHUNK):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mixed_seed(view, int(indices[0])))
-                image = augmentation(pictures.take(indices))
+                parts = None if boxes is None else boxes[indices]
+                image = augmentation(pictures.take(indices), parts)
             yield _lower(encoder, image)
 
     _store(_path(folder, view), len(pictures), maps(), wait=wait)

@@ -79,7 +79,7 @@ def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
         "name": run.name or run.method,
         "method": run.method,
         "labels": list(splits.labels),
-        "input": {"size": size, "crop": max(stored), "grey": run.encoder.grey},
+        "input": {"size": size, "crop": run.encoder.crop or max(stored), "grey": run.encoder.grey},
         "grid": list(grid),
         "options": resolved["options"],
         "encoder": resolved["encoder"],

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fervor.config import Augment, Data, Encoder, Optim, Run
-from fervor.data.augmentation import Augmentation
+from fervor.data.augmentation import Augmentation, laid_anew
 from fervor.data.batch import Batch, targets
 from fervor.data.datasets import Sample
 from fervor.data.image_set import Pictures, hold_out, read_pictures
@@ -147,6 +147,9 @@ def test_the_largest_face_is_cut_out_as_predict_does(
     assert (read.label.tolist(), read.sources) == ([1], (str(EXAMPLE),))
     assert "1 of 2 pictures hold no face and are left out" in caplog.text
     assert nobody in caplog.text
+    finer = read_pictures(found[:1], LABELS, size=112, faces="largest", crop=96)
+    cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], 96)
+    assert np.array_equal(finer.images[0].permute(1, 2, 0).numpy(), cut)
     with pytest.raises(DataError, match="no face was found in any of 1 pictures"):
         read_pictures(found[1:], LABELS, size=112, faces="largest")
 
@@ -324,6 +327,9 @@ def test_shift_and_scale_keep_their_bounds() -> None:
     assert 16 * 1.2 < float(side.max()) < 16 * 1.26
 
 
+FIRST_VERSION = [0.4021, 0.3552, 0.802]
+"""Mean, deviation and one pixel of a batch augmented by version 0.1, commit eeee50c."""
+
 STRENGTHS = {
     "flip": 1.0,
     "rotation": 15.0,
@@ -336,14 +342,27 @@ STRENGTHS = {
     "contrast": 0.3,
     "gamma": 0.4,
     "blur": 1.0,
+    "low_resolution": 1.0,
+    "jpeg": 1.0,
+    "sharpen": 1.0,
+    "colour": 0.3,
+    "jitter": 0.05,
+    "partial": 1.0,
+    "occlude": 1.0,
 }
+
+
+def test_every_strength_is_tried() -> None:
+    bounds = {"erase_area", "low_resolution_side", "partial_area", "mixup"}
+    assert {field.name for field in dataclasses.fields(Augment)} - bounds == set(STRENGTHS)
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_each_strength_changes_pictures(name: str) -> None:
     torch.manual_seed(1)
     many = images(12)
-    changed = Augmentation(dataclasses.replace(NONE, **{name: STRENGTHS[name]}), 56)(many)
+    boxes = torch.tensor([[0.0, 0.3, 0.4, 0.2]]).expand(12, 1, 4)
+    changed = Augmentation(dataclasses.replace(NONE, **{name: STRENGTHS[name]}), 56)(many, boxes)
     difference = (changed - Augmentation(NONE, 56)(many)).abs()
     assert difference.amax((1, 2, 3)).max() > 0.05
     if name == "erase":  # one rectangle of the area asked for, the rest untouched
@@ -384,6 +403,52 @@ def test_a_crop_by_area_keeps_the_share_asked_for() -> None:
     area, shape = spans.prod(1), spans[:, 0] / spans[:, 1]
     assert 0.45 < float(area.min()) < 0.6 and 0.85 < float(area.max()) <= 1.01
     assert 0.7 < float(shape.min()) < 0.85 and 1.2 < float(shape.max()) < 1.4
+
+
+def test_a_detectors_errors_lay_the_crop_anew() -> None:
+    """Against a least-squares fit in the test, one picture at a time."""
+    from fervor.faces.alignment import TEMPLATE, similarity
+
+    torch.manual_seed(0)
+    plain = Augmentation(dataclasses.replace(NONE, rotation=20, scale=0.2, shift=0.1), 56)
+    placements = plain.placements(5)
+    torch.manual_seed(1)
+    found = laid_anew(placements, 0.04)
+    torch.manual_seed(1)
+    errors = 0.04 * torch.randn(5, 5, 2).numpy()
+    for before, after, error in zip(placements, found, errors, strict=True):
+        crop = similarity(TEMPLATE, TEMPLATE + error)  # in 0..1
+        for place in np.array([[-1, -1], [0.3, 0.5], [1, 1]], np.float32):
+            source = before.numpy() @ [*place, 1]
+            expected = 2 * (crop @ [*((source + 1) / 2), 1]) - 1
+            np.testing.assert_allclose(after.numpy() @ [*place, 1], expected, atol=1e-4)
+
+
+def test_a_side_is_cut_off_and_its_edge_repeated() -> None:
+    """On a ramp from left to right and one from top to bottom, in eight draws of each side."""
+    torch.manual_seed(0)
+    ramp = torch.arange(64, dtype=torch.uint8)[None].expand(64, -1) * 4
+    both = torch.stack([ramp, ramp.T])[None].expand(40, -1, -1, -1)
+    config = dataclasses.replace(NONE, partial=1.0, partial_area=0.25)
+    found = (Augmentation(config, 64)(both) * 255 / 4).round()
+    low, high = found.amin((2, 3)), 63 - found.amax((2, 3))
+    cut = torch.cat([low, high], 1)
+    assert bool(((cut > 0.5).sum(1) <= 1).all())  # one side of each
+    assert 12 < float(cut.max()) <= 17
+    for image, lost in zip(found, low, strict=True):
+        assert bool((image[0, :, : int(lost[0])] == lost[0]).all())
+
+
+def test_what_is_off_draws_nothing() -> None:
+    """Batches of version 0.1's recipes are what version 0.1 made of them."""
+    torch.manual_seed(5)
+    found = Augmentation(dataclasses.replace(STRONG, erase=0.5), 56)(images(3))
+    torch.testing.assert_close(
+        [round(float(value), 4) for value in (found.mean(), found.std(), found[1, 0, 28, 30])],
+        FIRST_VERSION,
+        atol=2e-3,
+        rtol=0,
+    )
 
 
 # Pairs, and several processes
