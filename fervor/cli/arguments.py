@@ -8,15 +8,19 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from fervor.config import Run
+from fervor.config import Data, Run
 from fervor.errors import UsageError
 from fervor.recipes import LISTED, RECIPES, check_file, check_run, nearest, recipe_path
 
 
 __all__ = ["arguments_of"]
+
+OF_ONE_SET = ("protocol", "train_protocol", "annotations", "fold", "classes")
+"""Settings of a recipe that hold for its own data set alone."""
 
 TYPES = {"<class 'int'>": "a whole number", "<class 'float'>": "a number"}
 
@@ -105,7 +109,19 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
     path = recipe_path(str(recipe))
     check_file(path)
     name = str(recipe) if path.is_relative_to(RECIPES) else path.stem
-    return name, ["--config", str(path), *rest]
+    return name, ["--config", str(path), *_of_another_set(path, rest), *rest]
+
+
+def _of_another_set(recipe: Path, given: Sequence[str]) -> list[str]:
+    """Options that take back what a recipe says of its own data set, where another is asked for.
+
+    Labels and protocols of FERPlus mean nothing on RAF-DB; what is given itself comes behind.
+    """
+    asked, _ = _taken("--data.name", given)
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("data") or {}
+    if asked is None or values.get("name", Data().name) == asked:
+        return []
+    return [f"--data.{name}={getattr(Data(), name)}" for name in OF_ONE_SET if name in values]
 
 
 def _taken(option: str, given: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -139,6 +155,11 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
         choices = ", ".join(re.findall(r"'(\w[^']*)'", expected))
         expected = TYPES.get(expected, f"one of {choices}" if "Literal" in expected else expected)
         return f"--{name} {value}: expected {expected}"
+    if found := re.match(r'Parser key "(\w+)":.*Unable to load config "(.*?)"', message, re.S):
+        name, value = found.groups()
+        inner = [key for key in parser.get_defaults().keys() if key.startswith(f"{name}.")]
+        likely = f"--{name}.name {value}" if f"{name}.name" in inner else f"--{inner[0]}"
+        return f"--{name} {value}: {name} is a group of settings, expected one as {likely}"
     if found := re.match(r"the following arguments are required: (.*)", message):
         options = parser.format_help()
         names = [

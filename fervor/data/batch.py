@@ -14,7 +14,8 @@ class Batch(NamedTuple):
     """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at.
 
     `positive` holds another picture of each one's class where the method asks for pairs; `frozen`
-    what the method's frozen networks made of both, where that was computed before.
+    what the method's frozen networks made of both, where that was computed before. Where pictures
+    were mixed (mixup), `mixture` holds how much of each class is in them, and `label` the largest.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -22,6 +23,17 @@ class Batch(NamedTuple):
     target: Float[Tensor, "b c"]
     positive: Float[Tensor, "b 3 h w"] | None = None
     frozen: tuple[Tensor, ...] | None = None
+    mixture: Float[Tensor, "b c"] | None = None
+
+    def classes(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Pictures, classes and shares of a mixed batch, a row of each that occurs; else None.
+
+        A loss that takes one class of a picture is taken of each, and weighted by its share.
+        """
+        if self.mixture is None:
+            return None
+        rows, numbers = torch.nonzero(self.mixture, as_tuple=True)
+        return rows, numbers, self.mixture[rows, numbers]
 
 
 def soft_target(label: Tensor, classes: int) -> Float[Tensor, "b c"]:

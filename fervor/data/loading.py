@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fervor.config import Run
 from fervor.data.augmentation import Augmentation
-from fervor.data.batch import Batch, targets
+from fervor.data.batch import Batch, soft_target, targets
 from fervor.data.distillation import name_of, read_logits, teachers_targets
 from fervor.data.image_set import Pictures
 from fervor.data.samplers import EpochSampler, Key, Partners, mixed_seed
@@ -59,7 +59,7 @@ class TrainingBatches(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         indices = torch.tensor(key.indices)
         label, votes = self.pictures.label[indices], self.pictures.votes[indices]
-        positive = None
+        positive = mixture = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
@@ -67,14 +67,17 @@ class TrainingBatches(Dataset[Batch]):
                 target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_share)
             image = self._augmented(indices)
             if self.run.augment.mixup:
-                image, target = _mixed_pairs(image, target, self.run.augment.mixup)
-                label = target.argmax(1)
+                classes = soft_target(label, votes.shape[1])
+                image, target, mixture = _mixed_pairs(
+                    image, target, classes, self.run.augment.mixup
+                )
+                label, mixture = mixture.argmax(1), mixture[key.own]
             if self.partners is not None:
                 partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
                 positive = self._augmented(partners)
                 positive = positive[key.own].expand(-1, 3, -1, -1)
         image = image[key.own].expand(-1, 3, -1, -1)
-        return Batch(image, label[key.own], target[key.own], positive)
+        return Batch(image, label[key.own], target[key.own], positive, mixture=mixture)
 
     def _augmented(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b k i j"]:
         boxes = None if self.boxes is None else self.boxes[indices]
@@ -108,13 +111,19 @@ def pair_generator(seed: int, key: Key) -> torch.Generator:
     return torch.Generator().manual_seed(mixed_seed(seed, key.epoch, key.step, 1))
 
 
-def _mixed_pairs(image: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang et al., 2018): each picture with another of the batch, targets alike."""
+def _mixed_pairs(
+    image: Tensor, target: Tensor, classes: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixup (Zhang et al., 2018): each picture with another of the batch, and what it is of."""
     share = torch.distributions.Beta(alpha, alpha).sample((len(image), 1))
     share = torch.maximum(share, 1 - share)
     order = torch.randperm(len(image))
-    mixed = share[..., None, None] * image + (1 - share[..., None, None]) * image[order]
-    return mixed, share * target + (1 - share) * target[order]
+
+    def mixed(part: Tensor) -> Tensor:
+        own = share.reshape(-1, *[1] * (part.ndim - 1))
+        return own * part + (1 - own) * part[order]
+
+    return mixed(image), mixed(target), mixed(classes)
 
 
 def training_loader(

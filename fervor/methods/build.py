@@ -208,6 +208,11 @@ def load_model(model: str | Path) -> Model:
     """
     folder = EMBEDDED if str(model) in ("", "embedded") else Path(model)
     path = folder / DESCRIPTION
+    if str(model) == "vlm" and not path.is_file():
+        raise ModelError(
+            "vlm is the embedded image-text model, which answers the words of predict --labels and "
+            "is no classifier: give a run folder, or embedded"
+        )
     if not path.is_file():
         raise ModelError(f"{folder} is no model folder: it has no {DESCRIPTION}")
     try:

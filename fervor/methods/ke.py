@@ -181,7 +181,12 @@ class KE(Method):
         vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         logits = similarities(pooled, vectors) / self.options.temperature
         similarity = text_similarity_loss(logits, target)
-        transformation, contrast = self._neutral_losses(pooled, vectors, neutral, label)
+        shares = None if batch.mixture is None else gathered(batch.mixture)
+        mixed = Batch(batch.image, label, target, mixture=shares).classes()
+        rows, numbers, weight = mixed or (torch.arange(len(label)), label, None)
+        transformation, contrast = self._neutral_losses(
+            pooled[rows], vectors, neutral, numbers, weight
+        )
         weights = self.options
         total = (
             weights.similarity_weight * similarity
@@ -201,15 +206,22 @@ class KE(Method):
         vectors: Float[Tensor, "c d"],
         neutral_text: Float[Tensor, " d"],
         label: Int[Tensor, " b"],
+        weight: Float[Tensor, " b"] | None,
     ) -> tuple[Tensor, Tensor]:
-        """L_t and L_c over the pictures that are not neutral; no stop-gradient (released code)."""
+        """L_t and L_c over the pictures that are not neutral; no stop-gradient (released code).
+
+        A mixed picture counts once for each of its classes, by its share (ours).
+        """
         expressive = label != self.neutral_index
+        weight = None if weight is None else weight[expressive]
         features, texts = pooled[expressive], vectors[label[expressive]]
         neutral = self.to_neutral(features).float()
-        transformation = transformation_loss(features, neutral, texts, neutral_text)
+        transformation = transformation_loss(features, neutral, texts, neutral_text, weight=weight)
         options = self.options
         if options.contrast == "simclr":
-            contrast = contrastive_loss(features, neutral, texts, temperature=options.temperature)
+            contrast = contrastive_loss(
+                features, neutral, texts, temperature=options.temperature, weight=weight
+            )
         else:
             contrast = self_contrast_loss(
                 features,
@@ -217,6 +229,7 @@ class KE(Method):
                 texts,
                 margin=options.margin,
                 all_pairs=options.self_contrast == "all_pairs",
+                weight=weight,
             )
         return transformation, contrast
 

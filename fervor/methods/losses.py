@@ -38,6 +38,8 @@ def transformation_loss(
     neutral_features: Float[Tensor, "m d"],
     texts: Float[Tensor, "m d"],
     neutral_text: Float[Tensor, " d"],
+    *,
+    weight: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_t (eq. 9): mean of 1 - cos(f - G(f), t_y - t_neutral), both differences unnormalised.
 
@@ -49,7 +51,14 @@ def transformation_loss(
     # halves: the angle is the same, and the difference of two finite numbers stays finite
     change = features / 2 - neutral_features / 2
     wanted = texts / 2 - neutral_text / 2
-    return (1.0 - F.cosine_similarity(change, wanted, dim=-1)).mean()
+    return _mean(1.0 - F.cosine_similarity(change, wanted, dim=-1), weight)
+
+
+def _mean(values: Tensor, weight: Float[Tensor, " m"] | None) -> Tensor:
+    """The mean over the rows of values [m ...], weighted where there are weights."""
+    if weight is None:
+        return values.mean(0)
+    return (weight.reshape(-1, *[1] * (values.ndim - 1)) * values).sum(0) / weight.sum()
 
 
 def self_contrast_loss(
@@ -59,6 +68,7 @@ def self_contrast_loss(
     *,
     margin: float = 2.0,
     all_pairs: bool = False,
+    weight: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_c (eq. 10): mean of cos(t_y, G(f)) - cos(t_y, f) + margin.
 
@@ -71,8 +81,8 @@ def self_contrast_loss(
     texts = F.normalize(texts, dim=-1)
     difference = F.normalize(neutral_features, dim=-1) - F.normalize(features, dim=-1)
     if all_pairs:
-        return (texts.mean(0) * difference.mean(0)).sum() + margin
-    return (texts * difference).sum(-1).mean() + margin
+        return (_mean(texts, weight) * _mean(difference, weight)).sum() + margin
+    return _mean((texts * difference).sum(-1), weight) + margin
 
 
 def contrastive_loss(
@@ -81,6 +91,7 @@ def contrastive_loss(
     texts: Float[Tensor, "m d"],
     *,
     temperature: float,
+    weight: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
     """The paper's SimCLR-like alternative to L_c (its Figure 4; our reading of it).
 
@@ -91,7 +102,7 @@ def contrastive_loss(
         return features.sum() * 0.0
     positive = F.cosine_similarity(features, texts, dim=-1)
     negative = F.cosine_similarity(neutral_features, texts, dim=-1)
-    return F.softplus((negative - positive) / temperature).mean()
+    return _mean(F.softplus((negative - positive) / temperature), weight)
 
 
 def soft_hard_contrast(
@@ -136,6 +147,7 @@ def prototype_loss(
     prototypes: Float[Tensor, "b d"],
     *,
     distance: Literal["cosine", "l1"] = "cosine",
+    weight: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_v (MPA, eq. 7): how far each picture is from the prototype of its class, batch mean.
 
@@ -143,8 +155,8 @@ def prototype_loss(
     """
     if distance == "l1":
         gap = F.normalize(features, dim=-1) - F.normalize(prototypes, dim=-1)
-        return gap.abs().sum(-1).mean()
-    return (1.0 - F.cosine_similarity(features, prototypes, dim=-1)).mean()
+        return _mean(gap.abs().sum(-1), weight)
+    return _mean(1.0 - F.cosine_similarity(features, prototypes, dim=-1), weight)
 
 
 def local_similarities(

@@ -255,8 +255,13 @@ class MPA(Method):
             parts |= self._alignment(vectors)
             parts["loss"] = parts["loss"] + options.alignment_weight * parts["alignment"]
         if options.prototype_weight:
+            mixed = batch.classes()
+            rows, label, weight = mixed or (torch.arange(len(batch.label)), batch.label, None)
             parts["prototype"] = prototype_loss(
-                features.pooled, self.prototypes[batch.label], distance=options.prototype_distance
+                features.pooled[rows],
+                self.prototypes[label],
+                distance=options.prototype_distance,
+                weight=weight,
             )
             parts["loss"] = parts["loss"] + options.prototype_weight * parts["prototype"]
         return parts

@@ -7,11 +7,15 @@ transformers. In both, a trunk's tensor that is missing or left over is an error
 import json
 import logging
 import re
+import socket
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +29,9 @@ from fervor.models.pickles import Husk, read_tensors
 log = logging.getLogger(__name__)
 
 STATE_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar")
+
+PATIENCE = 3.0
+"""Seconds that the hub has to take a connection."""
 
 NOTHING = r"(?!)"
 """A pattern that matches no name."""
@@ -305,6 +312,8 @@ def _fetching(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not Path(name).is_dir() and _is_local(name):
+            reason = "it is not in the local cache and the hub is out of reach; give a local folder"
         raise ModelError(f"{name} cannot be loaded: {reason}") from error
     finally:
         if shown:
@@ -312,16 +321,34 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def _is_local(name: str) -> bool:
-    """True for a folder; false for what can be a hub name.
+    """True for a folder, and where the hub is out of reach; false for a hub name otherwise.
 
     Raises:
-        ModelError: it is neither.
+        ModelError: neither a folder nor what can be a hub name.
     """
     if Path(name).is_dir():
         return True
     if not _HUB_NAME.match(name):
         raise ModelError(f"{name} is no folder and no hub name (owner/model): give one of them")
-    return False
+    return not _reachable()
+
+
+@cache
+def _reachable() -> bool:
+    """Whether the hub answers; its own client would try for most of a minute to find out."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():  # what is behind them a connection of our own does not show
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def pixel_statistics(name: str) -> tuple[Triple, Triple] | None:

@@ -223,6 +223,28 @@ def test_impossible_numbers_are_one_line(given: str, line: str) -> None:
     assert str(caught.value) == line
 
 
+def test_a_group_of_settings_is_no_setting() -> None:
+    with pytest.raises(UsageError) as caught:
+        run_of("--encoder", "resnet50")
+    line = "--encoder resnet50: encoder is a group of settings, expected one as "
+    assert str(caught.value) == f"{line}--encoder.name resnet50"
+    with pytest.raises(UsageError, match=r"^--optim adam: .* expected one as --optim\.name adam$"):
+        run_of("--optim=adam")
+    with pytest.raises(UsageError, match=r"^--augment 1: .* expected one as --augment\.flip$"):
+        run_of("--augment=1")
+
+
+def test_a_recipe_on_another_data_set_leaves_its_own_protocols_behind() -> None:
+    run = run_of("--config", "ke/ferplus-mobilenet", "--data.name", "rafdb")
+    assert (run.data.name, run.data.protocol, run.data.target) == ("rafdb", "", "cross_entropy")
+    assert run_of("--config", "ke/ferplus-mobilenet").data.protocol == "majority"
+    given = ("--data.name=affectnet", "--data.protocol=affectnet7")
+    assert run_of("--config", "ke/rafdb-resnet18", *given).data.protocol == "affectnet7"
+    assert run_of("--config", "ke/rafdb-resnet18", *given).data.annotations == ""
+    same = run_of("--config", "ke/rafdb-resnet18", "--data.name", "rafdb")
+    assert (same.data.protocol, same.data.annotations) == ("basic", "aligned")
+
+
 def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 7\nname: ke/mine\n")
     run = run_of("--resume", str(tmp_path), "--threads", "1")

@@ -26,7 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rafdb(tmp_path, SIZES)
     for number, path in enumerate(sorted((tmp_path / ALIGNED).iterdir())):
         path.unlink()
-        Image.fromarray(face("neutral", number)).save(path, quality=95)
+        Image.fromarray(face("neutral", number)).resize((100, 100)).save(path, quality=95)
     return tmp_path
 
 

@@ -203,7 +203,7 @@ def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
 def test_batches_are_colour_in_range_of_the_encoders_size(
     augment: Augment, faces: Pictures
 ) -> None:
-    image, label, target, positive, _ = TrainingBatches(faces, run(augment=augment))[KEY]
+    image, label, target, positive, *_ = TrainingBatches(faces, run(augment=augment))[KEY]
     assert positive is None
     assert image.shape == (3, 3, 56, 56)
     assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1
@@ -240,6 +240,7 @@ def test_mixup_mixes_pictures_and_targets_alike(faces: Pictures) -> None:
         expected = torch.einsum("bc, c...->b...", mixed.target, plain)
         torch.testing.assert_close(mixed.image, expected, atol=1e-5, rtol=0)
         assert mixed.label.tolist() == mixed.target.argmax(1).tolist() == [0, 1, 2]
+        assert torch.equal(mixed.mixture, mixed.target)  # one vote each: what is in it is its aim
         shares += mixed.target.amax(1).tolist()
     assert min(shares) >= 0.5
     assert any(share < 0.95 for share in shares)

@@ -31,11 +31,12 @@ FREE = {"train": SIZES["train"], "test": dict.fromkeys(EXPRESSIONS, 3)}
 """The same for AffectNet, whose validation classes are equally large."""
 
 
-def one_face(root: Path) -> Path:
-    """The picture that all others are links to."""
+def one_face(root: Path, size: tuple[int, int] = (0, 0)) -> Path:
+    """The picture that all others are links to, of an official size where there is one."""
     path = root / ".face.jpg"
     root.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(face("neutral")).save(path)
+    picture = Image.fromarray(face("neutral"))
+    (picture.resize(size) if size[0] else picture).save(path)
     return path
 
 
@@ -47,7 +48,7 @@ def link(picture: Path, *places: Path) -> None:
 
 def write_rafdb(root: Path, sizes: Mapping[str, Mapping[str, int]], *, base: str = "basic") -> Path:
     """EmoLabel and Image/aligned, pictures of all classes in turns."""
-    picture = one_face(root)
+    picture = one_face(root, (100, 100))
     lines = []
     for split, by_class in sizes.items():
         labels = in_turns({name: by_class[name] for name in RAFDB})
@@ -95,7 +96,7 @@ def save_label(path: Path, label: object) -> None:
 
 def write_ckplus(root: Path, sizes: Mapping[str, int]) -> Path:
     """Sequences of four frames, two per subject, every third of them without a label."""
-    picture = one_face(root)
+    picture = one_face(root, (640, 490))
     labels: list[str | None] = []
     for label in in_turns(sizes):
         labels += [label, None] if len(labels) % 3 == 1 else [label]

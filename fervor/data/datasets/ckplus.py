@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fervor.data.datasets.files import files, folders, lines
-from fervor.data.datasets.samples import Expected, Sample
+from fervor.data.datasets.samples import Expected, Sample, check_side
 from fervor.data.datasets.unofficial import refused
 from fervor.errors import DataError
 from fervor.labels import BASIC, CKPLUS, EXPRESSIONS, NEUTRAL
@@ -28,6 +28,9 @@ cohn-kanade-images/S005/001/         S005_001_00000001.png ... S005_001_00000011
   (also below extended-cohn-kanade-images/)
 Emotion/S005/001/                    S005_001_00000011_emotion.txt
   (also below Emotion_labels/)"""
+
+HEIGHT = 480
+"""Of the official frames, which are 640 x 490 or 640 x 480."""
 
 PICTURES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
 LABELS = ("Emotion", "Emotion_labels/Emotion", "Emotion_labels")
@@ -73,6 +76,7 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
             chosen[0] = NEUTRAL
         for index in sorted(chosen, key=lambda index: index % len(recording.frames)):
             samples.append(Sample(recording.frames[index], chosen[index], group=recording.subject))
+    check_side(samples, HEIGHT, where=f"{root}", copies="copies of 48 pixels")
     return samples
 
 

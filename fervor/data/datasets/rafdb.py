@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fervor.data.datasets.files import lines, pictures
-from fervor.data.datasets.samples import Expected, Sample
+from fervor.data.datasets.samples import Expected, Sample, check_side
 from fervor.data.datasets.unofficial import refused
 from fervor.errors import DataError
 from fervor.labels import BASIC, RAFDB
@@ -31,6 +31,9 @@ basic/ (or raf-basic/, or this folder itself)
 
 VARIANTS = {"aligned": "{}_aligned.jpg", "original": "{}.jpg"}
 """Folders below Image, and how they name the pictures of the list."""
+
+SIDE = 100
+"""Pixels of an aligned picture's side."""
 
 COUNTS = {
     "train": dict(zip(RAFDB, (1290, 281, 717, 4772, 1982, 705, 2524), strict=True)),
@@ -80,6 +83,8 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
         if picture not in present:
             raise DataError(f"{folder / picture} is missing but the official list names it")
         samples.append(Sample(f"{folder}/{picture}", label))
+    if variant == "aligned":
+        check_side(samples, SIDE, where=f"{root}", copies="smaller copies")
     return samples
 
 

@@ -1,8 +1,10 @@
 """What every data set gives: samples; and how their numbers are compared with the official ones."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 from fervor.errors import DataError
 
@@ -53,6 +55,26 @@ class Expected:
         """Whether that many pictures of an expression are what is expected."""
         official = self.counts.get(name, 0)
         return abs(found - official) <= self.slack * official
+
+
+def check_side(samples: Sequence[Sample], least: int, *, where: str, copies: str) -> None:
+    """Look at the size of a split's first picture: it belongs to an official layout, too.
+
+    Raises:
+        DataError: its shorter side has fewer than `least` pixels, as that of `copies` has.
+    """
+    if not samples:
+        return
+    try:
+        with Image.open(samples[0].path) as picture:
+            size = picture.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return  # what cannot be read is told when all are read
+    if min(size) < least:
+        raise DataError(
+            f"{where}: {samples[0].path} has {size[0]} x {size[1]} pixels, expected a side of "
+            f"{least} or more; {copies} are no official release: use that"
+        )
 
 
 def check_counts(samples: Iterable[Sample], official: Expected, *, where: str, what: str) -> None:

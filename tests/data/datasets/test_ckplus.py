@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fervor.data.datasets import SPLITS, Sample, ckplus, labels_of, load
 from fervor.errors import DataError, UsageError
@@ -101,6 +102,18 @@ def test_frames_are_sorted_by_their_numbers(tmp_path: Path) -> None:
     assert frames(found["last"], contempt) == [("10", "contempt")]
     for samples in found.values():
         assert all(sample.group == Path(sample.path).name[:4] for sample in samples)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_small_copies_are_not_the_official_release(tmp_path: Path) -> None:
+    write(tmp_path)
+    frame = Path(load("ckplus", tmp_path, "test")[0].path)
+    with Image.open(frame) as whole:
+        small = whole.resize((48, 48))
+    frame.unlink()
+    small.save(frame)
+    with pytest.raises(DataError, match=r"has 48 x 48 pixels, expected a side of 480 or more"):
+        load("ckplus", tmp_path, "test")
 
 
 @pytest.mark.usefixtures("small_counts")
