@@ -196,3 +196,9 @@ def test_a_classifier_comes_back(config: Encoder, tmp_path: Path) -> None:
     loaded = load_model(tmp_path).method()
     assert isinstance(loaded, Classifier)
     assert torch.equal(loaded.class_vectors(), method.class_vectors())
+
+
+def test_the_image_text_model_is_no_classifier(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="is no classifier: give a run folder"):
+        load_model("vlm")

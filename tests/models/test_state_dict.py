@@ -308,3 +308,30 @@ def test_a_swin_file_without_its_embedding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="missing"):
         weights = str(wrapped(state, "bare", tmp_path))
         build_image_encoder(Encoder(name="swin-t-112", weights=weights))
+
+
+def test_out_of_reach_of_the_hub_a_local_folder_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At once: the hub's own client would try for most of a minute."""
+    import socket
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    from fervor import statedicts
+
+    def refused(address: object, patience: float) -> None:
+        assert address == ("huggingface.co", 443) and patience <= 5
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr(socket, "create_connection", refused)
+    statedicts._reachable.cache_clear()
+    try:
+        with pytest.raises(ModelError, match="hub is out of reach; give a local folder") as caught:
+            statedicts.model_kind("openai/no-such-model-here")
+        assert "\n" not in str(caught.value)
+    finally:
+        statedicts._reachable.cache_clear()
