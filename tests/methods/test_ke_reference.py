@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fervor import prompts
 from fervor.data.batch import Batch
 from fervor.labels import EXPRESSIONS
 from fervor.methods.ke import KE
 from fervor.models.image.base import Features, ImageEncoder, Pixels
+from fervor.prompts import templates
 from tests.support.drawn import DrawnText
 
 
@@ -69,7 +69,7 @@ def linear(state: dict[str, Floats], name: str, x: Floats) -> Floats:
 
 
 def text(label: str) -> Floats:
-    sentence = prompts.fill(prompts.template(9), label)
+    sentence = templates.fill(templates.template(9), label)
     return DrawnText(TEXT).vector(sentence).double().numpy()
 
 

@@ -319,7 +319,7 @@ def test_out_of_reach_of_the_hub_a_local_folder_is_asked_for(
 
     from huggingface_hub import constants
 
-    from fervor import statedicts
+    from fervor.models import state_dict as statedicts
 
     def refused(address: object, patience: float) -> None:
         assert address == ("huggingface.co", 443) and patience <= 5
