@@ -350,7 +350,7 @@ class _Whole(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         """Encoded in memory, as Lightning does; its own way leads over the folder of temporaries"""
         buffer = io.BytesIO()
-        torch.save(build, buffer)
+        torch.save(checkpoint, buffer)
         write_bytes(Path(path), buffer.getbuffer())
 
 
