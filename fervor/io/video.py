@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -52,6 +53,8 @@ HOLE = 100
 """Bytes of a Matroska file between two packets that are more than what tells them apart."""
 REORDERED = 16
 """Packets between a frame's place in the file and its place in time, at most."""
+EARLY = 500
+"""Packets among which the first picture that is shown is looked for."""
 LATE = Fraction(3, 2)
 """Of the usual time from a frame to the next: a jump."""
 
@@ -107,11 +110,32 @@ def read_video(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
     reader = None
     try:
         with _open_file(source) as container:
-            reader = _Reader(source, container, span, max_pixels)
+            origin = _first_shown(container)
+        with _open_file(source) as container:
+            reader = _Reader(source, container, span, max_pixels, origin=origin)
             yield from reader.frames()
     except (av.error.FFmpegError, InputError, MemoryError) as error:
         number = 0 if reader is None else reader.number
         yield Frame(source, number, None, None, _reason(error, opened=reader is not None))
+
+
+def _first_shown(container: "InputContainer") -> int | None:
+    """The stamp of the first picture that a player shows; None where none comes early.
+
+    It is not that of the first packet: a part that was cut out without decoding it begins
+    at an earlier key frame, whose pictures are to be decoded and not to be shown.
+    """
+    import av
+
+    stream = _video_stream(container)
+    stream.thread_type = "SLICE"  # the first picture comes out at once
+    for packet in islice(container.demux(stream), EARLY):
+        try:
+            for picture in packet.decode():
+                return _stamp(picture, container)
+        except av.error.FFmpegError:
+            continue
+    return None
 
 
 def read_webcam(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
@@ -178,6 +202,7 @@ class _Reader:
         max_pixels: int,
         *,
         live: bool = False,
+        origin: int | None = None,
     ) -> None:
         self.number = 0
         self._source = source
@@ -188,8 +213,8 @@ class _Reader:
         base = self._stream.time_base
         assert base is not None, "an opened stream has a time base"
         self._base: Fraction = base
-        # The first frame's stamp; what the header says is at times the sound's.
-        self._origin: int | None = None
+        # The first shown frame's stamp; what the header says is at times the sound's.
+        self._origin = origin
         self._last: Fraction | None = None
         self._end = Fraction(0)
         self._damage: str | None = None
@@ -203,7 +228,7 @@ class _Reader:
     def frames(self) -> Iterator[Frame]:
         for packet in self._packets():
             for picture in self._decode(packet):
-                moment = self._time(picture.pts)
+                moment = self._time(self._stamp(picture))
                 if not self._counted(picture):
                     continue
                 self._find_place(moment)
@@ -227,15 +252,16 @@ class _Reader:
         skipping = self._span.start > 0 and not self._live
         for packet in self._demuxed():
             if packet.size and not packet.is_discard:
-                self._end = max(self._end, self._time(_stamp(packet)) + self._length(packet))
+                self._end = max(self._end, self._time(self._stamp(packet)) + self._length(packet))
             if not skipping:
                 self._leading += self._leads(packet)
                 yield packet
                 continue
-            before = packet.size > 0 and float(self._time(_stamp(packet))) <= self._span.start
+            shown = self._time(self._stamp(packet)) + self._reordering
+            before = packet.size > 0 and float(shown) <= self._span.start
             if before and packet.is_keyframe:
                 self.number += sum(not one.is_discard for one in waiting)
-                self._key = packet.pts if self.number else None
+                self._key = self._stamp(packet) if self.number else None
                 waiting.clear()
             waiting.append(packet)
             if not before:
@@ -291,17 +317,27 @@ class _Reader:
         """Seconds from a frame to the next."""
         return 1 / (self._stream.average_rate or self._stream.guessed_rate or Fraction(25))
 
+    @property
+    def _reordering(self) -> Fraction:
+        """Seconds by which a picture of AVI may be shown later than its packet says."""
+        return REORDERED * self._usual if self._container.format.name == "avi" else Fraction(0)
+
     def _leads(self, packet: "Packet[VideoStream]") -> bool:
         """Whether it is shown before the key frame that decoding began with."""
-        return self._key is not None and packet.pts is not None and packet.pts < self._key
+        stamp = self._stamp(packet)
+        return self._key is not None and stamp is not None and stamp < self._key
 
     def _counted(self, picture: "VideoFrame") -> bool:
         """False for what is shown before the key frame: whether it can be decoded depends."""
         if self._key is None:
             return True
-        if picture.pts is not None and picture.pts < self._key:
+        stamp = self._stamp(picture)
+        if stamp is not None and stamp < self._key:
             return False
-        self.number += self._leading
+        if self._reordering and stamp is not None:  # as many as are before it in time
+            self.number = round(self._time(stamp) / self._usual)
+        else:
+            self.number += self._leading
         self._key = None
         return True
 
@@ -339,6 +375,9 @@ class _Reader:
             self._origin = stamp
         return (stamp - self._origin) * self._base
 
+    def _stamp(self, part: "Packet[VideoStream] | VideoFrame") -> int | None:
+        return _stamp(part, self._container)
+
     def _length(self, packet: "Packet[VideoStream]") -> Fraction:
         return (packet.duration or 0) * self._base
 
@@ -373,8 +412,15 @@ def _stated_length(container: "InputContainer", stream: "VideoStream") -> Fracti
     return container.duration * MICROSECOND if container.duration else None
 
 
-def _stamp(packet: "Packet[VideoStream]") -> int | None:
-    return packet.dts if packet.pts is None else packet.pts
+def _stamp(part: "Packet[VideoStream] | VideoFrame", container: "InputContainer") -> int | None:
+    """When a packet or picture is shown, in the stream's unit; None where nothing says it.
+
+    AVI knows the order of decoding alone, and what FFmpeg makes of it mixes up pictures that are
+    coded by later ones; these come out of the decoder in their order, and so do those stamps.
+    """
+    if part.pts is None or container.format.name == "avi":
+        return part.dts
+    return part.pts
 
 
 def _reason(error: Exception, *, opened: bool) -> str:

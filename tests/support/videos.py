@@ -38,8 +38,10 @@ def write_video(
     options: Mapping[str, str] | None = None,
     container: Mapping[str, str] | None = None,
     sound: bool = False,
+    base: int = 1000,
 ) -> Path:
-    """Encode pictures [h w 3]; `times` in milliseconds."""
+    """Encode pictures [h w 3]; `times` in milliseconds, stored in units of 1 / `base` seconds."""
+    unit = Fraction(1, base)
     av = pytest.importorskip("av", reason="needs fervor[video]")
     with av.open(str(path), "w", options=dict(container or {})) as file:
         stream = None
@@ -50,12 +52,12 @@ def write_video(
                 stream = file.add_stream(codec, rate=25, options=dict(options or {}))
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "yuv420p"
-                stream.time_base = stream.codec_context.time_base = MILLISECOND
+                stream.time_base = stream.codec_context.time_base = unit
                 if rotation:
                     stream.set_display_rotation(rotation)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = times[number] if times is not None else number * STEP
-            frame.time_base = MILLISECOND
+            time = times[number] if times is not None else number * STEP
+            frame.pts, frame.time_base = round(time * MILLISECOND / unit), unit
             file.mux(stream.encode(frame))
         if stream is not None:
             file.mux(stream.encode(None))
