@@ -36,8 +36,7 @@ from fervor.io.sources import (
     Picture,
     frame_of,
     frames_of,
-    is_video,
-    is_webcam,
+    is_moving,
     open_inputs,
 )
 
@@ -195,8 +194,9 @@ class Predictor:
         """The faces of one picture, largest first, or a list of such lists for a list of pictures.
 
         Without a face the list is empty, and so it is for what cannot be read, which a warning of
-        the logger "fervor" says; `rows` gives both their row. A video or a webcam gives an iterator
-        over such lists, one for each frame.
+        the logger "fervor" says; `rows` gives both their row. The path of a video, a webcam or an
+        animated picture gives an iterator over such lists, one for each frame; of an animated
+        picture in a list or in memory the first frame is taken.
 
         Raises:
             InputError: a path that does not exist, or an array that is no uint8 picture.
@@ -444,7 +444,7 @@ def _moves(source: str | os.PathLike[str]) -> bool:
     path = os.fspath(source)
     if len(path) > LONGEST_NAME:  # a picture as a text
         return False
-    return is_webcam(path) or (os.path.isfile(path) and is_video(path))
+    return is_moving(path)
 
 
 def _readable(picture: Picture | Frame) -> Frame:

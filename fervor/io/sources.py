@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from typing import BinaryIO, TypeGuard, cast
 from urllib.parse import unquote
@@ -35,21 +36,35 @@ __all__ = [
     "find",
     "frame_of",
     "frames_of",
+    "is_animated",
+    "is_moving",
     "is_video",
     "is_webcam",
     "open_inputs",
     "picture_size",
     "read",
     "read_picture",
+    "skipped_files",
 ]
 
 Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8]
 """A path, a data URL in base64, a file's bytes, an open file, a PIL image of any mode, or an array
 uint8: RGB [h w 3], RGBA [h w 4] or grey [h w]. OpenCV's arrays are BGR: `image[:, :, ::-1]`."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".apng", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff"),
+    *(".heic", ".heif"),
+)
 """What counts as a picture in a folder, in any case."""
+
+ANIMATED = (".gif", ".png", ".apng", ".webp", ".avif")
+"""Endings of pictures that may be animated."""
+SHORTEST, USUAL = 0.02, 0.1
+"""Seconds: a picture of an animation that says less is shown for the usual time, as browsers do."""
+
+NAMED_ENDINGS = 6
+"""Endings of skipped files that are named, the most frequent first."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 START = 256
@@ -100,12 +115,56 @@ def _read(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Fram
     for source in sources:
         if is_webcam(source):
             yield from read_webcam(source, span, max_pixels=max_pixels)
+        elif is_animated(source):
+            yield from _read_animation(source, span, max_pixels)
         elif not is_video(source):
             yield read_picture(source, max_pixels=max_pixels)
         elif reason := _unreadable(source):
             yield Frame(source, 0, None, None, reason)
         else:
             yield from read_video(source, span, max_pixels=max_pixels)
+
+
+def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame]:
+    """The pictures of an animation at their times; what cannot be decoded is the last frame."""
+    number, time = -1, 0.0
+    try:
+        with open(source, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(file) as image:
+                _check_size(image, max_pixels)
+                # Before an APNG's animation there may be a picture for viewers that show no other.
+                first = int(bool(getattr(image, "default_image", False)))
+                for number in range(getattr(image, "n_frames", 1) - first):
+                    image.seek(first + number)
+                    pixels = rgb_image(_upright(image)).copy()
+                    length = float(image.info.get("duration", 0) or 0) / 1000
+                    if time >= span.end:
+                        return
+                    if time >= span.start and number % span.every == 0:
+                        yield Frame(source, number, time, pixels, None)
+                    time += length if length >= SHORTEST else USUAL
+    except Exception as error:
+        yield Frame(source, max(0, number), time, None, _reason(error))
+
+
+def is_animated(source: str) -> bool:
+    """Whether a path is a picture that moves: a GIF, PNG, WebP or AVIF of several frames."""
+    if os.path.splitext(source)[1].lower() not in ANIMATED:
+        return False
+    try:
+        _check_file(source)
+        with open(source, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(file) as image:
+                return image.format != "TIFF" and getattr(image, "is_animated", False)
+    except Exception:  # reading it says why
+        return False
+
+
+def is_moving(source: str) -> bool:
+    """Whether a path or name gives frames with times: a video, a webcam or an animated picture."""
+    return is_webcam(source) or is_video(source) or is_animated(source)
 
 
 def _unreadable(video: str) -> str | None:
@@ -141,8 +200,12 @@ def _is_heif(start: bytes) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
 
 
-def find(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+def find(
+    inputs: Sequence[str | os.PathLike[str]], *, skipped: Counter[str] | None = None
+) -> list[str]:
     """The files and webcams that the inputs stand for; folders recursively, sorted, by endings.
+
+    `skipped` counts, by their endings, the files of folders that are no input.
 
     Raises:
         InputError: an input does not exist, or a folder holds no picture and no video.
@@ -155,7 +218,7 @@ def find(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
             check_webcam(source)
             found.append(source)
         elif os.path.isdir(source):
-            found.extend(_media_below(source))
+            found.extend(_media_below(source, Counter() if skipped is None else skipped))
         elif os.path.lexists(source):
             if is_video(source):
                 need_av(source)
@@ -169,16 +232,37 @@ def find(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     return found
 
 
-def _media_below(folder: str) -> list[str]:
+def skipped_files(counts: Counter[str]) -> str:
+    """In words: "5 files skipped (3 .txt, 2 .pdf)"; empty where there is none."""
+    if not counts:
+        return ""
+    total = sum(counts.values())
+    named = [f"{count} {ending or 'without ending'}" for ending, count in _most(counts)]
+    rest = ", ..." if len(counts) > len(named) else ""
+    return f"{total} file{'s' * (total > 1)} skipped ({', '.join(named)}{rest})"
+
+
+def _most(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0] or "~"))[:NAMED_ENDINGS]
+
+
+def _media_below(folder: str, skipped: Counter[str]) -> list[str]:
     found: list[str] = []
+    others: Counter[str] = Counter()
     endings = (*ENDINGS, *VIDEO_ENDINGS)
     # A folder that cannot be listed stays in the stream: reading it says why.
     walk = os.walk(folder, onerror=lambda error: found.append(str(error.filename)))
     for parent, _, names in walk:  # links to folders are not followed: they may lead back here
-        found.extend(os.path.join(parent, name) for name in names if name.lower().endswith(endings))
+        for name in names:
+            if name.lower().endswith(endings):
+                found.append(os.path.join(parent, name))
+            elif not name.startswith("."):
+                others[os.path.splitext(name)[1].lower()] += 1
+    skipped.update(others)
     if not found:
+        holds = f"; {skipped_files(others)}" if others else ""
         raise InputError(
-            f"folder {folder} holds no picture and no video: expected {', '.join(endings)}"
+            f"folder {folder} holds no picture and no video{holds}: expected {', '.join(endings)}"
         )
     return sorted(found, key=lambda path: path.split(os.sep))
 
@@ -317,11 +401,13 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
         with _opened(file) as image:
-            if image.width * image.height > max_pixels:
-                raise InputError(
-                    f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}"
-                )
+            _check_size(image, max_pixels)
             return rgb_image(_upright(image))
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise InputError(f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}")
 
 
 def _opened(file: BinaryIO) -> Image.Image:

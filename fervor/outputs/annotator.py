@@ -117,7 +117,7 @@ class Annotator:
 
 def output_names(sources: Sequence[str]) -> dict[str, str]:
     """For each source the path below the output folder; no two of them the same."""
-    from fervor.io.sources import is_video
+    from fervor.io.sources import is_animated, is_moving
 
     files = [source for source in sources if not source.startswith(WEBCAM)]
     parents = {os.path.dirname(os.path.abspath(source)) for source in files}
@@ -134,7 +134,9 @@ def output_names(sources: Sequence[str]) -> dict[str, str]:
             path = os.path.abspath(source)
             name = os.path.relpath(path, root) if root else os.path.basename(path)
             stem, ending = os.path.splitext(name)
-            if is_video(source):
+            if is_moving(source):
+                if is_animated(source):
+                    need_av(source)
                 name = f"{stem}.mp4"
             elif ending.lower() not in KEPT:
                 name = f"{name}.png"

@@ -76,11 +76,13 @@ def pictures(inputs: Sequence[str]) -> list[str]:
         UsageError: a video or a webcam is named, or a folder holds nothing else.
     """
     found = media.find(inputs)
-    moving = {source for source in found if media.is_webcam(source) or media.is_video(source)}
+    moving = {source for source in found if media.is_moving(source)}
     named = [source for source in inputs if source in moving]
     kept = [source for source in found if source not in moving]
     if named or not kept:
-        raise UsageError(f"{(named or found)[0]} is a video: expected pictures to explain")
+        raise UsageError(
+            f"{(named or found)[0]} is a video or animated: expected still pictures to explain"
+        )
     return kept
 
 

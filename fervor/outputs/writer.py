@@ -53,7 +53,7 @@ class Outputs:
             return tables.open_table(
                 Path(self.output), labels, smooth=self.smooth, landmarks=self.landmarks
             )
-        timed = any(map(media.is_video, sources)) or any(map(media.is_webcam, sources))
+        timed = any(map(media.is_moving, sources))
         return tables.TextTable(self.stream, sources, timed=timed)
 
 
@@ -79,7 +79,7 @@ def run(
 ) -> Counter[str]:
     """Number of pictures, videos, frames and of rows by status; stopping finishes all outputs."""
     counts: Counter[str] = Counter()
-    moving = {source for source in sources if media.is_webcam(source) or media.is_video(source)}
+    moving = {source for source in sources if media.is_moving(source)}
     counts["pictures"] = sum(source not in moving for source in sources)
     counts["videos"] = len(sources) - counts["pictures"]
     total = None if moving else len(sources)
@@ -105,10 +105,16 @@ def run(
     return counts
 
 
-def summary(output: str, counts: Counter[str], smallest_found: float | None = None) -> str:
+def summary(
+    output: str,
+    counts: Counter[str],
+    smallest_found: float | None = None,
+    skipped: Counter[str] | None = None,
+) -> str:
     """One line for a person: "rows.csv: 3 pictures, 1 video (250 frames), 240 faces, ...".
 
-    `smallest_found` is the longer side of the smallest face that was looked for, in pixels.
+    `smallest_found` is the longer side of the smallest face that was looked for, in pixels;
+    `skipped` counts the files of folders that are no input.
     """
     what = []
     if counts["pictures"] or not counts["videos"]:
@@ -120,6 +126,7 @@ def summary(output: str, counts: Counter[str], smallest_found: float | None = No
     return (
         f"{output}: {', '.join(what)}, {counts['ok']} faces, "
         f"{counts['no_face']} without a face, {counts['error']} unreadable{size}"
+        + (f"; {media.skipped_files(skipped)}" if skipped else "")
     )
 
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from fervor.errors import InputError
 from fervor.io import sources as media
@@ -29,10 +30,12 @@ from fervor.io.sources import (
     find,
     frame_of,
     frames_of,
+    is_moving,
     is_video,
     open_inputs,
     read,
     read_picture,
+    skipped_files,
 )
 from tests.support.videos import flat, write_video
 
@@ -63,7 +66,14 @@ def test_every_format_is_read(tmp_path: Path, ending: str) -> None:
     gradient().save(path, **options)
     frame = read_picture(str(path))
     assert (frame.source, frame.frame, frame.time_s) == (str(path), 0, None)
-    lossy = {".jpg": 40, ".jpeg": 40, ".heic": 60, ".heif": 60}  # colours at half the resolution
+    lossy = {
+        ".jpg": 40,
+        ".jpeg": 40,
+        ".heic": 60,
+        ".heif": 60,
+        ".gif": 16,
+        ".avif": 16,
+    }  # colours at half the resolution
     tolerance = lossy.get(ending, 0)
     difference = pixels_of(frame).astype(int) - np.asarray(gradient())
     assert np.abs(difference).max() <= tolerance
@@ -137,7 +147,7 @@ def saved(format_name: str) -> bytes:
         ("cut.bmp", truncated(saved("BMP")), "damaged or truncated"),
         ("cut.tiff", truncated(saved("TIFF")), ""),
         ("header.png", saved("PNG")[:20], ""),
-        ("cartoon.png", saved("GIF"), "not a picture in a known format"),  # not on the list
+        ("cartoon.png", saved("PPM"), "not a picture in a known format"),  # not on the list
         ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
     ],
 )
@@ -456,3 +466,90 @@ def test_videos_are_not_one_picture(tmp_path: Path) -> None:
 def test_folder_is_not_one_picture(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder: expected a picture"):
         frame_of(tmp_path)
+
+
+TIMES = [100, 40, 0, 250]
+"""Milliseconds that each picture of an animation is shown; 0 counts as 100, as in browsers."""
+STARTS = [0.0, 0.1, 0.14, 0.24]
+
+
+def animation(path: Path, count: int = 4) -> Path:
+    colours = [(60 * number % 256, 255 - 60 * number % 256, 30) for number in range(count)]
+    frames = [Image.new("RGB", (24, 16), colour) for colour in colours]
+    times = [TIMES[number % 4] for number in range(count)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)
+    return path
+
+
+ANIMATED = [
+    pytest.param(ending, marks=pytest.mark.skipif(not known, reason=f"Pillow without {ending}"))
+    for ending, known in (
+        *((".gif", True), (".png", True), (".webp", features.check("webp"))),
+        (".avif", features.check("avif")),
+    )
+]
+
+
+@pytest.mark.parametrize("ending", ANIMATED)
+def test_animated_pictures_are_frames_with_times(tmp_path: Path, ending: str) -> None:
+    path = animation(tmp_path / f"a{ending}")
+    frames = list(open_inputs([path]))
+    assert [frame.error for frame in frames] == [None] * 4
+    assert [frame.frame for frame in frames] == [0, 1, 2, 3]
+    assert [frame.time_s for frame in frames] == pytest.approx(STARTS, abs=0.002)
+    for number, frame in enumerate(frames):
+        red = int(pixels_of(frame)[8, 12, 0])
+        assert red == pytest.approx(60 * number, abs=12)
+    part = list(open_inputs([path], span=Span(every=2, start=0.05, end=0.2)))
+    assert [frame.frame for frame in part] == [2]
+    assert frame_of(path.read_bytes()).time_s is None  # in memory: its first picture
+    assert is_moving(str(path)) and not is_video(str(path))
+
+
+@pytest.mark.parametrize("ending", ANIMATED)
+def test_a_still_picture_of_such_a_format_has_no_time(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    gradient().save(path)
+    (frame,) = open_inputs([path])
+    assert (frame.frame, frame.time_s, frame.error) == (0, None, None)
+    assert not is_moving(str(path))
+
+
+def test_the_picture_before_an_animation_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    colours = ["red", "lime", "blue"]
+    first, *others = (Image.new("RGB", (8, 8), colour) for colour in colours)
+    first.save(path, save_all=True, append_images=others, duration=100, default_image=True)
+    frames = list(open_inputs([path]))
+    assert [tuple(pixels_of(frame)[0, 0]) for frame in frames] == [(0, 255, 0), (0, 0, 255)]
+    assert [frame.time_s for frame in frames] == [0.0, 0.1]
+
+
+def test_a_thousand_frames_are_read_one_by_one_and_damage_loses_none_before(
+    tmp_path: Path,
+) -> None:
+    path = animation(tmp_path / "long.gif", 1000)
+    frames = list(open_inputs([path]))
+    assert len(frames) == 1000 and all(frame.error is None for frame in frames)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    cut = list(open_inputs([path]))
+    assert 400 < len(cut) < 600
+    assert [frame.error is None for frame in cut[:-2]] == [True] * (len(cut) - 2)
+    for frame in cut:
+        assert frame.error is None or "\n" not in frame.error
+    assert [frame.time_s for frame in cut[:-1]] == [
+        frame.time_s for frame in frames[: len(cut) - 1]
+    ]
+
+
+def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    for name in ("b.txt", "c.TXT", "d.pdf", "Makefile", ".hidden", "e.jfif.txt"):
+        (tmp_path / name).write_text("text")
+    skipped: Counter[str] = Counter()
+    assert find([tmp_path], skipped=skipped) == [str(tmp_path / "a.png")]
+    assert skipped_files(skipped) == "5 files skipped (3 .txt, 1 .pdf, 1 without ending)"
+    assert skipped_files(Counter()) == ""
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=r"no video; 5 files skipped \(3 \.txt.*: expected \.jpg"):
+        find([tmp_path])

@@ -252,6 +252,10 @@ def test_summary_counts_what_there_was() -> None:
     assert writer.summary("a.csv", counts) == (
         "a.csv: 2 pictures, 2 videos (70 frames), 60 faces, 11 without a face, 1 unreadable"
     )
+    skipped = Counter({".txt": 3, ".pdf": 1})
+    assert writer.summary("a.csv", counts, skipped=skipped).endswith(
+        "1 unreadable; 4 files skipped (3 .txt, 1 .pdf)"
+    )
     assert writer.summary("a.csv", counts, 24.0).endswith(
         "1 unreadable; looked for faces of 24 px and more"
     )

@@ -2,6 +2,8 @@
 
 import math
 import os
+import sys
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,6 +86,7 @@ def predict(
     from fervor.outputs import writer as work
 
     span = media.Span(every, start, end)
+    skipped: Counter[str] = Counter()
     if cluster:
         _check_cluster(workers, annotate, precision, device)
         place = plugins.load("fervor.inference.cluster", extra="cluster")
@@ -92,7 +95,7 @@ def predict(
     elif workers:
         raise UsageError(f"workers={workers}: needs --cluster")
     else:
-        sources = media.find(inputs)
+        sources = media.find(inputs, skipped=skipped)
     outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, landmarks=landmarks)
     options: dict[str, Any] = {
         "model": model or None,
@@ -118,7 +121,9 @@ def predict(
             found = work.answers(predictor, sources, span=span, finder=finder)
         counts = work.run(found, predictor.labels, sources, outputs)
     if output:
-        print(work.summary(output, counts, predictor.smallest_found))
+        print(work.summary(output, counts, predictor.smallest_found, skipped))
+    elif skipped:
+        print(media.skipped_files(skipped), file=sys.stderr)
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 

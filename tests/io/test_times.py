@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fervor import video
-from fervor.frame import Frame, Span
-from fervor.media import MAX_PIXELS
-from tests.videos import write_video
+from fervor.io import video
+from fervor.io.frame import Frame, Span
+from fervor.io.sources import MAX_PIXELS
+from tests.support.videos import write_video
 
 
 av = pytest.importorskip("av", reason="needs fervor[video]")
