@@ -120,10 +120,13 @@ def decode(anchor: Floats, box: Floats, points: Floats) -> tuple[Floats, Floats]
     return corners, centre + points.reshape(-1, 5, 2) * CENTRE_VARIANCE * side
 
 
-def suppress(corners: Floats, score: Floats, overlap: float) -> NDArray[np.intp]:
+def suppress(
+    corners: Floats, score: Floats, overlap: float, *, inside: float = np.inf
+) -> NDArray[np.intp]:
     """Indices of boxes [n 4], best score first, that overlap no better one by more than `overlap`.
 
-    Overlap is intersection over union.
+    Overlap is intersection over union; `inside` is the most of the smaller one of two boxes that
+    the other may cover.
     """
     area = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
     order = np.argsort(-score, kind="stable")
@@ -135,7 +138,8 @@ def suppress(corners: Floats, score: Floats, overlap: float) -> NDArray[np.intp]
         high = np.minimum(corners[best, 2:], corners[rest, 2:])
         shared = np.prod(np.maximum(high - low, 0), axis=1)
         union = np.maximum(area[best] + area[rest] - shared, 1e-9)
-        order = rest[shared / union <= overlap]
+        smaller = np.maximum(np.minimum(area[best], area[rest]), 1e-9)
+        order = rest[(shared / union <= overlap) & (shared / smaller <= inside)]
     return np.array(kept, dtype=np.intp)
 
 

@@ -43,7 +43,9 @@ NEAR_SIDE, NEAR_SPAN = 160, 2.0
 NEAR_OVERLAP = 0.3
 """Least intersection over union with where the face was expected."""
 
-OVERLAP = 0.4
+OVERLAP, INSIDE = 0.4, 0.7
+"""Intersection over union from which on two boxes are one face; and, of boxes from different tiles,
+how much of the smaller one the other covers: parts of a face pass for faces where it is large."""
 BATCH_PIXELS = HIGH * HIGH
 """Pictures run together up to this many pixels, at least one: more take memory and save no time."""
 
@@ -246,7 +248,7 @@ def _merged(parts: Sequence[Sequence[Face]], overlap: float) -> list[Face]:
     faces = [face for part in parts for face in part]
     corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (face.box for face in faces)])
     score = np.array([face.score for face in faces])
-    kept = suppress(corners.reshape(-1, 4), score, overlap)
+    kept = suppress(corners.reshape(-1, 4), score, overlap, inside=INSIDE)
     return sorted((faces[index] for index in kept), key=lambda face: -face.area)
 
 

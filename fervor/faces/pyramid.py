@@ -31,7 +31,7 @@ TILE_OVERLAP = 160
 it."""
 TILE_SIDE = 1280
 """Pixels of the network's input along either side of a tile at most, which takes 90 MB."""
-BORDER = 4
+BORDER = 14
 """Pixels of the network's input: a box that comes as near to a tile's edge may be cut off by it."""
 
 

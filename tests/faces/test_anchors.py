@@ -58,6 +58,14 @@ def test_suppress_by_loop(seed: int, count: int, overlap: float) -> None:
     assert anchors.suppress(corners, score, overlap).tolist() == expected
 
 
+def test_suppress_boxes_inside_others() -> None:
+    corners = np.array([[0, 0, 100, 100], [40, 40, 70, 70], [85, 85, 125, 125], [-90, 0, 20, 300]])
+    score = np.array([0.9, 0.8, 0.7, 0.6])
+    assert anchors.suppress(corners, score, 0.4).tolist() == [0, 1, 2, 3]
+    assert anchors.suppress(corners, score, 0.4, inside=0.7).tolist() == [0, 2, 3]
+    assert anchors.suppress(corners, score[[1, 0, 2, 3]], 0.4, inside=0.7).tolist() == [1, 2, 3]
+
+
 def test_decode_by_loop() -> None:
     generator = np.random.default_rng(0)
     anchor = anchors.anchors(32, 64)

@@ -412,6 +412,13 @@ class TestLargePictures:
         picture, boxes = scene(1600, 1100, placed)
         assert_found(finder.detect([picture])[0], boxes)
 
+    def test_parts_of_a_face_are_none_of_their_own(self) -> None:
+        points = np.zeros((5, 2), np.float32)
+        whole, beside = Face((0, 0, 99, 138), points, 0.99), Face((95, 0, 99, 138), points, 0.7)
+        mouth, around = Face((8, 82, 85, 54), points, 0.94), Face((0, 0, 160, 190), points, 0.71)
+        assert detector._merged([[mouth], [around, beside], [whole]], 0.4) == [whole, beside]
+        assert detector._merged([[mouth, whole]], 0.4) == [mouth, whole]  # one look: as it was
+
     @pytest.mark.parametrize("shape", [(1, 30_000), (30_000, 1), (18, 5000), (9000, 40), (1, 1)])
     @pytest.mark.parametrize("smallest", [0.0, 16.0])
     def test_any_shape(self, shape: tuple[int, int], smallest: float) -> None:

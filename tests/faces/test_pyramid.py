@@ -92,6 +92,8 @@ def test_a_box_at_the_edge_of_a_tile_counts_only_where_the_picture_ends() -> Non
         cut = (one.region[2] - 30.0 - BORDER + 1, 100.0, 30.0, 40.0)
         assert not counts(one, cut)
         assert counts(following, cut)
+        half = (one.region[2] - 90.0, 300.0, 85.0, 54.0)  # as seen in a tile that cut a face at 0.6
+        assert not counts(one, half)
     assert counts(tiles[0], (0.0, 0.0, 40.0, 40.0))
     assert counts(tiles[-1], (2960.0, 960.0, 40.0, 40.0))
     assert not counts(tiles[0], (100.0, 100.0, 129.0, 129.0))
