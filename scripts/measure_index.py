@@ -27,7 +27,7 @@ LINKS = 60_000
 
 PROBE = """
 import json, resource, sys, time
-from fervor import datasets
+from fervor.data import datasets
 started = time.perf_counter()
 samples = datasets.load("affectnet", sys.argv[1], sys.argv[2])
 seconds = time.perf_counter() - started

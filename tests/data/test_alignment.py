@@ -187,15 +187,15 @@ def test_a_second_run_changes_nothing_and_detects_nothing(
 
 KILLED = """
 import sys, time
-from fervor import align
-from fervor.faces import FaceDetector
+from fervor.data.alignment import align
+from fervor.faces.detector import FaceDetector
 
 detect = FaceDetector.detect
 def slow(self, images):
     time.sleep(0.1)
     return detect(self, images)
 FaceDetector.detect = slow
-align.align("folder", sys.argv[1], sys.argv[2], size=64, threads=1)
+align("folder", sys.argv[1], sys.argv[2], size=64, threads=1)
 """
 
 

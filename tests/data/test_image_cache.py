@@ -212,16 +212,16 @@ def test_a_stopped_decoding_goes_on(
 KILLED = """
 import sys, time
 from pathlib import Path
-from fervor import cache
+from fervor.data import image_cache
 from fervor.data.image_cache import Reading, decoded
 from fervor.data.datasets import Sample
 
-cache.BLOCK_BYTES = 16 * 48 * 48
-cut = cache.cut
+image_cache.BLOCK_BYTES = 16 * 48 * 48
+cut = image_cache.cut
 def slow(*given, **named):
     time.sleep(0.02)
     return cut(*given, **named)
-cache.cut = slow
+image_cache.cut = slow
 faces = sorted(Path(sys.argv[1]).iterdir())
 decoded([Sample(str(path), "anger") for path in faces], Reading(64), sys.argv[2])
 """

@@ -220,11 +220,11 @@ def test_without_umap_the_extra_is_named(
 def test_without_matplotlib_the_extra_is_named(
     model: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fervor
+    import fervor.evaluation
 
     for name in ("report", "figures"):
-        monkeypatch.delitem(sys.modules, f"fervor.{name}")
-        monkeypatch.delattr(fervor, name)
+        monkeypatch.delitem(sys.modules, f"fervor.evaluation.{name}")
+        monkeypatch.delattr(fervor.evaluation, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"needs matplotlib.*fervor\[report\]"):
         evaluate(model, data_of(root), output=str(tmp_path), report=True)

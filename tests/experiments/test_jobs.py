@@ -37,7 +37,7 @@ else:
     folder = pathlib.Path(value("--model"))
     assert (folder / "model.json").exists()
     sys.path.insert(0, {root!r})
-    from fervor import results
+    from fervor.evaluation import results
     from tests.evaluation.test_results import COMPLETE
     seed = int(folder.name.rpartition("seed")[2])
     protocol = value("--data.protocol") if "--data.protocol" in words else "majority"

@@ -23,7 +23,7 @@ POISON = "13.png"
 KILLER = f"""
 import os, sys
 if "default_worker.py" in " ".join(sys.orig_argv):
-    from fervor import media
+    from fervor.io import sources as media
     read = media.read_picture
     def killing(source, **options):
         if os.path.basename(source) == {POISON!r}:

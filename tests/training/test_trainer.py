@@ -220,7 +220,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from fervor.methods.ke import KE
-from fervor.training import train
+from fervor.training.trainer import train
 from tests.training.test_trainer import RESUMED, settings
 
 root, output, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
