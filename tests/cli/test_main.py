@@ -307,7 +307,13 @@ def test_train_gets_its_run(
 SHARES = ("accuracy", "mean_class_accuracy", "macro_f1", "calibration_error")
 RESULT: dict[str, Any] = {
     **dict.fromkeys(SHARES, 0.5),
-    **{"accuracy_interval": [0.4, 0.6], "correct": 1, "count": 2, "cross_data": None},
+    **{
+        "accuracy_interval": [0.4, 0.6],
+        "correct": 1,
+        "count": 2,
+        "persons": None,
+        "cross_data": None,
+    },
 }
 
 
@@ -385,7 +391,8 @@ def test_evaluate_and_export_get_their_arguments(
 def test_evaluate_tells_of_another_model_and_of_groups(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = {"model": "other", "accuracy": 0.6, "first_only": 3, "second_only": 8, "p_value": 0.2}
+    other = {"model": "other", "accuracy": 0.6, "first_only": 3, "second_only": 8}
+    other |= {"gain": -0.1, "gain_interval": [-0.2, 0.05], "test": "McNemar's test", "p_value": 0.2}
     group = {"count": 4, "accuracy": 0.5, "accuracy_interval": [0.15, 0.85]}
     slices = {"age": {"groups": {"20-39": group}, "test": "fisher", "p_value_holm": 0.03}}
     result = {**RESULT, "data": told(False, 0), "comparison": other, "slices": slices}
@@ -404,6 +411,7 @@ def test_evaluate_tells_of_another_model_and_of_groups(
     for line in (
         "compared with        other, accuracy 60.00%",
         "right alone          3 against 8 pictures",
+        "gain                 -10.00% (-20.00% to +5.00%)",
         "McNemar's test       p = 0.2",
         "age 20-39            50.00% (15.00% to 85.00%), 4 pictures",
         "age, equal           p = 0.03 (fisher)",

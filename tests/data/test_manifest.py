@@ -50,7 +50,7 @@ def test_training_reads_the_crops_by_protocol_and_label(
     )
     splits = read_splits(Run(data=data, encoder=Encoder(size=32)))
     assert splits.labels == ("neutral", "happiness")
-    assert splits.train.images.shape == (6, 1, 32, 32)  # grey, and stored so
+    assert splits.train.images.shape == (4, 1, 32, 32)  # grey, and stored so
     assert (len(splits.train), len(splits.selection)) == (4, 2)
     for index, source in enumerate(splits.train.sources):
         assert source.startswith(f"{output}/pictures/train/")
