@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fervor.errors import FervorError, InputError
 from fervor.io.frame import WEBCAM, Frame, Span
 from fervor.io.image import rgb_image, to_rgb
+from fervor.io.image_header import check_header, is_heif, read_header
 from fervor.io.prefetch import ahead
 from fervor.io.video import ENDINGS as VIDEO_ENDINGS
 from fervor.io.video import check_webcam, is_container, need_av, read_video, read_webcam
@@ -41,7 +42,6 @@ __all__ = [
     "is_video",
     "is_webcam",
     "open_inputs",
-    "picture_size",
     "read",
     "read_picture",
     "skipped_files",
@@ -66,7 +66,7 @@ SHORTEST, USUAL = 0.02, 0.1
 NAMED_ENDINGS = 6
 """Endings of skipped files that are named, the most frequent first."""
 
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+HEIF = "HEIF"
 START = 256
 """Bytes that tell what a file is."""
 
@@ -131,8 +131,7 @@ def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame
     try:
         with open(source, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _opened(file) as image:
-                _check_size(image, max_pixels)
+            with _opened(file, max_pixels) as image:
                 # Before an APNG's animation there may be a picture for viewers that show no other.
                 first = int(bool(getattr(image, "default_image", False)))
                 for number in range(getattr(image, "n_frames", 1) - first):
@@ -154,12 +153,11 @@ def is_animated(source: str) -> bool:
         return False
     try:
         _check_file(source)
-        with open(source, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _opened(file) as image:
-                return image.format != "TIFF" and getattr(image, "is_animated", False)
-    except Exception:  # reading it says why
+        with open(source, "rb") as file:
+            header = read_header(file)
+    except (InputError, OSError):  # reading it says why
         return False
+    return header is not None and header.format in FORMATS[1:5] and header.frames > 1
 
 
 def is_moving(source: str) -> bool:
@@ -193,11 +191,7 @@ def is_video(source: str) -> bool:
             start = file.read(START)
     except OSError:
         return False
-    return is_container(start) and not _is_heif(start)
-
-
-def _is_heif(start: bytes) -> bool:
-    return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
+    return is_container(start) and not is_heif(start)
 
 
 def find(
@@ -386,35 +380,25 @@ def decode_picture(file: BinaryIO, source: str, *, max_pixels: int = MAX_PIXELS)
         return Frame(source, 0, None, None, _reason(error))
 
 
-def picture_size(file: BinaryIO) -> tuple[int, int]:
-    """Width and height by the header, no pixel decoded; 0, 0 of what is no picture."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _opened(file) as image:
-                return image.size
-    except Exception:  # decoding it says why
-        return 0, 0
-
-
 def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
-        with _opened(file) as image:
-            _check_size(image, max_pixels)
+        with _opened(file, max_pixels) as image:
             return rgb_image(_upright(image))
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
+def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """A picture that is not decoded yet, and not too large for it."""
+    header = read_header(file)
+    if header is None or header.format not in (*FORMATS, HEIF):
+        raise InputError(f"not a picture in a known format: expected {', '.join(FORMATS)}")
+    check_header(header, max_pixels=max_pixels)
+    if header.format == HEIF:
+        _load_heif()
+    image = Image.open(file, formats=(header.format,))
+    if image.width * image.height > max_pixels:  # as its decoder understands it
         raise InputError(f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}")
-
-
-def _opened(file: BinaryIO) -> Image.Image:
-    file.seek(0)
-    formats = _formats(file.read(START))
-    file.seek(0)
-    return Image.open(file, formats=formats)
+    return image
 
 
 def _check_file(source: str) -> None:
@@ -426,16 +410,13 @@ def _check_file(source: str) -> None:
         raise InputError(EMPTY)
 
 
-def _formats(start: bytes) -> tuple[str, ...]:
-    """The decoders that may run; HEIC's comes from a plug-in and is loaded where it is needed."""
-    if not _is_heif(start):
-        return FORMATS
+def _load_heif() -> None:
+    """HEIC's decoder comes from a plug-in."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
         raise InputError('a HEIC picture: needs pip install "fervor[heic]"') from error
     register_heif_opener()
-    return (*FORMATS, "HEIF")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -452,7 +433,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FervorError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return f"not a picture in a known format: expected {', '.join(FORMATS)}"
+        return "damaged or truncated picture: its header is none"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels: expected at most {MAX_PIXELS:,}"
     if isinstance(error, OSError) and error.strerror:

@@ -20,7 +20,7 @@ from fervor.data import datasets, manifest
 from fervor.data.datasets import npyindex
 from fervor.errors import FervorError, InputError
 from fervor.evaluation import results
-from fervor.io import sources
+from fervor.io import image_header, sources
 from fervor.labels import EXPRESSIONS
 from fervor.prompts.templates import read_descriptions
 from tests.support import trees
@@ -59,13 +59,14 @@ def check_line(text: str) -> None:
 
 
 def picture(data: bytes) -> None:
-    """An uploaded or found picture."""
+    """An uploaded or found picture; its header says no less than its decoder finds."""
     frame = sources.decode_picture(io.BytesIO(data), "x", max_pixels=MAX_PIXELS)
-    sources.picture_size(io.BytesIO(data))
     if frame.error is not None:
         check_line(frame.error)  # a field of a row
         raise InputError(frame.error)
     assert frame.image is not None and frame.image.ndim == 3 and frame.image.size
+    header = image_header.read_header(io.BytesIO(data))
+    assert header is not None and frame.pixels <= header.pixels <= MAX_PIXELS
 
 
 def label_file(name: str, path: str, tree: Callable[[Path], Any], **options: str) -> Target:
@@ -207,7 +208,7 @@ def form(data: bytes) -> None:
     """The body of an upload, in two chunks."""
     from fastapi import Request
 
-    from fervor.server.limits import Room
+    from fervor.server.limits import Shares
     from fervor.server.uploads import Most, receive
 
     middle = len(data) // 2
@@ -219,8 +220,8 @@ def form(data: bytes) -> None:
 
     kind = (b"content-type", b"multipart/form-data; boundary=a-boundary")
     request = Request({"type": "http", "headers": [kind]}, messages)
-    most, room = Most(4, 10_000, 20_000, 5.0), Room(50_000, ("busy", "come back later"))
-    asyncio.run(receive(request, most, room))
+    most, held = Most(4, 10_000, 20_000, 5.0), Shares("bytes", most=50_000, each=50_000)
+    asyncio.run(receive(request, most, held, "client"))
 
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -391,7 +391,9 @@ def test_heic_is_turned_upright_once(tmp_path: Path) -> None:
 
 
 def test_heic_without_the_plug_in_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(300))
+    plugin = pytest.importorskip("pillow_heif", reason="needs fervor[heic]")
+    plugin.register_heif_opener()
+    gradient().save(tmp_path / "a.heic", "HEIF")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (frame,) = open_inputs([tmp_path])
     assert frame.error == 'a HEIC picture: needs pip install "fervor[heic]"'

@@ -1,0 +1,236 @@
+"""What files say of themselves is read rightly, in bounded work, and too much of it refused."""
+
+import io
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fervor.errors import InputError
+from fervor.io import image_header
+from fervor.io.image_header import ImageHeader, check_header, read_header
+from fervor.io.sources import decode_picture
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from hostile import black_png, many_scans, png_chunk, png_header
+
+
+ALL = 10**9
+SECONDS = 2.0
+"""Of processor time, for one file."""
+
+
+def saved(kind: str, frames: int = 1, **options: Any) -> bytes:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif", reason="needs fervor[heic]").register_heif_opener()
+    noise = np.random.default_rng(0).integers(0, 256, (frames, 90, 70, 3), np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    if rest:
+        options |= {"save_all": True, "append_images": rest}
+    file = io.BytesIO()
+    first.save(file, kind, **options)
+    return file.getvalue()
+
+
+def header_of(content: bytes) -> ImageHeader | None:
+    start = time.process_time()
+    try:
+        return read_header(io.BytesIO(content))
+    finally:
+        assert time.process_time() - start < SECONDS
+
+
+def reason_of(content: bytes) -> str:
+    """Why the file is refused, by its header alone."""
+    with pytest.raises(InputError) as refused:
+        header = header_of(content)
+        assert header is not None
+        check_header(header, max_pixels=128_000_000)
+    start = time.process_time()
+    assert decode_picture(io.BytesIO(content), "x").error == str(refused.value)
+    assert time.process_time() - start < SECONDS
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "frames"),
+    [
+        ("JPEG", {}, 1),
+        ("PNG", {}, 1),
+        ("PNG", {}, 3),
+        ("GIF", {}, 1),
+        ("GIF", {}, 3),
+        ("WEBP", {}, 1),
+        ("WEBP", {"lossless": True}, 1),
+        ("WEBP", {}, 3),
+        ("BMP", {}, 1),
+        ("TIFF", {}, 1),
+        ("TIFF", {"compression": "jpeg"}, 3),
+        ("TIFF", {"big_tiff": True}, 3),
+        ("HEIF", {}, 1),
+        ("AVIF", {}, 1),
+        ("AVIF", {}, 3),
+    ],
+)
+def test_size_and_frames_of_every_format(kind: str, options: dict[str, Any], frames: int) -> None:
+    assert header_of(saved(kind, frames, **options)) == ImageHeader(kind, 70, 90, frames)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16_383, 1), (1, 16_383), (300, 257)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_any_size(kind: str, size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, kind)
+    header = header_of(file.getvalue())
+    assert header is not None and (header.width, header.height) == size
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", b"%PDF-1.7", b"\xff\xd8", b"RIFF"])
+def test_what_is_no_picture_has_no_header(content: bytes) -> None:
+    assert header_of(content) is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+def test_a_file_that_ends_early_is_damaged_or_says_its_size(kind: str) -> None:
+    content = saved(kind)
+    for length in (12, 16, 20, 24, 30, 60, 200, len(content) // 2):
+        try:
+            header = header_of(content[:length])
+        except InputError as error:
+            assert "does not say its size" in str(error)
+        else:
+            assert header is None or header.format == kind
+
+
+def test_scans_are_counted() -> None:
+    def scans(content: bytes) -> int:
+        header = header_of(content)
+        assert header is not None
+        return header.scans
+
+    assert scans(saved("JPEG")) == 1
+    assert scans(saved("JPEG", progressive=True)) == 10
+    thumbnail = saved("JPEG", progressive=True)
+    with_thumbnail = saved("JPEG", exif=b"Exif\0\0" + thumbnail)
+    assert b"\xff\xda" in thumbnail and scans(with_thumbnail) == 1
+    content = saved("JPEG", progressive=True)
+    for fill in (b"\xff\xff\xff", b"no marker \xff\x00 \xff"):  # what libjpeg passes over
+        assert scans(content.replace(b"\xff\xda", fill + b"\xda")) == 10
+
+
+def test_scans_are_bounded() -> None:
+    assert "64 x 64 pixels in more than 100 scans" in reason_of(many_scans(64, 200))
+    assert "expected at most 25" in reason_of(many_scans(8000, 30))
+    few = many_scans(64, 20)
+    assert decode_picture(io.BytesIO(few), "x").error is None
+
+
+def test_pixels_and_sides_are_bounded() -> None:
+    assert reason_of(png_header(12_000, 12_000)).endswith("pixels: expected at most 128,000,000")
+    assert reason_of(png_header(2**31, 2**31)).endswith("pixels: expected at most 128,000,000")
+    assert "sides of at most 65,535" in reason_of(png_header(65_536, 1))
+    assert "sides of at most 65,535" in reason_of(png_header(1, 100_000))
+    assert decode_picture(io.BytesIO(black_png(65_535, 1, kind=0)), "x").error is None
+
+
+def tiff(*entries: tuple[int, int, int]) -> bytes:
+    """A TIFF whose first page has such entries: tag, amount and value, as 32-bit numbers."""
+    page = b"".join(struct.pack("<HHII", tag, 4, amount, value) for tag, amount, value in entries)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + page + bytes(4)
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), name) + content
+
+
+def heif(*properties: bytes, references: bytes = b"") -> bytes:
+    inside = box(b"iprp", box(b"ipco", b"".join(properties))) + references
+    return box(b"ftyp", b"heic" + bytes(4)) + box(b"meta", bytes(4) + inside)
+
+
+SIZE = box(b"ispe", struct.pack(">III", 0, 100, 100))
+
+PARTS: dict[str, tuple[bytes, str]] = {
+    "segments": (
+        b"\xff\xd8" + b"\xff\xe0\0\2" * 200_000 + saved("JPEG")[2:],
+        "more than 100,000 segments",
+    ),
+    "segments apart": (
+        b"\xff\xd8" + b"\xff\xe0\0\2 " * 200_000 + saved("JPEG")[2:],
+        "more than 100,000 segments",
+    ),
+    "restarts": (
+        b"\xff\xd8\xff\xe0\0\2" + b"\xff\xd0" * 1_000_000 + saved("JPEG")[2:],
+        "more than 100,000 segments",
+    ),
+    "chunks": (
+        saved("PNG")[:33] + png_chunk(b"tIME", b"") * 200_000 + saved("PNG")[33:],
+        "more than 100,000 chunks",
+    ),
+    "chunks of WebP": (
+        b"RIFF\0\0\0\0WEBP" + b"EXIF\0\0\0\0" * 200_000 + saved("WEBP")[12:],
+        "more than 100,000 chunks",
+    ),
+    "blocks": (
+        saved("GIF")[:13] + b"!\xff" + b"\1x" * 2_000_000,
+        "more than 1,000,000 blocks",
+    ),
+    "strips": (
+        tiff((256, 1, 100), (257, 1, 100), (273, 5_000_000, 8)),
+        "more than 100,000 strips or tiles",
+    ),
+    "tiles": (
+        tiff((256, 1, 16), (257, 1, 16), (322, 1, 60_000), (323, 1, 60_000)),
+        "60000 x 60000",
+    ),
+    "pages": (
+        b"II*\0\x08\0\0\0"
+        + b"".join(struct.pack("<HI", 0, 14 + 6 * number) for number in range(200_000)),
+        "more than 100,000 entries",
+    ),
+    "boxes": (heif(SIZE, box(b"free", b"") * 200_000), "more than 100,000 boxes"),
+    "pictures put together": (
+        heif(SIZE, references=box(b"iref", bytes(4) + box(b"dimg", bytes(4 + 2 * 65_536)))),
+        "tiles: expected a picture of fewer",
+    ),
+    "a large tile": (heif(SIZE, box(b"ispe", struct.pack(">III", 0, 60_000, 60_000))), "60000 x"),
+    "a frame beyond a GIF's screen": (
+        b"GIF89a"
+        + struct.pack("<HHBBB", 70, 90, 0, 0, 0)
+        + b","
+        + struct.pack("<HHHHB", 60_000, 60_000, 5_000, 5_000, 0),
+        "65000 x 65000",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_parts_are_bounded(case: str) -> None:
+    content, reason = PARTS[case]
+    with pytest.raises(InputError, match=reason):
+        header = header_of(content)
+        assert header is not None
+        check_header(header, max_pixels=128_000_000)
+
+
+def test_a_large_photograph_stays_within_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cameras write is far from every bound: a tenth of each is enough."""
+    noise = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), np.uint8)
+    monkeypatch.setattr(image_header, "MAX_PARTS", image_header.MAX_PARTS // 10)
+    for kind, options in (
+        ("JPEG", {"progressive": True, "quality": 95, "restart_marker_rows": 1}),
+        ("PNG", {"compress_level": 1}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ):
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, kind, **options)
+        header = header_of(file.getvalue())
+        assert header is not None
+        check_header(header, max_pixels=128_000_000)
