@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDINGS",
+    "VideoFacts",
     "check_webcam",
     "is_container",
     "need_av",
+    "read_facts",
     "read_video",
     "read_webcam",
-    "stated_seconds",
 ]
 
 ENDINGS = (
@@ -38,6 +40,17 @@ ENDINGS = (
     *(".wmv", ".flv", ".ogv", ".3gp"),
 )
 """What counts as a video in a folder, in any case."""
+
+DECODERS = (
+    *("h264", "hevc", "libdav1d", "av1", "libvpx", "libvpx-vp9", "vp8", "vp9", "vc1", "theora"),
+    *("mpeg1video", "mpeg2video", "mpegvideo", "mpeg4", "msmpeg4v2", "msmpeg4", "h263", "flv"),
+    *("wmv1", "wmv2", "wmv3", "mjpeg", "prores", "dnxhd", "dvvideo", "ffv1", "png", "rawvideo"),
+)
+"""Decoders of what cameras, phones, editors and video sites write; FFmpeg's others never run."""
+ANY = 2**31 - 1
+"""Pixels, the most that FFmpeg can be told."""
+ALIGNED = 4_000_000
+"""Pixels by which a decoder's picture may exceed the one that is shown: whole blocks."""
 
 CONTAINERS = ("mov", "matroska", "avi", "mpeg", "mpegts", "asf", "flv", "ogg")
 STARTS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"0&\xb2u\x8ef\xcf\x11")
@@ -80,22 +93,56 @@ def is_container(start: bytes) -> bool:
     )
 
 
-def stated_seconds(source: str) -> float | None:
-    """How long a file's header says it is; None where it says nothing or is no video."""
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What a video's file says before a frame is decoded.
+
+    Attributes:
+        seconds: by its header; None where it says nothing.
+        width: in pixels, as shown.
+        height: likewise.
+        frames: counted, up to one more than was asked for.
+    """
+
+    seconds: float | None
+    width: int
+    height: int
+    frames: int
+
+
+def read_facts(source: str, *, most_frames: int) -> VideoFacts:
+    """What a file says of itself; frames are counted by their packets.
+
+    Raises:
+        InputError: it is no video that can be read.
+    """
     import av
 
     try:
-        with _open_file(source) as container:
+        with _open_file(source, max_pixels=ANY) as container:
+            stream = _video_stream(container, max_pixels=ANY)
             longest = container.duration
-    except (av.error.FFmpegError, MemoryError):
-        return None
-    return None if longest is None else float(longest * MICROSECOND)
+            packets = (one for one in container.demux(stream) if one.size and not one.is_discard)
+            return VideoFacts(
+                None if longest is None else float(longest * MICROSECOND),
+                round(stream.width * _aspect(stream)),
+                stream.height,
+                sum(1 for _ in islice(packets, most_frames + 1)),
+            )
+    except (av.error.FFmpegError, MemoryError) as error:
+        raise InputError(_reason(error, opened=False)) from error
 
 
-def _open_file(source: str) -> "InputContainer":
+def _open_file(source: str, *, max_pixels: int) -> "InputContainer":
     import av
 
-    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    # The last two hold for what is decoded to find out what streams hold, too.
+    options = {
+        "format_whitelist": ",".join(CONTAINERS),
+        "protocol_whitelist": "file",
+        "codec_whitelist": ",".join(DECODERS),
+        "max_pixels": str(min(max_pixels + ALIGNED, ANY)),
+    }
     return av.open(f"file:{os.path.abspath(source)}", options=options)
 
 
@@ -109,9 +156,9 @@ def read_video(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
 
     reader = None
     try:
-        with _open_file(source) as container:
-            origin = _first_shown(container)
-        with _open_file(source) as container:
+        with _open_file(source, max_pixels=max_pixels) as container:
+            origin = _first_shown(container, max_pixels=max_pixels)
+        with _open_file(source, max_pixels=max_pixels) as container:
             reader = _Reader(source, container, span, max_pixels, origin=origin)
             yield from reader.frames()
     except (av.error.FFmpegError, InputError, MemoryError) as error:
@@ -119,7 +166,7 @@ def read_video(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
         yield Frame(source, number, None, None, _reason(error, opened=reader is not None))
 
 
-def _first_shown(container: "InputContainer") -> int | None:
+def _first_shown(container: "InputContainer", *, max_pixels: int) -> int | None:
     """The stamp of the first picture that a player shows; None where none comes early.
 
     It is not that of the first packet: a part that was cut out without decoding it begins
@@ -127,7 +174,7 @@ def _first_shown(container: "InputContainer") -> int | None:
     """
     import av
 
-    stream = _video_stream(container)
+    stream = _video_stream(container, max_pixels=max_pixels)
     stream.thread_type = "SLICE"  # the first picture comes out at once
     for packet in islice(container.demux(stream), EARLY):
         try:
@@ -208,7 +255,7 @@ class _Reader:
         self._source = source
         self._container, self._span, self._max_pixels = container, span, max_pixels
         self._live = live
-        self._stream = _video_stream(container)
+        self._stream = _video_stream(container, max_pixels=max_pixels)
         self._stream.thread_type = "SLICE" if live else "AUTO"  # several frames at once come late
         base = self._stream.time_base
         assert base is not None, "an opened stream has a time base"
@@ -382,11 +429,12 @@ class _Reader:
         return (packet.duration or 0) * self._base
 
     def _frame(self, number: int, moment: Fraction, picture: "VideoFrame") -> Frame:
-        if picture.width * picture.height > self._max_pixels:
-            reason = f"{picture.width} x {picture.height} pixels: expected at most "
-            return Frame(self._source, number, float(moment), None, f"{reason}{self._max_pixels:,}")
-        aspect = self._stream.sample_aspect_ratio or Fraction(1)
-        width = round(picture.width * aspect) if Fraction(1, 8) <= aspect <= 8 else picture.width
+        try:
+            width = _check_size(
+                self._stream, picture.width, picture.height, max_pixels=self._max_pixels
+            )
+        except InputError as error:
+            return Frame(self._source, number, float(moment), None, str(error))
         pixels: NDArray[Any] = picture.to_ndarray(format="rgb24", width=width)
         turns = round(picture.rotation / 90) % 4  # counter-clockwise
         return Frame(
@@ -394,13 +442,40 @@ class _Reader:
         )
 
 
-def _video_stream(container: "InputContainer") -> "VideoStream":
+def _aspect(stream: "VideoStream") -> Fraction:
+    """Width of a pixel by its height; 1 where the file says nothing or nonsense."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return aspect if Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+
+
+def _check_size(stream: "VideoStream", width: int, height: int, *, max_pixels: int) -> int:
+    """The width that is shown; InputError where a picture has too many pixels."""
+    width = round(width * _aspect(stream))
+    if width * height > max_pixels:
+        raise InputError(f"{width} x {height} pixels: expected at most {max_pixels:,}")
+    return width
+
+
+def _video_stream(container: "InputContainer", *, max_pixels: int) -> "VideoStream":
+    """The stream that is shown, bound to pictures of so many pixels before one is decoded."""
     from av.stream import Disposition
 
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # the cover of a song
+            _check_decoder(stream)
+            _check_size(stream, stream.width, stream.height, max_pixels=max_pixels)
+            most = str(min(max_pixels + ALIGNED, ANY))
+            stream.codec_context.options = {"max_pixels": most}
             return stream
     raise InputError("holds no video, only sound or data")
+
+
+def _check_decoder(stream: "VideoStream") -> None:
+    """Raises InputError where none of DECODERS reads the stream."""
+    context = stream.codec_context
+    if context is None or context.codec.name not in DECODERS:
+        name = "an unknown form" if context is None else context.codec.name
+        raise InputError(f"a video in {name}: expected H.264, HEVC, AV1, VP9 or another usual one")
 
 
 def _stated_length(container: "InputContainer", stream: "VideoStream") -> Fraction | None:

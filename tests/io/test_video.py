@@ -1,6 +1,8 @@
 """Videos give every frame with its number and its true time, whatever the file does."""
 
 import sys
+import time
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from fervor.io import video
 from fervor.io.frame import Frame, Span
 from fervor.io.sources import MAX_PIXELS, find, is_video, open_inputs
 from tests.support.videos import STEP, flat, write_video
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from hostile import large_frames, many_frames
 
 
 av = pytest.importorskip("av", reason="needs fervor[video]")
@@ -240,7 +247,7 @@ def test_longer_sound_is_no_cut_off_video(tmp_path: Path) -> None:
 def test_too_many_pixels(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", GREYS[:2])
     read = list(video.read_video(str(path), Span(), max_pixels=48 * 64 - 1))
-    assert [frame.error for frame in read] == ["64 x 48 pixels: expected at most 3,071"] * 2
+    assert [frame.error for frame in read] == ["64 x 48 pixels: expected at most 3,071"]
 
 
 @pytest.mark.parametrize("name", ["download", "clip.bin"])
@@ -371,3 +378,45 @@ class TestWebcam:
         assert video.check_webcam("webcam:0") == ("dshow", "video=Front")
         with pytest.raises(InputError, match="has 1 webcams, counted from 0"):
             video.check_webcam("webcam:1")
+
+
+def test_large_frames_are_refused_before_one_is_decoded(tmp_path: Path) -> None:
+    start = time.process_time()
+    (frame,) = video.read_video(
+        str(large_frames(tmp_path / "large.mov", frames=2)), Span(), max_pixels=10**8
+    )
+    assert frame.error and time.process_time() - start < 5  # most of it to make the file
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_picture_that_grows_is_refused_by_the_decoder(tmp_path: Path, codec: str) -> None:
+    """The header says one size, the pictures have another."""
+    small = write_video(tmp_path / "small.mp4", GREYS[:1], codec=codec)
+    grey = [np.full((768, 1024, 3), 128, np.uint8)]
+    large = write_video(tmp_path / "large.mp4", grey, codec=codec)
+    facts = video.read_facts(str(large), most_frames=10)
+    assert (facts.width, facts.height, facts.frames) == (1024, 768, 1)
+    assert video.read_facts(str(small), most_frames=10).width == 64
+    (frame,) = video.read_video(str(large), Span(), max_pixels=1024 * 768 - 1)
+    assert frame.error == "1024 x 768 pixels: expected at most 786,431"
+
+
+def test_flat_pixels_count_as_they_are_shown(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "flat.mkv", GREYS[:1], aspect=Fraction(8))
+    assert video.read_facts(str(path), most_frames=10).width == 8 * 64
+    (frame,) = video.read_video(str(path), Span(), max_pixels=4 * 64 * 48)
+    assert frame.error == "512 x 48 pixels: expected at most 12,288"
+
+
+def test_frames_are_counted_up_to_a_bound(tmp_path: Path) -> None:
+    path = str(many_frames(tmp_path / "many.mov", frames=300))
+    assert video.read_facts(path, most_frames=1000).frames == 300
+    assert video.read_facts(path, most_frames=100).frames == 101
+
+
+def test_a_decoder_that_is_not_listed_never_runs(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mov", GREYS[:2], codec="qtrle", pixels="rgb24")
+    (frame,) = video.read_video(str(path), Span(), max_pixels=10**6)
+    assert frame.error == ("a video in qtrle: expected H.264, HEVC, AV1, VP9 or another usual one")
+    with pytest.raises(InputError, match="a video in qtrle"):
+        video.read_facts(str(path), most_frames=10)

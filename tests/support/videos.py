@@ -39,6 +39,8 @@ def write_video(
     container: Mapping[str, str] | None = None,
     sound: bool = False,
     base: int = 1000,
+    pixels: str = "yuv420p",
+    aspect: Fraction | None = None,
 ) -> Path:
     """Encode pictures [h w 3]; `times` in milliseconds, stored in units of 1 / `base` seconds."""
     unit = Fraction(1, base)
@@ -51,7 +53,9 @@ def write_video(
             if stream is None:
                 stream = file.add_stream(codec, rate=25, options=dict(options or {}))
                 stream.height, stream.width = picture.shape[:2]
-                stream.pix_fmt = "yuv420p"
+                stream.pix_fmt = pixels
+                if aspect is not None:
+                    stream.codec_context.sample_aspect_ratio = aspect
                 stream.time_base = stream.codec_context.time_base = unit
                 if rotation:
                     stream.set_display_rotation(rotation)
