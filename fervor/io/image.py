@@ -12,6 +12,8 @@ from fervor.errors import InputError
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = 257
 """65535 / 255: one step of 8 bits in steps of 16."""
+STRIPE = 1_000_000
+"""Pixels that are laid on white together."""
 NO_PIXEL = "a picture of shape {}: expected at least one pixel"
 
 Decoded = Image.Image | NDArray[np.uint8]
@@ -60,8 +62,7 @@ def rgb_image(image: Image.Image) -> Image.Image:
     elif image.mode == "LAB":
         image = _from_lab(image)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+        return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -105,6 +106,17 @@ def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
         scaled = np.clip(values.astype(np.float64) / SIXTEEN_BIT, 0, 255)
     eight: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
     return eight
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A transparent picture, some rows at a time: all of it at once takes thrice the memory."""
+    result = Image.new("RGB", image.size)
+    rows = max(1, STRIPE // image.width)
+    for top in range(0, image.height, rows):
+        stripe = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", stripe.size, WHITE)
+        result.paste(Image.alpha_composite(white, stripe).convert("RGB"), (0, top))
+    return result
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
