@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +12,18 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
+from fervor.errors import InputError
 from fervor.inference.prediction import Prediction, row_of, without_face
 from fervor.inference.predictor import Predictor
-from fervor.io.sources import decode_picture, picture_size
+from fervor.io.frame import Frame
+from fervor.io.image_header import read_header
 from fervor.server import schema, uploads, video
-from fervor.server.batching import WAIT, Batcher
+from fervor.server.batching import WAIT, Batcher, Explain, Job
 from fervor.server.description import describe
-from fervor.server.guard import Access, Guard
-from fervor.server.limits import Clients, Limits, Refused, Room
+from fervor.server.guard import CLIENT, Access, Guard
+from fervor.server.limits import Limits, Refused, Shares
 from fervor.server.metrics import CONTENT_TYPE, Metrics
-from fervor.server.uploads import Disconnected, Most, Upload
+from fervor.server.uploads import Disconnected, Most, Upload, while_connected
 
 
 __all__ = ["application"]
@@ -40,11 +41,9 @@ class Service:
         self.predictor, self.limits = predictor, limits
         self.metrics = Metrics()
         self.batcher = Batcher(predictor, limits, self.metrics, wait=wait)
-        self.requests = Room(limits.requests, ("busy", "too many requests at once; try again"))
-        self.held = Room(limits.held_bytes, ("busy", "too much is being uploaded; try again"))
-        self.videos = Room(limits.videos, ("busy", "another video is being read"), retry=10)
-        self.explanations = Room(limits.explanations, ("busy", "too many explanations; try again"))
-        self.explaining = ThreadPoolExecutor(1, thread_name_prefix="fervor-explain")
+        self.requests = Shares("requests", most=0, each=limits.client_requests)
+        self.held = Shares("bytes", most=limits.held_bytes, each=limits.client_bytes)
+        self.videos = Shares("videos", most=limits.videos, each=1, retry=10)
         self.description = describe(predictor, limits)
         self.metrics.gauge(
             "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
@@ -57,9 +56,8 @@ class Service:
         )
 
     def close(self) -> None:
-        """Answer what waits, and end the threads."""
+        """Refuse what waits, and end threads and processes."""
         self.batcher.close()
-        self.explaining.shutdown()
 
     async def predict(self, request: Request) -> Response:
         """Name the expression that each face of one or more pictures shows.
@@ -68,12 +66,7 @@ class Service:
         with the status `no_face` or `error` for a picture without a face or one that cannot be
         read. The rows are those of `fervor predict`.
         """
-        files = await self._received(request, self.limits.files)
-        try:
-            await asyncio.to_thread(self._check_pixels, files)
-            answers = await asyncio.wrap_future(self.batcher.submit(files))
-        finally:
-            uploads.give_back(files, self.held)
+        answers: list[list[Prediction]] = await self._answered(request, self.limits.files)
         self._check_faces(answers)
         labels = self.predictor.labels
         return JSONResponse(
@@ -90,21 +83,27 @@ class Service:
         """
         if not self.description["explains"]:
             raise Refused(501, "no_explanations", "the model of this server cannot be explained")
-        self.explanations.take()
-        try:
-            files = await self._received(request, 1)
-            try:
-                await asyncio.to_thread(self._check_pixels, files)
-                loop = asyncio.get_running_loop()
-                faces = await loop.run_in_executor(self.explaining, self._explained, files[0])
-            finally:
-                uploads.give_back(files, self.held)
-        finally:
-            self.explanations.give()
-        return JSONResponse({"faces": faces})
+        return JSONResponse({"faces": await self._answered(request, 1, explain=self._explained)})
 
-    def _explained(self, upload: Upload) -> list[dict[str, Any]]:
-        frame = decode_picture(upload.file, upload.name, max_pixels=self.limits.pixels)
+    async def _answered(
+        self, request: Request, files: int, *, explain: Explain | None = None
+    ) -> Any:
+        """What the model says of the pictures in a request; nobody waits for it any more where the
+        client has left."""
+        client = request.scope[CLIENT]
+        pictures = await self._received(request, files)
+        try:
+            pixels = await asyncio.to_thread(self._pixels, pictures)
+            job = Job(client, pictures, pixels, explain)
+            self.batcher.submit(job)
+            try:
+                return await while_connected(request, asyncio.wrap_future(job.future))
+            finally:
+                self.batcher.cancel(job)
+        finally:
+            uploads.give_back(pictures, self.held, client)
+
+    def _explained(self, frame: Frame) -> list[dict[str, Any]]:
         found = self.predictor.explain(frame) if frame.error is None else []
         self._check_faces([[one.prediction for one in found]])
         labels = self.predictor.labels
@@ -121,20 +120,25 @@ class Service:
         JSON Lines: the rows of `fervor predict --output rows.jsonl`, faces followed as tracks.
         `every` takes every N-th frame.
         """
-        self.videos.take()
+        client = request.scope[CLIENT]
+        (film,) = await self._received(request, 1, film=True)
         try:
-            (film,) = await self._received(request, 1, film=True)
-        except BaseException:
-            self.videos.give()
+            self.videos.take(client)
+        except Refused:
+            uploads.give_back([film], self.held, client)
             raise
+        decoder = video.decoder(film)
 
         def done() -> None:
-            uploads.give_back([film], self.held)
-            self.videos.give()
+            decoder.close()
+            uploads.give_back([film], self.held, client)
+            self.videos.give(client)
 
         try:
-            await asyncio.to_thread(video.check, film, self.limits)
-            rows = video.lines(film, self.predictor, self.limits, self.metrics, every=every)
+            await asyncio.to_thread(video.check, film, decoder, self.limits)
+            rows = video.lines(
+                film, decoder, self.predictor, self.limits, self.metrics, every=every
+            )
             return video.Film(rows, done)
         except BaseException:
             done()
@@ -158,18 +162,32 @@ class Service:
         whole = limits.video_bytes if film else limits.request_bytes
         most = Most(files, size, whole, limits.upload_seconds)
         memory = video.memory if film else uploads.BytesIO
-        return await uploads.receive(request, most, self.held, memory=memory)
+        return await uploads.receive(request, most, self.held, request.scope[CLIENT], memory=memory)
 
-    def _check_pixels(self, files: Sequence[Upload]) -> None:
+    def _pixels(self, files: Sequence[Upload]) -> list[int]:
+        """Of each picture, by its header; 0 of what is none, which decoding says."""
+        pixels = []
         for upload in files:
-            width, height = picture_size(upload.file)
-            if width * height > self.limits.pixels:
+            try:
+                header = read_header(upload.file)
+            except InputError:
+                header = None
+            pixels.append(0 if header is None else header.pixels)
+            if header is not None and header.pixels > self.limits.pixels:
                 raise Refused(
                     413,
                     "too_many_pixels",
-                    f"{upload.name}: {width} x {height} pixels, "
+                    f"{upload.name}: {header.width} x {header.height} pixels, "
                     f"expected at most {self.limits.pixels:,}",
                 )
+        if sum(pixels) > self.limits.request_pixels:
+            raise Refused(
+                413,
+                "too_many_pixels",
+                f"{sum(pixels):,} pixels in a request: "
+                f"expected at most {self.limits.request_pixels:,}",
+            )
+        return pixels
 
     def _check_faces(self, answers: Sequence[Sequence[Prediction]]) -> None:
         for answer in answers:
@@ -207,7 +225,6 @@ def application(
         app,
         access,
         service.requests,
-        Clients(limits.client_requests),
         service.metrics,
         open_paths=OPEN,
         paths=(*OPEN, *app.openapi()["paths"]),

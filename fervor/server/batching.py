@@ -1,51 +1,86 @@
-"""Pictures of waiting requests -> one run of the model, whoever sent them."""
+"""Pictures of waiting requests -> runs of the model, in fair turns of their clients."""
 
 import logging
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import dataclass, field
+from io import BytesIO
 from threading import Condition, Thread
 from time import monotonic
+from typing import Any, cast
 
 from fervor.inference.prediction import Prediction
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Frame
-from fervor.io.prefetch import ahead
-from fervor.io.sources import AHEAD_PIXELS, decode_picture
+from fervor.server.decoding import Decoder
+from fervor.server.fair_queue import FairQueue
 from fervor.server.limits import Limits, Refused
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
 
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Explain", "Job"]
 
 BATCH = 32
 """Pictures that are run together at most; the answers do not depend on it."""
 WAIT = 0.005
 """Seconds that a picture waits for others to be run with."""
+DECODERS = 2
+"""Processes that decode; a client has one at a time, so that a slow picture holds up its own."""
+BESIDE = 16_000_000
+"""Pixels that may be decoded or wait for the model beside a picture of the largest size."""
+PICTURE_COST = 5_000_000
+"""What a picture costs beside its pixels: the model's work, in pixels decoded in that time."""
+ENDING = 5.0
+"""Seconds for a run under way when the server ends."""
 
-Answer = list[list[Prediction]]
+Explain = Callable[[Frame], Any]
+
+
+@dataclass(eq=False)
+class Job:
+    """What one request asks for.
+
+    Attributes:
+        client: whose turn it takes.
+        pictures: its files.
+        pixels: of each, by their headers; 0 of what is no picture.
+        explain: makes the answer of one picture, in place of the faces of all.
+        future: the faces of each picture, or what `explain` gives.
+    """
+
+    client: str
+    pictures: Sequence[Upload]
+    pixels: Sequence[int]
+    explain: Explain | None = None
+    future: Future[Any] = field(default_factory=Future)
+    faces: dict[int, list[Prediction]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    pictures: Sequence[Upload]
-    future: Future[Answer] = field(default_factory=Future)
+class _Picture:
+    """One of a job's pictures, in the line or decoded."""
+
+    job: Job
+    number: int
+
+    @property
+    def pixels(self) -> int:
+        return self.job.pixels[self.number]
 
 
 class Batcher:
-    """One thread that owns the way from a picture's bytes to its faces.
+    """The way from pictures' bytes to their faces: a line, decoders, and a thread of the model.
 
-    Pictures are decoded when their turn comes, a few ahead, so that memory does not grow with the
-    number of requests.
+    A few pictures are decoded ahead of the model, so that memory does not grow with the number of
+    requests.
 
     Args:
         predictor: the model.
-        limits: its `waiting` and `pixels` count here.
+        limits: its `requests`, `client_pixels` and `pixels` count here.
         wait: seconds that a picture waits for others.
         most: pictures that are run together.
+        decoders: what decodes, each in a thread of its own.
     """
 
     def __init__(
@@ -56,97 +91,194 @@ class Batcher:
         *,
         wait: float = WAIT,
         most: int = BATCH,
+        decoders: Sequence[Decoder] | None = None,
     ) -> None:
         self._predictor, self._limits, self._metrics = predictor, limits, metrics
         self._wait, self._most = wait, most
-        self._jobs: deque[_Job] = deque()
+        self._decoders = [Decoder() for _ in range(DECODERS)] if decoders is None else decoders
+        self._jobs: list[Job] = []
+        self._line: FairQueue[_Picture] = FairQueue()
+        self._decoding: dict[Decoder, _Picture] = {}
+        self._decoded: list[tuple[_Picture, Frame]] = []
+        self._pixels = 0  # decoded, or about to be, and not yet run
         self._changed = Condition()
         self._closed = False
-        self._thread = Thread(target=self._run, name="fervor-batches", daemon=True)
-        self._thread.start()
+        works = [(self._decode, (decoder,)) for decoder in self._decoders] + [(self._run, ())]
+        self._threads = [Thread(target=work, args=args, daemon=True) for work, args in works]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
-        """Pictures that no run has taken yet."""
+        """Pictures that no decoder has taken yet."""
         with self._changed:
-            return self._count()
+            return len(self._line)
 
-    def submit(self, pictures: Sequence[Upload]) -> Future[Answer]:
-        """The faces of each picture, later; cancelling takes the pictures out of the line.
+    def submit(self, job: Job) -> None:
+        """Put a job into the line; its future has the answer later.
 
         Raises:
-            Refused: too many pictures wait.
+            Refused: the client has too much waiting, or too many requests wait.
         """
-        job = _Job(pictures)
+        costs = [pixels + PICTURE_COST for pixels in job.pixels]
         with self._changed:
             if self._closed:
                 raise Refused(503, "stopping", "the server is stopping", retry=5)
-            if self._jobs and self._count() + len(pictures) > self._limits.waiting:
-                raise Refused(503, "busy", "too many pictures wait; try again", retry=1)
+            own = sum(sum(other.pixels) for other in self._jobs if other.client == job.client)
+            if own and own + sum(job.pixels) > self._limits.client_pixels:
+                most = f"{self._limits.client_pixels:,} pixels waiting from one address"
+                raise Refused(429, "client_busy", f"expected at most {most}; try again", retry=1)
+            if len(self._jobs) >= self._limits.requests:
+                self._make_room(job.client, sum(costs))
+            job.future.set_running_or_notify_cancel()  # who waits for it may leave, it stays whole
             self._jobs.append(job)
+            for number, cost in enumerate(costs):
+                self._line.put(_Picture(job, number), job.client, cost)
             self._changed.notify_all()
-        return job.future
+
+    def cancel(self, job: Job) -> None:
+        """End the work on a job whose client has left; nothing where it is done."""
+        with self._changed:
+            if job in self._jobs:
+                self._leave(job)
 
     def close(self) -> None:
-        """Answer what waits, then end the thread."""
+        """Refuse what waits, and end the threads and processes."""
         with self._changed:
             self._closed = True
+            for job in list(self._jobs):
+                self._refuse(job, Refused(503, "stopping", "the server is stopping", retry=5))
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(ENDING)
+        for decoder in self._decoders:
+            decoder.close()
 
-    def _count(self) -> int:
-        return sum(len(job.pictures) for job in self._jobs)
+    def _make_room(self, client: str, cost: int) -> None:
+        """Refuse the last job of who has most waiting, unless that is who asks."""
+        busy = Refused(503, "busy", "too many requests wait; try again", retry=1)
+        heaviest = self._line.heaviest()
+        cost += self._line.cost_of(client)
+        if heaviest is None or heaviest == client or self._line.cost_of(heaviest) <= cost:
+            raise busy
+        last = [job for job in self._jobs if job.client == heaviest and not job.faces]
+        if not last:
+            raise busy
+        self._refuse(last[-1], busy)
+
+    def _refuse(self, job: Job, reason: Exception) -> None:
+        self._leave(job)
+        job.future.set_exception(reason)
+
+    def _leave(self, job: Job) -> None:
+        """Take a job out of everything."""
+        self._jobs.remove(job)
+        self._line.remove(lambda picture: picture.job is job)
+        for decoder, picture in self._decoding.items():
+            if picture.job is job:
+                decoder.stop()
+        self._pixels -= sum(one.pixels for one, _ in self._decoded if one.job is job)
+        self._decoded = [pair for pair in self._decoded if pair[0].job is not job]
+        self._changed.notify_all()
+
+    def _decode(self, decoder: Decoder) -> None:
+        while (following := self._next(decoder)) is not None:
+            picture, content = following
+            upload = picture.job.pictures[picture.number]
+            frame = decoder.picture(content, upload.name, max_pixels=self._limits.pixels)
+            del content
+            with self._changed:
+                del self._decoding[decoder]
+                if picture.job in self._jobs:
+                    self._decoded.append((picture, frame))
+                else:
+                    self._pixels -= picture.pixels
+                self._changed.notify_all()
+            del following, picture, frame  # not held while the next one is awaited
+
+    def _next(self, decoder: Decoder) -> tuple[_Picture, bytes] | None:
+        """The picture that a decoder takes, with its bytes, once there is one; None at the end."""
+        with self._changed:
+            while not self._closed:
+                if (picture := self._line.take(self._may_begin)) is not None:
+                    self._decoding[decoder] = picture
+                    self._pixels += picture.pixels
+                    upload = picture.job.pictures[picture.number]
+                    return picture, cast(BytesIO, upload.file).getvalue()
+                self._changed.wait()
+        return None
+
+    def _may_begin(self, picture: _Picture) -> bool:
+        if any(other.job.client == picture.job.client for other in self._decoding.values()):
+            return False
+        return self._pixels + picture.pixels <= self._limits.pixels + BESIDE
 
     def _run(self) -> None:
-        while jobs := self._gathered():
-            if wanted := [job for job in jobs if job.future.set_running_or_notify_cancel()]:
-                self._answer(wanted)
+        while batch := self._batch():
+            pixels = sum(picture.pixels for picture, _ in batch)
+            for picture, frame in batch:
+                if picture.job.explain is not None:
+                    self._explain(picture.job, picture.job.explain, frame)
+            self._predict([pair for pair in batch if pair[0].job.explain is None])
+            del batch, picture, frame  # not held while the next ones are decoded
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
 
-    def _gathered(self) -> list[_Job]:
-        """What is run next, at least one job; none at the end."""
+    def _batch(self) -> list[tuple[_Picture, Frame]]:
+        """What is run next, at least one picture; none at the end."""
         with self._changed:
-            while not self._jobs and not self._closed:
+            while not self._decoded and not self._closed:
                 self._changed.wait()
             until = monotonic() + self._wait
-            while self._count() < self._most and not self._closed:
+            while len(self._decoded) < self._most and not self._closed:
                 if (left := until - monotonic()) <= 0:
                     break
                 self._changed.wait(left)
-            jobs: list[_Job] = []
-            pictures = 0
-            while self._jobs and (not jobs or pictures + len(self._jobs[0].pictures) <= self._most):
-                jobs.append(self._jobs.popleft())
-                pictures += len(jobs[-1].pictures)
-            return jobs
+            batch, self._decoded = self._decoded[: self._most], self._decoded[self._most :]
+            return [] if self._closed else batch
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
-        self._metrics.batch(sum(len(job.pictures) for job in jobs))
-        frames = ahead(self._frames(jobs), weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+    def _explain(self, job: Job, explain: Explain, frame: Frame) -> None:
+        try:
+            self._answer(job, explain(frame))
+        except Exception as error:
+            self._fail(job, error)
+
+    def _predict(self, batch: Sequence[tuple[_Picture, Frame]]) -> None:
+        if not batch:
+            return
+        self._metrics.batch(len(batch))
         done = 0
         try:
-            with closing(frames):
-                answers = self._predictor.stream(frames)
-                for job in jobs:
-                    faces = [next(answers) for _ in job.pictures]
-                    done += 1
-                    self._note(faces)
-                    job.future.set_result(faces)
+            answers = self._predictor.stream(frame for _, frame in batch)
+            for (picture, _), faces in zip(batch, answers, strict=True):
+                done += 1
+                self._note(picture, faces)
         except Exception as error:
-            left = jobs[done:]
+            left = batch[done:]
             if len(left) > 1:  # one request's trouble is not another's
-                for job in left:
-                    self._answer([job])
+                for pair in left:
+                    self._predict([pair])
             elif left:
-                left[0].future.set_exception(error)
+                self._fail(left[0][0].job, error)
             else:  # all is answered; the trouble was in ending
                 logging.getLogger(__name__).error("a batch ended with %s", type(error).__name__)
 
-    def _frames(self, jobs: Sequence[_Job]) -> Generator[Frame]:
-        for job in jobs:
-            for upload in job.pictures:
-                yield decode_picture(upload.file, upload.name, max_pixels=self._limits.pixels)
+    def _note(self, picture: _Picture, faces: list[Prediction]) -> None:
+        found = sum(prediction.status == "ok" for prediction in faces)
+        self._metrics.pictures([faces[0].status], found)
+        job = picture.job
+        job.faces[picture.number] = faces
+        if len(job.faces) == len(job.pictures):
+            self._answer(job, [job.faces[number] for number in range(len(job.pictures))])
 
-    def _note(self, faces: Answer) -> None:
-        statuses = [answer[0].status for answer in faces]
-        count = sum(prediction.status == "ok" for answer in faces for prediction in answer)
-        self._metrics.pictures(statuses, count)
+    def _answer(self, job: Job, answer: Any) -> None:
+        with self._changed:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                job.future.set_result(answer)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        with self._changed:
+            if job in self._jobs:
+                self._refuse(job, error)

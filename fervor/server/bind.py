@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import h11
@@ -16,19 +17,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from fervor.errors import UsageError
 from fervor.inference.predictor import Predictor
 from fervor.server.app import application
-from fervor.server.guard import CROWDED, Access, is_loopback
-from fervor.server.limits import Limits
+from fervor.server.guard import CROWDED, Access, is_address, is_loopback
+from fervor.server.limits import Limits, client_of
 
 
 __all__ = ["Limits", "Place", "serve"]
 
-CONNECTIONS, TOLD = 800, 100
-"""Open at the same time, idle ones included, and as many more that are told that it is full; what
-is beyond is closed unheard. A process may usually hold 1,024 files."""
 HEADER_SECONDS = 15.0
 """In which a request's first line and headers must have come."""
-STOPPING = 60
-"""Seconds that requests under way have when the server stops."""
+STOPPING = 6
+"""Seconds that requests under way have when the server stops; the work on them is then ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +38,19 @@ class Place:
         port: 0 for any that is free.
         token: that clients must send; needed where others than this machine can reach the server.
         hosts: further names under which it is reached.
+        trusted_proxy: the address of a proxy that says for whom it asks (X-Forwarded-For); what
+            others say of that is ignored.
 
     Raises:
-        UsageError: others can reach the server and there is no token, or one that no header holds.
+        UsageError: others can reach the server and there is no token, or one that no header holds;
+            a proxy's address that is none.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     token: str = ""
     hosts: Sequence[str] = ()
+    trusted_proxy: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -60,6 +62,8 @@ class Place:
             )
         if not (self.token.isascii() and self.token.isprintable()) or " " in self.token:
             raise UsageError("the token holds spaces or special signs: expected ASCII without them")
+        if self.trusted_proxy and not is_address(self.trusted_proxy):
+            raise UsageError(f"trusted_proxy={self.trusted_proxy}: expected an address, 127.0.0.1")
 
     @property
     def loopback(self) -> bool:
@@ -95,7 +99,7 @@ def serve(
     limits: Limits,
     announce: Callable[[str, Predictor], None],
 ) -> None:
-    """Answer requests until SIGTERM or Ctrl-C; those under way are answered before it ends.
+    """Answer requests until SIGTERM or Ctrl-C; those under way have STOPPING seconds then.
 
     `options` are those of Predictor. `announce` is told the address once the server can be reached.
 
@@ -107,21 +111,23 @@ def serve(
     with place.listening() as listening:
         predictor = Predictor(**options, most_faces=limits.faces + 1)
         app = application(predictor, place.access, limits)
+        connections = Connections(limits, trusted=place.trusted_proxy)
         config = uvicorn.Config(
             app,
-            http=_ImpatientProtocol,
+            http=partial(_ImpatientProtocol, connections),  # type: ignore[arg-type]  # makes one
             ws="none",
             lifespan="on",
             loop="asyncio",
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(place.trusted_proxy),
+            forwarded_allow_ips=[place.trusted_proxy],
             timeout_graceful_shutdown=STOPPING,
         )
-        # These warn about each malformed request, which anybody can send, and say what was in it.
+        # These tell of each malformed request, which anybody can send, and say what was in it.
         for name in ("uvicorn.error", "python_multipart"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         before = signal.signal(signal.SIGTERM, lambda *_: None)  # raised again after a polite end
         try:
             announce(_address(listening, place.host), predictor)
@@ -135,17 +141,77 @@ def _address(listening: socket.socket, host: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Connections:
+    """All open connections, by client; one too many takes the place of one that is idle.
+
+    Idle is one on which no request's headers are complete, whether it waits for the next or sends
+    headers that never end. The one that has been open longest goes: of a client that has its share,
+    its own; where all places are taken, one of the client that has most.
+
+    Args:
+        limits: its `connections` and `client_connections` count here.
+        trusted: a proxy's address, whose connections are many clients'.
+    """
+
+    def __init__(self, limits: Limits, *, trusted: str = "") -> None:
+        self._most, self._each, self._trusted = (
+            limits.connections,
+            limits.client_connections,
+            trusted,
+        )
+        self._open: dict[str, dict[_ImpatientProtocol, None]] = {}
+
+    def add(self, connection: "_ImpatientProtocol") -> bool:
+        """Whether there is room for one more, made where it can be."""
+        own = self._open.setdefault(connection.address, {})
+        own[connection] = None
+        if len(own) > self._each and connection.address != self._trusted:
+            return self._close_idle(own, but=connection)
+        if sum(map(len, self._open.values())) > self._most:
+            return self._close_idle(max(self._open.values(), key=len), but=connection)
+        return True
+
+    def remove(self, connection: "_ImpatientProtocol") -> None:
+        """Forget one that has ended."""
+        own = self._open.get(connection.address, {})
+        own.pop(connection, None)
+        if not own:
+            self._open.pop(connection.address, None)
+
+    def _close_idle(
+        self, own: dict["_ImpatientProtocol", None], *, but: "_ImpatientProtocol"
+    ) -> bool:
+        oldest = next((one for one in own if one.idle and one is not but), None)
+        if oldest is None:
+            return False
+        self.remove(oldest)  # now: its end is told later
+        oldest.transport.abort()
+        return True
+
+
 class _ImpatientProtocol(H11Protocol):
-    """Bounds connections, and closes those that do not come to the end of a request's headers."""
+    """A connection that keeps to its client's share, and is closed where headers do not end."""
 
     _timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, all_connections: Connections, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._all = all_connections
+
+    @property
+    def address(self) -> str:
+        """Whose it is."""
+        return client_of(self.client[0] if self.client else "")
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request on it is being received or answered."""
+        return self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if not self._all.add(self):
             self.app_state = {**self.app_state, CROWDED: True}
-        if len(self.connections) > CONNECTIONS + TOLD:
-            transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -154,6 +220,7 @@ class _ImpatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._all.remove(self)
         if self._timer is not None:
             self._timer.cancel()
 

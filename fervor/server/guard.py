@@ -10,18 +10,18 @@ import logging
 import socket
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-from fervor.server.limits import Clients, Refused, Room
+from fervor.server.limits import Refused, Shares, client_of
 from fervor.server.metrics import Metrics
 
 
-__all__ = ["CROWDED", "Access", "Guard", "is_loopback"]
+__all__ = ["CLIENT", "CROWDED", "Access", "Guard", "is_address", "is_loopback"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -53,6 +53,8 @@ HEADERS = {
 }
 PAGE_CACHE, ANSWER_CACHE = "no-cache", "no-store"
 
+CLIENT = "fervor.client"
+"""In the scope of a request: who asks, in whose turn and share it is."""
 CROWDED = "crowded"
 """In the state of a request: its connection is one too many."""
 
@@ -87,7 +89,7 @@ class Access:
             return True
         if self.loopback:
             return is_loopback(name)
-        return _is_address(name) or name == socket.gethostname().lower()
+        return is_address(name) or name == socket.gethostname().lower()
 
     def admits(self, authorization: str) -> bool:
         """Whether an Authorization header holds the token; takes as long for each wrong one."""
@@ -98,10 +100,11 @@ class Access:
 
 def is_loopback(host: str) -> bool:
     """Whether an address or name stands for this machine alone."""
-    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+    return host == "localhost" or (is_address(host) and ip_address(host).is_loopback)
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
     try:
         return bool(ip_address(name))
     except ValueError:
@@ -114,8 +117,7 @@ class Guard:
     Args:
         app: answers what passes.
         access: who may ask.
-        requests: room for what is received or answered at the same time.
-        clients: what one client may have of it.
+        requests: what each client may have received or answered at the same time.
         open_paths: what needs no token: the page and what belongs to it.
         paths: of the endpoints, which are counted by name.
     """
@@ -124,15 +126,14 @@ class Guard:
         self,
         app: App,
         access: Access,
-        requests: Room,
-        clients: Clients,
+        requests: Shares,
         metrics: Metrics,
         *,
         open_paths: Iterable[str],
         paths: Iterable[str],
     ) -> None:
         self._app, self._access, self._metrics = app, access, metrics
-        self._requests, self._clients = requests, clients
+        self._requests = requests
         self._open, self._paths = frozenset(open_paths), frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,6 +148,9 @@ class Guard:
         exchange = _Exchange(receive, send, cache=cache, has_body=has_body, last=crowded)
         try:
             await self._answer(scope, exchange)
+        except asyncio.CancelledError:  # the server has waited long enough for its end
+            await exchange.refuse(Refused(503, "stopping", "the server is stopping", retry=5))
+            return
         except Exception as error:
             # Where it failed, without the message: that could hold what a client sent.
             where = "".join(traceback.format_tb(error.__traceback__))
@@ -162,13 +166,13 @@ class Guard:
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         try:
             if exchange.last:
-                raise Refused(503, "busy", "too many connections are open; try again", retry=1)
+                message = "too many connections from one address are open; try again"
+                raise Refused(429, "client_busy", message, retry=1)
             self._check(scope)
-            if scope["method"] != "POST":
-                await self._app(scope, exchange.receive, exchange.send)
-                return
-            address = (scope.get("client") or ("",))[0]
-            with self._clients.one(address), self._requests.one():
+            client = client_of((scope.get("client") or ("",))[0])
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]  # bodies are left out
+            scope = {**scope, "method": method, CLIENT: client}
+            with self._requests.one(client) if method == "POST" else nullcontext():
                 await self._app(scope, exchange.receive, exchange.send)
         except Refused as refusal:
             self._metrics.refusal(refusal.code)

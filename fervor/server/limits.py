@@ -1,16 +1,20 @@
-"""What a server takes on at most, and how it says no."""
+"""What a server takes on at most, of all and of each client, and how it says no."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from ipaddress import IPv6Address, ip_address, ip_network
 from threading import Lock
 
 from fervor.errors import FervorError, UsageError
 
 
-__all__ = ["Clients", "Limits", "Refused", "Room"]
+__all__ = ["Limits", "Refused", "Shares", "client_of"]
+
+HOUSE = 64
+"""Bits of an IPv6 address that one subscriber cannot choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +25,21 @@ class Limits:
         file_bytes: of one picture's file.
         request_bytes: of a whole request with pictures.
         files: pictures in a request.
-        pixels: of a picture, read from its header before a pixel is decoded.
+        pixels: of a picture, or of a frame of a video, read before one is decoded.
+        request_pixels: of all pictures of a request; sixteen photographs of 12 megapixels.
         faces: in a picture.
-        requests: that are being received or answered at the same time.
-        client_requests: of those, from one client's address.
-        waiting: pictures that wait for the model.
+        requests: that wait for the model or are answered at the same time, uploads complete.
+        client_requests: of one client that are received, wait or are answered at the same time.
+        client_pixels: of one client that wait at the same time.
         held_bytes: of all uploads together that are in memory at the same time.
+        client_bytes: of those, from one client.
         upload_seconds: in which a request must have been received.
         video_bytes: of a video's file.
         video_seconds: of a video.
-        videos: that are read at the same time.
-        explanations: that are computed or wait at the same time.
+        video_frames: of a video, looked at or not.
+        videos: that are read at the same time, one of each client.
+        connections: that are open at the same time, idle ones included.
+        client_connections: of those, from one client.
 
     Raises:
         UsageError: a number below 1.
@@ -41,16 +49,20 @@ class Limits:
     request_bytes: int = 64_000_000
     files: int = 16
     pixels: int = 64_000_000
+    request_pixels: int = 200_000_000
     faces: int = 100
     requests: int = 64
     client_requests: int = 32
-    waiting: int = 256
+    client_pixels: int = 400_000_000
     held_bytes: int = 512_000_000
+    client_bytes: int = 256_000_000
     upload_seconds: float = 60.0
     video_bytes: int = 256_000_000
     video_seconds: float = 600.0
-    videos: int = 1
-    explanations: int = 8
+    video_frames: int = 18_000
+    videos: int = 2
+    connections: int = 800
+    client_connections: int = 100
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -85,71 +97,68 @@ class Refused(FervorError):
         return body, headers
 
 
-class Room:
-    """Counts what is held at the same time, for any number of threads.
+def client_of(address: str) -> str:
+    """Whom an address stands for: itself, and of IPv6 the network that one subscriber is given."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ip_network((parsed, HOUSE), strict=False))
+    return address
+
+
+class Shares:
+    """Counts what clients hold at the same time, for any number of threads.
 
     Args:
-        most: what fits.
-        refusal: the code and the message where it does not.
-        retry: seconds until it may.
+        what: is counted, in the plural.
+        most: that all clients together may hold; 0 for any number.
+        each: that one client may hold.
+        retry: seconds until there may be room.
     """
 
-    def __init__(self, most: int, refusal: tuple[str, str], *, retry: int = 1) -> None:
-        self.taken = 0
-        self._most, self._refusal, self._retry = most, refusal, retry
+    def __init__(self, what: str, *, most: int, each: int, retry: int = 1) -> None:
+        self._what, self._most, self._each, self._retry = what, most, each, retry
+        self._taken: Counter[str] = Counter()
         self._lock = Lock()
 
-    def take(self, amount: int = 1) -> None:
-        """Raises Refused (503) where so much more does not fit."""
+    @property
+    def taken(self) -> int:
+        """What all clients hold together."""
         with self._lock:
-            if self.taken + amount > self._most:
-                raise Refused(503, *self._refusal, retry=self._retry)
-            self.taken += amount
+            return self._taken.total()
 
-    def give(self, amount: int = 1) -> None:
-        """Give back what was taken."""
+    def take(self, client: str, amount: int = 1) -> None:
+        """Count more for a client.
+
+        Raises:
+            Refused: it would hold too much (429), or all together would (503).
+        """
         with self._lock:
-            self.taken -= amount
+            if self._taken[client] + amount > self._each:
+                reason = f"expected at most {self._each:,} {self._what} at once from one address"
+                raise Refused(429, "client_busy", f"{reason}; try again", retry=self._retry)
+            if self._most and self._taken.total() + amount > self._most:
+                raise Refused(
+                    503, "busy", f"too many {self._what} at once; try again", retry=self._retry
+                )
+            self._taken[client] += amount
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Take one place, and give it back at the end of the block."""
-        self.take()
-        try:
-            yield
-        finally:
-            self.give()
-
-
-class Clients:
-    """Counts what each client holds at the same time; for one thread.
-
-    Args:
-        most: what one client may hold.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: Counter[str] = Counter()
+    def give(self, client: str, amount: int = 1) -> None:
+        """Count less for a client; who holds nothing is forgotten."""
+        with self._lock:
+            self._taken[client] -= amount
+            if not self._taken[client]:
+                del self._taken[client]
 
     @contextmanager
     def one(self, client: str) -> Iterator[None]:
-        """Take one place of a client's, and give it back at the end of the block.
-
-        Raises:
-            Refused: it has none left (429).
-        """
-        if self._taken[client] >= self._most:
-            raise Refused(
-                429,
-                "client_busy",
-                f"expected at most {self._most} requests at once from one address; try again",
-                retry=1,
-            )
-        self._taken[client] += 1
+        """Take one, and give it back at the end of the block."""
+        self.take(client)
         try:
             yield
         finally:
-            self._taken[client] -= 1
-            if not self._taken[client]:
-                del self._taken[client]  # who has left is forgotten
+            self.give(client)

@@ -7,19 +7,22 @@ is written anywhere, and what a client calls its file is a name in the answer, n
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from fervor.server.limits import Refused, Room
+from fervor.server.limits import Refused, Shares
 
 
-__all__ = ["BytesIO", "Disconnected", "Most", "Upload", "give_back", "receive"]
+__all__ = ["BytesIO", "Disconnected", "Most", "Upload", "give_back", "receive", "while_connected"]
+
+T = TypeVar("T")
 
 FIELD = "file"
 NAME = 255
@@ -53,11 +56,12 @@ class Disconnected(Exception):
 async def receive(
     request: Request,
     most: Most,
-    room: Room,
+    held: Shares,
+    client: str,
     *,
     memory: Callable[[], BinaryIO] = BytesIO,
 ) -> list[Upload]:
-    """The files of a request, in their order; `room` counts their bytes until `give_back`.
+    """The files of a request, in their order; `held` counts their bytes until `give_back`.
 
     `memory` makes what holds a file.
 
@@ -65,7 +69,7 @@ async def receive(
         Refused: no multipart form, another field than `file`, nothing in it, or too much of it.
         Disconnected: the client has left.
     """
-    parts = _Parts(_boundary(request), most, room, memory)
+    parts = _Parts(_boundary(request), most, partial(held.take, client), memory)
     stated = request.headers.get("content-length", "0")[:20]
     if int(stated) > most.request_bytes + OVERHEAD:  # h11 lets digits alone pass
         raise _too_large(f"{int(stated):,} bytes", most)
@@ -75,21 +79,44 @@ async def receive(
                 parts.feed(chunk)
         return parts.finished()
     except TimeoutError:
-        parts.discard()
+        give_back(parts.uploads, held, client)
         raise Refused(
             408, "upload_too_slow", f"the upload took longer than {most.seconds:g} seconds"
         ) from None
     except BaseException:
-        parts.discard()
+        give_back(parts.uploads, held, client)
         raise
 
 
-def give_back(uploads: list[Upload], room: Room) -> None:
+def give_back(uploads: list[Upload], held: Shares, client: str) -> None:
     """Forget files and give back the room that they took."""
     for upload in uploads:
         if not upload.file.closed:
-            room.give(upload.file.seek(0, os.SEEK_END))
+            held.give(client, upload.file.seek(0, os.SEEK_END))
             upload.file.close()
+
+
+async def while_connected(request: Request, answer: Awaitable[T]) -> T:
+    """What an answer comes to; given up where the client of a received request leaves.
+
+    Raises:
+        Disconnected: it has left.
+    """
+    working = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Disconnected
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -123,10 +150,14 @@ class _Parts:
     """Takes a form in chunks, and holds its files."""
 
     def __init__(
-        self, boundary: bytes, most: Most, room: Room, memory: Callable[[], BinaryIO]
+        self,
+        boundary: bytes,
+        most: Most,
+        take: Callable[[int], None],
+        memory: Callable[[], BinaryIO],
     ) -> None:
-        self._most, self._room, self._memory = most, room, memory
-        self._uploads: list[Upload] = []
+        self.uploads: list[Upload] = []
+        self._most, self._take, self._memory = most, take, memory
         self._header, self._value = b"", b""
         self._headers: dict[bytes, bytes] = {}
         self._size = self._received = 0
@@ -158,14 +189,11 @@ class _Parts:
     def finished(self) -> list[Upload]:
         if not self._ended:
             raise Refused(400, "malformed_form", "the form ends before its last boundary")
-        if not self._uploads:
+        if not self.uploads:
             raise Refused(400, "no_file", f"expected one or more fields `{FIELD}`, found none")
-        for upload in self._uploads:
+        for upload in self.uploads:
             upload.file.seek(0)
-        return self._uploads
-
-    def discard(self) -> None:
-        give_back(self._uploads, self._room)
+        return self.uploads
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -192,15 +220,15 @@ class _Parts:
                 f"field `{FIELD}` is a text: expected an uploaded file; paths and addresses are "
                 "never read",
             )
-        if len(self._uploads) == self._most.files:
+        if len(self.uploads) == self._most.files:
             files = f"{self._most.files} files" if self._most.files > 1 else "one file"
             raise Refused(413, "too_many_files", f"expected at most {files} in a request")
         name = _clean(options[b"filename"].decode("utf-8", "replace"))
-        self._uploads.append(Upload(name, self._memory()))
+        self.uploads.append(Upload(name, self._memory()))
         self._size = 0
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        upload, size = self._uploads[-1], end - start
+        upload, size = self.uploads[-1], end - start
         self._size += size
         if self._size > self._most.file_bytes:
             raise Refused(
@@ -208,7 +236,7 @@ class _Parts:
                 "file_too_large",
                 f"{upload.name}: expected a file of at most {self._most.file_bytes:,} bytes",
             )
-        self._room.take(size)
+        self._take(size)
         upload.file.write(memoryview(data)[start:end])
 
     def _on_end(self) -> None:

@@ -10,24 +10,24 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, MutableMapping
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import islice
 from threading import Lock
 from typing import Any, BinaryIO
 
 from fastapi.responses import StreamingResponse
 
-from fervor.errors import UsageError
 from fervor.inference.prediction import Prediction, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Span
-from fervor.io.sources import is_video, read
-from fervor.io.video import need_av, stated_seconds
+from fervor.io.sources import is_video
+from fervor.server.decoding import Decoder
 from fervor.server.limits import Limits, Refused
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
 
 
-__all__ = ["Film", "check", "lines", "memory"]
+__all__ = ["Film", "check", "decoder", "lines", "memory"]
 
 CHUNK = 8
 """Frames whose rows are sent together."""
@@ -47,22 +47,34 @@ def _path(file: BinaryIO) -> str:
     return number if os.path.exists(number) else file.name
 
 
-def check(upload: Upload, limits: Limits) -> None:
-    """Refuse what is no video, and one that says itself that it is too long.
+def decoder(upload: Upload) -> Decoder:
+    """What decodes one video, in a process that is started at the first question."""
+    return Decoder(files=[upload.file.fileno()])
+
+
+def check(upload: Upload, decoder: Decoder, limits: Limits) -> None:
+    """Refuse what is no video, and one that is too long or too large by what it says itself.
 
     Raises:
         Refused: so it is, or this server reads no videos.
     """
-    try:
-        need_av(upload.name)
-    except UsageError as error:
-        raise Refused(501, "no_videos", "this server reads no videos") from error
+    if find_spec("av") is None:
+        raise Refused(501, "no_videos", "this server reads no videos")
     path = _path(upload.file)
     if not is_video(path):
         raise Refused(415, "no_video", f"{upload.name}: not a video in a known format")
-    seconds = stated_seconds(path)
+    facts = decoder.facts(path, most_frames=limits.video_frames)
+    if facts["error"] is not None:
+        raise Refused(415, "no_video", f"{upload.name}: {facts['error']}")
+    seconds, width, height = facts["seconds"], facts["width"], facts["height"]
     if seconds is not None and seconds > limits.video_seconds:
         raise Refused(413, "video_too_long", _too_long(f"{seconds:.0f} seconds", limits))
+    if facts["frames"] > limits.video_frames:
+        most = f"expected at most {limits.video_frames:,}"
+        raise Refused(413, "too_many_frames", f"{upload.name}: a video of more frames: {most}")
+    if width * height > limits.pixels:
+        most = f"expected at most {limits.pixels:,}"
+        raise Refused(413, "too_many_pixels", f"{upload.name}: {width} x {height} pixels, {most}")
 
 
 def _too_long(what: str, limits: Limits) -> str:
@@ -70,13 +82,20 @@ def _too_long(what: str, limits: Limits) -> str:
 
 
 def lines(
-    upload: Upload, predictor: Predictor, limits: Limits, metrics: Metrics, *, every: int
+    upload: Upload,
+    decoder: Decoder,
+    predictor: Predictor,
+    limits: Limits,
+    metrics: Metrics,
+    *,
+    every: int,
 ) -> Generator[bytes]:
     """The rows of each frame, as in `fervor predict --output rows.jsonl`.
 
     A video that is longer than it says ends with a row that says so.
     """
-    frames = read([_path(upload.file)], span=Span(every), max_pixels=limits.pixels)
+    path = _path(upload.file)
+    frames = decoder.video(path, path, Span(every), max_pixels=limits.pixels)
     with closing(frames):
         for frame, answer in predictor.with_frames(frames):
             metrics.frame()

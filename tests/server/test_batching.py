@@ -1,11 +1,12 @@
 """Pictures of many requests run together: order, turns, trouble and the end."""
 
 import io
-from collections.abc import Iterator, Sequence
-from threading import Event
+import time
+from collections.abc import Callable, Iterable, Iterator
+from threading import Event, Timer
+from typing import Any
 
 import pytest
-from PIL import Image
 
 from fervor.inference.prediction import Prediction, without_face
 from fervor.io.frame import Frame
@@ -13,20 +14,21 @@ from fervor.io.frame import Frame
 
 pytest.importorskip("fastapi", reason="needs fervor[serve]")
 
-from fervor.server.batching import Batcher
-from fervor.server.limits import Limits, Refused, Room
+from fervor.server import batching
+from fervor.server.batching import Batcher, Job
+from fervor.server.limits import Limits, Refused, Shares, client_of
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
 
 
-class Slow:
+class Model:
     """Answers without a face; waits before each run until it may go on, and notes what it ran."""
 
     def __init__(self) -> None:
         self.may, self.began = Event(), Event()
         self.runs: list[list[str]] = []
 
-    def stream(self, frames: Iterator[Frame]) -> Iterator[list[Prediction]]:
+    def stream(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
         self.began.set()
         assert self.may.wait(30)
         self.runs.append([])
@@ -37,90 +39,235 @@ class Slow:
             yield [without_face(frame, "slow")]
 
 
-def uploads(*names: str) -> Sequence[Upload]:
-    files = []
-    for name in names:
-        file = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(file, "PNG")
-        files.append(Upload(name, file))
-    return files
+class Reader:
+    """Decodes nothing; what is called "long" takes until somebody stops it."""
+
+    def __init__(self) -> None:
+        self.stopped, self.began = Event(), Event()
+        self.closed = False
+
+    def picture(self, content: bytes, source: str, *, max_pixels: int) -> Frame:
+        if source == "long":
+            self.began.set()
+            assert self.stopped.wait(30)
+        return Frame(source, 0, None, None, "not decoded")
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+LIMITS = Limits(requests=6, pixels=100, client_pixels=1000)
+
+
+class Line:
+    """A batcher with stand-ins around it."""
+
+    def __init__(self) -> None:
+        self.model, self.readers = Model(), [Reader(), Reader()]
+        self.batcher = Batcher(
+            self.model,  # type: ignore[arg-type]
+            LIMITS,
+            Metrics(),
+            wait=0.05,
+            most=4,
+            decoders=self.readers,  # type: ignore[arg-type]
+        )
+
+    def submit(self, client: str, *names: str, pixels: int = 10, **options: Any) -> Job:
+        files = [Upload(name, io.BytesIO(b"content")) for name in names]
+        job = Job(client, files, [pixels] * len(names), **options)
+        self.batcher.submit(job)
+        return job
+
+    def held(self) -> Job:
+        """A job that is run, and holds the model until `model.may`."""
+        job = self.submit("held", "held")
+        assert self.model.began.wait(30)
+        return job
 
 
 @pytest.fixture
-def slow() -> Slow:
-    return Slow()
-
-
-@pytest.fixture
-def batcher(slow: Slow) -> Iterator[Batcher]:
-    made = Batcher(slow, Limits(waiting=6), Metrics(), wait=0.01, most=4)  # type: ignore[arg-type]
+def line() -> Iterator[Line]:
+    made = Line()
     yield made
-    slow.may.set()
-    made.close()
+    made.model.may.set()
+    for reader in made.readers:
+        reader.stop()
+    made.batcher.close()
+    assert all(reader.closed for reader in made.readers)
 
 
-def sources(answers: list[list[Prediction]]) -> list[str]:
-    return [answer[0].source for answer in answers]
+def sources(job: Job) -> list[str]:
+    return [answer[0].source for answer in job.future.result(30)]
 
 
-def test_what_waits_together_runs_together(slow: Slow, batcher: Batcher) -> None:
-    first = batcher.submit(uploads("a"))
-    assert slow.began.wait(30)
-    rest = [batcher.submit(uploads(*names)) for names in (("b", "c"), ("d",), ("e", "f"))]
-    assert batcher.waiting == 5
-    slow.may.set()
-    assert sources(first.result(30)) == ["a"]
-    assert [sources(future.result(30)) for future in rest] == [["b", "c"], ["d"], ["e", "f"]]
-    assert slow.runs == [["a"], ["b", "c", "d"], ["e", "f"]]  # four at most, requests whole
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
-def test_a_request_larger_than_a_run_runs_alone(slow: Slow, batcher: Batcher) -> None:
-    slow.may.set()
-    names = ["a", "b", "c", "d", "e", "f", "g", "h"]
-    assert sources(batcher.submit(uploads(*names)).result(30)) == names
+def test_what_waits_together_runs_together(line: Line) -> None:
+    held = line.held()
+    jobs = [line.submit(name, name) for name in "abcde"]
+    wait_until(lambda: line.batcher.waiting == 0)
+    line.model.may.set()
+    assert [sources(job) for job in (held, *jobs)] == [["held"], *([name] for name in "abcde")]
+    assert line.model.runs[0] == ["held"]
+    assert max(map(len, line.model.runs)) <= 4
 
 
-def test_one_request_s_trouble_is_not_another_s(slow: Slow, batcher: Batcher) -> None:
-    held = batcher.submit(uploads("held"))
-    assert slow.began.wait(30)
-    before, bad, after = (batcher.submit(uploads(name)) for name in ("a", "trouble", "b"))
-    slow.may.set()
-    assert sources(held.result(30)) == ["held"]
-    assert sources(before.result(30)) == ["a"]
-    assert sources(after.result(30)) == ["b"]
+def test_a_request_larger_than_a_run_is_answered_in_order(line: Line) -> None:
+    line.model.may.set()
+    assert sources(line.submit("a", *"abcdefgh")) == [*"abcdefgh"]
+
+
+def test_one_request_s_trouble_is_not_another_s(line: Line) -> None:
+    held = line.held()
+    before, bad, after = (line.submit(name, name) for name in ("a", "trouble", "b"))
+    wait_until(lambda: line.batcher.waiting == 0)
+    line.model.may.set()
+    assert [sources(job) for job in (held, before, after)] == [["held"], ["a"], ["b"]]
     with pytest.raises(RuntimeError, match="trouble"):
-        bad.result(30)
+        bad.future.result(30)
 
 
-def test_who_leaves_is_not_answered(slow: Slow, batcher: Batcher) -> None:
-    held = batcher.submit(uploads("held"))
-    assert slow.began.wait(30)
-    left, stays = batcher.submit(uploads("left")), batcher.submit(uploads("stays"))
-    assert left.cancel()
-    slow.may.set()
-    assert sources(held.result(30) + stays.result(30)) == ["held", "stays"]
-    assert slow.runs == [["held"], ["stays"]]
+def test_a_client_that_brings_much_holds_up_itself(line: Line) -> None:
+    """Of many clients' pictures one each is next, and one client has one decoder."""
+    held = line.held()
+    slow = line.submit("a", "long", *("a",) * 5)
+    assert line.readers[0].began.wait(1) or line.readers[1].began.wait(30)
+    others = [line.submit(client, client) for client in "bcd"]
+    line.model.may.set()
+    assert sources(held) == ["held"]
+    assert [sources(job) for job in others] == [["b"], ["c"], ["d"]]
+    assert not slow.future.done()
+    for reader in line.readers:
+        reader.stop()
+    assert sources(slow) == ["long", *"aaaaa"]
 
 
-def test_the_line_is_bounded_and_ends(slow: Slow, batcher: Batcher) -> None:
-    held = batcher.submit(uploads("held"))
-    assert slow.began.wait(30)
-    waiting = [batcher.submit(uploads("a", "b")) for _ in range(3)]
-    with pytest.raises(Refused, match="too many pictures wait") as refused:
-        batcher.submit(uploads("c"))
-    assert (refused.value.status, refused.value.retry) == (503, 1)
-    slow.may.set()
-    batcher.close()
-    assert held.done() and all(future.done() for future in waiting)
-    with pytest.raises(Refused, match="stopping"):
-        batcher.submit(uploads("d"))
+def test_pixels_that_are_decoded_ahead_are_bounded(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "BESIDE", 20)
+    held = line.held()  # of ten pixels, which it keeps
+    jobs = [line.submit(client, client, pixels=100) for client in "ab"]
+    assert not any(job.future.done() for job in jobs)
+    wait_until(lambda: line.batcher.waiting == 1)
+    time.sleep(0.05)
+    assert line.batcher.waiting == 1
+    line.model.may.set()
+    assert [sources(job) for job in (held, *jobs)] == [["held"], ["a"], ["b"]]
 
 
-def test_room_is_taken_and_given_back() -> None:
-    room = Room(10, ("busy", "full"))
-    room.take(6)
-    with pytest.raises(Refused, match="full"):
-        room.take(5)
-    room.take(4)
-    room.give(10)
-    assert room.taken == 0
+def test_who_leaves_is_not_answered(line: Line) -> None:
+    held = line.held()
+    left, stays = line.submit("a", "left"), line.submit("b", "stays")
+    line.batcher.cancel(left)
+    line.model.may.set()
+    assert sources(held) + sources(stays) == ["held", "stays"]
+    assert not any("left" in run for run in line.model.runs)
+    assert not left.future.done()
+    line.batcher.cancel(stays)  # it is done: nothing happens
+
+
+def test_who_leaves_ends_its_decoder_s_work(line: Line) -> None:
+    line.model.may.set()
+    long = line.submit("a", "long", "more")
+    wait_until(lambda: any(reader.began.is_set() for reader in line.readers))
+    busy = next(reader for reader in line.readers if reader.began.is_set())
+    assert not busy.stopped.is_set()
+    line.batcher.cancel(long)
+    assert busy.stopped.is_set()
+    assert line.batcher.waiting == 0
+    assert sources(line.submit("a", "next")) == ["next"]
+
+
+def test_an_explanation_waits_in_the_same_line(line: Line) -> None:
+    line.model.may.set()
+    told = line.submit("a", "why", explain=lambda frame: f"because of {frame.source}")
+    assert told.future.result(30) == "because of why"
+
+    def fails(frame: Frame) -> None:
+        raise RuntimeError("no reason")
+
+    with pytest.raises(RuntimeError, match="no reason"):
+        line.submit("a", "why", explain=fails).future.result(30)
+    assert sources(line.submit("a", "next")) == ["next"]
+
+
+def test_one_client_s_pixels_are_bounded(line: Line) -> None:
+    line.held()
+    line.submit("a", *"aaaaa", pixels=100)
+    line.submit("a", *"aaaaa", pixels=100)
+    with pytest.raises(Refused, match="1,000 pixels waiting from one address") as refused:
+        line.submit("a", "a")
+    assert (refused.value.status, refused.value.retry) == (429, 1)
+    line.submit("b", *"bbbbb", pixels=100)
+
+
+def test_a_full_line_has_room_for_who_has_less(line: Line) -> None:
+    held = line.held()
+    greedy = [line.submit("a", *"aa", pixels=50) for _ in range(5)]
+    with pytest.raises(Refused, match="too many requests wait") as refused:
+        line.submit("a", "a")
+    assert refused.value.status == 503
+    modest = line.submit("b", "b")
+    with pytest.raises(Refused, match="too many requests wait"):
+        greedy[-1].future.result(30)  # the last of who has most
+    with pytest.raises(Refused, match="too many requests wait"):
+        line.submit("b", *"bbbbbbb", pixels=100)
+    line.model.may.set()
+    assert sources(held) + sources(modest) == ["held", "b"]
+    assert [sources(job) for job in greedy[:-1]] == [["a", "a"]] * 4
+
+
+def test_the_end_refuses_what_waits(line: Line) -> None:
+    line.held()
+    waiting = [line.submit(client, "a", "b") for client in "abc"]
+    Timer(0.2, line.model.may.set).start()
+    line.batcher.close()
+    for job in waiting:
+        with pytest.raises(Refused, match="stopping"):
+            job.future.result(30)
+    with pytest.raises(Refused, match="stopping") as refused:
+        line.submit("d", "d")
+    assert (refused.value.status, refused.value.retry) == (503, 5)
+
+
+def test_shares_are_taken_and_given_back() -> None:
+    shares = Shares("bytes", most=10, each=6)
+    shares.take("a", 6)
+    with pytest.raises(Refused, match="at most 6 bytes at once from one address") as refused:
+        shares.take("a")
+    assert (refused.value.status, refused.value.code) == (429, "client_busy")
+    shares.take("b", 4)
+    with pytest.raises(Refused, match="too many bytes at once") as refused:
+        shares.take("c")
+    assert (refused.value.status, refused.value.code) == (503, "busy")
+    shares.give("a", 6)
+    with shares.one("c"):
+        assert shares.taken == 5
+    shares.give("b", 4)
+    assert shares.taken == 0 and not shares._taken
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::9", "2001:db8:1:3::/64"),
+        ("", ""),
+        ("a name", "a name"),
+    ],
+)
+def test_clients_are_known_by_their_address(address: str, client: str) -> None:
+    assert client_of(address) == client

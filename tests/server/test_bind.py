@@ -16,11 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+
+pytest.importorskip("fastapi", reason="needs fervor[serve]")
+
 from fervor.cli.main import main
 from fervor.inference import minilm
 from fervor.inference.prediction import row_of
 from fervor.inference.predictor import Predictor
 from fervor.outputs.tables import columns
+from fervor.server.bind import Connections
+from fervor.server.limits import Limits
 from tests.support.models import LABELS, write_model
 from tests.support.scenes import iou, scene
 from tests.support.serving import (
@@ -36,8 +41,14 @@ from tests.support.serving import (
 from tests.support.videos import flat, moving, write_video
 
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from hostile import black_png, many_frames, png_header
+
+
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
 TOKEN = "a-secret-of-the-tests"
+RIGHT = {"authorization": f"Bearer {TOKEN}"}
 
 
 def jpeg(image: Image.Image, quality: int = 95) -> bytes:
@@ -391,52 +402,134 @@ def test_videos_are_bounded(server: Running, tmp_path: Path) -> None:
     assert server.metric("fervor_uploaded_bytes") == 0
 
 
-def test_a_token_is_needed_where_one_is_set(tiny: Path) -> None:
-    with serving("--model", tiny, FERVOR_TOKEN=TOKEN) as server:
-        assert TOKEN not in server.notice
-        for path in ("/", "/static/app.js", "/docs", "/openapi.json", "/v1/health"):
-            assert server.get(path).status == 200, path
-        for headers in (
-            {},
-            {"authorization": "Bearer wrong"},
-            {"authorization": f"Basic {TOKEN}"},
-            {"authorization": TOKEN},
-            {"authorization": "Bearer"},
-        ):
-            for path in ("/v1/model", "/metrics", "/nowhere"):
-                answer = server.get(path, headers)
-                assert (answer.status, answer.json["error"]) == (401, "token_needed")
-                assert answer.headers["www-authenticate"] == "Bearer"
-            assert server.post(PREDICT, [("a.jpg", ASTRONAUT)], headers).status == 401
-        right = {"authorization": f"Bearer {TOKEN}"}
-        assert server.get("/v1/model", right).json["labels"] == list(LABELS)
-        answer = server.post(PREDICT, [("a.jpg", ASTRONAUT)], right)
-        assert list(answer.json["results"][0][0]) == list(columns(LABELS))
+@pytest.fixture(scope="module")
+def token_server(tiny: Path) -> Iterator[Running]:
+    """A server that needs a token, with the usual limits."""
+    with serving("--model", tiny, FERVOR_TOKEN=TOKEN) as running:
+        yield running
+
+
+def test_a_token_is_needed_where_one_is_set(token_server: Running) -> None:
+    server = token_server
+    assert TOKEN not in server.notice
+    for path in ("/", "/static/app.js", "/docs", "/openapi.json", "/v1/health"):
+        assert server.get(path).status == 200, path
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": f"Basic {TOKEN}"},
+        {"authorization": TOKEN},
+        {"authorization": "Bearer"},
+    ):
+        for path in ("/v1/model", "/metrics", "/nowhere"):
+            answer = server.get(path, headers)
+            assert (answer.status, answer.json["error"]) == (401, "token_needed")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert server.post(PREDICT, [("a.jpg", ASTRONAUT)], headers).status == 401
+    right = RIGHT
+    assert server.get("/v1/model", right).json["labels"] == list(LABELS)
+    answer = server.post(PREDICT, [("a.jpg", ASTRONAUT)], right)
+    assert list(answer.json["results"][0][0]) == list(columns(LABELS))
 
 
 @pytest.mark.slow
-def test_crowds_and_too_many_requests_are_refused(tiny: Path, astronauts: list[bytes]) -> None:
-    words = ("--model", tiny, "--max_faces", "1", "--max_requests", "2")
+def test_crowds_are_refused_and_uploads_take_no_slot(
+    tiny: Path, astronauts: list[bytes], tmp_path: Path
+) -> None:
+    words = ("--model", tiny, "--max_faces", "1", "--max_requests", "1")
     with serving(*words) as server:
         answer = server.post(PREDICT, [("pair.jpg", astronauts[4])])
         assert (answer.status, answer.json["error"]) == (413, "too_many_faces")
         assert server.post(PREDICT, [("one.jpg", ASTRONAUT)]).status == 200
         body = form([("a.jpg", ASTRONAUT)])
-        with ExitStack() as leaving:  # who leaves makes room
-            for _ in range(2):
-                place = ("127.0.0.1", server.port)
-                connection = leaving.enter_context(socket.create_connection(place, 60))
-                connection.sendall(head(len(body)) + body[:500])
-            server.wait_for("fervor_requests_in_flight", 2)
-            answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
-            assert (answer.status, answer.json["error"]) == (503, "busy")
-            assert int(answer.headers["retry-after"]) >= 1
-            assert server.get("/v1/health").status == 200
-        until = time.monotonic() + 30
-        while server.metric("fervor_requests_in_flight") and time.monotonic() < until:
-            time.sleep(0.02)
-        assert server.post(PREDICT, [("b.jpg", ASTRONAUT)]).status == 200
-        assert server.metric("fervor_uploaded_bytes") == 0
+        with ExitStack() as leaving:  # a slot is taken when the upload is complete
+            for path in (PREDICT, VIDEO, EXPLAIN):
+                connection = leaving.enter_context(connected(server))
+                connection.sendall(head(len(body), path=path) + body[:500])
+            server.wait_for("fervor_requests_in_flight", 3)
+            assert server.post(PREDICT, [("b.jpg", ASTRONAUT)]).status == 200
+            video = write_video(tmp_path / "a.mp4", [flat((9, 9, 9))] * 3).read_bytes()
+            assert server.post(VIDEO, [("a.mp4", video)]).status == 200
+        wait_for_rest(server)
+
+
+def connected(server: Running, address: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), 60, (address, 0))
+
+
+def wait_for_rest(server: Running) -> None:
+    """Nothing is under way, and nothing of it held."""
+    until = time.monotonic() + 30
+    while server.metric("fervor_requests_in_flight") or server.metric("fervor_pictures_waiting"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert server.metric("fervor_uploaded_bytes") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+def test_only_the_trusted_proxy_says_for_whom_it_asks(tiny: Path) -> None:
+    words = ("--model", tiny, "--client_requests", "1", "--trusted_proxy", "127.0.0.2")
+    body = form([("a.jpg", b"nothing")])
+    whole = head(len(body)) + body
+
+    def asked(address: str, client: str) -> bytes:
+        with connected(server, address) as connection:
+            connection.sendall(whole.replace(b"\r\n", forwarded(client), 1))
+            return connection.recv(12)
+
+    def forwarded(client: str) -> bytes:
+        return f"\r\nX-Forwarded-For: {client}\r\n".encode()
+
+    with serving(*words) as server, ExitStack() as held:
+        for number, address in enumerate(("127.0.0.2", "127.0.0.1"), 1):
+            begun = held.enter_context(connected(server, address))
+            begun.sendall(whole.replace(b"\r\n", forwarded("192.0.2.1"), 1)[:-9])
+            server.wait_for("fervor_requests_in_flight", number)
+        assert asked("127.0.0.2", "192.0.2.1") == b"HTTP/1.1 429"
+        assert asked("127.0.0.2", "192.0.2.2") == b"HTTP/1.1 200"
+        assert asked("127.0.0.2", "192.0.2.1, 192.0.2.2") == b"HTTP/1.1 200"
+        for client in ("192.0.2.1", "192.0.2.2"):  # one that nobody trusts is itself
+            assert asked("127.0.0.1", client) == b"HTTP/1.1 429"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/health", "/docs", "/static/app.js", "/v1/model"])
+def test_head_is_answered_as_get_without_its_body(server: Running, path: str) -> None:
+    whole, answer = server.get(path), server.request("HEAD", path)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-length"] == str(len(whole.body))
+    assert answer.headers["content-type"] == whole.headers["content-type"]
+    assert server.request("HEAD", PREDICT).status == 405
+    assert server.request("HEAD", "/nowhere").status == 404
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits for the numbers of /proc")
+def test_who_leaves_ends_its_work(tiny: Path) -> None:
+    body = form([("a.png", black_png())] * 3)
+    with serving("--model", tiny) as server:
+        assert server.post(PREDICT, [("a.jpg", ASTRONAUT)]).status == 200
+        with connected(server) as connection:
+            connection.sendall(head(len(body)) + body)
+            server.wait_for("fervor_pictures_waiting", 1)
+        start = time.monotonic()
+        wait_for_rest(server)
+        assert time.monotonic() - start < 5
+        assert server.metric('fervor_pictures_total{status="no_face"}') < 3
+        assert server.post(PREDICT, [("a.jpg", ASTRONAUT)]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([png_header(20_000, 20_000)], "20000 x 20000 pixels, expected at most 64,000,000"),
+        ([png_header(8_000, 8_000)] * 4, "256,000,000 pixels in a request"),
+    ],
+)
+def test_pixels_are_counted_before_a_picture_is_decoded(
+    token_server: Running, files: list[bytes], reason: str
+) -> None:
+    answer = token_server.post(PREDICT, [("a.png", file) for file in files], RIGHT)
+    assert (answer.status, answer.json["error"]) == (413, "too_many_pixels")
+    assert reason in answer.json["message"]
 
 
 def test_one_client_takes_no_more_than_its_share_nor_for_ever(tiny: Path) -> None:
@@ -474,35 +567,50 @@ def test_one_client_takes_no_more_than_its_share_nor_for_ever(tiny: Path) -> Non
         assert server.metric('fervor_refusals_total{code="client_busy"}') == 1
 
 
-def test_a_connection_too_many_is_told_so_in_json(tiny: Path) -> None:
-    resource = pytest.importorskip("resource", reason="needs to know how many files may be open")
-    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024:
-        pytest.skip("needs 1,024 open files")
-    pytest.importorskip("fastapi", reason="needs fervor[serve]")
-    from fervor.server.bind import CONNECTIONS, TOLD
-
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+def test_half_open_connections_take_nobody_else_s_place(tiny: Path) -> None:
     with serving("--model", tiny) as server, ExitStack() as leaving:
+        half_open = []
+        for _ in range(950):
+            half_open.append(leaving.enter_context(connected(server, "127.0.0.2")))
+            half_open[-1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX")
+        for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            with connected(server, address) as connection:
+                connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        for old in half_open[:800]:  # of its own, the oldest made room
+            with suppress(ConnectionResetError):
+                assert old.recv(1) == b""
 
-        def connect() -> socket.socket:
-            place = ("127.0.0.1", server.port)
-            return leaving.enter_context(socket.create_connection(place, 60))
 
-        first, *_ = [connect() for _ in range(CONNECTIONS)]
-        for answer in (server.get("/v1/health"), server.post(PREDICT, [("a.jpg", ASTRONAUT)])):
-            assert (answer.status, answer.json["error"]) == (503, "busy")
-            assert int(answer.headers["retry-after"]) >= 1
-            assert answer.headers["connection"] == "close"
-        first.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert first.recv(100).startswith(b"HTTP/1.1 200 ")
-        *_, beyond = [connect() for _ in range(TOLD + 1)]
-        with suppress(ConnectionResetError):
-            assert beyond.recv(100) == b""
-        leaving.close()
-        until = time.monotonic() + 30
-        while server.get("/v1/health").status != 200:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        assert server.metric('fervor_refusals_total{code="busy"}') >= 2
+class Open:
+    """A connection as `Connections` sees it."""
+
+    def __init__(self, address: str, *, idle: bool = True) -> None:
+        self.address, self.idle, self.closed = address, idle, False
+        self.transport = self
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_a_connection_too_many_closes_an_idle_one_of_who_has_most() -> None:
+    everyone = Connections(Limits(connections=6, client_connections=3), trusted="proxy")
+    first, busy, second = Open("a"), Open("a", idle=False), Open("a")
+    proxied = [Open("proxy") for _ in range(2)]
+    for one in (first, busy, second, *proxied, Open("b")):
+        assert everyone.add(one)
+    third = Open("a")
+    assert everyone.add(third) and first.closed and not second.closed
+    newcomer = Open("c")
+    assert everyone.add(newcomer) and second.closed and not third.closed
+    everyone.remove(second)  # told of its end later
+    for number in range(4):  # of which none is too many for one client
+        proxied.append(Open("proxy"))
+        assert everyone.add(proxied[-1])
+        assert sum(one.closed for one in (*proxied, third)) == number + 1
+    full = Connections(Limits(connections=6, client_connections=1))
+    assert full.add(Open("a", idle=False)) and not full.add(Open("a"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
@@ -528,6 +636,27 @@ def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> No
     assert "not what a person feels" in out and "secret-name" not in out
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_the_end_comes_soon_whatever_is_under_way(tiny: Path, tmp_path: Path) -> None:
+    """A upload that never ends, long pictures in the line, and a video of minutes."""
+    body = form([("a.png", black_png())] * 3)
+    video = form([("a.mov", many_frames(tmp_path / "a.mov", frames=10_000).read_bytes())])
+    with serving("--model", tiny) as server, ExitStack() as leaving:
+        for sent in (
+            head(len(body)) + body,
+            head(len(body)) + body[:500],
+            head(len(video), path=VIDEO) + video,
+        ):
+            connection = leaving.enter_context(connected(server))
+            connection.sendall(sent)
+        server.wait_for("fervor_requests_in_flight", 3)
+        server.wait_for("fervor_video_frames_total", 1)
+        start = time.monotonic()
+        code, _, err = server.stop()
+        assert time.monotonic() - start < 10
+        assert (code, err) == (0, "")
+
+
 def _listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 5).close()
@@ -547,6 +676,8 @@ def _listens(port: int) -> bool:
         (["--port", "0", "--labels", "a,b", "--model", "embedded"], "its own classes alone"),
         (["--max_faces", "0"], "expected 1 or more"),
         (["--client_requests", "0"], "limit client_requests=0: expected 1 or more"),
+        (["--max_video_frames", "0"], "limit video_frames=0: expected 1 or more"),
+        (["--trusted_proxy", "proxy"], "trusted_proxy=proxy: expected an address"),
         (["--host", "192.0.2.1", "--token", TOKEN], "name another --port"),
     ],
 )
@@ -556,7 +687,6 @@ def test_it_does_not_start_where_it_must_not(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("fastapi", reason="needs fervor[serve]")
     monkeypatch.delenv("FERVOR_TOKEN", raising=False)
     assert main(["serve", *words]) == 2
     out, err = capsys.readouterr()
@@ -564,7 +694,6 @@ def test_it_does_not_start_where_it_must_not(
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("fastapi", reason="needs fervor[serve]")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
     assert "Address already in use; name another --port" in capsys.readouterr().err

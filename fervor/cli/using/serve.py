@@ -34,6 +34,8 @@ def serve(
     max_upload_seconds: float = 60.0,
     max_video_bytes: int = 256_000_000,
     max_video_seconds: float = 600.0,
+    max_video_frames: int = 18_000,
+    trusted_proxy: str = "",
 ) -> int:
     """Answer over HTTP, with a web page for pictures, a webcam and videos.
 
@@ -56,13 +58,17 @@ def serve(
         max_pixels: of a picture.
         max_faces: in a picture.
         max_files: pictures in a request.
-        max_requests: received and answered at the same time.
-        client_requests: of those, from one address; behind a proxy, all come from the proxy's.
+        max_requests: that wait or are answered at the same time.
+        client_requests: from one address that are received, wait or are answered at the same time.
         max_upload_seconds: in which a request must have been received.
         max_video_bytes: of a video's file.
         max_video_seconds: of a video.
+        max_video_frames: of a video.
+        trusted_proxy: address of the proxy through which clients ask; its X-Forwarded-For header
+            says whose share a request takes, that of others is ignored.
     """
     work = plugins.load("fervor.server.bind", extra="serve")
+    largest = max(64_000_000, max_bytes, max_video_bytes)
     limits = work.Limits(
         file_bytes=max_bytes,
         request_bytes=max(64_000_000, max_bytes),
@@ -72,12 +78,16 @@ def serve(
         requests=max_requests,
         client_requests=client_requests,
         upload_seconds=max_upload_seconds,
-        held_bytes=max(512_000_000, max_bytes, max_video_bytes),
+        request_pixels=max(200_000_000, max_pixels),
+        held_bytes=max(512_000_000, 2 * largest),
+        client_bytes=max(256_000_000, largest),
         video_bytes=max_video_bytes,
         video_seconds=max_video_seconds,
+        video_frames=max_video_frames,
+        client_connections=max(100, 2 * client_requests),
     )
     token = token or os.environ.get("FERVOR_TOKEN", "")
-    place = work.Place(host, port, token, hosts.split(","))
+    place = work.Place(host, port, token, hosts.split(","), trusted_proxy)
 
     def announce(address: str, predictor: "Predictor") -> None:
         name = model or ("vlm" if labels else "embedded")
