@@ -1,16 +1,20 @@
 """Frames -> the faces in them, cut out as a model expects them; followed through videos."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fervor.faces.alignment import cut, square
 from fervor.faces.detector import FaceDetector
+from fervor.faces.places import GivenBoxes, upright_face
 from fervor.faces.tracker import WHOLE_EVERY, Detector, FaceTracker
 from fervor.faces.types import Box, Face
 from fervor.io.frame import Frame
+from fervor.io.image import Decoded
 
 
 __all__ = ["Cutout", "FaceCutter"]
@@ -43,6 +47,8 @@ class FaceCutter:
         side: of the cut-out squares, in pixels.
         largest: keep the largest face of each frame only.
         whole_every: see `fervor.faces.tracker.FaceTracker`.
+        region: where faces are looked for, x, y, width, height in pixels; None for everywhere.
+        given: the faces of each frame, in place of what a detector would find.
     """
 
     def __init__(
@@ -52,7 +58,10 @@ class FaceCutter:
         side: int,
         largest: bool = False,
         whole_every: int = WHOLE_EVERY,
+        region: Box | None = None,
+        given: GivenBoxes | None = None,
     ) -> None:
+        self._region, self._given = region, given
         self._detector, self._side, self._largest = detector, side, largest
         self._whole_every = whole_every
         self._last: Frame | None = None
@@ -60,13 +69,16 @@ class FaceCutter:
 
     def __call__(self, group: Sequence[Frame]) -> list[list[Cutout]]:
         """The faces of each frame, largest first; none where it could not be read."""
+        if self._given is not None:
+            return [self._said(frame, self._given) for frame in group]
         if self._detector is None:
             return [[_whole(frame)] if frame.picture is not None else [] for frame in group]
-        found = iter(_found([frame for frame in group if not frame.moving], self._detector))
+        stills = [self._part(frame) for frame in group if not frame.moving]
+        found = iter(_found(stills, self._detector))
         return [
             self._followed(frame, self._detector)
             if frame.moving
-            else self._cut(frame, ((face, None) for face in next(found)))
+            else self._cut(frame, ((self._back(face), None) for face in next(found)))
             if frame.picture is not None
             else []
             for frame in group
@@ -81,8 +93,47 @@ class FaceCutter:
             return []
         if self._tracker is None:
             self._tracker = FaceTracker(detector, whole_every=self._whole_every)
-        followed = self._tracker(frame.image, frame.time_s)
-        return self._cut(frame, ((one.face, one.track) for one in followed))
+        image = self._part(frame).image
+        assert image is not None, "a part of a picture is one"
+        followed = self._tracker(image, frame.time_s)
+        return self._cut(frame, ((self._back(one.face), one.track) for one in followed))
+
+    def _said(self, frame: Frame, given: GivenBoxes) -> list[Cutout]:
+        if frame.picture is None:
+            return []
+        faces = given.of(frame.source, frame.frame)
+        cut = self._cut(frame, ((upright_face(face.box), face.track) for face in faces))
+        return [replace(one, score=None) for one in cut]
+
+    def _part(self, frame: Frame) -> Frame:
+        """The frame's region alone."""
+        if self._region is None or frame.picture is None:
+            return frame
+        left, top, right, bottom = self._corners(frame)
+        picture = frame.picture
+        part: Decoded
+        if isinstance(picture, Image.Image):
+            part = picture.crop((left, top, right, bottom))
+        else:
+            part = np.ascontiguousarray(picture[top:bottom, left:right])
+        return Frame(frame.source, frame.frame, frame.time_s, part, None)
+
+    def _corners(self, frame: Frame) -> tuple[int, int, int, int]:
+        """left, top, right, bottom of the region inside a frame, in whole pixels; never empty."""
+        assert self._region is not None, "only a region has corners"
+        (x, y, wide, tall), (height, width) = self._region, frame.shape
+        left, top = min(max(0, int(x)), width - 1), min(max(0, int(y)), height - 1)
+        right, bottom = min(math.ceil(x + wide), width), min(math.ceil(y + tall), height)
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
+    def _back(self, face: Face) -> Face:
+        """A face of the region, where it is in the whole frame."""
+        if self._region is None:
+            return face
+        left, top = max(0, int(self._region[0])), max(0, int(self._region[1]))
+        x, y, width, height = face.box
+        shift = np.array([left, top], np.float32)
+        return Face((x + left, y + top, width, height), face.points + shift, face.score)
 
     def _cut(self, frame: Frame, faces: Iterable[tuple[Face, int | None]]) -> list[Cutout]:
         assert frame.picture is not None, "only frames that could be read are cut"

@@ -20,7 +20,9 @@ from fervor.artifacts.reader import ModelHeader, find_model, read_header
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.faces.cropper import Cutout, FaceCutter
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
+from fervor.faces.places import GivenBoxes, check_region, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
+from fervor.faces.types import Box
 from fervor.inference.attribution import Explainer, Explanation
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
@@ -81,6 +83,9 @@ class Predictor:
             any size, 16 at the least; smaller ones are left out. 0 looks for every face of 40, and
             takes smaller ones where they are seen. Time grows with its square (docs/detection.md).
         most_faces: of a picture are kept, the largest; 0 for all.
+        region: where faces are looked for: x, y, width, height in pixels of the upright picture.
+        boxes: a file of faces that are given, CSV or JSON Lines (docs/rows.md), in place of what a
+            detector finds; heads are then taken for upright.
         neutral: how a face looks at rest, to correct what it shows: a picture of it, or "auto" to
             learn it for each track of a video; None corrects nothing.
         precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md), with the
@@ -110,6 +115,8 @@ class Predictor:
         whole_every: int = WHOLE_EVERY,
         smallest_face: float = 0.0,
         most_faces: int = 0,
+        region: Box | None = None,
+        boxes: str | os.PathLike[str] | None = None,
         neutral: Picture | None = None,
         precision: Precision = "fp32",
         device: Device = "cpu",
@@ -129,6 +136,10 @@ class Predictor:
             raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
         if not 0 <= smallest_face < math.inf:
             raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for 40 or more")
+        if faces == "precropped" and (region is not None or boxes is not None):
+            raise UsageError("faces='precropped' looks for no face: leave region and boxes out")
+        self._region = None if region is None else check_region(region)
+        self.boxes = None if boxes is None else GivenBoxes(boxes)
         if labels is not None:
             check_labels(labels)
             model = model or "vlm"
@@ -149,7 +160,7 @@ class Predictor:
         self._abstain = abstain
         self._whole_every = whole_every
         self._detector = detector
-        if detector is None and faces != "precropped":
+        if detector is None and faces != "precropped" and boxes is None:
             self._detector = FaceDetector(
                 threads if single else each,
                 smallest=smallest_face,
@@ -260,7 +271,9 @@ class Predictor:
     ) -> Iterator[tuple[Frame, list[Prediction]]]:
         cutter = self._cutter()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
-        groups = self._begun(cutter, _groups(frames, self._batch_size, self._at_once))
+        groups = self._begun(
+            cutter, _groups(map(self._fitting, frames), self._batch_size, self._at_once)
+        )
         answered = mapped(
             partial(self._seen, cutter),
             groups,
@@ -318,7 +331,7 @@ class Predictor:
             ModelError: the model has no places or no class vectors to compare them with.
         """
         explainer = self._explainer
-        frame = _readable(picture)
+        frame = self._fitting(_readable(picture))
         found: list[Explanation] = []
         faces = self._cutter()([frame])[0]
         for start in range(0, len(faces), self._batch_size):
@@ -378,7 +391,25 @@ class Predictor:
             side=self.header.crop,
             largest=self.faces == "largest",
             whole_every=self._whole_every,
+            region=self._region,
+            given=self.boxes,
         )
+
+    def _fitting(self, frame: Frame) -> Frame:
+        """The frame, or the reason why the region or a given box does not fit it."""
+        if frame.picture is None or (self._region is None and self.boxes is None):
+            return frame
+        height, width = frame.shape
+        faces = [] if self.boxes is None else self.boxes.of(frame.source, frame.frame)
+        places = [("a given box", face.box) for face in faces]
+        if self._region is not None:
+            places.append(("the region", self._region))
+        for name, place in places:
+            if outside(place, frame.shape):
+                sides = ",".join(f"{value:g}" for value in place)
+                reason = f"{name} {sides} lies outside the picture of {width} x {height} pixels"
+                return replace(frame, picture=None, error=reason)
+        return frame
 
     @property
     def _corrects(self) -> bool:

@@ -8,11 +8,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fervor.errors import UsageError
 from fervor.inference.prediction import Answer
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
 from fervor.io.prefetch import progress
 from fervor.outputs import tables
+from fervor.outputs.summary import Summary, check_summary
 
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ __all__ = ["Outputs", "answers", "run"]
 
 
 class Outputs:
-    """Where the answers go: a file of rows or a table on the terminal, and drawings.
+    """Where the answers go: a file of rows or a table on the terminal, drawings, and a summary.
 
     `landmarks` adds each face's points to both; a terminal shows none.
 
@@ -40,11 +42,17 @@ class Outputs:
         smooth: bool,
         sources: Sequence[str],
         landmarks: bool = False,
+        summary: str = "",
     ) -> None:
         self.output, self.smooth, self.landmarks = output, smooth, landmarks
         self.stream = sys.stdout
         if output:
             tables.check_output(Path(output))
+        self._summary = Path(summary) if summary else None
+        if self._summary is not None:
+            check_summary(self._summary)
+            if not any(map(media.is_moving, sources)):
+                raise UsageError(f"summary {summary}: needs a video, and none is named")
         self.annotator = _annotator(Path(annotate), sources) if annotate else None
 
     def table(self, labels: Sequence[str], sources: Sequence[str]) -> tables.Writer:
@@ -55,6 +63,12 @@ class Outputs:
             )
         timed = any(map(media.is_moving, sources))
         return tables.TextTable(self.stream, sources, timed=timed)
+
+    def summary(self, labels: Sequence[str]) -> Summary | None:
+        """What is gathered of videos, where it is asked for."""
+        if self._summary is None:
+            return None
+        return Summary(self._summary, labels, smooth=self.smooth)
 
 
 def answers(
@@ -89,6 +103,8 @@ def run(
             table = stack.enter_context(outputs.table(labels, sources))
             if outputs.annotator is not None:
                 stack.enter_context(outputs.annotator)
+            if (gathered := outputs.summary(labels)) is not None:
+                stack.enter_context(gathered)
             unit = "frames" if moving else "pictures"
             bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
             stack.enter_context(closing(found))
@@ -98,6 +114,8 @@ def run(
                 table.write(answer, points)
                 if outputs.annotator is not None:
                     outputs.annotator.write(frame, answer, points)
+                if gathered is not None:
+                    gathered.add(frame, answer)
             counts["frames"] += frame.source in moving
             counts.update(prediction.status for prediction in answer)
             if bar is not None:

@@ -139,7 +139,8 @@ def test_folder_as_rows(model: Path, folder: Path, tmp_path: Path) -> None:
     words = ["predict", folder, "--model", model, "--faces", "precropped", "--output", output]
     answer = fervor_process(*words)
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert answer.stdout == f"{output}: 6 pictures, 3 faces, 0 without a face, 3 unreadable\n"
+    counts = "6 pictures, 3 faces, 0 without a face, 3 unreadable; 1 file skipped (1 .txt)"
+    assert answer.stdout == f"{output}: {counts}\n"
     rows = read_csv(output)
     assert [Path(row["source"]).name for row in rows] == [
         *("a.png", "b.png", "c.png", "cut.jpg", "empty.png", "text.jpg")
@@ -471,7 +472,7 @@ def test_prediction_opens_no_socket(model: Path, folder: Path, tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     words = ["predict", folder, "--model", model, "--offline"]
     answer = fervor_process(*words, env=environment)
-    assert (answer.returncode, answer.stderr) == (0, "")
+    assert (answer.returncode, answer.stderr) == (0, "1 file skipped (1 .txt)\n")
     opening = [sys.executable, "-c", "import socket; socket.socket()"]
     opened = subprocess.run(opening, env=environment, capture_output=True, check=False)
     assert opened.stderr == b"a socket\n"  # the guard guards

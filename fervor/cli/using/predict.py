@@ -30,6 +30,9 @@ def predict(
     end: float = math.inf,
     whole_every: int = 10,
     smallest_face: float = 0.0,
+    region: str = "",
+    boxes: str = "",
+    summary: str = "",
     smooth: bool = False,
     landmarks: bool = False,
     neutral: str = "",
@@ -62,6 +65,11 @@ def predict(
         smallest_face: longer side in pixels of the smallest face that is looked for, 16 at the
             least; smaller ones are left out; 0 looks for every face of 40 px, and takes smaller
             ones where they are seen. Larger numbers run faster.
+        region: look for faces in this part of each picture alone: x,y,width,height in pixels.
+        boxes: a file (.csv or .jsonl) of the faces: source, x, y, width, height in pixels, for
+            videos frame too; none is looked for. The rows of an earlier run are such a file.
+        summary: a file (.csv or .json) of how long each face of a video, and all of it, showed each
+            expression.
         smooth: add columns smooth_<class> to the output, smoothed over each track.
         landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
             and draw them with annotate.
@@ -81,6 +89,7 @@ def predict(
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from fervor.faces.places import parse_region
     from fervor.inference.predictor import Predictor
     from fervor.io import sources as media
     from fervor.outputs import writer as work
@@ -96,7 +105,9 @@ def predict(
         raise UsageError(f"workers={workers}: needs --cluster")
     else:
         sources = media.find(inputs, skipped=skipped)
-    outputs = work.Outputs(output, annotate, smooth=smooth, sources=sources, landmarks=landmarks)
+    outputs = work.Outputs(
+        output, annotate, summary=summary, smooth=smooth, sources=sources, landmarks=landmarks
+    )
     options: dict[str, Any] = {
         "model": model or None,
         "labels": listed(labels),
@@ -106,12 +117,16 @@ def predict(
         "abstain": abstain,
         "whole_every": whole_every,
         "smallest_face": smallest_face,
+        "region": parse_region(region),
+        "boxes": boxes or None,
         "neutral": neutral or None,
         "precision": precision,
         "device": device,
     }
     with notes("fervor.inference.precision"):
         predictor = Predictor(**options)
+    if predictor.boxes is not None:
+        predictor.boxes.check_sources(sources)
     with ExitStack() as stack:
         if cluster:
             count = stack.enter_context(place.joined(workers, threads))

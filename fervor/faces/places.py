@@ -1,0 +1,149 @@
+"""Where faces are, said by the user: a region of each picture, or the boxes in a file."""
+
+import csv
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fervor.errors import InputError, UsageError
+from fervor.faces.alignment import BOX_TEMPLATE, TEMPLATE
+from fervor.faces.types import Box, Face
+
+
+__all__ = ["GivenBoxes", "GivenFace", "check_region", "outside", "parse_region", "upright_face"]
+
+FIELDS = ("source", "x", "y", "width", "height")
+
+
+class GivenFace(NamedTuple):
+    """A box of the file, and the number of its track where it says one."""
+
+    box: Box
+    track: int | None
+
+
+def parse_region(text: str) -> Box | None:
+    """The box that "x,y,width,height" names, in pixels; None where the text is empty.
+
+    Raises:
+        UsageError: it is no such text, or the box is empty.
+    """
+    if not text.strip():
+        return None
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"region={text!r}: expected x,y,width,height in pixels") from None
+    return check_region((x, y, width, height))
+
+
+def check_region(region: Sequence[float]) -> Box:
+    """Raises UsageError where it is no box: four finite numbers, the last two above 0."""
+    if len(region) != 4 or not all(map(math.isfinite, region)) or min(region[2:]) <= 0:
+        raise UsageError(f"region={tuple(region)}: expected x,y,width,height in pixels, not empty")
+    x, y, width, height = map(float, region)
+    return (x, y, width, height)
+
+
+def outside(box: Box, shape: tuple[int, int]) -> bool:
+    """Whether no pixel of a picture of `shape` (height, width) lies in a box."""
+    x, y, width, height = box
+    return x >= shape[1] or y >= shape[0] or x + width <= 0 or y + height <= 0
+
+
+def upright_face(box: Box) -> Face:
+    """A face that fills a box as faces usually do: upright, its points in place."""
+    x, y, width, height = box
+    low, high = BOX_TEMPLATE[0], BOX_TEMPLATE[3]
+    step = np.array([width, height], np.float32) / (high - low)
+    points = np.array([x, y], np.float32) + (TEMPLATE - low) * step
+    return Face(box, points.astype(np.float32), 1.0)
+
+
+class GivenBoxes:
+    """The faces of a file: CSV or JSON Lines with source, x, y, width, height in pixels.
+
+    Frames of a video have `frame` too, and may have `track`; rows whose box is empty (`no_face`)
+    are no faces, so that the rows of `fervor predict` are such a file.
+
+    Raises:
+        InputError: the file does not exist, or a line of it is no box.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._faces: defaultdict[tuple[str, int], list[GivenFace]] = defaultdict(list)
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                for line, row in _rows(file, self.path):
+                    self._add(line, row)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text in UTF-8"
+            raise InputError(f"boxes {path} cannot be read: {reason}") from error
+
+    def _add(self, line: int, row: dict[str, Any]) -> None:
+        if missing := [name for name in FIELDS if name not in row]:
+            raise InputError(
+                f"boxes {self.path}, line {line}: {missing[0]} is missing; "
+                f"expected {', '.join(FIELDS)}, and frame for videos"
+            )
+        if all(row[name] in (None, "") for name in FIELDS[1:]):
+            return
+        try:
+            x, y, width, height = (float(row[name]) for name in FIELDS[1:])
+            frame, track = int(row.get("frame") or 0), row.get("track")
+            if not math.isfinite(x + y) or not 0 < min(width, height) <= max(width, height) < 1e6:
+                raise ValueError
+            face = GivenFace((x, y, width, height), None if track in (None, "") else int(track))
+        except (TypeError, ValueError):
+            values = ", ".join(str(row[name]) for name in FIELDS[1:])
+            raise InputError(
+                f"boxes {self.path}, line {line}: {values} is no box; expected x, y, width and "
+                "height in pixels, width and height above 0"
+            ) from None
+        self._faces[_key(str(row["source"])), frame].append(face)
+
+    def check_sources(self, sources: Iterable[str]) -> None:
+        """Raises UsageError where it names a source that is no input."""
+        known = {_key(source) for source in sources}
+        for source, _ in self._faces:
+            if source not in known:
+                raise UsageError(
+                    f"boxes {self.path} name {source}, which is no input: name it too, or take its "
+                    "lines out"
+                )
+
+    def of(self, source: str, frame: int) -> list[GivenFace]:
+        """The faces of one frame, largest first."""
+        faces = self._faces.get((_key(source), frame), [])
+        return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
+
+
+def _key(source: str) -> str:
+    return os.path.normpath(source)
+
+
+def _rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbers of lines, and what they say."""
+    if path.suffix.lower() == ".jsonl":
+        for line, text in enumerate(file, start=1):
+            if text.strip():
+                try:
+                    row = json.loads(text)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise InputError(f"boxes {path}, line {line}: expected a JSON object")
+                yield line, row
+    elif path.suffix.lower() == ".csv":
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, row
+    else:
+        raise InputError(f"boxes {path}: expected a name that ends in .csv or .jsonl")

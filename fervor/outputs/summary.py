@@ -1,0 +1,179 @@
+"""How long each face of a video, and all of it, showed each expression: the file of --summary."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fervor.errors import UsageError
+from fervor.inference.prediction import Prediction
+from fervor.inference.smoothing import Smoother
+from fervor.io.atomic import write_bytes
+from fervor.io.frame import Frame
+
+
+__all__ = ["ENDINGS", "Summary", "check_summary"]
+
+ENDINGS = (".csv", ".json")
+LONGEST_STEP = 1.0
+"""Seconds that a frame stands for at most, and after which an episode has ended."""
+
+
+@dataclass(slots=True)
+class _Expression:
+    seconds: float = 0.0
+    weighted: float = 0.0
+    episodes: int = 0
+    longest: float = 0.0
+
+
+@dataclass(slots=True)
+class _Track:
+    """One face, or all faces of a video together."""
+
+    frames: int = 0
+    seconds: float = 0.0
+    expressions: dict[str, _Expression] = field(default_factory=dict)
+    label: str = ""
+    length: float = 0.0
+    last: float = 0.0
+
+
+class Summary:
+    """Gathers the answers of videos as they come; leaving the `with` block writes the file.
+
+    A frame stands for the time until the next one, for a second at most; the last of a video for as
+    long as the one before. An episode is a time in which the same expression of a face is the most
+    probable one without a break of more than a second. With `smooth` probabilities are smoothed
+    over each track first.
+    """
+
+    def __init__(self, path: Path, labels: Sequence[str], *, smooth: bool = False) -> None:
+        self._path, self._labels = path, tuple(labels)
+        self._smoother = Smoother() if smooth else None
+        self._source, self._frames, self._empty = "", 0, 0
+        self._tracks: dict[int, _Track] = {}
+        self._waiting: tuple[float, dict[int, dict[str, float]]] | None = None
+        self._step = 0.0
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
+        """Take in one frame; pictures have no time and are passed over."""
+        if frame.time_s is None:
+            return
+        if frame.source != self._source:
+            self._finish()
+            self._source = frame.source
+        shares = [prediction.probabilities for prediction in predictions]
+        if self._smoother is not None:
+            shares = self._smoother(predictions)
+        faces = {
+            prediction.track: own
+            for prediction, own in zip(predictions, shares, strict=True)
+            if prediction.track is not None and own
+        }
+        self._frames += 1
+        self._empty += not faces
+        if self._waiting is not None:
+            self._step = min(max(0.0, frame.time_s - self._waiting[0]), LONGEST_STEP)
+            self._count(*self._waiting, self._step)
+        self._waiting = (frame.time_s, faces)
+
+    def _count(self, time: float, faces: dict[int, dict[str, float]], step: float) -> None:
+        for number, shares in faces.items():
+            track = self._tracks.setdefault(number, _Track())
+            track.frames += 1
+            track.seconds += step
+            best = max(shares, key=lambda label: shares[label])
+            for label, share in shares.items():
+                track.expressions.setdefault(label, _Expression()).weighted += share * step
+            shown = track.expressions[best]
+            shown.seconds += step
+            if best != track.label or time - track.last > LONGEST_STEP:
+                track.label, track.length = best, 0.0
+                shown.episodes += 1
+            track.length += step
+            track.last = time
+            shown.longest = max(shown.longest, track.length)
+
+    def _finish(self) -> None:
+        """The rows of the video that has ended: of all faces, then of each."""
+        if self._waiting is not None:
+            self._count(*self._waiting, self._step)
+        if self._source:
+            self._rows += self._of(None, self._together())
+            for number in sorted(self._tracks):
+                self._rows += self._of(number, self._tracks[number])
+        self._frames = self._empty = 0
+        self._tracks, self._waiting, self._step = {}, None, 0.0
+
+    def _together(self) -> _Track:
+        whole = _Track(frames=self._frames)
+        for track in self._tracks.values():
+            whole.seconds += track.seconds
+            for label, own in track.expressions.items():
+                shown = whole.expressions.setdefault(label, _Expression())
+                shown.seconds += own.seconds
+                shown.weighted += own.weighted
+                shown.episodes += own.episodes
+                shown.longest = max(shown.longest, own.longest)
+        return whole
+
+    def _of(self, number: int | None, track: _Track) -> list[dict[str, Any]]:
+        rows = []
+        for label in self._labels:
+            shown = track.expressions.get(label, _Expression())
+            there = track.seconds > 0
+            rows.append(
+                {
+                    "source": self._source,
+                    "track": number,
+                    "label": label,
+                    "frames": track.frames,
+                    "frames_without_face": self._empty if number is None else None,
+                    "face_s": round(track.seconds, 3),
+                    "label_s": round(shown.seconds, 3),
+                    "share_of_time": round(shown.seconds / track.seconds, 4) if there else None,
+                    "mean_prob": round(shown.weighted / track.seconds, 4) if there else None,
+                    "episodes": shown.episodes,
+                    "mean_episode_s": (
+                        round(shown.seconds / shown.episodes, 3) if shown.episodes else None
+                    ),
+                    "longest_episode_s": round(shown.longest, 3),
+                }
+            )
+        return rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._finish()
+        if self._path.suffix.lower() == ".json":
+            text = json.dumps(self._rows, ensure_ascii=False, indent=1) + "\n"
+        else:
+            file = io.StringIO()
+            writer = csv.DictWriter(file, self._of(None, _Track())[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows)
+            text = file.getvalue()
+        write_bytes(self._path, text.encode("utf-8", "backslashreplace"))
+
+
+def check_summary(path: Path) -> None:
+    """Raises UsageError, before the work starts, where the file could not be written."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"summary {path}: expected a name that ends in {' or '.join(ENDINGS)}")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"summary {path}: the folder {path.parent} does not exist; create it first"
+        )
