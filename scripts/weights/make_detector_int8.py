@@ -34,7 +34,7 @@ from fervor.faces.detector import LOW, WEIGHTS
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from make_detector import export
+from make_detector import export, subtract_in_one_pass
 from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
 from train_fine_level import FineLevel, Narrow, whole
@@ -106,6 +106,7 @@ def main() -> None:
             single, arguments.output, pictures(arguments.ferplus), operations=OPERATIONS, kept=kept
         )
     fuse(arguments.output)
+    subtract_in_one_pass(arguments.output)
     card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     del card["difference_to_torch"]
     content = arguments.output.read_bytes()

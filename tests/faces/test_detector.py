@@ -15,6 +15,7 @@ from PIL import Image
 from fervor.errors import ModelError, UsageError
 from fervor.faces import alignment, detector
 from fervor.faces.alignment import TEMPLATE, crop, similarity
+from fervor.faces.anchors import PADDING
 from fervor.faces.detector import FaceDetector, select
 from fervor.faces.types import Box, Face
 from tests.support.scenes import background, iou, scene
@@ -202,6 +203,18 @@ class TestDetect:
         content = weights.read_bytes()
         assert hashlib.sha256(content).hexdigest() == card["sha256"]
         assert len(content) == card["bytes"] < 2_000_000
+
+
+@pytest.mark.parametrize("weights", [detector.WEIGHTS, detector.INT8_WEIGHTS])
+def test_the_mean_is_subtracted_in_the_pass_that_reads_bytes(weights: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(weights).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    (turned,) = (n for n in graph.node if n.op_type == "Transpose" and "image" in n.input)
+    (centred,) = (node for node in graph.node if turned.output[0] in node.input)
+    assert centred.op_type == "DequantizeLinear"
+    assert stored[centred.input[1]].tolist() == [1, 1, 1]
+    assert tuple(stored[centred.input[2]]) == PADDING  # so that what is filled up is nothing
 
 
 def by_singular_values(source: np.ndarray, target: np.ndarray) -> np.ndarray:
