@@ -32,7 +32,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from fervor.artifacts.reader import find_model, read_header
+from fervor.artifacts.model_info import ModelInfo
 from fervor.io import provenance
 
 
@@ -226,8 +226,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--nodes", action="store_true")
     given = parser.parse_args()
-    folder = find_model(given.model)
-    graph, size = folder / "model.onnx", read_header(folder).size
+    info = ModelInfo.read(given.model)
+    graph, size = info.folder / "model.onnx", info.input.size
     parts = layers(onnx.load(graph))
     result = report(parts, graph, size, given.rounds)
     print(

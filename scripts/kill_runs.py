@@ -34,7 +34,8 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
-from fervor.artifacts.reader import open_session, read_header
+from fervor.artifacts.model_info import ModelInfo
+from fervor.artifacts.reader import open_session
 from fervor.errors import ModelError
 from tests.support.faults import begun, write_recipe
 from tests.support.models import write_model
@@ -208,19 +209,18 @@ class Export(Work):
     def check(self, folder: Path) -> str:
         check_whole(folder)
         try:
-            header = read_header(folder)
-            open_session(folder / "model.onnx", header, 1)
+            info = ModelInfo.read(folder)
+            open_session(info, 1)
         except ModelError as error:
             assert "export or copy the model again" in str(error), error
             return "two exports' files, refused"
-        half = json.loads((folder / "model.json").read_text())["half"]
-        return "the earlier export" if half else "the new export"
+        return "the earlier export" if info.half else "the new export"
 
     def answer(self, folder: Path) -> Any:
         self.check(folder)
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        content = json.loads((folder / "model.json").read_text())
-        return content["labels"], content["half"], names
+        info = ModelInfo.read(folder)
+        return info.labels, info.half, names
 
 
 class Serve(Work):

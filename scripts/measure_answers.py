@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
 from fervor.data.image_set import read_pictures
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation import results
 from fervor.evaluation.evaluate import origin
 from fervor.evaluation.metrics import softmax, summary
-from fervor.methods import build
+from fervor.methods.build import build
 from fervor.methods.lacovl.method import LaCoVL, Logits
 
 
@@ -38,12 +39,12 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of FERPlus")
     parser.add_argument("--output", type=Path, help="result file to write")
     arguments = parser.parse_args()
-    model = build.load_model(arguments.run)
-    method = model.method()
+    info = ModelInfo.read(arguments.run)
+    method = build(info)
     if not isinstance(method, LaCoVL) or method.semantic is None:
         parser.error(f"{arguments.run} is no run of method lacovl with a teacher")
     samples = datasets.load("ferplus", arguments.root, "valid", protocol="majority")
-    pictures = read_pictures(samples, method.labels, size=model.info["input"]["crop"])
+    pictures = read_pictures(samples, method.labels, size=info.input.crop)
     logits: dict[str, list[np.ndarray]] = {answer: [] for answer in ANSWERS}
     told = method.answer
 
@@ -54,7 +55,7 @@ def main() -> None:
         return told(found)
 
     method.answer = every_answer  # type: ignore[method-assign]
-    for batch in evaluation_batches(pictures, size=model.info["input"]["size"]):
+    for batch in evaluation_batches(pictures, size=info.input.size):
         method(batch.image)
     label = pictures.label.numpy()
     rows = {}
@@ -64,7 +65,7 @@ def main() -> None:
     print(json.dumps(rows, indent=1))
     if arguments.output:
         data = {"name": "ferplus", "protocol": "majority", "split": "valid"}
-        result = origin(model.info, data) | {"count": len(label), "answers": rows}
+        result = origin(info, data) | {"count": len(label), "answers": rows}
         results.write(arguments.output, result)
 
 

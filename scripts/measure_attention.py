@@ -30,7 +30,7 @@ from fervor.data import datasets
 from fervor.data.batch import Batch
 from fervor.data.image_set import Pictures, read_pictures
 from fervor.data.loading import evaluation_batches
-from fervor.methods import build
+from fervor.methods.build import load_model
 from fervor.methods.lacovl.gated_attention import Mixture
 from fervor.methods.lacovl.method import LaCoVL
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="validation pictures, evenly taken")
     parser.add_argument("--maps", type=Path, help="PNG to draw")
     arguments = parser.parse_args()
-    method = build.load_model(arguments.run).method()
+    method = load_model(arguments.run)
     if not isinstance(method, LaCoVL):
         parser.error(f"{arguments.run} is no run of method lacovl")
     samples = datasets.load("ferplus", arguments.root, "valid", protocol="majority")

@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 
 from fervor import Predictor
 from fervor.artifacts.joint_space import read_cues, read_space
-from fervor.artifacts.reader import find_model
+from fervor.artifacts.model_info import GRAPH
 from fervor.data import datasets
 from fervor.data.cropping import pixels_of
 from fervor.inference.attribution import Contrast, extent, heat_of, smoothed
@@ -53,11 +53,11 @@ def main() -> None:
     predictor = Predictor(given.model, faces="precropped", threads=1)
     samples = datasets.load("ferplus", given.root, given.split, protocol="majority")
     chosen = np.linspace(0, len(samples) - 1, min(given.count, len(samples))).astype(int)
-    measure = Measure(predictor, find_model(given.model), given.maps)
+    measure = Measure(predictor, given.maps)
     found = [measure(to_rgb(pixels_of(samples[place])), place) for place in chosen]
     result = {
-        "model": predictor.header.name,
-        "sha256": predictor.header.sha256,
+        "model": predictor.info.name,
+        "sha256": predictor.info.sha256[GRAPH],
         "data": {"name": "ferplus", "protocol": "majority", "split": given.split},
         "count": len(found),
         "replaced_by": f"blur of {BLUR:g} of the side",
@@ -67,7 +67,7 @@ def main() -> None:
         "commit": provenance.commit(),
         "versions": provenance.versions(),
     }
-    name = predictor.header.name.replace("/", "-")
+    name = predictor.info.name.replace("/", "-")
     path = given.output / f"{name}-{given.split}.json"
     provenance.write_text(path, json.dumps(result, indent=1) + "\n")
     print(json.dumps({"maps": result["maps"], "cues": result["cues"]}, indent=1))
@@ -81,11 +81,11 @@ BLUR = 1 / 8
 class Measure:
     """Curves of one model's maps, and drops of its cues."""
 
-    def __init__(self, predictor: Predictor, folder: Path, maps: Sequence[str]) -> None:
+    def __init__(self, predictor: Predictor, maps: Sequence[str]) -> None:
         self.predictor, self.names = predictor, tuple(maps)
-        self.space = read_space(folder, len(predictor.labels))
-        self.cues = read_cues(folder)
-        self.size = predictor.header.size
+        self.space = read_space(predictor.info)
+        self.cues = read_cues(predictor.info)
+        self.size = predictor.info.input.size
 
     def __call__(self, pixels: NDArray[np.uint8], number: int) -> dict[str, Any]:
         """Areas by map: (deletion, insertion); drops by part of the face."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from fervor import Predictor
-from fervor.artifacts.reader import SHIPPED
+from fervor.artifacts.model_info import SHIPPED
 from fervor.data import datasets
 from fervor.data.cropping import pixels_of
 from fervor.data.datasets import Sample

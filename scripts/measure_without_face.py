@@ -102,7 +102,7 @@ def main() -> None:
         kinds["faces of FERPlus"] = [enlarged(path, border=0) for path in paths]
     finding, forced = Predictor(), Predictor(faces="precropped")
     rows = {name: measure(finding, forced, pictures) for name, pictures in kinds.items()}
-    text = json.dumps({"model": forced.header.name, "kinds": rows}, indent=2)
+    text = json.dumps({"model": forced.info.name, "kinds": rows}, indent=2)
     if options.output:
         options.output.write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
 from fervor.data.image_set import Pictures, read_pictures
 from fervor.data.loading import evaluation_batches
@@ -25,7 +26,7 @@ from fervor.evaluation import results
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
-from fervor.methods.build import load_model
+from fervor.methods.build import build
 from fervor.methods.vlm import VLM
 from fervor.models.image.vlm import ensemble
 from fervor.models.text.encoders import MiniLMText, ProjectedText
@@ -51,8 +52,8 @@ def main() -> None:
     parser.add_argument("--split", choices=("valid", "test"), default="valid")
     parser.add_argument("--output", type=Path, default=Path("results/vlm"))
     given = parser.parse_args()
-    model = load_model(given.model)
-    method = model.method()
+    info = ModelInfo.read(given.model)
+    method = build(info)
     assert isinstance(method, VLM), f"{given.model} is no model of method vlm"
     text = ProjectedText(MiniLMText(), method.projection)
     clear = pictures(given.root, given.split, "majority")
@@ -60,7 +61,7 @@ def main() -> None:
     seen = embeddings(method, votes)
     places = {source: place for place, source in enumerate(votes.sources)}
     vectors = seen[[places[source] for source in clear.sources]]
-    scale = float(method.scale().detach()) / model.info["temperature"]
+    scale = float(method.scale().detach()) / info.temperature
     rows = {}
     for name, sentences in conditions().items():
         classes = class_vectors(text, sentences)
@@ -76,9 +77,9 @@ def main() -> None:
     for word, close in others.items():
         print(f"{word:12} {', '.join(f'{name} {cosine:.2f}' for name, cosine in close.items())}")
     result = {
-        "model": model.info["name"],
-        "run": {key: model.info.get(key) for key in ("config", "seed", "commit", "selection")},
-        "sha256": model.info["sha256"],
+        "model": info.name,
+        "run": {key: info.content()[key] for key in ("config", "seed", "commit", "selection")},
+        "sha256": dict(info.sha256),
         "data": {"name": "ferplus", "protocol": "majority", "split": given.split},
         "commit": provenance.commit(),
         "versions": provenance.versions(),
@@ -87,7 +88,7 @@ def main() -> None:
         "two_expressions": {"protocol": "argmax10", **pairs},
         "other_words": others,
     }
-    path = given.output / f"zero-shot-seed{model.info['seed']}-{given.split}.json"
+    path = given.output / f"zero-shot-seed{info.seed}-{given.split}.json"
     results.write(path, result)
     print(path)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fervor import Predictor
-from fervor.artifacts.reader import read_header
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Run
 from fervor.methods.build import load_model
 from fervor.training.trainer import read_run
@@ -29,20 +29,20 @@ def logits() -> np.ndarray:
 
 
 def test_a_run_folder_gives_the_same_logits(logits: np.ndarray) -> None:
-    method = load_model(FOLDER / "run").method()
+    method = load_model(FOLDER / "run")
     with torch.no_grad():
         found = method(batch(LABELS, 2, size=32).image)
     np.testing.assert_allclose(found.numpy(), logits, atol=2e-4)
 
 
 def test_a_model_folder_gives_the_same_probabilities(logits: np.ndarray) -> None:
-    header = read_header(FOLDER / "model")
-    assert (header.labels, header.size, header.crop) == (LABELS, 32, 32)
+    info = ModelInfo.read(FOLDER / "model")
+    assert (info.labels, info.input.size, info.input.crop) == (LABELS, 32, 32)
     faces = pictures(LABELS, 2).images[:, 0].numpy()
     found = Predictor(FOLDER / "model", faces="precropped", threads=1).classify(
         [np.repeat(face[:, :, None], 3, axis=2) for face in faces]
     )
-    expected = torch.from_numpy(logits / header.temperature).softmax(1).numpy()
+    expected = torch.from_numpy(logits / info.temperature).softmax(1).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 

@@ -10,23 +10,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor import Predictor
+from fervor.artifacts.model_info import GRAPH, ModelInfo
 from fervor.cli.main import main
 from fervor.config import Data
 from fervor.data import datasets
 from fervor.data.image_set import read_pictures
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation.evaluate import evaluate, onnx_logits, torch_logits
-from fervor.methods.build import EMBEDDED, load_model
+from fervor.methods.build import build
 
 
 def test_onnx_and_torch_agree_on_real_faces(ferplus: Path) -> None:
-    model = load_model("embedded")
+    info = ModelInfo.read("embedded")
     samples = datasets.load("ferplus", ferplus, "valid")[:100]
-    pictures = read_pictures(samples, model.info["labels"], size=model.info["input"]["size"])
-    batches = list(evaluation_batches(pictures, size=model.info["input"]["size"]))
+    pictures = read_pictures(samples, info.labels, size=info.input.size)
+    batches = list(evaluation_batches(pictures, size=info.input.size))
     graph, torch = (
-        onnx_logits(EMBEDDED / "model.onnx", batches),
-        torch_logits(model.method(), batches),
+        onnx_logits(info.folder / GRAPH, batches),
+        torch_logits(build(info), batches),
     )
     assert float(np.abs(graph - torch).max()) < 1e-4
 

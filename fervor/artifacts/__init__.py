@@ -1,1 +1,1 @@
-"""The model folder: read, verified, described, shared."""
+"""Model folders: what they say of themselves, and their files, verified."""

@@ -4,27 +4,19 @@ Nothing here happens unless a model is named as hub:user/name, or `fervor push` 
 `HF_HUB_OFFLINE=1` forbids the network; what was fetched before is then used as it is.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fervor.artifacts.model_info import CARD, DESCRIPTION, FILES, ModelInfo
 from fervor.errors import ModelError, UsageError
-from fervor.io.jsonfile import read_object
-from fervor.io.provenance import sha256
 
 
 PREFIX = "hub:"
-NEEDED = ("model.json", "README.md")
-FILES = (
-    *(*NEEDED, "model.onnx", "model.int8.onnx"),
-    *("weights.safetensors", "class_vectors.safetensors"),
-    *("text_vectors.safetensors", "cue_vectors.safetensors"),
-    *("word_vectors.safetensors", "word_projection.safetensors"),
-)
-"""What a model folder holds for others; logs and configurations of a run stay at home."""
+NEEDED = (DESCRIPTION, CARD)
+"""What everybody needs; logs and configurations of a run stay at home."""
 
 
 def fetched(model: str) -> Path:
@@ -41,9 +33,9 @@ def fetched(model: str) -> Path:
     _check_name(name)
     with _talking(f"model {model}") as hub:
         folder = Path(
-            hub.snapshot_download(name, revision=revision or None, allow_patterns=list(FILES))
+            hub.snapshot_download(name, revision=revision or None, allow_patterns=[*NEEDED, *FILES])
         )
-    verify(folder)
+    ModelInfo.read(folder).verify()
     return folder
 
 
@@ -59,40 +51,18 @@ def push(folder: str | Path, name: str, *, private: bool = False) -> str:
     for file in NEEDED:
         if not (place / file).is_file():
             raise ModelError(f"{folder} holds no {file}: expected a run or model folder of fervor")
-    verify(place)
+    info = ModelInfo.read(place)
+    info.verify()
     with _talking(f"{name} on the hub") as hub:
         api = hub.HfApi()
         address = api.create_repo(name, private=private, exist_ok=True)
-        info = json.loads((place / "model.json").read_text(encoding="utf-8"))
         api.upload_folder(
             repo_id=name,
             folder_path=place,
-            allow_patterns=[*NEEDED, *info["sha256"]],  # what an earlier export left is not
-            commit_message=f"Add {info['name']}",
+            allow_patterns=[*NEEDED, *info.sha256],  # what an earlier export left is not
+            commit_message=f"Add {info.name}",
         )
     return str(address)
-
-
-def verify(folder: Path) -> None:
-    """Compare every file that model.json has a checksum for.
-
-    Raises:
-        ModelError: model.json is missing or damaged, or a file is not the one it speaks of.
-    """
-    path = folder / "model.json"
-    try:
-        known = read_object(path)["sha256"]
-        sums = {str(file): str(value) for file, value in known.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} holds no checksums: expected a model folder of fervor") from error
-    for file, expected in sums.items():
-        if file not in FILES:  # never a path that leads out of the folder
-            raise ModelError(f"{path} speaks of {file!r}: expected {', '.join(FILES)}")
-        if (folder / file).is_file() and sha256(folder / file) != expected:
-            raise ModelError(
-                f"{folder / file} is not the file that model.json speaks of: fetch or "
-                "export it again"
-            )
 
 
 def _check_name(name: str) -> None:

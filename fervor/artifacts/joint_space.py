@@ -1,25 +1,19 @@
 """What lies beside a graph: the texts' vectors in the space of its embedding and its places."""
 
-import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
+from fervor.artifacts.model_info import CLASS_VECTORS, CUE_VECTORS, ModelInfo
 from fervor.errors import ModelError
 
 
-__all__ = ["CUES", "VECTORS", "Cues", "JointSpace", "read_cues", "read_space", "unit"]
-
-VECTORS = "class_vectors.safetensors"
-CUES = "cue_vectors.safetensors"
-
-LARGEST_GRID = 2048
-"""Rows or columns: as many as the largest picture that a network sees has pixels."""
+__all__ = ["Cues", "JointSpace", "read_cues", "read_floats", "read_space", "unit"]
 
 Floats = NDArray[np.float32]
 
@@ -54,61 +48,48 @@ class Cues:
     vectors: Floats
 
 
-def read_space(folder: Path, labels: int) -> JointSpace:
+def read_space(info: ModelInfo) -> JointSpace:
     """The class vectors of a model folder, checked against its model.json.
 
     Raises:
         ModelError: it has none, or they are damaged or of another model.
     """
-    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    path = folder / VECTORS
-    if not path.is_file():
+    (vectors,), _ = read_floats(info, CLASS_VECTORS, "class_vectors")
+    if vectors.ndim != 2 or len(vectors) != len(info.labels) or not info.grid:
         raise ModelError(
-            f"{folder} holds no {VECTORS}, so its answers cannot be explained: "
-            f"run fervor export --model {folder} --output {folder}-onnx and name that folder"
+            f"{info.folder / CLASS_VECTORS} and the grid of model.json are {vectors.shape} and "
+            f"{info.grid}: expected {len(info.labels)} class vectors and rows and columns, as "
+            "fervor export writes"
         )
-    vectors = _tensors(path, content)[0].get("class_vectors")
-    grid = content.get("grid")
-    fits = isinstance(grid, list) and len(grid) == 2 and all(_is_side(side) for side in grid)
-    if vectors is None or vectors.ndim != 2 or len(vectors) != labels or not fits:
-        raise ModelError(
-            f"{path} and the grid of model.json are {grid} and "
-            f"{None if vectors is None else vectors.shape}: expected {labels} class vectors and "
-            "rows and columns, as fervor export writes"
-        )
-    return JointSpace(unit(vectors), (grid[0], grid[1]))
+    return JointSpace(unit(vectors), info.grid)
 
 
-def _is_side(side: Any) -> bool:
-    return isinstance(side, int) and 1 <= side <= LARGEST_GRID
-
-
-def read_cues(folder: Path) -> Cues | None:
-    """The cues that are stored beside a model; None where its model.json names none.
+def read_cues(info: ModelInfo) -> Cues | None:
+    """The cues that are stored beside a model; None where there are none.
 
     Raises:
         ModelError: they are damaged.
     """
-    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    path = folder / CUES
-    if CUES not in content.get("sha256", {}) or not path.is_file():
+    if not info.vouches(CUE_VECTORS):
         return None
-    tensors, notes = _tensors(path, content)
+    (vectors,), notes = read_floats(info, CUE_VECTORS, "vectors")
     try:
         bank = json.loads(notes["cues"])
         texts = tuple(tuple(map(str, row)) for row in bank["texts"])
         labels, dimensions = map(str, bank["labels"]), map(str, bank["dimensions"])
-        vectors = tensors["vectors"].astype(np.float32)
         found = Cues(tuple(labels), tuple(dimensions), texts, vectors)
         shape = (len(found.labels), len(found.dimensions))
         if (
             vectors.ndim != 3
             or vectors.shape[:2] != shape
+            or len(texts) != shape[0]
             or {len(row) for row in texts} != {shape[1]}
         ):
             raise ValueError(f"vectors of shape {vectors.shape} for {shape} texts")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} holds no cues: {error}; export or copy it again") from None
+        raise ModelError(
+            f"{info.folder / CUE_VECTORS} holds no cues: {error}; export or copy it again"
+        ) from None
     return found
 
 
@@ -119,17 +100,24 @@ def unit(vectors: NDArray[Any]) -> Floats:
     return found
 
 
-def _tensors(path: Path, content: dict[str, Any]) -> tuple[dict[str, Floats], dict[str, str]]:
-    """A file's tensors and notes, where it is the one that model.json describes."""
-    data = path.read_bytes()
-    expected = content.get("sha256", {}).get(path.name)
-    if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-        raise ModelError(
-            f"{path} has another sha256 than model.json says: the file is damaged or was changed; "
-            "export or copy the model again"
-        )
+def read_floats(info: ModelInfo, file: str, *names: str) -> tuple[list[Floats], dict[str, str]]:
+    """Some tensors of a model folder's file as finite float32, and the file's notes.
+
+    Raises:
+        ModelError: the file is missing, damaged or changed, or holds other tensors.
+    """
+    content, path = info.read_file(file), info.folder / file
     try:
-        with safe_open(path, framework="np") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        notes = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy has not
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    found = []
+    for name in names:
+        if name not in tensors or tensors[name].dtype.kind != "f":
+            raise ModelError(f"{path} holds no {name} of floating point: export the model again")
+        found.append(tensors[name].astype(np.float32))
+        if not np.isfinite(found[-1]).all():
+            raise ModelError(f"{path}: {name} is not finite: export the model again")
+    return found, notes

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fervor.artifacts.model_info import DESCRIPTION, ModelInfo
+
 
 __all__ = ["WEIGHTS", "Weight", "shipped"]
 
@@ -43,6 +45,8 @@ def shipped(folder: Path = WEIGHTS) -> list[Weight]:
 def _weights(folder: Path) -> Iterator[Weight]:
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == DESCRIPTION:
+            content = ModelInfo.read(path.parent).content()
         stated = content.get("sha256", {})
         if isinstance(stated, str):  # the description of one file that shares its name
             beside = sorted(

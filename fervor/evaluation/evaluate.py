@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from fervor import plugins
+from fervor.artifacts.model_info import GRAPH, ModelInfo
+from fervor.artifacts.reader import open_session
 from fervor.config import Data
 from fervor.data import datasets
 from fervor.data.batch import Batch
@@ -22,7 +24,7 @@ from fervor.data.duplicates import repeated
 from fervor.data.image_set import Pictures, read_pictures
 from fervor.data.loading import evaluation_batches
 from fervor.data.splits import alignment, load_samples
-from fervor.errors import UsageError
+from fervor.errors import ModelError, UsageError
 from fervor.evaluation import results
 from fervor.evaluation.label_mapping import Scope, scope
 from fervor.evaluation.metrics import softmax, summary
@@ -39,13 +41,11 @@ from fervor.evaluation.significance import (
 from fervor.evaluation.subgroups import by_attributes
 from fervor.io import provenance
 from fervor.methods.base import Method
-from fervor.methods.build import Model, load_model
+from fervor.methods.build import build
 
 
 RUN_KEYS = ("config", "seed", "commit", "selection", "average_of", "initial_weights")
 """What a result repeats of a model's description."""
-
-EXPORTED = "model.onnx"
 
 Network = Callable[[Iterable[Batch]], Floats]
 """Batches -> one output over all of them, [n ...]."""
@@ -89,17 +89,16 @@ def onnx_logits(path: Path, batches: Iterable[Batch]) -> Floats:
     return onnx_output(_session(path), batches)
 
 
-def opened(model: Model, name: str = "logits") -> Network:
+def opened(info: ModelInfo, name: str = "logits") -> Network:
     """The exported graph where the folder has one, torch otherwise; ready for many batches.
 
     Args:
-        model: the model folder.
+        info: the model.
         name: logits, or embedding for what is compared with the class vectors.
     """
-    exported = model.folder / EXPORTED
-    if exported.is_file():
-        return partial(onnx_output, _session(exported), name=name)
-    return partial(torch_logits if name == "logits" else torch_embedding, model.method())
+    if (info.folder / GRAPH).is_file():
+        return partial(onnx_output, open_session(info, 0), name=name)
+    return partial(torch_logits if name == "logits" else torch_embedding, build(info))
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
@@ -107,9 +106,9 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
-def logits_of(model: Model, pictures: Pictures) -> Floats:
+def logits_of(info: ModelInfo, pictures: Pictures) -> Floats:
     """Logits [n c] of a split's pictures."""
-    return opened(model)(evaluation_batches(pictures, size=model.info["input"]["size"]))
+    return opened(info)(evaluation_batches(pictures, size=info.input.size))
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Answers:
     """What one model answers to one split.
 
     Attributes:
-        model: the model folder.
+        info: the model.
         scope: the classes that are counted.
         pictures: the pictures [n]; their labels are numbers of these classes.
         samples: the annotations that they come from [n].
@@ -126,7 +125,7 @@ class Answers:
         described: what a result says of the data.
     """
 
-    model: Model
+    info: ModelInfo
     scope: Scope
     pictures: Pictures
     samples: tuple[Sample, ...]
@@ -153,12 +152,12 @@ class Answers:
     def embedding(self, rows: Ints) -> Floats:
         """Features [m d] of some of the pictures, as compared with the class vectors."""
         chosen = self.pictures.subset(torch.from_numpy(rows))
-        batches = evaluation_batches(chosen, size=self.model.info["input"]["size"])
-        return opened(self.model, "embedding")(batches)
+        batches = evaluation_batches(chosen, size=self.info.input.size)
+        return opened(self.info, "embedding")(batches)
 
 
 def answer(
-    model: Model,
+    info: ModelInfo,
     data: Data,
     split: str,
     *,
@@ -171,11 +170,15 @@ def answer(
         UsageError: classes that do not fit, or duplicates of another data set's train.
     """
     scope, pictures, samples, described = counted(
-        model.info, data, split, exclude_duplicates=exclude_duplicates, attributes=attributes
+        info, data, split, exclude_duplicates=exclude_duplicates, attributes=attributes
     )
-    logits = logits_of(model, pictures)
-    probabilities = softmax(logits[:, scope.columns], model.info["temperature"])
-    return Answers(model, scope, pictures, samples, logits, probabilities, described)
+    logits = logits_of(info, pictures)
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            f"{info.folder}: the model's answers are no finite numbers; train it again"
+        )
+    probabilities = softmax(logits[:, scope.columns], info.temperature)
+    return Answers(info, scope, pictures, samples, logits, probabilities, described)
 
 
 def evaluate(
@@ -218,45 +221,46 @@ def evaluate(
     if umap:
         plugins.load("umap", extra="umap")  # before all the work
     found = answer(
-        load_model(model),
+        ModelInfo.read(model),
         data,
         split,
         exclude_duplicates=exclude_duplicates,
         attributes=bool(slices),
     )
-    result = {**origin(found.model.info, found.described), **_figures(found)}
+    result = {**origin(found.info, found.described), **_figures(found)}
     if compare:
-        other = answer(load_model(compare), data, split, exclude_duplicates=exclude_duplicates)
+        other = answer(ModelInfo.read(compare), data, split, exclude_duplicates=exclude_duplicates)
         result["comparison"] = comparison(found, other)
     if slices:
         result["slices"] = by_attributes(found.samples, found.correct, slices)
     asked = results.asked_of(
         result,
         pictures=result["answers"]["pictures"],
-        temperature=found.model.info["temperature"],
+        temperature=found.info.temperature,
         compare=result["comparison"]["sha256"] if compare else None,
         slices=sorted(slices),
     )
-    name = result_name(found.model.info, found.described, cross=found.scope.report is not None)
+    name = result_name(found.info, found.described, cross=found.scope.report is not None)
     path, result = results.store(Path(output), name, result, asked)
     if write_report is not None:
         write_report(path.with_suffix(""), found, result, root=data.root, umap=umap)
     return path, result
 
 
-def origin(info: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+def origin(info: ModelInfo, described: dict[str, Any]) -> dict[str, Any]:
     """What a result says of where its numbers come from."""
+    content = info.content()
     return {
-        "model": info["name"],
-        "run": {key: info.get(key) for key in RUN_KEYS},
-        "sha256": info["sha256"],
+        "model": info.name,
+        "run": {key: content[key] for key in RUN_KEYS},
+        "sha256": content["sha256"],
         "data": described,
         "commit": provenance.commit(),
         "versions": provenance.versions(),
     }
 
 
-def result_name(info: dict[str, Any], described: dict[str, Any], *, cross: bool) -> str:
+def result_name(info: ModelInfo, described: dict[str, Any], *, cross: bool) -> str:
     """What a result's file is called before its fingerprint: model, seed, and what was evaluated.
 
     Args:
@@ -266,7 +270,7 @@ def result_name(info: dict[str, Any], described: dict[str, Any], *, cross: bool)
     """
     other = f"-{described['name']}-{described['protocol']}" if cross else ""
     fold = f"-fold{described['fold']}" if described["fold"] else ""
-    return f"{info['name']}-seed{info['seed']}{other}{fold}-{described['split']}"
+    return f"{info.name}-seed{info.seed}{other}{fold}-{described['split']}"
 
 
 def answers_of(found: Answers) -> dict[str, Any]:
@@ -321,7 +325,7 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
     same = first.pictures.sources == second.pictures.sources
     if set(first.scope.labels) != set(second.scope.labels) or not same:
         raise UsageError(
-            f"--compare {second.model.folder}: it answers with {', '.join(second.scope.labels)}, "
+            f"--compare {second.info.folder}: it answers with {', '.join(second.scope.labels)}, "
             f"the model with {', '.join(first.scope.labels)}: expected the same classes"
         )
     found, unit = mcnemar(first.correct, second.correct), first.unit
@@ -331,9 +335,9 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
     if grouped:
         p_value = sign_flips((ours - theirs)[0], unit)
     return {
-        "model": second.model.info["name"],
-        "seed": second.model.info["seed"],
-        "sha256": second.model.info["sha256"],
+        "model": second.info.name,
+        "seed": second.info.seed,
+        "sha256": dict(second.info.sha256),
         "accuracy": float(second.correct.mean()),
         "first_only": found.first_only,
         "second_only": found.second_only,
@@ -345,7 +349,7 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
 
 
 def counted(
-    info: dict[str, Any],
+    info: ModelInfo,
     data: Data,
     split: str,
     *,
@@ -365,10 +369,10 @@ def counted(
     pictures = read_pictures(
         samples,
         found.labels,
-        size=info["input"]["size"],
+        size=info.input.size,
         faces=data.faces,
         margin=data.margin,
-        crop=info["input"]["crop"],
+        crop=info.input.crop,
         cache=data.cache,
     )
     described = {
@@ -391,13 +395,13 @@ def counted(
     return found, pictures, samples, described
 
 
-def _training_samples(info: dict[str, Any], data: Data, split: str) -> list[Sample]:
+def _training_samples(info: ModelInfo, data: Data, split: str) -> list[Sample]:
     """What the model was trained on, of the data set that it is evaluated on."""
-    own = info["data"]
-    if data.name != own["name"] or split == "train":
+    own = info.data
+    if data.name != own.name or split == "train":
         raise UsageError(
             f"--exclude_duplicates with split {split} of {data.name}: expected another split than "
-            f"train of the model's own data set, {own['name']}, whose train the pictures may repeat"
+            f"train of the model's own data set, {own.name}, whose train the pictures may repeat"
         )
-    rule = own.get("train_protocol", own["protocol"])
+    rule = own.train_protocol or own.protocol
     return load_samples(data, "train", protocol=rule)[0]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
 from fervor.data.datasets import Sample
 from fervor.errors import UsageError
@@ -32,11 +33,11 @@ class Scope:
     report: dict[str, Any] | None
 
 
-def scope(info: dict[str, Any], name: str, protocol: str, samples: Sequence[Sample]) -> Scope:
+def scope(info: ModelInfo, name: str, protocol: str, samples: Sequence[Sample]) -> Scope:
     """The classes and pictures that model and data set share.
 
     Args:
-        info: the model's model.json.
+        info: the model.
         name: the data set that is evaluated.
         protocol: its protocol.
         samples: its pictures.
@@ -45,8 +46,8 @@ def scope(info: dict[str, Any], name: str, protocol: str, samples: Sequence[Samp
         UsageError: a class of its own data set is unknown to the model, or another data set shares
             fewer than two classes with it.
     """
-    known = tuple(info["labels"])
-    trained_on = info["data"]["name"]
+    known = info.labels
+    trained_on = info.data.name
     if name == trained_on:
         unknown = sorted({sample.label for sample in samples} - set(known))
         if unknown:

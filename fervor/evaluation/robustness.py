@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fervor import plugins
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data
 from fervor.data.batch import Batch
 from fervor.data.image_set import Pictures
@@ -28,7 +29,6 @@ from fervor.evaluation.significance import Floats, Ints
 from fervor.io import provenance
 from fervor.io.image import to_input
 from fervor.io.prefetch import progress
-from fervor.methods.build import Model, load_model
 
 
 BATCH = 128
@@ -80,23 +80,23 @@ def robustness(
             seed=seed,
             points=points,
         )
-    loaded = load_model(model)
-    scope, shown, _, described = counted(loaded.info, data, split)
+    info = ModelInfo.read(model)
+    scope, shown, _, described = counted(info, data, split)
     rows = chosen(len(shown), pictures, seed)
     result = {
-        **origin(loaded.info, described),
+        **origin(info, described),
         "pictures": {"of": len(shown), "seed": seed, "points": points is not None},
-        **measure(loaded, scope, shown, rows, seed=seed, points=points),
+        **measure(info, scope, shown, rows, seed=seed, points=points),
     }
     if other is not None:
         result["baseline"] = compared(result, other, baseline)
     asked = results.asked_of(
         result,
-        temperature=loaded.info["temperature"],
+        temperature=info.temperature,
         pictures={**result["pictures"], "count": len(rows)},
         baseline=None if other is None else other["sha256"],
     )
-    name = result_name(loaded.info, described, cross=scope.report is not None)
+    name = result_name(info, described, cross=scope.report is not None)
     path, result = results.store(Path(output), name, result, asked)
     _write_table(path.with_suffix(".csv"), result)
     if draw is not None:
@@ -112,7 +112,7 @@ def chosen(count: int, pictures: int, seed: int) -> Ints:
 
 
 def measure(
-    model: Model,
+    info: ModelInfo,
     scope: Scope,
     pictures: Pictures,
     rows: Ints,
@@ -121,7 +121,7 @@ def measure(
     points: Floats | None = None,
 ) -> dict[str, Any]:
     """Right answers without and with each corruption, by severity, and their means."""
-    network, size = opened(model), model.info["input"]["size"]
+    network, size = opened(info), info.input.size
     label = pictures.label.numpy()[rows]
     total = len(rows) * (1 + len(CORRUPTIONS) * len(SEVERITIES))
 

@@ -24,6 +24,7 @@ from optuna.distributions import (
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
+from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
 from fervor.errors import UsageError
@@ -177,7 +178,7 @@ def _work(
         trial = study.ask(dict(space))
         job = job_of(run, trial.params, folder)
         if job.finished() or job.run():
-            study.tell(trial, _described(job)["selection"][figure])
+            study.tell(trial, getattr(ModelInfo.read(job.folder).selection, figure))
         else:
             study.tell(trial, state=TrialState.PRUNED)
 
@@ -196,22 +197,14 @@ def job_of(run: Run, settings: Mapping[str, Any], folder: Path) -> Job:
     return Job(f"trial-{digest[:12]}", run.seed, recipe, data, None, runs=folder)
 
 
-def _described(job: Job) -> dict[str, Any]:
-    """The description of the model that a trial made."""
-    description: dict[str, Any] = json.loads(
-        (job.folder / "model.json").read_text(encoding="utf-8")
-    )
-    return description
-
-
 def _outcome(job: Job) -> dict[str, Any]:
     """What a finished trial adds to its row."""
-    info = _described(job)
+    info = ModelInfo.read(job.folder)
     return {
-        "selection": info["selection"],
-        "count": sum(info["data"]["selection"].values()),
-        "commit": info["commit"],
-        "sha256": info["sha256"]["weights.safetensors"],
+        "selection": info.content()["selection"],
+        "count": sum(info.data.selection.values()),
+        "commit": info.commit,
+        "sha256": info.sha256[WEIGHTS],
     }
 
 

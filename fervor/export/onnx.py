@@ -9,6 +9,7 @@ divide the answer among the places.
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +23,15 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fervor.artifacts.model_card import card
+from fervor.artifacts.model_info import CARD, CLASS_VECTORS, DESCRIPTION, GRAPH, WEIGHTS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.io import provenance
 from fervor.io.atomic import aside
 from fervor.methods import build
 from fervor.methods.base import Method
-from fervor.methods.build import DESCRIPTION, WEIGHTS
 
 
-GRAPH = "model.onnx"
 OUTPUTS = ("logits", "embedding", "local")
-VECTORS = "class_vectors.safetensors"
-CARD = "README.md"
 TOLERANCE = 1e-4
 """Largest accepted difference between the graph and torch."""
 
@@ -64,8 +62,8 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     Raises:
         ModelError: the graph's answers differ from torch's by more than 1e-4.
     """
-    loaded = build.load_model(model)
-    method = loaded.method()
+    info = ModelInfo.read(model)
+    method = build.build(info)
     tensors = build.own_state(method)
     if half:
         state = {name: build.halved(tensor) for name, tensor in method.state_dict().items()}
@@ -75,23 +73,21 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder to export to")
     folder.mkdir(parents=True, exist_ok=True)
-    size = int(loaded.info["input"]["size"])
     with torch.no_grad():
         vectors = {
             "class_vectors": F.normalize(method.class_vectors().float(), dim=-1),
             "centre": method.text_centre().float(),
         }
-    with _together(folder, DESCRIPTION, CARD, GRAPH, VECTORS, WEIGHTS) as parts:
-        write_method(method, parts[GRAPH], size=size, half=half)
-        build.save_weights(parts[VECTORS], vectors)
+    with _together(folder, DESCRIPTION, CARD, GRAPH, CLASS_VECTORS, WEIGHTS) as parts:
+        write_method(method, parts[GRAPH], size=info.input.size, half=half)
+        build.save_weights(parts[CLASS_VECTORS], vectors)
         build.save_weights(parts[WEIGHTS], tensors)
-        info = {
-            **loaded.info,
-            "half": half or bool(loaded.info.get("half")),
-            "sha256": {name: provenance.sha256(parts[name]) for name in (WEIGHTS, VECTORS, GRAPH)},
-        }
+        files = (WEIGHTS, CLASS_VECTORS, GRAPH)
+        sums = {name: provenance.sha256(parts[name]) for name in files}
+        info = replace(info, half=half or info.half, sha256=sums)
+        info.validate()
         provenance.write_text(parts[CARD], card(info))
-        provenance.write_text(parts[DESCRIPTION], build.description_text(info))
+        provenance.write_text(parts[DESCRIPTION], info.text_form())
     return folder / GRAPH
 
 

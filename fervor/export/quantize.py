@@ -8,13 +8,12 @@ quantised with their convolutions: a range taken before the clip would be too wi
 predicts from a picture and its mirror image (encoder.mirror) here sees the picture alone.
 """
 
-import json
 import logging
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import yaml
 from numpy.typing import NDArray
 from onnxruntime import quantization
 
-from fervor.artifacts.reader import GRAPH, INT8_GRAPH, find_model
+from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, Int8, ModelInfo
 from fervor.config import Data
 from fervor.data.image_set import read_pictures
 from fervor.data.loading import evaluation_batches
@@ -37,9 +36,8 @@ from fervor.io import provenance, sources
 from fervor.io.atomic import aside
 from fervor.io.frame import Frame
 from fervor.io.image import to_input
-from fervor.io.jsonfile import read_object
 from fervor.io.onnx_session import Session
-from fervor.methods.build import describe, load_model
+from fervor.methods.build import build
 from fervor.models.image import FaceEncoder
 
 
@@ -83,9 +81,8 @@ def faces_of(model: str, pictures: str = "") -> Faces:
         UsageError: no folder is named, and the model does not say where its pictures are.
         DataError, InputError: they cannot be read.
     """
-    folder = find_model(model)
-    info = read_object(folder / "model.json")
-    size = int(info["input"]["size"])
+    info = ModelInfo.read(model)
+    folder, size = info.folder, info.input.size
     if pictures:
         found = sources.find([pictures])
         chosen = random.Random(0).sample(found, min(FACES, len(found)))
@@ -99,7 +96,7 @@ def faces_of(model: str, pictures: str = "") -> Faces:
     rule = data.train_protocol or data.protocol
     samples, _ = load_samples(data, "train", protocol=rule)
     some = random.Random(0).sample(samples, min(FACES, len(samples)))
-    read = read_pictures(some, info["labels"], size=size, faces=data.faces, margin=data.margin)
+    read = read_pictures(some, info.labels, size=size, faces=data.faces, margin=data.margin)
     return np.concatenate([batch.image.numpy() for batch in evaluation_batches(read, size=size)])
 
 
@@ -130,9 +127,10 @@ def add_int8(folder: Path, faces: Faces) -> Report:
     Raises:
         ModelError: the graph has no convolutions to quantise, or answers otherwise in eight bits.
     """
+    info = ModelInfo.read(folder)
     with aside(folder / INT8_GRAPH) as part:
         with tempfile.TemporaryDirectory() as temporary:
-            quantise(_unmirrored(folder, Path(temporary)), part, faces)
+            quantise(_unmirrored(info, Path(temporary)), part, faces)
         agreement = float((answers(folder / GRAPH, faces) == answers(part, faces)).mean())
         if agreement < AGREEMENT:
             raise ModelError(
@@ -141,24 +139,19 @@ def add_int8(folder: Path, faces: Faces) -> Report:
             )
         report = Report(folder / INT8_GRAPH, len(faces), agreement, part.stat().st_size)
         checksum = provenance.sha256(part)
-    info: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    info["int8"] = {"faces": report.faces, "agreement": round(report.agreement, 4)}
-    info["sha256"] = {**info["sha256"], INT8_GRAPH: checksum}
-    describe(folder, info)
+    int8 = Int8(report.faces, round(report.agreement, 4))
+    replace(info, int8=int8, sha256={**info.sha256, INT8_GRAPH: checksum}).write()
     return report
 
 
-def _unmirrored(folder: Path, temporary: Path) -> Path:
+def _unmirrored(info: ModelInfo, temporary: Path) -> Path:
     """A graph that sees the picture alone: the folder's own, or one made for it."""
-    info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    if not info.get("encoder", {}).get("mirror"):
-        return folder / GRAPH
-    loaded = load_model(str(folder))
-    method = loaded.method()
+    if not info.encoder.mirror:
+        return info.verified(GRAPH)
+    method = build(info)
     assert isinstance(method.image, FaceEncoder), "no other encoder looks at mirror images"
     method.image.mirror = False
-    size, half = int(loaded.info["input"]["size"]), bool(loaded.info.get("half"))
-    write_method(method, temporary / GRAPH, size=size, half=half)
+    write_method(method, temporary / GRAPH, size=info.input.size, half=info.half)
     return temporary / GRAPH
 
 

@@ -99,6 +99,12 @@ class Explainer:
         self._space, self._cues = space, cues
         self._contrast, self._smooth = contrast, smooth
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many places there are, and the numbers of each."""
+        rows, columns = self._space.grid
+        return rows * columns, self._space.vectors.shape[1]
+
     def __call__(
         self,
         prediction: Prediction,

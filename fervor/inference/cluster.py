@@ -24,7 +24,7 @@ import pyarrow
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from fervor.artifacts.reader import SHIPPED
+from fervor.artifacts.model_info import SHIPPED
 from fervor.errors import EndpointError, UsageError
 from fervor.faces.landmarks import PointFinder
 from fervor.inference.neutral_baseline import AUTO

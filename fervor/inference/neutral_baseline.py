@@ -106,13 +106,18 @@ class OwnNeutral:
     def corrected(
         self, frame: Frame, tracks: Sequence[int | None], logits: Sequence[Logits]
     ) -> list[Logits]:
-        """The logits [c] of a frame's faces, corrected; a face of no track only by a given rest."""
+        """The logits [c] of a frame's faces, corrected; a face of no track only by a given rest.
+
+        What is not finite is no answer: it stays, and nothing is learnt of it.
+        """
         if self._fixed is not None:
             return [row - self._fixed for row in logits]
         if frame.source != self._source:
             self._source, self._rests = frame.source, {}
         return [
-            row if track is None or frame.time_s is None else self._own(track, row, frame.time_s)
+            self._own(track, row, frame.time_s)
+            if track is not None and frame.time_s is not None and np.isfinite(row).all()
+            else row
             for track, row in zip(tracks, logits, strict=True)
         ]
 

@@ -11,25 +11,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fervor.artifacts.joint_space import unit
+from fervor.artifacts.joint_space import read_floats, unit
+from fervor.artifacts.model_info import WEIGHTS, WORD_PROJECTION, WORD_VECTORS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.io.atomic import write_bytes
 from fervor.prompts import templates
 
 
-__all__ = ["WORDS", "Vocabulary", "cache_folder", "check_labels", "ensemble", "read_vocabulary"]
+__all__ = ["Vocabulary", "cache_folder", "check_labels", "ensemble", "read_vocabulary"]
 
-WORDS, PROJECTION = "word_vectors.safetensors", "word_projection.safetensors"
-"""Beside a model: vectors of common words, and a projection of texts that is fitted to more words
-than the model was trained with, where there is one."""
-METHOD, TOWER = "vlm", "minilm"
+METHOD, TOWER, TOWER_WIDTH = "vlm", "minilm", 384
 LARGEST_SCALE = 100.0
 """What the learned scale of cosines may reach (methods/vlm.py)."""
 LONGEST = 200
@@ -75,7 +72,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return plain
 
 
-def read_vocabulary(folder: Path, labels: Sequence[str]) -> Vocabulary:
+def read_vocabulary(info: ModelInfo, labels: Sequence[str]) -> Vocabulary:
     """Class vectors of any words for the image-text model of a folder.
 
     Raises:
@@ -83,21 +80,19 @@ def read_vocabulary(folder: Path, labels: Sequence[str]) -> Vocabulary:
         UsageError: see `check_labels`.
     """
     plain = check_labels(labels)
-    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    weights = folder / "weights.safetensors"
-    if content.get("method") != METHOD or content.get("text", {}).get("name") != TOWER:
+    if info.method != METHOD or info.text.name != TOWER:
         raise ModelError(
-            f"model {content.get('name')} knows its own classes alone: for labels of your own name "
+            f"model {info.name} knows its own classes alone: for labels of your own name "
             "a model of method vlm, or none"
         )
-    if not weights.is_file():
-        raise ModelError(f"{weights} is missing: it holds what brings words to pictures")
-    scale = min(float(np.exp(_tensors(weights, "log_scale")[0])), LARGEST_SCALE)
-    known = _stored(folder, content)
+    (log_scale,), _ = read_floats(info, WEIGHTS, "log_scale")
+    if log_scale.size != 1:
+        raise ModelError(f"{info.folder / WEIGHTS}: log_scale is no single number")
+    with np.errstate(over="ignore"):
+        scale = min(float(np.exp(log_scale)), LARGEST_SCALE)
+    known = _stored(info)
     if missing := [label for label in plain if label not in known]:
-        known |= _asked(
-            missing, folder / PROJECTION if _named(folder, PROJECTION, content) else weights
-        )
+        known |= _asked(missing, info)
     vectors = np.stack([known[label] for label in plain])
     return Vocabulary(plain, vectors, scale)
 
@@ -118,35 +113,32 @@ def cache_folder() -> Path:
     return Path(root) / "fervor"
 
 
-def _tensors(path: Path, *names: str) -> list[Floats]:
-    try:
-        with safe_open(path, framework="np") as file:
-            return [file.get_tensor(name).astype(np.float32) for name in names]
-    except SafetensorError as error:
-        raise ModelError(f"{path} holds no {' or '.join(names)}: {error}") from error
-
-
-def _named(folder: Path, name: str, content: dict[str, Any]) -> bool:
-    """Whether model.json names a file beside it, and it is there."""
-    return name in content.get("sha256", {}) and (folder / name).is_file()
-
-
-def _stored(folder: Path, content: dict[str, Any]) -> dict[str, Floats]:
+def _stored(info: ModelInfo) -> dict[str, Floats]:
     """The words whose vectors lie beside the model."""
-    if not _named(folder, WORDS, content):
+    if not info.vouches(WORD_VECTORS):
         return {}
-    path = folder / WORDS
+    (vectors,), notes = read_floats(info, WORD_VECTORS, "vectors")
     try:
-        with safe_open(path, framework="np") as file:
-            words = [str(word) for word in json.loads(file.metadata()["words"])]
-            return dict(zip(words, file.get_tensor("vectors"), strict=True))
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} holds no words: {error}; export or copy it again") from None
+        words = [str(word) for word in json.loads(notes["words"])]
+        if vectors.ndim != 2 or vectors.shape[1] != info.text.width:
+            raise ValueError(f"vectors of shape {vectors.shape}, expected [n {info.text.width}]")
+        return dict(zip(words, vectors, strict=True))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{info.folder / WORD_VECTORS} holds no words: {error}; export or copy it again"
+        ) from None
 
 
-def _asked(labels: Sequence[str], projection: Path) -> dict[str, Floats]:
-    """Unit vectors of words, from the cache or the text tower and a projection's file."""
-    weight, bias = _tensors(projection, "projection.weight", "projection.bias")
+def _asked(labels: Sequence[str], info: ModelInfo) -> dict[str, Floats]:
+    """Unit vectors of words, from the cache or the text tower and the model's projection."""
+    file = WORD_PROJECTION if info.vouches(WORD_PROJECTION) else WEIGHTS
+    (weight, bias), _ = read_floats(info, file, "projection.weight", "projection.bias")
+    expected = (info.text.width, TOWER_WIDTH)
+    if weight.shape != expected or bias.shape != expected[:1]:
+        raise ModelError(
+            f"{info.folder / file}: the projection is {weight.shape} and {bias.shape}, expected "
+            f"{expected} and {expected[:1]}"
+        )
     sentences = [templates.spoken(label) for label in labels]
     content = json.dumps(sentences).encode() + weight.tobytes() + bias.tobytes()
     name = hashlib.sha256(content).hexdigest()[:32]

@@ -7,12 +7,12 @@ slower where it has not; so what is asked for as "auto" is measured on the machi
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from fervor.artifacts.reader import GRAPH, INT8_GRAPH, ModelHeader, open_session
+from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo
+from fervor.artifacts.reader import open_session
 from fervor.errors import ModelError, UsageError
 from fervor.io.onnx_session import Session
 
@@ -29,8 +29,7 @@ FACES, ROUNDS = 8, 5
 
 
 def open_precision(
-    folder: Path,
-    header: ModelHeader,
+    info: ModelInfo,
     threads: int,
     *,
     precision: str,
@@ -50,22 +49,22 @@ def open_precision(
         raise UsageError(
             f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}"
         )
-    if precision == "int8" and not header.int8_sha256:
+    if precision == "int8" and INT8_GRAPH not in info.sha256:
         raise ModelError(
-            f"{folder} holds no {INT8_GRAPH}: make one with fervor export --int8, "
+            f"{info.folder} holds no {INT8_GRAPH}: make one with fervor export --int8, "
             "or leave --precision out"
         )
     fewer = threads if int8_threads is None else int8_threads
 
     def opened(name: Literal["fp32", "int8"], count: int) -> Session:
-        return open_session(folder / GRAPHS[name], header, count, device=device)
+        return open_session(info, count, name=GRAPHS[name], device=device)
 
     if precision == "int8":
         return opened("int8", fewer), "int8"
-    if precision == "fp32" or not header.int8_sha256:
+    if precision == "fp32" or INT8_GRAPH not in info.sha256:
         return opened("fp32", threads), "fp32"
     single, eight = opened("fp32", fewer), opened("int8", fewer)
-    times = milliseconds({"fp32": single, "int8": eight}, header.size)
+    times = milliseconds({"fp32": single, "int8": eight}, info.input.size)
     share = times["int8"] / times["fp32"]
     chosen: Literal["fp32", "int8"] = "int8" if share < FASTER else "fp32"
     logger.info("computes in %s: int8 takes %.2f of the time of fp32 here", chosen, share)

@@ -1,7 +1,7 @@
 """The answer for one face, as people, notebooks and tables read it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from fervor.faces.types import Box, Points
@@ -22,14 +22,15 @@ class Prediction:
         time_s: seconds from the start of a video; None for a picture.
         face: number within the frame, from 0, largest first; None without a face.
         track: which face it is over time; None for a picture.
-        status: ok, no_face or error (the picture could not be read).
+        status: ok, no_face or error (the picture could not be read, or the model's answer to a
+            face is no finite number).
         box: x, y, width, height in pixels of the upright picture.
         det_score: the detector's score in 0..1; None for a precropped face.
         label: the expression with the highest probability, or "uncertain" below `abstain`.
         prob: the highest probability, in 0..1.
         probabilities: of every expression, in the model's order, summing to 1; empty without face.
         model: name of the model.
-        error: one line on why the picture could not be read.
+        error: one line on why there is no answer.
         thumbnail: a small JPEG of the face, which Jupyter shows; None where no call asked for it.
     """
 
@@ -188,6 +189,11 @@ def without_face(frame: Frame, model: str) -> Prediction:
     status: Status = "no_face" if frame.error is None else "error"
     where = (frame.source, frame.frame, frame.time_s, None, None, status)
     return Prediction(*where, None, None, None, None, {}, model, frame.error)
+
+
+def failed(frame: Frame, model: str, reason: str) -> Prediction:
+    """What a face gives that the model has no answer to: `error`, without the face's fields."""
+    return replace(without_face(frame, model), status="error", error=reason)
 
 
 Answer = tuple[Frame, list[Prediction], Sequence[Points | None]]

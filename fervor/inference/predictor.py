@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.artifacts.joint_space import read_cues, read_space
-from fervor.artifacts.reader import ModelHeader, find_model, read_header
+from fervor.artifacts.model_info import CUE_VECTORS, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.faces.cropper import Cutout, FaceCutter
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.faces.places import GivenBoxes, check_region, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
 from fervor.faces.types import Box
-from fervor.inference.attribution import Explainer, Explanation
+from fervor.inference.attribution import PLACES, Explainer, Explanation
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
 from fervor.inference.precision import Precision, open_precision
-from fervor.inference.prediction import Gallery, Prediction, to_rows, without_face
+from fervor.inference.prediction import Gallery, Prediction, failed, to_rows, without_face
 from fervor.io.frame import Frame, Span
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Device
@@ -48,6 +48,7 @@ __all__ = ["Faces", "Prediction", "Predictor"]
 logger = logging.getLogger(__name__)
 
 UNCERTAIN = "uncertain"
+NOT_FINITE = "the model's answer to face {} is no finite number"
 GROUP_PIXELS = 16_000_000
 """Pictures found together: at most so many pixels (64 MB) or one, whatever the batch size."""
 
@@ -95,6 +96,7 @@ class Predictor:
             `fervor.faces.tracker.Detector`; it is given arrays, RGB uint8 [h w 3] (docs/python.md).
 
     Attributes:
+        info: the description of the model.
         precision: what it computes in, fp32 or int8; of auto what was chosen.
 
     Raises:
@@ -143,19 +145,18 @@ class Predictor:
         if labels is not None:
             check_labels(labels)
             model = model or "vlm"
-        self.folder = folder = find_model(model)
-        self.header: ModelHeader = read_header(folder)
+        self.info = ModelInfo.read(model)
         self.faces: Faces = faces
         room = min(threads or cores(), AT_ONCE, batch_size)
         self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
         # In eight bits layers are too small to share: the groups have the threads.
         each = max(1, (threads or cores()) // self._at_once) if self._at_once > 1 else threads
         self._session, self.precision = open_precision(
-            folder, self.header, threads, int8_threads=each, precision=precision, device=device
+            self.info, threads, int8_threads=each, precision=precision, device=device
         )
         single = self.precision == "fp32"
         self._apart = 1 if single else self._at_once
-        self._words = None if labels is None else read_vocabulary(folder, labels)
+        self._words = None if labels is None else read_vocabulary(self.info, labels)
         self._batch_size = batch_size
         self._abstain = abstain
         self._whole_every = whole_every
@@ -175,7 +176,7 @@ class Predictor:
     @property
     def name(self) -> str:
         """The model's name, with what it computes in where that is not single precision."""
-        return self.header.name if self.precision == "fp32" else f"{self.header.name} (int8)"
+        return self.info.name if self.precision == "fp32" else f"{self.info.name} (int8)"
 
     @property
     def smallest_found(self) -> float | None:
@@ -189,7 +190,7 @@ class Predictor:
     @property
     def labels(self) -> tuple[str, ...]:
         """The expressions that are told apart, in the order of probabilities and columns."""
-        return self.header.labels if self._words is None else self._words.labels
+        return self.info.labels if self._words is None else self._words.labels
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a path, never a list of letters
@@ -308,27 +309,32 @@ class Predictor:
 
         Raises:
             InputError: a path that does not exist, or a picture that cannot be read.
-            ModelError: the model's graph gives no embedding.
+            ModelError: the model's graph gives no embedding, or one that is no finite number.
         """
         shape = self._session.outputs.get("embedding")
-        if shape is None:
+        if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
             raise ModelError(
-                f"model {self.header.name} gives no embedding: "
-                "export it with this version of fervor"
+                f"model {self.info.name} gives no embedding: export it with this version of fervor"
             )
         faces = self._cutter()([_readable(picture)])[0]
-        parts = [np.empty((0, int(shape[-1])), np.float32)]
+        parts = [np.empty((0, shape[1]), np.float32)]
         for start in range(0, len(faces), self._batch_size):
             crops = [face.pixels for face in faces[start : start + self._batch_size]]
             parts += self._session.run(["embedding"], {"image": self._input(crops)})
-        return np.concatenate(parts)
+            if parts[-1].shape != (len(crops), parts[0].shape[1]):
+                raise ModelError(f"model {self.name} answers {parts[-1].shape} embeddings")
+        found = np.concatenate(parts)
+        if (wrong := np.flatnonzero(~np.isfinite(found).all(axis=1))).size:
+            raise ModelError(NOT_FINITE.format(wrong[0]))
+        return found
 
     def explain(self, picture: Picture | Frame) -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer, in one pass.
 
         Raises:
             InputError: a path that does not exist, or a picture that cannot be read.
-            ModelError: the model has no places or no class vectors to compare them with.
+            ModelError: the model has no places or no class vectors to compare them with, or an
+                answer that is no finite number.
         """
         explainer = self._explainer
         frame = self._fitting(_readable(picture))
@@ -337,8 +343,16 @@ class Predictor:
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
             logits, local = self._run([face.pixels for face in batch], "local")
-            for face, row, places in zip(batch, _softmax(logits), local, strict=True):
+            if local.shape != (len(batch), *explainer.places):
+                raise ModelError(
+                    f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
+                    f"class vectors say {explainer.places}; export it again"
+                )
+            for face, row, places in zip(batch, logits, local, strict=True):
                 answer = self._prediction(frame, len(found), face, row)
+                if answer.status == "error" or not np.isfinite(places).all():
+                    where = frame.source or "picture"
+                    raise ModelError(f"{where}: {NOT_FINITE.format(len(found))}")
                 found.append(explainer(answer, places, face.square))
         return found
 
@@ -350,19 +364,35 @@ class Predictor:
     def _explainer(self) -> Explainer:
         if "local" not in self._session.outputs:
             raise ModelError(
-                f"model {self.header.name} cannot be explained: its graph has no output local; "
+                f"model {self.info.name} cannot be explained: its graph has no output local; "
                 "export it with this version of fervor"
             )
-        space = read_space(self.folder, len(self.header.labels))
+        space = read_space(self.info)
         if self._words is not None:
             space = replace(space, vectors=self._words.vectors)
-        return Explainer(space, read_cues(self.folder))
+        cues = read_cues(self.info)
+        width = space.vectors.shape[1]
+        if cues is not None:
+            strange = sorted(set(cues.dimensions) - set(PLACES))
+            if cues.vectors.shape[2] != width or strange:
+                raise ModelError(
+                    f"{self.info.folder / CUE_VECTORS}: {cues.vectors.shape[2]} numbers a cue on "
+                    f"{', '.join(cues.dimensions)}; expected {width} on {', '.join(PLACES)}"
+                )
+        return Explainer(space, cues)
 
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order."""
+        """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order.
+
+        Raises:
+            ModelError: an answer is no finite number.
+        """
         step = max(1, -(-len(crops) // self._apart))
         parts = [crops[start : start + step] for start in range(0, len(crops), step)] or [crops]
-        return _softmax(np.concatenate([*mapped(self._logits, parts, self._apart)]))
+        logits = np.concatenate([*mapped(self._logits, parts, self._apart)])
+        if (wrong := np.flatnonzero(~np.isfinite(logits).all(axis=1))).size:
+            raise ModelError(NOT_FINITE.format(wrong[0]))
+        return _softmax(logits)
 
     def _logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Logits [n c], divided by the model's temperature."""
@@ -373,7 +403,7 @@ class Predictor:
 
     def _input(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """What the network takes in, [n 3 size size]."""
-        return np.stack([to_input(pixels, self.header.size) for pixels in crops])
+        return np.stack([to_input(pixels, self.info.input.size) for pixels in crops])
 
     def _run(self, crops: Sequence[NDArray[np.uint8]], *more: str) -> list[NDArray[Any]]:
         """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
@@ -382,13 +412,25 @@ class Predictor:
         answers, *others = self._session.run([first, *more], {"image": image})
         logits = np.asarray(answers, np.float64)
         if self._words is not None:
-            logits = self._words.scale * logits @ self._words.vectors.T
-        return [logits / self.header.temperature, *others]
+            width = self._words.vectors.shape[1]
+            if logits.shape[1:] != (width,):
+                raise ModelError(
+                    f"model {self.name} has embeddings of shape {logits.shape[1:]}: its words have "
+                    f"{width} numbers; export it again"
+                )
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later
+                logits = self._words.scale * logits @ self._words.vectors.T
+        if logits.shape != (len(crops), len(self.labels)):
+            raise ModelError(
+                f"model {self.name} answers {logits.shape} to {len(crops)} faces: expected "
+                f"{len(self.labels)} classes each"
+            )
+        return [logits / self.info.temperature, *others]
 
     def _cutter(self) -> FaceCutter:
         return FaceCutter(
             self._detector,
-            side=self.header.crop,
+            side=self.info.input.crop,
             largest=self.faces == "largest",
             whole_every=self._whole_every,
             region=self._region,
@@ -418,13 +460,15 @@ class Predictor:
     def _resting(self, picture: Picture) -> NDArray[np.float64]:
         """Logits [c] of the largest face in a picture of a person at rest."""
         frame = frame_of(picture)
-        cutter = FaceCutter(self._detector, side=self.header.crop, largest=True)
+        cutter = FaceCutter(self._detector, side=self.info.input.crop, largest=True)
         faces = cutter([frame])[0]
         if not faces:
             reason = frame.error or "shows no face"
             name = f"neutral picture {frame.source}".rstrip()
             raise InputError(f"{name}: {reason}; expected a face at rest")
         resting: NDArray[np.float64] = self._logits([faces[0].pixels])[0]
+        if not np.isfinite(resting).all():
+            raise ModelError(f"neutral picture {frame.source}: {NOT_FINITE.format(0)}")
         return resting
 
     def _answer(
@@ -436,10 +480,9 @@ class Predictor:
     ) -> list[Prediction]:
         if not faces:
             return [without_face(frame, self.name)]
-        shares = _softmax(np.stack(logits))
         return [
             self._prediction(frame, number, face, row, thumbnail=thumbnails)
-            for number, (face, row) in enumerate(zip(faces, shares, strict=True))
+            for number, (face, row) in enumerate(zip(faces, logits, strict=True))
         ]
 
     def _prediction(
@@ -451,8 +494,12 @@ class Predictor:
         *,
         thumbnail: bool = False,
     ) -> Prediction:
-        best = int(row.argmax())
-        prob = float(row[best])
+        """The answer to one face, from its logits [c]."""
+        if not np.isfinite(row).all():
+            return failed(frame, self.name, NOT_FINITE.format(number))
+        shares = _softmax(row[None])[0]
+        best = int(shares.argmax())
+        prob = float(shares[best])
         return Prediction(
             source=frame.source,
             frame=frame.frame,
@@ -464,7 +511,7 @@ class Predictor:
             det_score=face.score,
             label=UNCERTAIN if prob < self._abstain else self.labels[best],
             prob=prob,
-            probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
+            probabilities=dict(zip(self.labels, shares.tolist(), strict=True)),
             model=self.name,
             error=None,
             thumbnail=_thumbnail(face.pixels) if thumbnail else None,

@@ -1,1 +1,1 @@
-"""Bytes to and from images, frames and files."""
+"""Bytes to images, frames and files, and back."""

@@ -4,6 +4,7 @@ A process that is killed leaves its part behind, under a name that starts with a
 `.partial`: nobody reads it, and `forget_partial` removes it where one process alone writes.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -17,7 +18,20 @@ from fervor.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["aside", "forget_partial", "write_bytes", "write_picture"]
+__all__ = ["aside", "beside", "forget_partial", "write_bytes", "write_picture"]
+
+
+LONGEST_NAME, LONGEST_ENDING = 255, 16
+"""Bytes of a file's name, as most systems have it, and letters of its ending."""
+
+
+def beside(path: Path, *, before: str = "", after: str = "") -> Path:
+    """A path in the same folder with more around its name; a digest stands for one too long."""
+    name = f"{before}{path.name}{after}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        name = f"{before}{digest}{after}"
+    return path.with_name(name)
 
 
 @contextmanager
@@ -27,7 +41,9 @@ def aside(path: Path) -> Iterator[Path]:
     Whatever ends it otherwise, an interruption or a full disk too, leaves nothing behind. Every
     process has its own, so that two of them that write the same file do not mix their parts.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    ending = path.suffix if len(path.suffix) < LONGEST_ENDING else ""
+    after = f".{os.getpid()}.partial{ending}"
+    partial = beside(path.with_name(path.name.removesuffix(ending)), before=".", after=after)
     try:
         yield partial
         partial.replace(path)

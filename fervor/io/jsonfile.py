@@ -16,7 +16,7 @@ def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
     """The object that a file holds.
 
     Raises:
-        ValueError: larger, nested deeper, no UTF-8, no JSON, or no object at the top.
+        ValueError: larger, nested deeper, no UTF-8, no JSON (NaN is none), or no object at the top.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -24,13 +24,21 @@ def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
     if len(content) > largest:
         raise ValueError(f"larger than {largest:,} bytes")
     try:
-        found = json.loads(content.decode("utf-8"))
+        found = json.loads(content.decode("utf-8"), parse_constant=_refuse)
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     if not isinstance(found, dict):
         raise ValueError("holds no object")
     _check_depth(found)
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a sign, which no text may") from None
     return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"holds {constant}, which is no JSON")
 
 
 def _check_depth(found: dict[str, Any]) -> None:

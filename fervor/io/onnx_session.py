@@ -64,8 +64,16 @@ class Session:
         self._session = _opened(*self._arguments)
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs by their names; only what they need is computed."""
-        answers: list[NDArray[Any]] = self._session.run(outputs, inputs, self._alone)
+        """The outputs by their names; only what they need is computed.
+
+        Raises:
+            ModelError: the graph cannot be computed for these inputs.
+        """
+        try:
+            answers: list[NDArray[Any]] = self._session.run(outputs, inputs, self._alone)
+        except Exception as error:  # onnxruntime's errors share no public root
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{self._arguments[1]} cannot answer: {reason}") from error
         return answers
 
     @property

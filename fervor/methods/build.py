@@ -1,11 +1,10 @@
-"""Model folders: weights.safetensors, model.json and the card README.md; strict both ways.
+"""Methods from model folders, and model folders from methods; strict both ways.
 
 Towers that a method leaves as they came are not stored: model.json holds their names (`encoder`,
 `text`, `companions`) and checksums (`towers`), and loading finds and verifies them.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,31 +16,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fervor.config import Encoder, Landmarks, Teacher
+from fervor.artifacts.model_info import CARD, DESCRIPTION, WEIGHTS, ModelInfo
+from fervor.config import Landmarks, Teacher
 from fervor.errors import FervorError, ModelError
 from fervor.io import provenance
 from fervor.io.atomic import write_bytes
-from fervor.io.jsonfile import read_object
 from fervor.methods import METHODS
 from fervor.methods.base import Method
 from fervor.methods.options import method_options
-from fervor.methods.validation import check_architecture, check_entries
+from fervor.methods.validation import check_architecture
 from fervor.models.auxiliary import build_companions
 from fervor.models.image import build_image_encoder
 from fervor.models.text.encoders import build_text_encoder
-
-
-EMBEDDED = Path(__file__).parents[1] / "weights" / "embedded"
-"""The model that ships with the package."""
-
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "model.json"
-SCHEMA = 1
-REQUIRED = (
-    *("name", "method", "labels", "input", "options", "encoder", "text", "temperature"),
-    *("selection", "data", "parameters", "licence", "data_terms", "seed", "commit", "sha256"),
-)
-"""What evaluation, export and the card read."""
 
 
 @dataclass(frozen=True)
@@ -55,96 +41,96 @@ class _KnownWidth:
         return torch.zeros(len(sentences), self.width)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model folder that was read: where it lies and what its model.json says."""
-
-    folder: Path
-    info: dict[str, Any]
-
-    def method(self) -> Method:
-        """The method with its weights, in eval mode.
-
-        Raises:
-            ModelError: weights are missing, left over, of another shape, or changed since saved.
-        """
-        path = self.folder / WEIGHTS
-        if not path.is_file():
-            raise ModelError(f"{self.folder} has no {WEIGHTS}: give a run folder of fervor train")
-        if provenance.sha256(path) != self.info["sha256"].get(WEIGHTS):
-            raise ModelError(f"{path} differs from the checksum in {DESCRIPTION}: copy it anew")
-        tensors = self.tensors()
-        method = built(self.info, tensors, self.folder / DESCRIPTION)
-        fill(method, tensors, path)
-        self._verify_towers(method)
-        return method.eval()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What the folder's weights hold.
-
-        Raises:
-            ModelError: they are missing or damaged.
-        """
-        path = self.folder / WEIGHTS
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {error}; copy it anew") from None
-
-    def _verify_towers(self, method: Method) -> None:
-        """The towers that were found are those of the training; halved where the export was."""
-        names = {"image": self.info["encoder"].get("weights"), "text": self.info["text"]["name"]}
-        for companion, config in self.info.get("companions", {}).items():
-            names[companion] = config["weights"] or config["name"]
-        for tower, expected in self.info.get("towers", {}).items():
-            if (found := checksum(method.get_submodule(tower))) != expected:
-                raise ModelError(
-                    f"the {tower} tower {names[tower] or 'of the package'} has the checksum "
-                    f"{found[:12]}..., {self.folder / DESCRIPTION} says {expected[:12]}...: give "
-                    "the weights that the model was trained on"
-                )
-        if self.info.get("towers") and self.info.get("half"):
-            halves = {name: halved(tensor) for name, tensor in method.state_dict().items()}
-            method.load_state_dict(halves)
-
-
-def built(info: dict[str, Any], tensors: Mapping[str, Tensor], source: Path) -> Method:
-    """A method of the kind that a model.json describes; empty but for its frozen towers.
+def load_model(model: str | Path) -> Method:
+    """The method of a model folder with its weights, in eval mode; names as of `find_model`.
 
     Raises:
-        ModelError: the description is none that fervor wrote, or too large for these weights.
+        ModelError: see `ModelInfo.read` and `build`.
     """
+    return build(ModelInfo.read(model))
+
+
+def build(info: ModelInfo) -> Method:
+    """The method that a folder describes, with its weights, in eval mode.
+
+    Raises:
+        ModelError: the description is none that fervor wrote, or weights are missing, left over, of
+            another shape, or changed since saved.
+    """
+    tensors = tensors_of(info)
+    source = info.folder / DESCRIPTION
+    if info.method not in METHODS:
+        raise ModelError(
+            f"{source} names method {info.method!r}, expected one of {', '.join(METHODS)}"
+        )
     try:
-        return _built(info, tensors)
+        method = _built(info, tensors)
     except FervorError:
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{source}: {reason}; expected what fervor train writes") from error
+    fill(method, tensors, info.folder / WEIGHTS)
+    _verify_towers(method, info)
+    return method.eval()
 
 
-def _built(info: dict[str, Any], tensors: Mapping[str, Tensor]) -> Method:
-    method_class: Any = METHODS[info["method"]]
-    options = method_options(info["method"], info["options"])
-    towers = info.get("towers", {})
-    config, architecture = Encoder(**info["encoder"]), None
-    if "image" not in towers:
-        config, architecture = replace(config, weights="random"), info.get("architecture")
+def tensors_of(info: ModelInfo) -> dict[str, Tensor]:
+    """The weights of a model folder.
+
+    Raises:
+        ModelError: they are missing, damaged or changed.
+    """
+    path = info.verified(WEIGHTS)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; copy it anew") from None
+
+
+def _built(info: ModelInfo, tensors: Mapping[str, Tensor]) -> Method:
+    """Empty but for its frozen towers."""
+    method_class: Any = METHODS[info.method]
+    options = method_options(info.method, dict(info.options))
+    config, architecture = info.encoder, None
+    if "image" not in info.towers:
+        config, architecture = replace(config, weights="random"), info.architecture
     if architecture is not None:
         check_architecture(config, architecture, tensors)
     encoder = build_image_encoder(config, architecture=architecture)
-    text: Any = _KnownWidth(info["text"]["width"])
-    if "text" in towers:
-        text = build_text_encoder(info["text"]["name"])
-    named = info.get("companions", {})
+    text: Any = _KnownWidth(info.text.width)
+    if "text" in info.towers:
+        text = build_text_encoder(info.text.name)
     companions = build_companions(
-        info["method"],
+        info.method,
         method_class.companions,
-        Landmarks(**named.get("landmarks", {})),
-        Teacher(**named.get("teacher", {})),
+        info.companions.landmarks or Landmarks(),
+        info.companions.teacher or Teacher(),
     )
-    method: Method = method_class(encoder, text, info["labels"], options, **companions)
+    method: Method = method_class(encoder, text, info.labels, options, **companions)
     return method
+
+
+def _verify_towers(method: Method, info: ModelInfo) -> None:
+    """The towers that were found are those of the training; halved where the export was."""
+    names = {"image": info.encoder.weights, "text": info.text.name}
+    networks = {"landmarks": info.companions.landmarks, "teacher": info.companions.teacher}
+    names |= {name: own.weights or own.name for name, own in networks.items() if own is not None}
+    for tower, expected in info.towers.items():
+        if tower not in dict(method.named_children()):
+            raise ModelError(
+                f"{info.folder / DESCRIPTION}: towers.{tower:.60} is no part of method "
+                f"{info.method}; expected what fervor train writes"
+            )
+        if (found := checksum(method.get_submodule(tower))) != expected:
+            raise ModelError(
+                f"the {tower} tower {names.get(tower) or 'of the package'} has the checksum "
+                f"{found[:12]}..., {info.folder / DESCRIPTION} says {expected[:12]}...: give "
+                "the weights that the model was trained on"
+            )
+    if info.towers and info.half:
+        halves = {name: halved(tensor) for name, tensor in method.state_dict().items()}
+        method.load_state_dict(halves)
 
 
 def own_state(method: Method) -> dict[str, Tensor]:
@@ -200,61 +186,20 @@ def fill(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
     method.load_state_dict({**method.state_dict(), **state})
 
 
-def load_model(model: str | Path) -> Model:
-    """Read a model folder's description; `embedded` names the shipped one.
-
-    Raises:
-        ModelError: no such folder, no model.json in it, or one that this version cannot read.
-    """
-    folder = EMBEDDED if str(model) in ("", "embedded") else Path(model)
-    path = folder / DESCRIPTION
-    if str(model) == "vlm" and not path.is_file():
-        raise ModelError(
-            "vlm is the embedded image-text model, which answers the words of predict --labels and "
-            "is no classifier: give a run folder, or embedded"
-        )
-    if not path.is_file():
-        raise ModelError(f"{folder} is no model folder: it has no {DESCRIPTION}")
-    try:
-        info = read_object(path)
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is no readable JSON: {error}") from None
-    if info.get("schema") != SCHEMA:
-        raise ModelError(f"{path} has no schema {SCHEMA}: train or export again with this version")
-    missing = [key for key in REQUIRED if key not in info]
-    if missing:
-        raise ModelError(f"{path} lacks {', '.join(missing)}: train or export again")
-    try:
-        check_entries(info)
-    except ValueError as error:
-        raise ModelError(f"{path}: {error}; expected what fervor train writes") from None
-    if info["method"] not in METHODS:
-        raise ModelError(
-            f"{path} names method {info['method']!r}, expected one of {', '.join(METHODS)}"
-        )
-    return Model(folder, info)
-
-
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors whole or not at all."""
     # safetensors' own writer leaves files that their owner alone can read
     write_bytes(path, save({key: tensor.contiguous() for key, tensor in tensors.items()}))
 
 
-def save_model(folder: Path, tensors: dict[str, Tensor], info: dict[str, Any], card: str) -> None:
-    """Write a model folder: weights first, then the description that vouches for them."""
+def save_model(folder: Path, tensors: dict[str, Tensor], info: ModelInfo, card: str) -> None:
+    """Write a model folder: weights first, then the description that vouches for them.
+
+    Raises:
+        ModelError: an entry of the description is out of its range.
+    """
+    info.validate()
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS, tensors)
-    checksums = {WEIGHTS: provenance.sha256(folder / WEIGHTS)}
-    provenance.write_text(folder / "README.md", card)
-    describe(folder, {**info, "schema": SCHEMA, "sha256": checksums})
-
-
-def describe(folder: Path, info: dict[str, Any]) -> None:
-    """Write model.json."""
-    provenance.write_text(folder / DESCRIPTION, description_text(info))
-
-
-def description_text(info: dict[str, Any]) -> str:
-    """What model.json holds."""
-    return json.dumps(info, indent=1) + "\n"
+    provenance.write_text(folder / CARD, card)
+    replace(info, sha256={WEIGHTS: provenance.sha256(folder / WEIGHTS)}).write(folder)

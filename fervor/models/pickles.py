@@ -4,17 +4,29 @@ A pickle names classes and functions, and reading it would import and call them.
 torch's own tensors and plain containers need are looked up in a table; every other name gives a
 husk, which takes whatever is put into it and does nothing. So a checkpoint that keeps its
 arguments (argparse.Namespace) or numpy's scalars beside its tensors is read for its tensors alone.
+Before that a look at its operations, none of which is done, bounds what it would allocate.
 """
 
 import collections
 import pickle
+import pickletools
+import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch.serialization import StorageType
+
+
+GROWTH = 16
+"""Bytes that may be allocated for each byte of a file: some tensors are named more than once."""
+LEGACY_PARTS = 5
+"""Pickles at the start of a file of torch before 1.6."""
+PUTS = ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE")
 
 
 class Husk(dict[Any, Any]):
@@ -72,7 +84,8 @@ class TensorsAlone(pickle.Unpickler):
         if module == "torch" and name in DTYPES:
             return getattr(torch, name)
         if module in ("torch", "torch.cuda") and name.endswith("Storage"):
-            return getattr(torch, name)
+            with suppress(KeyError):
+                return StorageType(name)  # knows its dtype, and allocates nothing
         return _husk(module, name)
 
 
@@ -88,12 +101,66 @@ def read_tensors(path: Path) -> Any:
     """What a .pt, .pth or .pth.tar file holds: tensors, plain values, containers, and husks.
 
     Raises:
-        ValueError: a TorchScript archive, whose classes would have to be built.
+        ValueError: a TorchScript archive, whose classes would have to be built; an archive of torch
+            before 0.1.10, which is unpacked to disk; or one that asks for more memory than GROWTH
+            times its size.
         Exception: whatever a damaged file makes torch raise.
     """
+    limit = GROWTH * path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise ValueError("it is a TorchScript archive, a program and not a state dict")
+            if sum(part.file_size for part in archive.infolist()) > limit:
+                raise ValueError(f"its parts unfold to more than {limit:,} bytes")
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    with archive.open(name) as file:
+                        _look_through(file, limit)
+    elif tarfile.is_tarfile(path):
+        raise ValueError("it is a tar archive, as torch wrote them before 2017")
+    else:
+        with path.open("rb") as file:
+            for _ in range(LEGACY_PARTS):
+                _look_through(file, limit)
     load: Callable[..., Any] = torch.load
-    return load(path, map_location="cpu", weights_only=False, pickle_module=READER)
+    content = load(path, map_location="cpu", weights_only=False, pickle_module=READER)
+    if sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(content)) > limit:
+        raise ValueError(f"its tensors unfold to more than {limit:,} bytes")
+    return content
+
+
+def _look_through(file: IO[bytes], limit: int) -> None:
+    """Read one pickle's operations without doing any.
+
+    Raises:
+        ValueError: they would allocate more than `limit`, or are none of torch.save.
+    """
+    last: list[tuple[str, Any]] = []
+    numbers = 0
+    for operation, argument, _ in pickletools.genops(file):
+        name = operation.name
+        if name in PUTS:
+            if isinstance(argument, int) and argument > limit:  # the memo is a list that grows
+                raise ValueError(f"it remembers more than {limit:,} values")
+            continue
+        if name == "BINPERSID":  # of a storage: a tuple that ends with its size, or size and None
+            words = last[:-2] if last[-2:-1] == [("NONE", None)] else last[:-1]
+            if last[-1][0] != "TUPLE" or not words or not isinstance(words[-1][1], int):
+                raise ValueError("it holds a storage of unknown size")
+            numbers += words[-1][1]
+            if numbers > limit:
+                raise ValueError(f"its storages hold more than {limit:,} numbers")
+        last = [*last[-3:], (name, argument)]
+
+
+def _tensors_in(content: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested containers, as often as one container names it."""
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, Mapping) else value)

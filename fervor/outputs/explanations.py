@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
-from fervor.errors import UsageError
+from fervor.errors import ModelError, UsageError
 from fervor.inference.attribution import Explanation
-from fervor.inference.prediction import Prediction, row_of, without_face
+from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
 from fervor.io.atomic import aside, write_picture
@@ -51,10 +51,13 @@ def run(predictor: Predictor, inputs: Sequence[str], folder: Path, *, top: int) 
         closing(media.read(sources)) as frames,
     ):
         for frame in frames:
-            found = [] if frame.image is None else predictor.explain(frame)
-            answers = [one.prediction for one in found]
-            if frame.image is None or not found:
-                answers = [without_face(frame, predictor.name)]
+            found, nothing = [], without_face(frame, predictor.name)
+            try:
+                found = [] if frame.image is None else predictor.explain(frame)
+            except ModelError as error:
+                nothing = failed(frame, predictor.name, str(error))
+            answers = [one.prediction for one in found] or [nothing]
+            if not found:
                 _write(rows, answers[0], predictor.labels, dict.fromkeys(FIELDS))
             for one in found:
                 name = Path(names[frame.source])

@@ -12,8 +12,8 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
-from fervor.errors import InputError
-from fervor.inference.prediction import Prediction, row_of, without_face
+from fervor.errors import InputError, ModelError
+from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Frame
 from fervor.io.image_header import read_header
@@ -104,9 +104,13 @@ class Service:
             uploads.give_back(pictures, self.held, client)
 
     def _explained(self, frame: Frame) -> list[dict[str, Any]]:
-        found = self.predictor.explain(frame) if frame.error is None else []
-        self._check_faces([[one.prediction for one in found]])
         labels = self.predictor.labels
+        try:
+            found = self.predictor.explain(frame) if frame.error is None else []
+        except ModelError as error:
+            answer = failed(frame, self.predictor.name, str(error))
+            return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
+        self._check_faces([[one.prediction for one in found]])
         if not found:
             answer = without_face(frame, self.predictor.name)
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]

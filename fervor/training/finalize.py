@@ -1,16 +1,28 @@
 """The end of a run: its folder becomes a model folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fervor.artifacts.model_card import card
+from fervor.artifacts.model_info import (
+    Auxiliary,
+    ImageInput,
+    ModelInfo,
+    Parameters,
+    Selection,
+    TextInfo,
+    TrainingData,
+)
 from fervor.config import Run
 from fervor.data import datasets
 from fervor.data.splits import Splits, alignment
+from fervor.errors import ModelError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
 from fervor.io import provenance
@@ -31,26 +43,26 @@ def finish(
     method: Method, run: Run, splits: Splits, history: Sequence[Mapping[str, Any]], folder: Path
 ) -> None:
     """Write the model folder: best weights, temperature, description and card."""
-    tensors = load_file(folder / BEST)
+    try:
+        tensors = load_file(folder / BEST)
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{folder / BEST} is damaged: {error}; train again") from None
     build.fill(method, tensors, folder / BEST)
     batches = plain_batches(method, splits.selection, run)
     logits = torch_logits(method, batches)
     label = splits.selection.label.numpy()
     temperature = fitted_temperature(logits, label)
     best = max(history, key=lambda row: row["accuracy"])
-    info = _description(run, splits, method) | {
-        "temperature": temperature,
-        "starts": starts(folder),
-        "selection": {
-            "mode": run.selection,
-            "split": splits.selected_on,
-            "epoch": best["epoch"],
-            **{name: best[name] for name in FIGURES},
-            "calibration_error": summary(softmax(logits, temperature), label, splits.labels)[
-                "calibration_error"
-            ],
-        },
-    }
+    figures = summary(softmax(logits, temperature), label, splits.labels)
+    selection = Selection(
+        mode=run.selection,
+        split=splits.selected_on,
+        epoch=best["epoch"],
+        **{name: best[name] for name in FIGURES},
+        calibration_error=figures["calibration_error"],
+    )
+    info = _description(run, splits, method, selection=selection, temperature=temperature)
+    info = replace(info, starts=tuple(starts(folder)))
     build.save_model(folder, tensors, info, card(info))
     forget_state(folder)
 
@@ -69,40 +81,46 @@ def initial_weights(run: Run) -> dict[str, str]:
     return {"name": weights.name if weights.is_dir() else run.encoder.weights or "packaged"}
 
 
-def _description(run: Run, splits: Splits, method: Method) -> dict[str, Any]:
-    """What model.json says of a run before its outcome."""
+def _description(
+    run: Run, splits: Splits, method: Method, *, selection: Selection, temperature: float
+) -> ModelInfo:
+    """The description of what a run made; its weights' checksum is not known yet."""
     resolved = run.published()
     size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
-        grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
-    return {
-        "name": run.name or run.method,
-        "method": run.method,
-        "labels": list(splits.labels),
-        "input": {"size": size, "crop": run.encoder.crop or max(stored), "grey": run.encoder.grey},
-        "grid": list(grid),
-        "options": resolved["options"],
-        "encoder": resolved["encoder"],
-        "initial_weights": initial_weights(run),
-        "architecture": method.image.architecture,
-        "text": {**resolved["text"], "width": int(method.text_width)},
-        "towers": build.tower_checksums(method),
-        "companions": {name: resolved[name] for name in method.companions},
-        "prompts": list(method.sentences),
-        "parameters": build.sizes(method),
-        "data": {
-            "name": run.data.name,
-            "protocol": datasets.protocol_of(run.data.name, run.data.protocol),
-            "train_protocol": datasets.protocol_of(
-                run.data.name, run.data.train_protocol or run.data.protocol
-            ),
-            "train": dict(zip(splits.labels, splits.train.counts(), strict=True)),
-            "selection": dict(zip(splits.labels, splits.selection.counts(), strict=True)),
-            "aligned": alignment(run.data),
-        },
-        **terms(run),
-        "config": resolved,
-        "seed": run.seed,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-    }
+        rows, columns = method.eval().features(torch.zeros(1, 3, size, size)).grid
+    auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.companions}
+    data, stated = run.data, terms(run)
+    return ModelInfo(
+        name=run.name or run.method,
+        method=run.method,
+        labels=splits.labels,
+        input=ImageInput(size, run.encoder.crop or max(stored), run.encoder.grey),
+        grid=(rows, columns),
+        options=resolved["options"],
+        encoder=run.encoder,
+        initial_weights=initial_weights(run),
+        architecture=method.image.architecture,
+        text=TextInfo(run.text.name, int(method.text_width)),
+        towers=build.tower_checksums(method),
+        companions=Auxiliary(**auxiliary),
+        prompts=tuple(method.sentences),
+        parameters=Parameters(**build.sizes(method)),
+        data=TrainingData(
+            name=data.name,
+            protocol=datasets.protocol_of(data.name, data.protocol),
+            train_protocol=datasets.protocol_of(data.name, data.train_protocol or data.protocol),
+            train=dict(zip(splits.labels, splits.train.counts(), strict=True)),
+            selection=dict(zip(splits.labels, splits.selection.counts(), strict=True)),
+            aligned=alignment(data),
+        ),
+        licence=stated["licence"],
+        data_terms=stated["data_terms"],
+        config=resolved,
+        seed=run.seed,
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        selection=selection,
+        temperature=temperature,
+        sha256={},
+    )

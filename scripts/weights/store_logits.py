@@ -16,21 +16,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
 from fervor.data.augmentation import warped
 from fervor.data.distillation import StoredLogits, name_of, view_placements, write_logits
 from fervor.data.image_set import Pictures, read_pictures
-from fervor.methods.build import Model, load_model
+from fervor.methods.build import build
 
 
 BATCH = 64
 
 
 @torch.no_grad()
-def answers(model: Model, pictures: Pictures, views: int) -> Float[Tensor, "n v c"]:
+def answers(info: ModelInfo, pictures: Pictures, views: int) -> Float[Tensor, "n v c"]:
     """Calibrated logits of each picture in the first of the fixed views."""
-    method = model.method().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = model.info["input"]["size"]
+    method = build(info).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = info.input.size
     rows = []
     for indices in torch.arange(len(pictures)).split(BATCH):
         image = pictures.take(indices).float() / 255
@@ -39,26 +40,26 @@ def answers(model: Model, pictures: Pictures, views: int) -> Float[Tensor, "n v 
             for placement in islice(view_placements(), views)
         ]
         rows.append(torch.stack(logits, 1))
-    return torch.cat(rows) / float(model.info["temperature"])
+    return torch.cat(rows) / info.temperature
 
 
-def stored(models: Sequence[Model], root: Path, protocol: str, views: int) -> StoredLogits:
+def stored(models: Sequence[ModelInfo], root: Path, protocol: str, views: int) -> StoredLogits:
     """The mean of the models' answers to FERPlus's training images under a protocol."""
-    labels = models[0].info["labels"]
+    labels = models[0].labels
     samples = datasets.load("ferplus", root, "train", protocol=protocol)
     total = None
     for model in models:
-        assert model.info["labels"] == labels, "teachers answer with the same classes"
-        pictures = read_pictures(samples, labels, size=model.info["input"]["size"])
+        assert model.labels == labels, "teachers answer with the same classes"
+        pictures = read_pictures(samples, labels, size=model.input.size)
         found = answers(model, pictures, views)
         total = found if total is None else total + found
     assert total is not None, "one model at least"
     keys = ("name", "seed", "commit", "sha256")
     return StoredLogits(
         tuple(name_of(sample.path, str(root)) for sample in samples),
-        tuple(labels),
+        labels,
         total / len(models),
-        tuple({key: model.info[key] for key in keys} for model in models),
+        tuple({key: model.content()[key] for key in keys} for model in models),
     )
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--protocol", default="argmax8")
     parser.add_argument("--views", type=int, default=8, choices=range(1, 9))
     given = parser.parse_args()
-    models = [load_model(run) for run in given.runs]
+    models = [ModelInfo.read(run) for run in given.runs]
     found = stored(models, given.root, given.protocol, given.views)
     write_logits(given.output, found)
     print(f"{given.output}: {tuple(found.logits.shape)}, sha256 {found.checksum()}")

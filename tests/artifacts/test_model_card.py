@@ -6,32 +6,36 @@ import pytest
 import yaml
 
 from fervor.artifacts.model_card import card
+from fervor.artifacts.model_info import ModelInfo
+from tests.support.models import content
 
 
-def info(mode: str = "honest", **changes: Any) -> dict[str, Any]:
+DATA: dict[str, Any] = {
+    "name": "ferplus",
+    "protocol": "majority",
+    "train": {"neutral": 8740, "happiness": 7287},
+    "selection": {"neutral": 1182, "happiness": 862},
+}
+
+
+def info(mode: str = "honest", **changes: Any) -> ModelInfo:
     figures = {"accuracy": 0.91234, "mean_class_accuracy": 0.8, "macro_f1": 0.81}
     split = "test" if mode == "paper" else "valid"
-    return {
+    entries = {
         "name": "ke/ferplus-mobilenet",
-        "method": "ke",
         "labels": ["neutral", "happiness"],
         "encoder": {"name": "face-mobilenet"},
-        "input": {"size": 112},
+        "input": {"size": 112, "crop": 48},
         "parameters": {"all": 3_456_789, "trainable": 3_400_000},
         "seed": 29,
         "commit": "abc123",
-        "data": {
-            "name": "ferplus",
-            "protocol": "majority",
-            "train": {"neutral": 8740, "happiness": 7287},
-            "selection": {"neutral": 1182, "happiness": 862},
-        },
+        "data": DATA,
         "selection": {"mode": mode, "split": split, "epoch": 7, **figures},
         "temperature": 1.25,
         "licence": "Apache-2.0 (this training)",
         "data_terms": "trained on ferplus",
-        **changes,
     }
+    return ModelInfo.parse(content(**{**entries, **changes}))
 
 
 def metadata(text: str) -> dict[str, Any]:
@@ -76,9 +80,8 @@ def test_an_unknown_commit_is_called_unknown(commit: str) -> None:
 
 
 def test_a_training_protocol_of_its_own_is_named() -> None:
-    data = info()["data"]
-    assert "training pictures" not in card(info(data=data | {"train_protocol": "majority"}))
-    text = card(info(data=data | {"train_protocol": "argmax8"}))
+    assert "training pictures" not in card(info(data=DATA | {"train_protocol": "majority"}))
+    text = card(info(data=DATA | {"train_protocol": "argmax8"}))
     assert "protocol `majority` (training pictures: `argmax8`)" in text
 
 

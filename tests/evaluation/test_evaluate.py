@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data, Encoder
 from fervor.data.datasets import load
 from fervor.data.image_set import read_pictures
@@ -39,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         built.train()(batch(LABELS, 4, size=32).image)
     info = description("ke", config, built, mode="paper", name="ke/drawn", config={"seed": 29})
-    info["data"] |= {"name": "folder", "protocol": "folders"}
+    info = replace(info, data=replace(info.data, name="folder", protocol="folders"))
     save_model(root / "run", built.state_dict(), info, "")
     return root / "run"
 
@@ -94,7 +96,7 @@ def test_the_figures_are_those_of_the_models_answers(
     data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
     _, result = evaluate(str(model), data, split="valid", output=str(tmp_path))
     split = read_pictures(load("folder", faces, "valid"), LABELS, size=32)
-    logits = logits_of(load_model(model), split)
+    logits = logits_of(ModelInfo.read(model), split)
     expected = summary(softmax(logits, 1.5), split.label.numpy(), LABELS)
     assert {name: result[name] for name in expected} == expected
     assert result["count"] == 4
@@ -126,7 +128,7 @@ def test_an_empty_split(model: Path, tmp_path: Path) -> None:
 
 
 def test_logits_are_those_of_eval_mode_and_leave_the_mode(model: Path) -> None:
-    method = load_model(model).method()
+    method = load_model(model)
     batches = [batch(LABELS, 2, size=32, seed=seed) for seed in range(2)]
     with torch.no_grad():
         expected = torch.cat([method(part.image) for part in batches])
@@ -191,7 +193,7 @@ def test_classes_are_matched_by_name(model: Path, tmp_path: Path) -> None:
     assert (cross["model_only"], cross["data_only"]) == (["sadness"], {"fear": 3})
     samples = [s for s in load("csv", root, "test") if s.label != "fear"]
     split = read_pictures(samples, LABELS, size=32)
-    logits = logits_of(load_model(model), split)
+    logits = logits_of(ModelInfo.read(model), split)
     right, everything = 0, 0
     for row, sample in zip(logits, samples, strict=True):
         shares = {name: math.exp(x / 1.5) for name, x in zip(LABELS, row, strict=True)}

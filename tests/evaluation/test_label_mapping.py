@@ -1,19 +1,20 @@
 """Which classes and pictures are counted on another data set than the model's own."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.data.datasets import Sample
 from fervor.errors import UsageError
 from fervor.evaluation.label_mapping import scope
 from fervor.labels import EXPRESSIONS, RAFDB, ordered
+from tests.support.models import content
 
 
-def info(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
-    return {"labels": list(labels), "data": {"name": name}}
+def info(name: str, labels: tuple[str, ...]) -> ModelInfo:
+    data = {"name": name, "protocol": "", "train": {}, "selection": {}}
+    return ModelInfo.parse(content(labels=list(labels), data=data))
 
 
 def samples(*labels: str) -> list[Sample]:
@@ -42,7 +43,7 @@ def test_the_papers_protocol_drops_nothing() -> None:
     }
 
 
-NAMES = st.lists(st.sampled_from(EXPRESSIONS), min_size=1, max_size=8, unique=True)
+NAMES = st.lists(st.sampled_from(EXPRESSIONS), min_size=2, max_size=8, unique=True)
 
 
 @given(NAMES, st.lists(st.sampled_from(EXPRESSIONS), max_size=30))

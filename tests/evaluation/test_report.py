@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data
 from fervor.errors import UsageError
 from fervor.evaluation import report
 from fervor.evaluation.evaluate import answer, evaluate
 from fervor.evaluation.metrics import coverage_risk, reliability
-from fervor.methods.build import load_model
 from tests.evaluation.test_robustness import SIDE, TINTS, described
 from tests.support.models import LABELS, write_model
 
@@ -72,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_the_tables_hold_the_answers(written: Path, model: str, root: Path) -> None:
     folder = written.with_suffix("")
-    found = answer(load_model(model), data_of(root), "test")
+    found = answer(ModelInfo.read(model), data_of(root), "test")
     rows = rows_of(folder / "predictions.csv")
     assert len(rows) == 3 * COUNT
     assert rows[0]["path"] == "neutral0.png"  # below the data set's root
@@ -94,7 +94,7 @@ def test_the_tables_hold_the_answers(written: Path, model: str, root: Path) -> N
 
 def test_metrics_hold_the_curves(written: Path, model: str, root: Path) -> None:
     metrics = json.loads((written.with_suffix("") / "metrics.json").read_text())
-    found = answer(load_model(model), data_of(root), "test")
+    found = answer(ModelInfo.read(model), data_of(root), "test")
     bins = reliability(found.probabilities, found.label)
     assert metrics["reliability"]["accuracy"] == pytest.approx(bins.accuracy.tolist())
     curve = coverage_risk(found.probabilities, found.label)

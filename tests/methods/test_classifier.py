@@ -34,7 +34,7 @@ def test_a_probe_trains_its_linear_layer_alone(tmp_path: Path) -> None:
     info = description("classifier", config, method, towers=tower_checksums(method))
     save_model(tmp_path / "run", own_state(method), info, "")
     with torch.no_grad():
-        found = load_model(tmp_path / "run").method()(faces.image)
+        found = load_model(tmp_path / "run")(faces.image)
         torch.testing.assert_close(found, method(faces.image))
 
 

@@ -132,7 +132,7 @@ def test_saved_and_loaded_it_is_the_same(  # mpa's towers must be found again: t
     save_model(tmp_path, built.state_dict(), description(method, config, built), "")
     text = (tmp_path / "model.json").read_text().replace(config.weights or "nowhere", "gone")
     (tmp_path / "model.json").write_text(text)  # the folder of the encoder need not be there
-    loaded = load_model(tmp_path).method()
+    loaded = load_model(tmp_path)
     for name, tensor in built.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     with torch.no_grad():

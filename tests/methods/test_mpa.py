@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from fervor.artifacts.model_info import TextInfo
 from fervor.config import Encoder
 from fervor.data.batch import Batch
 from fervor.errors import ModelError, UsageError
@@ -554,7 +556,7 @@ def saved(folder: Path, clip: str, **options: Any) -> MPA:
     method = clip_method(clip, top_k=4, **options).eval()
     config = Encoder(name="clip", weights=clip, size=32)
     info = description("mpa", config, method, towers=tower_checksums(method))
-    info["text"] = {"name": clip, "width": 12}
+    info = replace(info, text=TextInfo(clip, 12))
     save_model(folder, own_state(method), info, "# card")
     return method
 
@@ -568,7 +570,7 @@ def test_a_folder_holds_the_prompts_alone_and_finds_the_towers(
     prompts_alone = sum(p.nbytes for p in method.parameters() if p.requires_grad)
     assert stored < prompts_alone + 500
     images = batch(LABELS, 2, size=32)
-    loaded = load_model(tmp_path / "run").method()
+    loaded = load_model(tmp_path / "run")
     np.testing.assert_array_equal(torch_logits(loaded, [images]), torch_logits(method, [images]))
     assert not any(
         p.requires_grad
@@ -588,11 +590,11 @@ def test_changed_or_missing_towers_are_one_line(tower: str, tmp_path: Path) -> N
     model.save_pretrained(folder)
     name = "image" if tower == "vision_model" else "text"
     with pytest.raises(ModelError, match=f"the {name} tower .* has the checksum") as refused:
-        load_model(tmp_path / "run").method()
+        load_model(tmp_path / "run")
     assert "\n" not in str(refused.value)
     (tmp_path / "clip").rename(tmp_path / "moved")
     with pytest.raises(ModelError, match="clip"):
-        load_model(tmp_path / "run").method()
+        load_model(tmp_path / "run")
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -608,7 +610,7 @@ def test_it_exports_with_its_text_frozen_and_predicts(
     logits, embedding, local = session.run(
         ["logits", "embedding", "local"], {"image": image.numpy()}
     )
-    by_folder = load_model(tmp_path / "out").method()
+    by_folder = load_model(tmp_path / "out")
     with torch.no_grad():
         np.testing.assert_allclose(logits, by_folder(image), atol=1e-3)
         if not half:

@@ -112,7 +112,7 @@ def test_the_frozen_trunk_stays_as_it_is_in_training(tower: VisionTower, images:
 
 def test_the_embedded_trunk_is_the_embedded_classifier_s() -> None:
     built = build_vlm(Encoder(name="vlm", weights="embedded"), architecture=TINY)
-    classifier = load_model("embedded").method().image
+    classifier = load_model("embedded").image
     state = built.trunk.state_dict()
     for name, tensor in classifier.trunk.state_dict().items():
         assert torch.equal(state[name], tensor.to(state[name].dtype)), name
@@ -209,10 +209,10 @@ def test_a_model_folder_comes_back_and_exports(tower: VisionTower, tmp_path: Pat
     method = built(tower)
     save_model(tmp_path / "run", method.state_dict(), description("vlm", config, method), "")
     images = batch(EXPRESSIONS, 1, size=64)
-    by_torch = torch_logits(load_model(tmp_path / "run").method(), [images])
+    by_torch = torch_logits(load_model(tmp_path / "run"), [images])
     np.testing.assert_allclose(by_torch, torch_logits(method.eval(), [images]), atol=1e-5)
     graph = export(str(tmp_path / "run"), str(tmp_path / "out"), half=True)
-    rounded = load_model(tmp_path / "out").method()
+    rounded = load_model(tmp_path / "out")
     np.testing.assert_allclose(
         onnx_logits(graph, [images]), torch_logits(rounded, [images]), atol=1e-4
     )
@@ -226,7 +226,7 @@ needs_minilm = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def released() -> VLM:
     """The model that the package holds, by torch."""
-    method = load_model(FOLDER).method()
+    method = load_model(FOLDER)
     assert isinstance(method, VLM)
     return method
 

@@ -26,7 +26,7 @@ from fervor.inference.predictor import Predictor
 from fervor.outputs.tables import columns
 from fervor.server.bind import Connections
 from fervor.server.limits import Limits
-from tests.support.models import LABELS, write_model
+from tests.support.models import LABELS, spoil_blue, write_model
 from tests.support.scenes import iou, scene
 from tests.support.serving import (
     BOUNDARY,
@@ -38,7 +38,7 @@ from tests.support.serving import (
     form,
     serving,
 )
-from tests.support.videos import flat, moving, write_video
+from tests.support.videos import flat, moving, portrait, write_video
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -720,3 +720,27 @@ def test_the_interface_is_as_its_description_says(tiny: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, f"{schemathesis.__version__}\n{done.stdout}{done.stderr}"
         assert server.get("/v1/health").status == 200
+
+
+def test_an_answer_that_is_no_number_is_an_error_row(tmp_path: Path) -> None:
+    model = spoil_blue(write_model(tmp_path / "model"))
+    film = write_video(tmp_path / "film.mp4", [portrait(200, 100)] * 3)
+    words = ["--model", str(model), "--threads", "1"]
+    reason = "the model's answer to face 0 is no finite number"
+    with serving(*words) as running:
+        (answer,) = running.post(PREDICT, [("a.jpg", ASTRONAUT)]).json["results"]
+        lines = running.post(VIDEO, [("film.mp4", film.read_bytes())]).body.splitlines()
+        (explained,) = running.post(EXPLAIN, [("a.jpg", ASTRONAUT)]).json["faces"]
+    for row in (*answer, *map(json.loads, lines)):
+        assert (row["status"], row["error"], row["prob"]) == ("error", reason, None)
+    assert len(lines) == 3
+    assert explained["status"] == "error" and explained["heat"] is None
+    assert explained["error"].endswith(reason)
+    rows = tmp_path / "rows.jsonl"
+    given = ["predict", str(PHOTOGRAPH), str(film), *words]
+    assert main([*given, "--output", str(rows)]) == 0
+    assert main([*given, "--output", str(rows), "--strict"]) == 1
+    assert {json.loads(line)["error"] for line in rows.read_text().splitlines()} == {reason}
+    assert main(["explain", str(PHOTOGRAPH), "--model", str(model), "--output", str(tmp_path)]) == 0
+    (row,) = map(json.loads, (tmp_path / "explanations.jsonl").read_text().splitlines())
+    assert row["status"] == "error" and row["error"].endswith(reason)

@@ -1,5 +1,6 @@
 """Drawn faces, small data sets of them in exactly the official layouts, and drawn networks."""
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Encoder
 from fervor.data.batch import Batch
 from fervor.data.image_set import Pictures
@@ -277,12 +279,13 @@ class DrawnSoftText(nn.Module):
 
 def description(
     kind: str, encoder: Encoder, method: Method, *, mode: str = "honest", **changes: Any
-) -> dict[str, Any]:
-    """What a model.json says of a method, as training writes it; `changes` replace entries."""
+) -> ModelInfo:
+    """The description of a method as training writes it; `changes` replace entries of its JSON."""
     counts = dict.fromkeys(method.labels, 2)
     figures = {"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.7}
     split = "test" if mode == "paper" else "valid"
-    return {
+    content = {
+        "schema": 1,
         "name": kind,
         "method": kind,
         "labels": list(method.labels),
@@ -300,8 +303,10 @@ def description(
         "data_terms": "drawn by the tests",
         "seed": 29,
         "commit": "abc",
+        "sha256": {},
         **changes,
     }
+    return ModelInfo.parse(json.loads(json.dumps(content)))
 
 
 @dataclass(frozen=True)

@@ -24,30 +24,67 @@ def write_model(folder: Path, *, labels: Sequence[str] = LABELS, **changes: Any)
     """Write model.onnx, model.json and class_vectors.safetensors; `changes` replace entries."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(graph(labels), folder / "model.onnx")
-    content: dict[str, Any] = {
+    vectors = {"class_vectors": weights(labels).T.copy(), "centre": np.zeros(3, np.float32)}
+    save_file(vectors, folder / "class_vectors.safetensors")
+    files = ("model.onnx", "class_vectors.safetensors")
+    sums = {"sha256": {name: sha256(folder / name) for name in files}}
+    text = json.dumps(content(labels=list(labels), **{**sums, **changes}))
+    (folder / "model.json").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text("# tiny\n", encoding="utf-8")
+    return folder
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """The object of a tiny model's model.json; `changes` replace entries."""
+    return {
         "schema": 1,
         "name": "tiny",
         "method": "ke",
-        "labels": list(labels),
+        "labels": list(LABELS),
         "input": {"size": SIZE, "crop": 12, "grey": False},
         "grid": [7, 7],
         "temperature": 1.0,
         "options": {},
         "encoder": {"name": "mean-colour"},
         "text": {"name": "none", "width": 4},
-        "data": {"name": "none"},
+        "parameters": {"all": 10, "trainable": 9},
+        "data": {"name": "none", "protocol": "", "train": {}, "selection": {}},
+        "selection": {
+            **{"mode": "honest", "split": "valid", "epoch": 0},
+            **{"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.7},
+        },
         "seed": 0,
         "commit": "",
         "versions": {},
         "licence": "Apache-2.0",
         "data_terms": "none",
-        "sha256": {"model.onnx": sha256(folder / "model.onnx")},
+        "sha256": {},
+        **changes,
     }
-    text = json.dumps({**content, **changes})
-    (folder / "model.json").write_text(text, encoding="utf-8")
-    (folder / "README.md").write_text("# tiny\n", encoding="utf-8")
-    vectors = {"class_vectors": weights(labels).T.copy(), "centre": np.zeros(3, np.float32)}
-    save_file(vectors, folder / "class_vectors.safetensors")
+
+
+def spoil_blue(folder: Path) -> Path:
+    """Change the graph of a tiny model: blue faces get logits that are no finite numbers."""
+    model = onnx.load(folder / "model.onnx")
+    count = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    blue = np.zeros((3, count), np.float32)
+    blue[2] = 500  # its exponential is infinite, and less itself not a number
+    model.graph.initializer.append(numpy_helper.from_array(blue, "blue"))
+    answer = next(node for node in model.graph.node if node.output[0] == "logits")
+    answer.output[0] = "finite"
+    model.graph.node.extend(
+        [
+            helper.make_node("MatMul", ["mean", "blue"], ["large"]),
+            helper.make_node("Exp", ["large"], ["infinite"]),
+            helper.make_node("Sub", ["infinite", "infinite"], ["spoilt"]),
+            helper.make_node("Add", ["finite", "spoilt"], ["logits"]),
+        ]
+    )
+    onnx.save(model, folder / "model.onnx")
+    text = (folder / "model.json").read_text(encoding="utf-8")
+    entries = json.loads(text)
+    entries["sha256"]["model.onnx"] = sha256(folder / "model.onnx")
+    (folder / "model.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder
 
 

@@ -154,7 +154,7 @@ def test_a_run_holds_prompts_alone_and_resumes_exactly(
     assert len(history_of(cut)) == 3
 
     split = read_splits(settings(root, whole)).selection
-    logits = torch_logits(load_model(whole).method(), evaluation_batches(split, size=32))
+    logits = torch_logits(load_model(whole), evaluation_batches(split, size=32))
     assert (logits.argmax(1) == split.label.numpy()).mean() == info["selection"]["accuracy"]
 
 

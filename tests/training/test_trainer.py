@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from fervor.data.splits import read_splits
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
+from fervor.io.lock import lock_folder
 from fervor.io.provenance import sha256, versions
 from fervor.labels import EXPRESSIONS
 from fervor.methods import METHODS
@@ -141,13 +143,12 @@ def test_the_description_says_what_was_done(finished: Path) -> None:
         "train_protocol": "folders",
         "train": dict.fromkeys(LABELS, 6),
         "selection": dict.fromkeys(LABELS, 3),
-        "aligned": None,
     }
     assert info["text"] == {"name": "minilm-vectors", "width": 384}
     assert info["options"]["temperature"] == 0.1
     assert info["sha256"] == {"weights.safetensors": sha256(finished / "weights.safetensors")}
     assert info["versions"] == versions()
-    method = load_model(finished).method()
+    method = load_model(finished)
     sizes = [parameter.numel() for parameter in method.parameters()]
     assert info["parameters"]["all"] == info["parameters"]["trainable"] == sum(sizes)
 
@@ -160,7 +161,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(finished: Path, root: Path
     assert (chosen["mode"], chosen["split"]) == ("honest", "valid")
     splits = read_splits(settings(root, finished))
     batches = list(trainer.evaluation_batches(splits.selection, size=32))
-    logits = torch_logits(load_model(finished).method(), batches)
+    logits = torch_logits(load_model(finished), batches)
     label = splits.selection.label.numpy()
     figures = summary(softmax(logits), label, LABELS)
     for name in ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"):
@@ -291,6 +292,86 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
         assert found == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3))
 
 
+@pytest.fixture
+def broken_off(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that stopped in its second epoch."""
+    run = settings(root, tmp_path / "run", optim={"epochs": 2})
+    plain, steps = KE.losses, []
+
+    def losses(self: KE, batch: Any) -> dict[str, Tensor]:
+        steps.append(batch)
+        if len(steps) > STEPS:
+            raise OSError("no electricity")
+        return plain(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KE, "losses", losses)
+        with pytest.raises(OSError, match="no electricity"):
+            train(run)
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+    return run
+
+
+class Trap:
+    """Unpickled carelessly, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_run_folder_runs_no_code(broken_off: Run, tmp_path: Path) -> None:
+    last = tmp_path / "run" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    last.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(UsageError, match=r"last\.ckpt is damaged") as refused:
+        train(broken_off, resume=True)
+    assert "\n" not in str(refused.value)
+    torch.save(state | {"trap": Trap(tmp_path / "sprung")}, last)
+    train(broken_off, resume=True)  # the trap is passed over
+    assert not (tmp_path / "sprung").exists()
+
+
+STATES: dict[str, Any] = {
+    "nothing": {},
+    "a list": [1, 2],
+    "of another network": {"state_dict": {"method.texts": torch.zeros(1)}},
+    "without optimisers": {"optimizer_states": []},
+    "of another optimiser": {"optimizer_states": [{"state": {}, "param_groups": []}]},
+    "a text for a loop": {"loops": "fit_loop"},
+    "a history of words": {"history": ["best"]},
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_does_not_fit_is_one_line(case: str, broken_off: Run, tmp_path: Path) -> None:
+    last = tmp_path / "run" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    changed = STATES[case]
+    torch.save(state | changed if changed and isinstance(changed, dict) else changed, last)
+    with pytest.raises(UsageError, match=r"last\.ckpt does not fit the run") as refused:
+        train(broken_off, resume=True)
+    assert "\n" not in str(refused.value)
+
+
+def test_two_trainings_in_one_folder(broken_off: Run, root: Path, tmp_path: Path) -> None:
+    """The second one is refused, and takes nothing from the first."""
+    run = tmp_path / "run"
+    (run / ".weights.1.partial.safetensors").write_bytes(b"of the first one, at work")
+    before = sorted(path.name for path in run.iterdir())
+    with lock_folder(run):
+        for resume in (False, True):
+            with pytest.raises(UsageError, match=r"run is being written by another process: wait"):
+                train(broken_off, resume=resume)
+        assert sorted(path.name for path in run.iterdir()) == [".lock", *before]
+    new = tmp_path / "new"
+    with pytest.raises(UsageError, match="unknown method"):
+        train(settings(root, new, method="kE"))
+    assert not new.exists()
+
+
 def test_a_run_stopped_while_finishing_finishes_later(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +388,7 @@ def test_a_run_stopped_while_finishing_finishes_later(
     assert not steps
     assert [row["epoch"] for row in history_of(tmp_path / "run")] == [0, 1]
     assert info_of(tmp_path / "run")["selection"]["epoch"] in (0, 1)
-    load_model(tmp_path / "run").method()
+    load_model(tmp_path / "run")
 
 
 def test_an_existing_run_is_not_overwritten(finished: Path, root: Path) -> None:
@@ -532,7 +613,7 @@ def test_a_run_starts_from_a_model(finished: Path, root: Path, tmp_path: Path) -
         start=str(finished),
         optim={"rate": 1e-9, "epochs": 1, "warmup_rate": 0, "weight_decay": 0},
     )
-    tuned, original = (load_model(folder).method() for folder in (train(run), finished))
+    tuned, original = (load_model(folder) for folder in (train(run), finished))
     assert tuned.labels == ("happiness", "fear")
     trained = dict(original.named_parameters())
     for name, parameter in tuned.named_parameters():
@@ -546,7 +627,7 @@ def test_a_start_of_another_method_is_refused(finished: Path, root: Path, tmp_pa
     run = settings(root, tmp_path / "run", method="classifier", options={}, start=str(finished))
     with pytest.raises(ModelError, match=r"does not fit Classifier: missing \['head"):
         train(run)
-    with pytest.raises(ModelError, match="is no model folder"):
+    with pytest.raises(ModelError, match="does not exist: expected a model folder"):
         train(settings(root, tmp_path / "run", start=str(tmp_path / "nowhere")))
 
 
@@ -605,7 +686,7 @@ def test_sam_takes_the_frozen_features_once(
     assert [id(batch) for batch in seen] == [id(batch) for batch in prepared for _ in range(2)]
     with (folder / "logs" / "metrics.csv").open() as file:
         assert any(row.get("train/loss_epoch") for row in csv.DictReader(file))
-    load_model(folder).method()
+    load_model(folder)
 
 
 def test_sam_clips_the_gradient_that_is_used(root: Path, tmp_path: Path) -> None:

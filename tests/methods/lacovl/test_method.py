@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fervor.artifacts.model_info import ModelInfo
 from fervor.cli.arguments import arguments_of
 from fervor.cli.research.train import train as train_command
 from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Teacher, Text
@@ -478,7 +479,7 @@ def test_a_folder_names_what_is_frozen(
         "teacher",
     }
     faces = batch(LABELS, 2).image
-    loaded = load_model(tmp_path).method()
+    loaded = load_model(tmp_path)
     torch.testing.assert_close(loaded(faces), trained(faces), rtol=1e-4, atol=1e-5)
     assert loaded.frozen() == ("landmarks", "teacher")
     assert not any(p.requires_grad for p in loaded.get_submodule("teacher").parameters())
@@ -494,7 +495,7 @@ def test_changed_or_missing_frozen_weights_are_one_line(network: str, tmp_path: 
     named = Landmarks("mobilefacenet", str(path)), Teacher("clip", clip, 32)
     beside = build_companions("lacovl", LaCoVL.companions, *named)
     saved(tmp_path / "run", build(beside, image=build_image_encoder(CONFIG)), CONFIG, named)
-    load_model(tmp_path / "run").method()
+    load_model(tmp_path / "run")
     if network == "landmarks":
         torch.save({**state, "conv1.conv.weight": state["conv1.conv.weight"] + 1e-3}, path)
     else:
@@ -503,11 +504,11 @@ def test_changed_or_missing_frozen_weights_are_one_line(network: str, tmp_path: 
             next(model.vision_model.parameters()).add_(1e-3)
         model.save_pretrained(clip)
     with pytest.raises(ModelError, match=f"the {network} tower .* has the checksum") as caught:
-        load_model(tmp_path / "run").method()
+        load_model(tmp_path / "run")
     assert "\n" not in str(caught.value)
     (path if network == "landmarks" else Path(clip)).rename(tmp_path / "moved")
     with pytest.raises(ModelError, match=r"landmarks\.pt not found|clip is no folder") as caught:
-        load_model(tmp_path / "run").method()
+        load_model(tmp_path / "run")
     assert "\n" not in str(caught.value)
 
 
@@ -519,7 +520,7 @@ def test_it_exports_and_predicts(
     saved(tmp_path / "run", trained, CONFIG, named)
     graph = export(str(tmp_path / "run"), str(tmp_path / "out"), half=half)
     session = onnxruntime.InferenceSession(graph)
-    by_folder = load_model(graph.parent).method()
+    by_folder = load_model(graph.parent)
     for count in (1, 2):
         image = batch(LABELS, count).image
         logits, embedding, local = session.run(
@@ -653,13 +654,14 @@ def test_a_run_with_sam_goes_on_after_an_interruption(
         options={**SMALL, "cross_dropout": 0.2, "drop_path": 0.2},
         output=str(tmp_path / "whole"),
     )
-    whole = load_model(train(run))
-    method = whole.method()
+    whole = ModelInfo.read(train(run))
+    method = load_model(whole.folder)
     stored = load_file(whole.folder / "weights.safetensors")
     assert not [key for key in stored if key.startswith(("landmarks.", "teacher."))]
-    assert whole.info["companions"]["teacher"]["weights"] == named[1].weights
-    assert whole.info["prompts"] == list(method.sentences)
-    assert whole.info["grid"] == [3, 3]
+    assert whole.companions.teacher is not None
+    assert whole.companions.teacher.weights == named[1].weights
+    assert whole.prompts == tuple(method.sentences)
+    assert whole.grid == (3, 3)
 
     plain, calls = LaCoVL.losses, []
 
@@ -705,9 +707,9 @@ def test_the_complete_evidence_row_runs_on_packaged_networks_to_the_answer(
         output=str(tmp_path / "run"),
     )
     folder = train(run)
-    info = load_model(folder).info
-    assert set(info["towers"]) == {"landmarks", "teacher"}
-    assert "landmark network landmarks: Apache-2.0" in info["licence"]
+    info = ModelInfo.read(folder)
+    assert set(info.towers) == {"landmarks", "teacher"}
+    assert "landmark network landmarks: Apache-2.0" in info.licence
     path = export(str(folder), str(tmp_path / "exported"))  # compares graph and torch to 1e-4
     (found,) = Predictor(path.parent, faces="precropped", threads=1)(face("anger"))
     assert sum(found.probabilities.values()) == pytest.approx(1)
