@@ -101,19 +101,19 @@ class FaceDetector:
         face would be too small in it. A picture without a face is looked at again at the lowest
         size, where a face that fills all of it is found, and then at twice its size, where blurred
         ones are. What looks like a face only there must be surer and larger (SURE, LEAST): textures
-        pass for faces too. `looks` of 1 or 2 stops after as many.
+        pass for faces too. `looks` of 1 or 2 stops after as many, 0 after the whole picture.
         """
         sizes = [check(image) for image in images]
         found: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
-        for look in range(looks):
+        for look in range(max(1, looks)):
             views: list[tuple[int, Tile]] = []
             for index, (height, width) in enumerate(sizes):
                 whole = self._whole(height, width, look)
                 if found[index] or whole.frame in tried[index]:
                     continue
                 tried[index].add(whole.frame)
-                if look == 0:
+                if look == 0 < looks:
                     views += ((index, tile) for tile in self._pyramid(height, width))
                 views.append((index, whole))
             parts: defaultdict[int, list[list[Face]]] = defaultdict(list)

@@ -43,7 +43,7 @@ class Detector(Protocol):
     """What finds faces: `fervor.faces.detector.FaceDetector`, or a stand-in."""
 
     def detect(self, images: Sequence[Pixels], *, looks: int = 3) -> list[list[Face]]:
-        """Faces of each RGB picture [h w 3], largest first."""
+        """Faces of each RGB picture [h w 3], largest first; `looks` of 0 may miss small ones."""
         ...
 
     def near(self, image: Pixels, boxes: Sequence[Box]) -> list[Face | None]:
@@ -156,7 +156,8 @@ class FaceTracker:
     Args:
         detector: what finds faces.
         whole_every: frames from one look at a whole frame to the next; 1 looks at each. A frame
-            without a face, a scene's first and one where a face was lost are looked at in any case.
+            without a face, a scene's first and one where a face was lost are looked at in any case,
+            but while none was in sight for MEMORY without the tiles of a large frame.
     """
 
     def __init__(self, detector: Detector, *, whole_every: int = WHOLE_EVERY) -> None:
@@ -166,6 +167,7 @@ class FaceTracker:
         self._tracks: list[_Track] = []
         self._next = 0
         self._since = 0
+        self._since_tiles = whole_every
         self._time = 0.0
         self._thorough = -RETRY
 
@@ -174,10 +176,12 @@ class FaceTracker:
         if self._cuts(image):
             self._tracks.clear()
             self._thorough = time - RETRY
+            self._since_tiles = self._whole_every
         visible = [track for track in self._tracks if track.seen == self._time]
         for track in visible:  # what is out of sight is awaited where it was seen last
             track.motion.predict(time)
         self._time, self._since = time, self._since + 1
+        self._since_tiles += 1
         due = not visible or self._since >= self._whole_every
         found = self._whole(image, {}, thorough=False) if due else {}
         found |= self._near(image, [track for track in visible if track not in found], found)
@@ -206,9 +210,12 @@ class FaceTracker:
     ) -> dict[_Track, Face]:
         """Faces anywhere, besides those already found; what belongs to no track begins one."""
         thorough = thorough or self._time - self._thorough >= RETRY
-        (faces,) = self._detector.detect([image], looks=3 if thorough else 1)
+        tiles = thorough or bool(self._tracks) or self._since_tiles >= self._whole_every
+        (faces,) = self._detector.detect([image], looks=3 if thorough else int(tiles))
         if thorough:
             self._thorough = self._time
+        if tiles:
+            self._since_tiles = 0
         self._since = 0
         faces = [face for face in faces if _is_new(face, list(found.values()))]
         tracks = [track for track in self._tracks if track not in found]

@@ -196,6 +196,8 @@ class TestTracks:
         script.run(rate=25)
         assert {number for number, _ in script.whole} == {*range(61), *range(70, 100)}
         assert [number for number, looks in script.whole if looks == 3] == [0, 25, 50, 70, 95]
+        tiles = [number for number, looks in script.whole if looks]
+        assert tiles == [0, 10, 20, 25, 35, 45, 50, 60, 70, *range(70, 96)]
 
     def test_two_tracks_never_share_a_face(self) -> None:
         frames = [[at(100, 50), at(130 - n, 50)] if n < 25 else [at(105, 50)] for n in range(40)]
@@ -281,6 +283,16 @@ class TestWithTheRealDetector:
             assert one is not None
             assert overlap(one.box, face.box) > 0.75
         assert detector.near(picture, []) == []
+
+    def test_a_small_face_is_found_soon_in_an_empty_scene(self) -> None:
+        tracker = FaceTracker(FaceDetector(1))
+        picture, boxes = scenes.scene(1280, 720, [(45, 900, 400)])
+        empty, shown = np.asarray(scenes.background(1280, 720)), np.asarray(picture)
+        assert not any(tracker(empty, number / 25) for number in range(3))
+        followed = [tracker(shown, number / 25) for number in range(3, 13)]
+        first = next(number for number, faces in enumerate(followed) if faces)
+        assert first == 7 and all(followed[first:])
+        assert scenes.iou(followed[-1][0].face.box, boxes[0]) > 0.45
 
     def test_small_faces_are_found_where_they_are_asked_for(self) -> None:
         picture, boxes = scenes.scene(1280, 720, [(24, 300, 200), (45, 900, 400)])
