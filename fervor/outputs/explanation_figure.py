@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from fervor.faces.alignment import warp
 from fervor.inference.attribution import Cue, Explanation
 from fervor.inference.prediction import Prediction
-from fervor.outputs.drawing import BLACK, COLOURS, DARK, WHITE, annotated, font
+from fervor.outputs.drawing import BLACK, COLOURS, DARK, WHITE, annotated, font, short
 
 
 __all__ = ["drawn", "grey_face", "overlaid"]
@@ -20,6 +20,11 @@ FOR, AGAINST = COLOURS["happiness"], COLOURS["sadness"]
 STRONGEST = 0.75
 """Share of the colour where a map is strongest."""
 
+LEAST = 0.005
+"""Probability below which a class is not drawn."""
+COLUMNS = 3
+"""Pictures for which a figure has room at least: words are below them."""
+
 PANEL, GAP, LINE, LETTERS = 240, 12, 20, 14
 """Pixels: side of a picture, space between them, a line of text, its letters."""
 
@@ -27,32 +32,37 @@ PANEL, GAP, LINE, LETTERS = 240, 12, 20, 14
 def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -> Image.Image:
     """One face's explanation; `image` is the picture [h w 3] it was found in.
 
-    The picture with the face's box, a heat map for each of the `top` most probable classes on one
-    scale, and the cues for and against the answer.
+    The picture with the face's box, a heat map for each of the `top` most probable classes, and the
+    cues for and against the answer. Maps have one scale, that of all classes whose probability is
+    not nothing; the others have no map. The page draws the same (server/static/heat.js).
     """
     shares = explanation.prediction.probabilities
-    shown = sorted(shares, key=lambda label: -shares[label])[:top]
-    scale = max(float(np.abs(explanation.heat[label]).max()) for label in shown)
+    ranked = sorted(shares, key=lambda label: -shares[label])
+    likely = [label for label in ranked if shares[label] >= LEAST] or ranked[:1]
+    scale = max(float(np.abs(explanation.heat[label]).max()) for label in likely)
+    shown = likely[:top]
     face = grey_face(image, explanation.square)
     panels = [_whole(image, explanation.prediction)]
     panels += [overlaid(face, explanation.heat[label], scale) for label in shown]
     titles = ["the face", *(f"{label} {shares[label]:.1%}" for label in shown)]
     texts = _texts(explanation)
     most = max(len(lines) for _, lines in texts)
-    width = len(panels) * (PANEL + GAP) + GAP
+    width = max(len(panels), COLUMNS) * (PANEL + GAP) + GAP
     height = 2 * GAP + LINE + PANEL + 2 * LINE + (most + 1) * LINE + GAP
     sheet = Image.new("RGB", (width, height), WHITE)
     draw = ImageDraw.Draw(sheet)
     for number, (title, panel) in enumerate(zip(titles, panels, strict=True)):
         left = GAP + number * (PANEL + GAP)
-        draw.text((left, GAP), title, fill=BLACK, font=font(LETTERS))
+        draw.text((left, GAP), short(title, LETTERS, PANEL), fill=BLACK, font=font(LETTERS))
         sheet.paste(panel, (left, GAP + LINE))
     below = GAP + LINE + PANEL + LINE // 2
     _legend(draw, below, scale)
     for number, (title, lines) in enumerate(texts):
         left = GAP + number * (width // 2)
-        draw.text((left, below + LINE), title, fill=BLACK, font=font(LETTERS))
+        room = width // 2 - 2 * GAP
+        draw.text((left, below + LINE), short(title, LETTERS, room), fill=BLACK, font=font(LETTERS))
         for row, line in enumerate(lines, start=2):
+            line = short(line, LETTERS, room)
             draw.text((left, below + row * LINE), line, fill=DARK, font=font(LETTERS))
     return sheet
 

@@ -3,7 +3,17 @@
 import numpy as np
 
 from fervor.inference.attribution import Cue, Explanation
-from fervor.outputs.explanation_figure import AGAINST, FOR, STRONGEST, drawn, grey_face, overlaid
+from fervor.outputs.explanation_figure import (
+    AGAINST,
+    FOR,
+    GAP,
+    LINE,
+    PANEL,
+    STRONGEST,
+    drawn,
+    grey_face,
+    overlaid,
+)
 from tests.inference.test_attribution import answer
 
 
@@ -36,8 +46,31 @@ def test_a_drawing_has_a_panel_for_each_class_and_a_line_for_each_cue() -> None:
     short = Explanation(answer(a=0.9, b=0.1), heat, cues, [], square)
     long = Explanation(answer(a=0.9, b=0.1), heat, cues * 4, [], square)
     one, two, tall = drawn(picture, short, top=1), drawn(picture, short), drawn(picture, long)
-    assert one.width < two.width and two.height < tall.height
+    assert one.width == two.width and two.height < tall.height  # words below need the room of three
     pixels = np.asarray(two).reshape(-1, 3)
     for colour in (FOR, AGAINST):
         strongest = 128 + STRONGEST * (np.array(colour) - 128)
         assert (np.abs(pixels - strongest).max(1) < 3).sum() > 10_000
+
+
+def test_classes_of_no_probability_have_no_map_and_no_part_in_the_scale() -> None:
+    picture = np.full((60, 60, 3), 128, np.uint8)
+    strengths = (("a", 1.0), ("b", 9.0), ("c", -9.0))
+    heat = {name: np.full((7, 7), value, np.float32) for name, value in strengths}
+    square = np.array([[60, 0, 0], [0, 60, 0]], float)
+    shown = drawn(picture, Explanation(answer(a=0.998, b=0.001, c=0.001), heat, [], [], square))
+    pixels = np.asarray(shown)
+    maps = pixels[LINE + GAP : LINE + GAP + PANEL, PANEL + 2 * GAP :]
+    strongest = np.rint(128 + STRONGEST * (np.array(FOR) - 128))
+    assert (np.abs(maps[:, :PANEL] - strongest).max(-1) < 2).all()
+    assert (maps[:, PANEL:] == 255).all()
+
+
+def test_long_cues_are_not_cut() -> None:
+    picture = np.full((60, 60, 3), 128, np.uint8)
+    heat = {"a": np.ones((7, 7), np.float32)}
+    square = np.array([[60, 0, 0], [0, 60, 0]], float)
+    cue = Cue("mouth", "corners of the mouth that are drawn far apart " * 5, 0.5, "a")
+    explained = Explanation(answer(a=1.0), heat, [cue], [cue], square)
+    pixels = np.asarray(drawn(picture, explained))
+    assert (pixels[:, -GAP:] == 255).all()

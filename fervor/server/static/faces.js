@@ -26,11 +26,11 @@ export function boxes(rows, size, colours, chosen, choose) {
   });
 }
 
-// A table of the shares, each with its bar; with `heat`, names choose the class whose heat is seen.
-export function bars(row, model, { heat = null, choose = null, caption } = {}) {
+// A table of the shares, each with its bar; names of `choices` choose the class whose heat is seen.
+export function bars(row, model, { heat = null, choose = null, choices = null, caption } = {}) {
   const line = label => {
     const share = row[`p_${label}`] ?? 0;
-    const name = choose
+    const name = choose && (choices ?? [label]).includes(label)
       ? element("button", {
         type: "button", "aria-pressed": String(heat === label), onclick: () => choose(heat === label ? null : label),
         "aria-label": `Heat map of ${label}`,

@@ -2,48 +2,50 @@
 
 import { element } from "./elements.js";
 
-// Viridis, which grows evenly lighter and keeps its order in grey and for any colour vision.
-const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+// As in the drawings of `fervor explain`: orange speaks for the class and blue against it, strongest
+// at STRONGEST (outputs/explanation_figure.py); colours that any colour vision tells apart.
+const FOR = [230, 159, 0], AGAINST = [0, 114, 178], STRONGEST = 0.75;
+const LEAST = 0.005;
 
-function colour(share) {
-  const at = Math.min(0.9999, Math.max(0, share)) * (SCALE.length - 1);
-  const low = Math.floor(at);
-  return SCALE[low].map((value, channel) => value + (SCALE[low + 1][channel] - value) * (at - low));
-}
+// Classes whose probability is not nothing: of the others there is nothing to explain.
+export const explainable = row => Object.keys(row.heat).filter(label => row[`p_${label}`] >= LEAST);
 
-// A small picture of the grid; places that do not speak for the class are left clear. The scale is
-// that of all classes of this face, so that a class with little to say stays faint.
-function drawn(heat, label) {
-  const grid = heat[label];
-  const most = Math.max(1e-9, ...Object.values(heat).flat(2));
+// One scale for these classes of a face, so that a class with little to say stays faint.
+const scale = row => Math.max(1e-9, ...explainable(row).flatMap(label => row.heat[label].flat().map(Math.abs)));
+
+// A small picture of the grid; places that say nothing are left clear.
+function drawn(row, label) {
+  const grid = row.heat[label];
+  const most = scale(row);
   const canvas = element("canvas", { width: grid[0].length, height: grid.length });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
   grid.flat().forEach((value, number) => {
-    const share = Math.max(0, value / most);
-    pixels.data.set([...colour(share), 235 * Math.min(1, 2.2 * share)], 4 * number);
+    const share = Math.min(1, Math.abs(value) / most);
+    pixels.data.set([...(value > 0 ? FOR : AGAINST), 255 * share], 4 * number);
   });
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
 // A layer over the whole picture: the grid lies where the model's view of the face lay.
-export function overlay({ heat, square }, label, size) {
-  const scale = Math.min(1, 1400 / Math.max(size.width, size.height));
+export function overlay(row, label, size) {
+  const factor = Math.min(1, 1400 / Math.max(size.width, size.height));
   const layer = element("canvas", {
-    className: "heat", "aria-hidden": "true",
-    width: Math.round(size.width * scale), height: Math.round(size.height * scale),
+    className: "heat", "aria-hidden": "true", style: { opacity: STRONGEST },
+    width: Math.round(size.width * factor), height: Math.round(size.height * factor),
   });
-  const [[a, b, c], [d, e, f]] = square.map(row => row.map(value => value * scale));
+  const [[a, b, c], [d, e, f]] = row.square.map(line => line.map(value => value * factor));
   const context = layer.getContext("2d");
   context.setTransform(a, d, b, e, c, f);
   context.imageSmoothingQuality = "high";
-  context.drawImage(drawn(heat, label), 0, 0, 1, 1);
+  context.drawImage(drawn(row, label), 0, 0, 1, 1);
   return layer;
 }
 
-// The face alone, large, as the model saw it, under the same layer.
-export function closeUp(image, { heat, square }, label) {
+// The face alone, large and grey, as the model saw it, under the same layer; and what its colours mean.
+export function closeUp(image, row, label) {
+  const { square } = row;
   const side = 480;
   const canvas = element("canvas", {
     className: "close-up", width: side, height: side, role: "img", "aria-label": `Heat map of ${label} on the face`,
@@ -51,11 +53,16 @@ export function closeUp(image, { heat, square }, label) {
   const context = canvas.getContext("2d");
   const view = new DOMMatrix([square[0][0], square[1][0], square[0][1], square[1][1], square[0][2], square[1][2]]);
   context.setTransform(new DOMMatrix([side, 0, 0, side, 0, 0]).multiply(view.inverse()));
+  context.filter = "grayscale(1)"; // no colour of the picture takes part
   context.drawImage(image, 0, 0);
+  context.filter = "none";
   context.setTransform(side, 0, 0, side, 0, 0);
-  context.globalAlpha = 0.6;
-  context.drawImage(drawn(heat, label), 0, 0, 1, 1);
-  return canvas;
+  context.globalAlpha = STRONGEST;
+  context.drawImage(drawn(row, label), 0, 0, 1, 1);
+  const key = (colour, text) => element("li", {}, element("i", { mark: `rgb(${colour})` }), text);
+  return [canvas, element("ul", { className: "legend" },
+    key(FOR, `speaks for ${label}`), key(AGAINST, "speaks against it"),
+    element("li", {}, `strongest: ${scale(row).toPrecision(2)} (difference of cosines)`))];
 }
 
 function list(title, found, text) {

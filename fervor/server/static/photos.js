@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { complain, element, find, say } from "./elements.js";
 import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
-import { closeUp, cues, overlay } from "./heat.js";
+import { closeUp, cues, explainable, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
 import { cover } from "./tags.js";
 
@@ -133,7 +133,7 @@ function drawStage() {
     const size = { width: image.naturalWidth, height: image.naturalHeight };
     if (state.heat && explained) picture.append(overlay(explained[state.face], state.heat, size));
     if (state.heat && explained) {
-      find("#close-up")?.replaceChildren(closeUp(image, explained[state.face], state.heat));
+      find("#close-up")?.replaceChildren(...closeUp(image, explained[state.face], state.heat));
     }
     cover(picture, boxes(rows, size, state.model.colours, state.face, chooseFace));
   };
@@ -194,7 +194,7 @@ function faceParts() {
     answer(face, count > 1 ? `Face ${face.face + 1} of ${count} in ${face.source}` : face.source),
     chips(rows, state.face, chooseFace),
     bars(face, state.model, {
-      heat: state.heat, choose: chooseHeat,
+      heat: state.heat, choose: chooseHeat, choices: explained && explainable(explained[state.face]),
       caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
     }),
     !explained && state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
