@@ -78,7 +78,15 @@ BATCHES = (
     *("batch", "image_set", "loading", "augmentation", "samplers", "splits"),
     *("degradations", "occlusion", "distillation"),
 )
-PLAIN_MEASURES = ("metrics", "significance", "subgroups", "results", "figures", "corruptions")
+PLAIN_MEASURES = (
+    "metrics",
+    "operating_points",
+    "significance",
+    "subgroups",
+    "results",
+    "figures",
+    "corruptions",
+)
 
 EXCEPTIONS = {
     "fervor": replace(PACKAGES["top"], imports=frozenset({"inference", "outputs"}), lazy=True),

@@ -40,6 +40,8 @@ __all__ = [
     "ImageInput",
     "Int8",
     "ModelInfo",
+    "OperatingPoint",
+    "OperatingPoints",
     "Parameters",
     "Selection",
     "TextInfo",
@@ -245,6 +247,33 @@ class Int8:
     agreement: Fraction
 
 
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What a point gives on the choosing split; `abstain` is the threshold of `abstain="auto"`."""
+
+    accuracy: Fraction
+    mean_class_accuracy: Fraction
+    macro_f1: Fraction
+    abstain: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoints:
+    """Where the model can answer; see `evaluation.operating_points`.
+
+    Attributes:
+        log_prior: logarithm of the training classes' shares, in the order of the labels.
+        prior_share: of `log_prior`, that the balanced point subtracts from calibrated logits.
+        natural: the logits as they are.
+        balanced: after the subtraction.
+    """
+
+    log_prior: tuple[Annotated[float, _within(-100, 0)], ...]
+    prior_share: Fraction
+    natural: OperatingPoint
+    balanced: OperatingPoint
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """The entries of a model.json, and where its folder lies.
@@ -267,6 +296,7 @@ class ModelInfo:
         data: the data set of the training.
         selection: how the epoch was chosen.
         temperature: logits are divided by it before the softmax.
+        operating_points: where it can answer, for models that store it.
         licence: of the weights.
         data_terms: what the training data allows.
         config: the whole configuration of the run; nothing is built of it.
@@ -299,6 +329,7 @@ class ModelInfo:
     data: TrainingData
     selection: Selection
     temperature: Annotated[float, _within(0.01, 100)]  # what is fitted lies in 0.05..20
+    operating_points: OperatingPoints | None = None
     licence: Line
     data_terms: Line
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -342,6 +373,12 @@ class ModelInfo:
         known = {key: value for key, value in content.items() if key in own}
         extra = {key: content[key] for key in content if key not in own and key != "schema"}
         found: Self = decoded(cls, known)
+        points = found.operating_points
+        if points is not None and len(points.log_prior) != len(found.labels):
+            raise ValueError(
+                f"operating_points.log_prior holds {len(points.log_prior)} numbers for "
+                f"{len(found.labels)} labels"
+            )
         return replace(found, extra=extra)
 
     def content(self) -> dict[str, Any]:

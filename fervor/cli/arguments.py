@@ -160,6 +160,11 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
         inner = [key for key in parser.get_defaults().keys() if key.startswith(f"{name}.")]
         likely = f"--{name}.name {value}" if f"{name}.name" in inner else f"--{inner[0]}"
         return f"--{name} {value}: {name} is a group of settings, expected one as {likely}"
+    if found := re.match(r'Parser key "(.*?)":.*Union subtypes', message, re.S):
+        value = re.search(r"Given value: (.*)", message)
+        kinds = re.findall(r"Expected an? (<class '\w+'>|typing\.Literal\[.*?\])", message)
+        names = [TYPES.get(kind) or ", ".join(re.findall(r"'(\w[^']*)'", kind)) for kind in kinds]
+        return f"--{found[1]} {value[1] if value else ''}: expected {' or '.join(names)}"
     if found := re.match(r"the following arguments are required: (.*)", message):
         options = parser.format_help()
         names = [

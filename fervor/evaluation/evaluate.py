@@ -28,6 +28,7 @@ from fervor.errors import ModelError, UsageError
 from fervor.evaluation import results
 from fervor.evaluation.label_mapping import Scope, scope
 from fervor.evaluation.metrics import softmax, summary
+from fervor.evaluation.operating_points import figures_at_points
 from fervor.evaluation.significance import (
     Floats,
     Ints,
@@ -301,6 +302,11 @@ def _figures(found: Answers) -> dict[str, Any]:
         answer, classes = found.probabilities.argmax(1), len(found.scope.labels)
         intervals = grouped_intervals(found.label, answer, found.unit, classes)
         figures["accuracy_interval"] = list(intervals["accuracy"])
+    if (points := found.info.operating_points) is not None:
+        calibrated = found.logits.astype(np.float64) / found.info.temperature
+        figures["operating_points"] = figures_at_points(
+            calibrated, found.label, found.scope.columns, points
+        )
     cross = found.scope.report
     if cross is not None:
         right = found.logits.argmax(1) == np.array(found.scope.columns)[found.label]

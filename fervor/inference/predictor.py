@@ -61,6 +61,7 @@ THUMBNAIL = 96
 """Pixels of the longer side of a face that a notebook shows."""
 
 Faces = Literal["all", "largest", "precropped"]
+Prior = Literal["natural", "balanced"]
 Found = list[list[Cutout]]
 Logits = NDArray[np.float64]
 _Begun = tuple[list[Frame], Found | None]
@@ -77,7 +78,10 @@ class Predictor:
         threads: cores to use; 0 for all.
         batch_size: pictures taken together, four at most on each of several cores, and faces
             classified together at most; the answers do not depend on it.
-        abstain: faces whose highest probability is below get the label "uncertain".
+        abstain: faces whose highest probability is below get the label "uncertain"; "auto" takes
+            the threshold that is stored with the model (docs/evaluation.md).
+        prior: natural, the shares of the classes that the model was trained on; balanced answers
+            rare expressions more often, by what is stored with it (docs/evaluation.md).
         whole_every: of a video, frames from one look at a whole frame to the next, while faces that
             are known are followed (fervor.faces.tracker).
         smallest_face: longer side in pixels of the smallest face that is looked for in pictures of
@@ -113,7 +117,8 @@ class Predictor:
         faces: Faces = "all",
         threads: int = 0,
         batch_size: int = 8,
-        abstain: float = 0.0,
+        abstain: float | Literal["auto"] = 0.0,
+        prior: Prior = "natural",
         whole_every: int = WHOLE_EVERY,
         smallest_face: float = 0.0,
         most_faces: int = 0,
@@ -130,8 +135,10 @@ class Predictor:
             raise UsageError(f"threads={threads}: expected 1 or more, or 0 for all")
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}: expected 1 or more")
-        if not 0 <= abstain <= 1:
-            raise UsageError(f"abstain={abstain}: expected a probability in 0..1")
+        if abstain != "auto" and not (isinstance(abstain, int | float) and 0 <= abstain <= 1):
+            raise UsageError(f"abstain={abstain}: expected a probability in 0..1, or auto")
+        if prior not in get_args(Prior):
+            raise UsageError(f"prior={prior!r}: expected one of {', '.join(get_args(Prior))}")
         if whole_every < 1:
             raise UsageError(f"whole_every={whole_every}: expected 1 (each frame) or more")
         if most_faces < 0:
@@ -146,6 +153,8 @@ class Predictor:
             check_labels(labels)
             model = model or "vlm"
         self.info = ModelInfo.read(model)
+        self._prior: Prior = prior
+        self._offset, self._abstain = _operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
         room = min(threads or cores(), AT_ONCE, batch_size)
         self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
@@ -158,7 +167,6 @@ class Predictor:
         self._apart = 1 if single else self._at_once
         self._words = None if labels is None else read_vocabulary(self.info, labels)
         self._batch_size = batch_size
-        self._abstain = abstain
         self._whole_every = whole_every
         self._detector = detector
         if detector is None and faces != "precropped" and boxes is None:
@@ -175,8 +183,10 @@ class Predictor:
 
     @property
     def name(self) -> str:
-        """The model's name, with what it computes in where that is not single precision."""
-        return self.info.name if self.precision == "fp32" else f"{self.info.name} (int8)"
+        """The model's name, with what it computes in and where it answers if that is not usual."""
+        single, natural = self.precision == "fp32", self._prior == "natural"
+        remarks = [*([] if single else ["int8"]), *([] if natural else [self._prior])]
+        return f"{self.info.name} ({', '.join(remarks)})" if remarks else self.info.name
 
     @property
     def smallest_found(self) -> float | None:
@@ -395,7 +405,7 @@ class Predictor:
         return _softmax(logits)
 
     def _logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """Logits [n c], divided by the model's temperature."""
+        """Logits [n c], divided by the model's temperature, at the operating point."""
         rows = [np.empty((0, len(self.labels)))]
         for start in range(0, len(crops), self._batch_size):
             rows.append(self._run(crops[start : start + self._batch_size])[0])
@@ -406,7 +416,7 @@ class Predictor:
         return np.stack([to_input(pixels, self.info.input.size) for pixels in crops])
 
     def _run(self, crops: Sequence[NDArray[np.uint8]], *more: str) -> list[NDArray[Any]]:
-        """Logits [n c], divided by the model's temperature, and other outputs, of one pass."""
+        """Logits [n c] at the operating point, and other outputs, of one pass."""
         image = self._input(crops)
         first = "logits" if self._words is None else "embedding"
         answers, *others = self._session.run([first, *more], {"image": image})
@@ -425,7 +435,7 @@ class Predictor:
                 f"model {self.name} answers {logits.shape} to {len(crops)} faces: expected "
                 f"{len(self.labels)} classes each"
             )
-        return [logits / self.info.temperature, *others]
+        return [logits / self.info.temperature - self._offset, *others]
 
     def _cutter(self) -> FaceCutter:
         return FaceCutter(
@@ -516,6 +526,34 @@ class Predictor:
             error=None,
             thumbnail=_thumbnail(face.pixels) if thumbnail else None,
         )
+
+
+def _operating_point(
+    info: ModelInfo,
+    labels: Sequence[str] | None,
+    prior: Prior,
+    abstain: float | Literal["auto"],
+) -> tuple[NDArray[np.float64], float]:
+    """What is subtracted from logits [c], and the least confidence of an answer.
+
+    Raises:
+        UsageError: words of one's own, or a model that stores none.
+    """
+    nothing = np.zeros(len(info.labels if labels is None else labels))
+    if prior == "natural" and abstain != "auto":
+        return nothing, abstain
+    asked = "prior=balanced" if prior == "balanced" else "abstain=auto"
+    if labels is not None:
+        raise UsageError(f"{asked}: stored for a model's own classes; leave it or labels out")
+    if info.operating_points is None:
+        raise UsageError(
+            f"{asked}: model {info.name} stores no operating points; train it with this version "
+            "of fervor, which stores them in model.json, or run scripts/weights/fit_points.py on it"
+        )
+    points = info.operating_points
+    offset = points.prior_share * np.array(points.log_prior) if prior == "balanced" else nothing
+    point = points.balanced if prior == "balanced" else points.natural
+    return offset, point.abstain if abstain == "auto" else abstain
 
 
 def _moves(source: str | os.PathLike[str]) -> bool:

@@ -25,6 +25,7 @@ from fervor.data.splits import Splits, alignment
 from fervor.errors import ModelError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
+from fervor.evaluation.operating_points import fitted_points
 from fervor.io import provenance
 from fervor.methods import build
 from fervor.methods.base import Method
@@ -62,7 +63,8 @@ def finish(
         calibration_error=figures["calibration_error"],
     )
     info = _description(run, splits, method, selection=selection, temperature=temperature)
-    info = replace(info, starts=tuple(starts(folder)))
+    points = fitted_points(logits / temperature, label, splits.train.counts())
+    info = replace(info, starts=tuple(starts(folder)), operating_points=points)
     build.save_model(folder, tensors, info, card(info))
     forget_state(folder)
 

@@ -195,6 +195,15 @@ def test_abstaining(model: Path, folder: Path, capsys: pytest.CaptureFixture[str
         (["{folder}", "--threads", "two"], "--threads two: expected a whole number"),
         (["{folder}", "--threads", "-1"], "threads=-1: expected 1 or more"),
         (["{folder}", "--abstain", "7"], "abstain=7.0: expected a probability"),
+        (["{folder}", "--abstain", "no"], "--abstain no: expected a number or auto"),
+        (
+            ["{folder}", "--model", "{tiny}", "--abstain", "auto"],
+            "abstain=auto: model tiny stores no operating points",
+        ),
+        (
+            ["{folder}", "--model", "{tiny}", "--prior", "balanced"],
+            "prior=balanced: model tiny stores no operating",
+        ),
         (["{folder}", "--model", "{folder}"], "holds no model.json: expected a model folder"),
         (["{folder}", "--model", "{folder}/gone"], "does not exist: expected a model folder"),
         (["{folder}", "--model", "{stranger}"], "expected what fervor export writes"),
@@ -207,6 +216,7 @@ def test_wrong_use_of_predict(
     (tmp_path / "empty").mkdir()
     stranger = write_model(tmp_path / "stranger", schema="hf")
     places = {"folder": folder, "empty": tmp_path / "empty", "stranger": stranger}
+    places["tiny"] = write_model(tmp_path / "tiny")
     assert main(["predict", *(word.format(**places) for word in words)]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

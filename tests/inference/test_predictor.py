@@ -378,10 +378,73 @@ def test_abstaining_keeps_the_probabilities(model: Path) -> None:
     assert predictor(model, abstain=sure.prob - 0.01)(picture) == [sure]
 
 
+POINTS = {
+    "log_prior": [-0.1, -4.0, -3.0],
+    "prior_share": 0.5,
+    "natural": {"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.8, "abstain": 0.99},
+    "balanced": {"accuracy": 0.9, "mean_class_accuracy": 0.9, "macro_f1": 0.8, "abstain": 0.2},
+}
+
+
+def test_the_balanced_point_subtracts_what_is_stored(model: Path, tmp_path: Path) -> None:
+    stored = write_model(tmp_path / "stored", operating_points=POINTS)
+    faces = [drawn(colour) for colour in (RED, GREEN)]
+    natural = Predictor(stored, faces="precropped").classify(faces)
+    np.testing.assert_allclose(natural, Predictor(model, faces="precropped").classify(faces))
+    balanced = Predictor(stored, faces="precropped", prior="balanced")
+    odds = natural / np.exp(0.5 * np.array(POINTS["log_prior"]))
+    np.testing.assert_allclose(balanced.classify(faces), odds / odds.sum(1, keepdims=True))
+    assert balanced.name == "tiny (balanced)"
+
+
+def test_abstain_auto_is_the_threshold_of_the_point(tmp_path: Path) -> None:
+    stored = write_model(tmp_path / "stored", operating_points=POINTS, temperature=5.0)
+    picture = drawn(GREEN)
+    (sure,) = predictor(stored)(picture)
+    assert sure.prob is not None and sure.prob < 0.99
+    (unsure,) = predictor(stored, abstain="auto")(picture)
+    assert unsure == dataclasses.replace(sure, label="uncertain")
+    (answer,) = predictor(stored, abstain="auto", prior="balanced")(picture)
+    assert answer.label != "uncertain"
+
+
+@pytest.mark.parametrize("options", [{"prior": "balanced"}, {"abstain": "auto"}])
+def test_points_that_are_not_stored_are_one_line(model: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="stores no operating points; train it") as caught:
+        Predictor(model, **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="stored for a model's own classes; leave it or labels"):
+        Predictor("vlm", labels=("smile", "frown"), **options)
+
+
+SPOILT_POINTS: dict[str, Any] = {
+    "no object": [],
+    "too few": {**POINTS, "log_prior": [-1.0]},
+    "no number": {**POINTS, "prior_share": "half"},
+    "no logarithm": {**POINTS, "log_prior": [-1.0, 0.5, 0.0]},
+    "no threshold": {**POINTS, "balanced": {"accuracy": 0.5}},
+    "out of range": {**POINTS, "prior_share": 2},
+}
+
+
+@pytest.mark.parametrize("case", SPOILT_POINTS)
+def test_spoilt_points_are_one_line(case: str, tmp_path: Path) -> None:
+    stored = write_model(tmp_path / "stored", operating_points=SPOILT_POINTS[case])
+    with pytest.raises(ModelError, match="operating_points") as caught:
+        Predictor(stored)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["embedded", "vlm"])
+def test_shipped_models_store_their_points(name: str) -> None:
+    assert Predictor(name, faces="precropped", prior="balanced", abstain="auto")
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"faces": "some"},
+        {"prior": "uniform"},
         {"threads": -1},
         {"batch_size": 0},
         {"abstain": 1.5},

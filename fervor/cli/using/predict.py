@@ -38,7 +38,8 @@ def predict(
     neutral: str = "",
     batch_size: int = 8,
     threads: int = 0,
-    abstain: float = 0.0,
+    abstain: float | Literal["auto"] = 0.0,
+    prior: Literal["natural", "balanced"] = "natural",
     cluster: bool = False,
     workers: int = 0,
     precision: Literal["fp32", "int8", "auto"] = "fp32",
@@ -77,7 +78,10 @@ def predict(
         batch_size: pictures taken together, four at most on each of several cores, and faces
             classified together at most; the answers do not depend on it.
         threads: cores to use; 0 for all, with cluster one.
-        abstain: a face whose highest probability is below gets the label "uncertain".
+        abstain: a face whose highest probability is below gets the label "uncertain"; auto takes
+            the threshold that is stored with the model.
+        prior: natural, the shares of the classes that the model was trained on; balanced answers
+            rare expressions more often.
         cluster: predict over Ray Data, on the cluster that the environment variable RAY_ADDRESS
             names, without it on one that is started on this machine.
         workers: of the cluster, each with a model of its own; 0 for as many as it has room for.
@@ -115,6 +119,7 @@ def predict(
         "threads": threads,
         "batch_size": batch_size,
         "abstain": abstain,
+        "prior": prior,
         "whole_every": whole_every,
         "smallest_face": smallest_face,
         "region": parse_region(region),

@@ -22,6 +22,8 @@ def serve(
     token: str = "",
     hosts: str = "",
     threads: int = 0,
+    abstain: float | Literal["auto"] = 0.0,
+    prior: Literal["natural", "balanced"] = "natural",
     precision: Literal["fp32", "int8", "auto"] = "fp32",
     smallest_face: float = 0.0,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -50,6 +52,8 @@ def serve(
             other users of this machine see the words of a command.
         hosts: names, separated by commas, under which a proxy makes the server known.
         threads: cores to use; 0 for all.
+        abstain: as in predict; the page and its clients then read "uncertain".
+        prior: natural or balanced, as in predict.
         precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
             int8 where that is measured to be faster on this machine.
         smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
@@ -104,6 +108,8 @@ def serve(
         "model": model or None,
         "labels": listed(labels),
         "threads": threads,
+        "abstain": abstain,
+        "prior": prior,
         "precision": precision,
         "smallest_face": smallest_face,
         "device": device,
