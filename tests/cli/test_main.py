@@ -206,7 +206,7 @@ def test_abstaining(model: Path, folder: Path, capsys: pytest.CaptureFixture[str
         ),
         (["{folder}", "--model", "{folder}"], "holds no model.json: expected a model folder"),
         (["{folder}", "--model", "{folder}/gone"], "does not exist: expected a model folder"),
-        (["{folder}", "--model", "{stranger}"], "expected what fervor export writes"),
+        (["{folder}", "--model", "{stranger}"], "expected what fervor train and fervor export"),
         ([], "missing INPUT"),
     ],
 )
