@@ -1,7 +1,7 @@
-"""Modules that need more than the base install, and the line that says what to install."""
+"""Packages that the base install lacks, and parts that other packages bring."""
 
-import importlib
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fervor.errors import UsageError
 
@@ -10,16 +10,17 @@ OWN_EXTRA = {"optuna": "sweep"}
 """Packages that another extra brings than the one a module asks for."""
 
 
-def load(module: str, *, extra: str) -> Any:
-    """Import a module of fervor whose packages `extra` brings.
+@contextmanager
+def missing_extra(extra: str) -> Iterator[None]:
+    """Imports within it need what `extra` brings.
 
     Raises:
-        UsageError: one of them is not installed.
+        UsageError: one of these packages is not installed.
     """
     try:
-        return importlib.import_module(module)
+        yield
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fervor"):
+        if (error.name or "").split(".")[0] == "fervor":
             raise
         wanted = OWN_EXTRA.get(error.name or "", extra)
         raise UsageError(

@@ -1,6 +1,7 @@
 """A model's answers to a split, and one result file per evaluation."""
 
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from fervor import plugins
 from fervor.artifacts.model_info import GRAPH, ModelInfo
 from fervor.artifacts.reader import open_session
 from fervor.config import Data
@@ -43,6 +43,7 @@ from fervor.evaluation.subgroups import by_attributes
 from fervor.io import provenance
 from fervor.methods.base import Method
 from fervor.methods.build import build
+from fervor.plugins import missing_extra
 
 
 RUN_KEYS = ("config", "seed", "commit", "selection", "average_of", "initial_weights")
@@ -216,11 +217,12 @@ def evaluate(
     """
     if umap and not report:
         raise UsageError("umap: a layout belongs into a report; add --report, or leave --umap out")
-    write_report = (
-        plugins.load("fervor.evaluation.report", extra="report").write_report if report else None
-    )
+    if report:
+        with missing_extra("report"):
+            from fervor.evaluation.report import write_report
     if umap:
-        plugins.load("umap", extra="umap")  # before all the work
+        with missing_extra("umap"):
+            importlib.import_module("umap")  # before all the work
     found = answer(
         ModelInfo.read(model),
         data,
@@ -243,7 +245,7 @@ def evaluate(
     )
     name = result_name(found.info, found.described, cross=found.scope.report is not None)
     path, result = results.store(Path(output), name, result, asked)
-    if write_report is not None:
+    if report:
         write_report(path.with_suffix(""), found, result, root=data.root, umap=umap)
     return path, result
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fervor import plugins
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data
 from fervor.data.batch import Batch
@@ -29,6 +28,7 @@ from fervor.evaluation.significance import Floats, Ints
 from fervor.io import provenance
 from fervor.io.image import to_input
 from fervor.io.prefetch import progress
+from fervor.plugins import missing_extra
 
 
 BATCH = 128
@@ -241,7 +241,8 @@ def _write_table(path: Path, result: dict[str, Any]) -> None:
 
 
 def _drawer() -> Any:
-    figures = plugins.load("fervor.evaluation.figures", extra="report")
+    with missing_extra("report"):
+        from fervor.evaluation import figures
 
     def draw(path: Path, measured: list[dict[str, Any]]) -> None:
         names = [f"{result['model']}, seed {result['run']['seed']}" for result in measured]

@@ -465,10 +465,9 @@ def test_reproduce_prints_what_is_finished(
 def test_training_without_torch_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-    monkeypatch.setattr("fervor.plugins.importlib", SimpleNamespace(import_module=missing))
+    for name in [name for name in sys.modules if name.startswith("fervor.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["export", "--model", "m", "--output", "o"]) == 2
     assert 'needs torch, which is not installed: pip install "fervor[train]"' in (
         capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The command `fervor convert`."""
 
-from fervor import plugins
 from fervor.errors import DONE
+from fervor.plugins import missing_extra
 
 
 def convert(file: str, output: str) -> int:
@@ -11,7 +11,9 @@ def convert(file: str, output: str) -> int:
         file: a .pt, .pth or .pth.tar file.
         output: the .safetensors file that is written.
     """
-    report = plugins.load("fervor.models.convert", extra="train").convert(file, output)
+    with missing_extra("train"):
+        from fervor.models.convert import convert as converted
+    report = converted(file, output)
     print("\n".join(report.lines()))
     print(
         f"{output}: {len(report.tensors)} tensors written, {len(report.left_out)} entries left out"

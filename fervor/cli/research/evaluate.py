@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fervor import plugins
 from fervor.config import Data
 from fervor.errors import DONE
+from fervor.plugins import missing_extra
 
 
 def evaluate(
@@ -32,7 +32,9 @@ def evaluate(
         compare: another model folder that answers the same pictures (McNemar's test).
         slices: attributes of the pictures, separated by commas, by which accuracy is divided.
     """
-    path, result = plugins.load("fervor.evaluation.evaluate", extra="train").evaluate(
+    with missing_extra("train"):
+        from fervor.evaluation.evaluate import evaluate as measure
+    path, result = measure(
         model,
         data,
         split=split,

@@ -1,7 +1,7 @@
 """The command `fervor export`."""
 
-from fervor import plugins
 from fervor.errors import DONE, UsageError
+from fervor.plugins import missing_extra
 
 
 def export(
@@ -19,15 +19,17 @@ def export(
     """
     if pictures and not int8:
         raise UsageError(f"pictures={pictures}: needs --int8")
-    exporting = plugins.load("fervor.export.onnx", extra="train")
+    with missing_extra("train"):
+        from fervor.export.onnx import export as exported
     faces = None
     if int8:
-        quantising = plugins.load("fervor.export.quantize", extra="train")
-        faces = quantising.faces_of(model, pictures)
-    graph = exporting.export(model=model, output=output, half=half)
+        with missing_extra("train"):
+            from fervor.export.quantize import add_int8, faces_of
+        faces = faces_of(model, pictures)
+    graph = exported(model=model, output=output, half=half)
     print(graph)
     if faces is not None:
-        report = quantising.add_int8(graph.parent, faces)
+        report = add_int8(graph.parent, faces)
         print(
             f"{report.graph}: {report.bytes} bytes, gives the same answer to "
             f"{report.agreement:.1%} of {report.faces} faces"

@@ -1,8 +1,8 @@
 """The command `fervor robustness`."""
 
-from fervor import plugins
 from fervor.config import Data
 from fervor.errors import DONE
+from fervor.plugins import missing_extra
 
 
 def robustness(
@@ -28,7 +28,9 @@ def robustness(
         seed: of the choice and of everything that is random in a corruption.
         report: draw accuracy over severity beside the result file.
     """
-    path, result = plugins.load("fervor.evaluation.robustness", extra="train").robustness(
+    with missing_extra("train"):
+        from fervor.evaluation.robustness import robustness as measure
+    path, result = measure(
         model,
         data,
         split=split,

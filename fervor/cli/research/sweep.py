@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from fervor import plugins
 from fervor.cli.notes import notes
 from fervor.config import Run
 from fervor.errors import DONE
+from fervor.plugins import missing_extra
 
 
 def sweep(
@@ -29,10 +29,11 @@ def sweep(
         trials: how many; 0 for every combination of lists.
         study: folder of the sweep; empty for runs/sweeps and the recipe's name.
     """
-    work = plugins.load("fervor.experiments.sweep", extra="train")
+    with missing_extra("train"):
+        from fervor.experiments.sweep import sweep as search
     folder = Path(study or f"runs/sweeps/{run.name or run.method}")
     with notes("fervor.experiments.jobs"):
-        found = work.sweep(run, vary.split(), figure=figure, trials=trials, folder=folder)
+        found = search(run, vary.split(), figure=figure, trials=trials, folder=folder)
     for row in found.rows:
         shown = f"{row['selection'][figure]:.4f}" if "selection" in row else "failed"
         print(f"{shown:8}", *(f"{name}={value}" for name, value in row["settings"].items()))

@@ -4,10 +4,10 @@ import logging
 import warnings
 from dataclasses import replace
 
-from fervor import plugins
 from fervor.cli.notes import notes
 from fervor.config import Run
 from fervor.errors import DONE
+from fervor.plugins import missing_extra
 
 
 def train(run: Run, *, resume: str = "", clip: str = "") -> int:
@@ -20,13 +20,13 @@ def train(run: Run, *, resume: str = "", clip: str = "") -> int:
     """
     if clip:
         run = run.with_clip(clip)
-    module = "fervor.training.trainer"
-    training = plugins.load(module, extra="train")
+    with missing_extra("train"):
+        from fervor.training.trainer import train as training
     # hardware notes, product tips, and warnings about Lightning's own code
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    with notes(module):
-        print(training.train(run, resume=bool(resume)))
+    with notes("fervor.training.trainer"):
+        print(training(run, resume=bool(resume)))
     return DONE

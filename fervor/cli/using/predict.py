@@ -7,10 +7,10 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
-from fervor import plugins
 from fervor.cli.notes import notes
 from fervor.cli.using import listed
 from fervor.errors import DONE, FOUND, UsageError
+from fervor.plugins import missing_extra
 
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def predict(
     skipped: Counter[str] = Counter()
     if cluster:
         _check_cluster(workers, annotate, precision, device)
-        place = plugins.load("fervor.inference.cluster", extra="cluster")
+        with missing_extra("cluster"):
+            from fervor.inference import cluster as place
         threads = threads or 1
         sources = place.find(inputs, offline=offline)
     elif workers:

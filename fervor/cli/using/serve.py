@@ -3,10 +3,10 @@
 import os
 from typing import TYPE_CHECKING, Literal
 
-from fervor import plugins
 from fervor.cli.notes import notes
 from fervor.cli.using import listed
 from fervor.errors import DONE
+from fervor.plugins import missing_extra
 
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def serve(
         trusted_proxy: address of the proxy through which clients ask; its X-Forwarded-For header
             says whose share a request takes, that of others is ignored.
     """
-    work = plugins.load("fervor.server.bind", extra="serve")
+    with missing_extra("serve"):
+        from fervor.server import bind as work
     largest = max(64_000_000, max_bytes, max_video_bytes)
     limits = work.Limits(
         file_bytes=max_bytes,
