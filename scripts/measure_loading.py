@@ -35,7 +35,7 @@ from fervor.data.splits import Splits, load_samples, read_splits
 from fervor.methods.base import Method
 from fervor.recipes import recipe_path
 from fervor.training.feature_cache import view_batches
-from fervor.training.trainer import build_method
+from fervor.training.trainer import build_method, build_networks
 
 
 SETTINGS = ("ke/ferplus-mobilenet", "ke/ferplus-mobilenet-evidence")
@@ -117,10 +117,16 @@ def ferplus(root: str, cache: str, steps: int) -> None:
     for size in (48, 112):
         sizes = (len(batch.label) for batch in evaluation_batches(selection, size=size))
         rate(f"evaluation batches, {size} px", sizes)
-    compared(splits, run, TrainingBatches(splits.train, run), build_method(run, splits), steps)
+    compared(
+        splits,
+        run,
+        TrainingBatches(splits.train, run),
+        build_method(run, build_networks(run), splits),
+        steps,
+    )
     small = dataclasses.replace(splits, train=splits.train.subset(torch.arange(VIEWED)))
     viewed = dataclasses.replace(viewed, data=dataclasses.replace(viewed.data, views=1))
-    method = build_method(viewed, small)
+    method = build_method(viewed, build_networks(viewed), small)
     compared(small, viewed, view_batches(method.image, small.train, viewed), method, steps)
 
 

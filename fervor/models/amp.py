@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fervor.config import Run
+from fervor.config import Optim
 
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ def has_bfloat16() -> bool:
     return native
 
 
-def on_this_machine(run: Run) -> Run:
-    """The run in single precision where it asks for a bfloat16 that the machine does not have."""
-    if run.optim.precision == "fp32" or has_bfloat16():
-        return run
+def on_this_machine(optim: Optim) -> Optim:
+    """The same in single precision where it asks for a bfloat16 that the machine does not have."""
+    if optim.precision == "fp32" or has_bfloat16():
+        return optim
     logger.warning("this machine has no fast bfloat16 arithmetic: trains in single precision")
-    return replace(run, optim=replace(run.optim, precision="fp32"))
+    return replace(optim, precision="fp32")

@@ -4,10 +4,11 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -21,7 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
-from fervor.config import Run
+from fervor.config import Optim, Run
+from fervor.data import datasets
 from fervor.data.batch import Batch
 from fervor.data.image_set import Pictures
 from fervor.data.loading import TrainingBatches, evaluation_batches, training_loader
@@ -38,9 +40,9 @@ from fervor.methods.base import Method
 from fervor.methods.options import method_options
 from fervor.models import amp, distributed
 from fervor.models.auxiliary import build_companions
-from fervor.models.image import FaceEncoder, build_image_encoder, check_weights
+from fervor.models.image import FaceEncoder, ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
-from fervor.models.text.encoders import build_text_encoder
+from fervor.models.text.encoders import TextEncoder, build_text_encoder
 from fervor.training.feature_cache import plain_batches, view_batches
 from fervor.training.finalize import BEST, FIGURES, LAST, finish, forget_state
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
@@ -60,66 +62,76 @@ def train(run: Run, *, resume: bool = False) -> Path:
     Raises:
         FervorError: a setting, data set or weight file that does not fit.
     """
-    given, run = run, amp.on_this_machine(run)
-    folder = run_folder(run)
-    trainer = _trainer(run, folder)
+    check_names(run)
+    folder, given, run = run_folder(run), run, replace(run, optim=amp.on_this_machine(run.optim))
+    trainer = _trainer(run.optim, folder, processes=run.processes)
     with lock_folder(folder) if trainer.is_global_zero else nullcontext():
-        changes: dict[str, tuple[Any, Any]] = {}
-        if trainer.is_global_zero:
-            changes = open_run(given, resume=resume)
-        check_weights(run.encoder)
-        _train(run, trainer, folder, changes, resume=resume)
+        changes = open_run(given, resume=resume) if trainer.is_global_zero else {}
+        _begin(run.seed, run.threads)
+        networks = build_networks(run)
+        splits = read_splits(run)
+        method = build_method(run, networks, splits)
+        prepare(method, splits.train, run)
+        loop = Training(method, run, splits, folder, changes=changes)
+        place = {"rank": trainer.global_rank, "world": trainer.world_size}
+        loader = training_loader(_batches(method, splits.train, run), splits.train, run, **place)
+        checkpoint = folder / LAST if resume and (folder / LAST).is_file() else None
+        with _interruptions(loop, checkpoint):
+            trainer.fit(loop, loader, ckpt_path=checkpoint)
+        distributed.part()
+        if not trainer.is_global_zero:
+            raise SystemExit  # this process has done its share
+        loop.note_start()  # where no step was left to do
+        finish(loop.method.float(), run, splits, loop.history, folder)
     return folder
 
 
-def _train(
-    run: Run,
-    trainer: lightning.Trainer,
-    folder: Path,
-    changes: dict[str, tuple[Any, Any]],
-    *,
-    resume: bool,
-) -> None:
-    """Read, build, fit and finish; other processes than the first one end here."""
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    lightning.seed_everything(run.seed, workers=True, verbose=False)
-    splits = read_splits(run)
-    method = build_method(run, splits)
-    prepare(method, splits.train, run)
-    sizes = build.sizes(method)
-    logger.info(
-        "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(**sizes)
-    )
-    module = Training(method, run, splits, folder, changes=changes)
-    place = {"rank": trainer.global_rank, "world": trainer.world_size}
-    last = folder / LAST
+def check_names(run: Run) -> None:
+    """Look whether there is all that a run names, before anything is read.
+
+    Raises:
+        UsageError: an unknown method, option, data set, protocol or image encoder.
+    """
+    if run.method not in METHODS:
+        raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
+    method_options(run.method, run.options)
+    for protocol in (run.data.protocol, run.data.train_protocol):
+        datasets.protocol_of(run.data.name, protocol)
+    check_encoder(run.encoder)
+
+
+def _begin(seed: int, threads: int) -> None:
+    """One seed for all that is drawn, and the cores that a run may use; 0 leaves these to torch."""
+    if threads:
+        torch.set_num_threads(threads)
+    lightning.seed_everything(seed, workers=True, verbose=False)
+
+
+@contextmanager
+def _interruptions(loop: "Training", checkpoint: Path | None) -> Iterator[None]:
+    """What ends a training from outside, as Python and fervor call it.
+
+    Raises:
+        UsageError: the checkpoint is none of this run.
+        DataError: a process that prepares batches was killed.
+    """
     try:
-        trainer.fit(
-            module,
-            training_loader(_batches(method, splits.train, run), splits.train, run, **place),
-            ckpt_path=last if resume and last.is_file() else None,
-        )
+        yield
     except SystemExit:  # what Lightning makes of an interruption
         raise KeyboardInterrupt from None
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if resume and not module.begun:  # a state that is none of this run
+        if checkpoint is not None and not loop.begun:
             reason = " ".join(str(error).split())
             raise UsageError(
-                f"{last} does not fit the run: {type(error).__name__}: {reason:.300}; remove it to "
-                "begin again"
+                f"{checkpoint} does not fit the run: {type(error).__name__}: {reason:.300}; remove "
+                "it to begin again"
             ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"a worker that prepares batches was killed: go on with --resume {folder}, with fewer "
-            "--workers where memory ran out"
+            f"a worker that prepares batches was killed: go on with --resume {loop.folder}, with "
+            "fewer --workers where memory ran out"
         ) from None
-    distributed.part()
-    if not trainer.is_global_zero:
-        raise SystemExit  # this process has done its share
-    module.note_start()  # where no step was left to do
-    finish(module.method.float(), run, splits, module.history, folder)
 
 
 def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
@@ -163,15 +175,32 @@ def read_run(folder: Path) -> dict[str, Any]:
     return values
 
 
-def build_method(run: Run, splits: Splits) -> Method:
+class Networks(NamedTuple):
+    """What a method is built of that no data takes part in."""
+
+    image: ImageEncoder
+    text: TextEncoder
+    companions: dict[str, Any]
+
+
+def build_networks(run: Run) -> Networks:
+    """The run's encoders, and the frozen networks beside them, with their weights.
+
+    Raises:
+        UsageError: names or options that do not fit.
+        ModelError: weights that are missing or do not fit.
+    """
+    wanted = METHODS[run.method].companions
+    companions = build_companions(run.method, wanted, run.landmarks, run.teacher)
+    image = build_image_encoder(run.encoder)
+    return Networks(image, build_text_encoder(run.text.name), companions)
+
+
+def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     """The run's method with its starting weights."""
-    if run.method not in METHODS:
-        raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
     chosen: Any = METHODS[run.method]
     options = method_options(run.method, run.options)
-    companions = build_companions(run.method, chosen.companions, run.landmarks, run.teacher)
-    encoder = build_image_encoder(run.encoder)
-    text = build_text_encoder(run.text.name)
+    encoder, text, companions = networks
     method: Method = chosen(encoder, text, splits.labels, options, **companions)
     if "image" in method.frozen() and run.encoder.weights == "random":
         raise UsageError(
@@ -186,6 +215,11 @@ def build_method(run: Run, splits: Splits) -> Method:
         sample = splits.train.subset(faces)
         images = [batch.image for batch in evaluation_batches(sample, size=run.encoder.size)]
         encoder.restore_batchnorm(torch.cat(images))
+    logger.info(
+        "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(
+            **build.sizes(method)
+        )
+    )
     return method
 
 
@@ -269,11 +303,11 @@ class Training(lightning.LightningModule):
         positive = None if positive is None else _channels_last(positive)
         batch = batch._replace(image=image, positive=positive)
         if self.automatic_optimization:
-            return self._objective(batch)
+            return self._logged(self.method.losses(batch), len(batch.label))
         return self._sharpness_aware_step(self.method.with_frozen(batch))
 
-    def _objective(self, batch: Batch) -> Tensor:
-        losses = self.method.losses(batch)
+    def _logged(self, losses: Mapping[str, Tensor], count: int) -> Tensor:
+        """The loss among them, all of them logged as means over `count` pictures."""
         for name, value in losses.items():
             self.log(
                 f"train/{name}",
@@ -281,10 +315,9 @@ class Training(lightning.LightningModule):
                 prog_bar=name == "loss",
                 on_step=True,
                 on_epoch=True,
-                batch_size=len(batch.label),
+                batch_size=count,
             )
-        loss: Tensor = losses["loss"]
-        return loss
+        return losses["loss"]
 
     def _sharpness_aware_step(self, batch: Batch) -> Tensor:
         """The gradient at the weights leads to worse ones nearby, whose gradient is the step's."""
@@ -297,7 +330,7 @@ class Training(lightning.LightningModule):
                 self.clip_gradients(optimizer, self.run.optim.clip, "norm")
 
         optimizer.zero_grad()
-        loss = self._objective(batch)
+        loss = self._logged(self.method.losses(batch), len(batch.label))
         self.manual_backward(loss)
         optimizer.step(at_the_worse_weights)
         scheduler.step()
@@ -412,19 +445,19 @@ def _state(method: Method) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in build.own_state(method).items()}
 
 
-def _trainer(run: Run, folder: Path) -> lightning.Trainer:
+def _trainer(optim: Optim, folder: Path, *, processes: int) -> lightning.Trainer:
     earlier = len(list(folder.glob("logs*")))
     version = f"logs-{earlier + 1}" if earlier else "logs"  # a resumed run keeps its first logs
-    devices, nodes = distributed.wanted(run.processes)
+    devices, nodes = distributed.wanted(processes)
     return lightning.Trainer(
-        max_epochs=run.optim.epochs,
+        max_epochs=optim.epochs,
         accelerator="auto",
         devices=devices,
         num_nodes=nodes,
         strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if run.optim.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if optim.precision == "bf16" else "32-true",
         # with SAM the step clips itself
-        gradient_clip_val=None if run.optim.sam else run.optim.clip or None,
+        gradient_clip_val=None if optim.sam else optim.clip or None,
         logger=[
             CSVLogger(folder, name="", version=version),
             TensorBoardLogger(folder, name="", version=version),

@@ -1,6 +1,8 @@
 """A tiny run: what it leaves behind, exact resume after a kill, choice of the epoch, schedule."""
 
+import ast
 import csv
+import inspect
 import json
 import os
 import pickle
@@ -17,7 +19,8 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor import methods
+from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Text
 from fervor.data.alignment import align
 from fervor.data.batch import Batch
 from fervor.data.datasets import ferplus
@@ -657,6 +660,76 @@ def test_the_default_folder_names_recipe_and_seed(root: Path) -> None:
     assert run_folder(Run(name="ke/drawn", seed=3)) == Path("runs/ke/drawn-seed3")
     assert run_folder(Run()) == Path("runs/ke-seed0")
     assert run_folder(settings(root, Path("here"))) == Path("here")
+
+
+NAMES: dict[str, dict[str, Any]] = {
+    **{name: WRONG[name][0] for name in ("method", "option", "encoder", "data set")},
+    "protocol": {"data": Data(name="ferplus", protocol="minority")},
+    "text": {"text": Text("no-such-model")},
+    "landmarks": {"landmarks": Landmarks("no-such-network")},
+    "weights": {"encoder": Encoder(name="resnet18", weights="nowhere")},
+    "no weights": {"encoder": Encoder(name="resnet18")},
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_names_are_looked_up_before_any_picture_is_read(
+    case: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*given: Any, **more: Any) -> Any:
+        pytest.fail("a data set was read")
+
+    monkeypatch.setattr(trainer, "read_splits", read)
+    monkeypatch.setattr("PIL.Image.open", read)
+    with pytest.raises((UsageError, ModelError)) as caught:
+        train(settings(root, tmp_path / "run", **NAMES[case]))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+# From train() to a loss
+
+
+PACKAGE = Path(trainer.__file__).parents[1]
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_few_frames_lie_between_train_and_a_loss(
+    sam: float, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most five of fervor's own, the loss among them."""
+    plain, stacks = methods.ke.text_similarity_loss, []
+
+    def loss(*given: Any) -> Tensor:
+        names = [info.frame.f_code for info in inspect.stack(0)]
+        own = [code.co_name for code in names if Path(code.co_filename).is_relative_to(PACKAGE)]
+        stacks.append(["text_similarity_loss", *own])
+        return plain(*given)
+
+    monkeypatch.setattr(methods.ke, "text_similarity_loss", loss)
+    train(settings(root, tmp_path / "run", optim={"epochs": 1, "sam": sam}))
+    assert len(stacks) == STEPS * (2 if sam else 1)
+    for stack in stacks:
+        assert stack[-1] == "train" and "losses" in stack
+        assert len(stack) <= (6 if sam else 5), stack
+
+
+RUN_SIGNATURES = 30
+"""Functions below `train` that may take a whole run; others take the part that they use."""
+
+
+def test_a_run_is_not_handed_down() -> None:
+    found = []
+    for package in ("training", "data", "models", "methods", "evaluation"):
+        for path in (PACKAGE / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef):
+                    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                    if any(a.annotation and ast.unparse(a.annotation) == "Run" for a in arguments):
+                        found.append(f"{path.relative_to(PACKAGE)}: {node.name}")
+    below = [name for name in found if name != "training/trainer.py: train"]
+    assert len(below) == len(found) - 1
+    assert len(below) <= RUN_SIGNATURES, below
 
 
 # Sharpness-aware steps, and the moving average

@@ -207,7 +207,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
         run_folder,  # Lightning, which it goes without
     )
 
-    run = amp.on_this_machine(run)
+    run = replace(run, optim=amp.on_this_machine(run.optim))
     open_run(run, resume=resume)
     folder = run_folder(run)
     if run.threads:

@@ -25,7 +25,7 @@ __all__ = [
     "Features",
     "ImageEncoder",
     "build_image_encoder",
-    "check_weights",
+    "check_encoder",
 ]
 
 ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *TOWERS)
@@ -148,17 +148,23 @@ def _face_encoder(config: Encoder) -> FaceEncoder:
     return encoder
 
 
-def check_weights(config: Encoder) -> None:
-    """Refuse to start from random weights where nobody asked for them.
+def check_encoder(config: Encoder) -> None:
+    """Refuse a name that nobody knows, and random weights where nobody asked for them.
 
     Raises:
-        UsageError: the encoder has no weights in the package, and none are named.
+        UsageError: no such encoder; or it has no weights in the package, and none are named.
     """
-    if config.name in ENCODERS and config.name not in PACKAGED and not config.weights:
+    _check_name(config.name)
+    if config.name not in PACKAGED and not config.weights:
         raise UsageError(
             f"encoder {config.name} has no weights of its own: name a file or folder with "
             "--encoder.weights, or start from nothing with --encoder.weights random"
         )
+
+
+def _check_name(name: str) -> None:
+    if name not in ENCODERS:
+        raise UsageError(f"unknown encoder {name!r}: expected one of {', '.join(ENCODERS)}")
 
 
 def build_image_encoder(
@@ -173,8 +179,7 @@ def build_image_encoder(
         UsageError: an unknown name or an impossible option.
         ModelError: weights that are missing or do not fit.
     """
-    if config.name not in ENCODERS:
-        raise UsageError(f"unknown encoder {config.name!r}: expected one of {', '.join(ENCODERS)}")
+    _check_name(config.name)
     if config.last_stride not in (1, 2):
         raise UsageError(f"last_stride is {config.last_stride}, expected 1 or 2")
     encoder: ImageEncoder

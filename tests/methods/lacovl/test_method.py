@@ -34,7 +34,7 @@ from fervor.models.mobilefacenet import PACKAGED, LandmarkEncoder, MobileFaceNet
 from fervor.prompts.templates import fill, template
 from fervor.recipes import recipes
 from fervor.training.optim import optimizer_of
-from fervor.training.trainer import build_method, train
+from fervor.training.trainer import build_method, build_networks, train
 from tests.support import tiny
 from tests.support.drawn import (
     DrawnScales,
@@ -597,7 +597,7 @@ def test_every_recipe_builds_with_tiny_encoders(
         teacher=given.teacher if without["teacher"] else named[1],
     )
     splits = read_splits(run)
-    method = build_method(run, splits)
+    method = build_method(run, build_networks(run), splits)
     assert isinstance(method, LaCoVL)
     places = (method.options.resolution // 16) ** 2
     assert method.guided.transformer.positions.shape[1] == 3 * places + 1
