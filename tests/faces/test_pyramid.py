@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fervor.faces.pyramid import BORDER, FINEST, SEEN, TILE_SIDE, Tile, pyramid
+from fervor.faces.pyramid import BORDER, ENOUGH, FINEST, SEEN, TILE_SIDE, Tile, pyramid
 
 
 COARSEST = 640
@@ -17,7 +17,7 @@ def seen_whole(box: tuple[float, ...], size: tuple[int, int], smallest: float) -
     """Whether a tile, or the whole picture at COARSEST pixels, shows a face as large as it must."""
     height, width = size
     longer, needed = max(box[2:]), 0.98 * SEEN
-    if longer * COARSEST / max(size) >= needed:
+    if longer * COARSEST / max(size) >= ENOUGH:
         return True
     return any(
         longer / float(tile.frame.scale.max()) >= needed
@@ -70,7 +70,9 @@ def test_tiles_lie_in_the_picture_and_cost_is_bounded(
     assert cost <= (1.65 if min(width, height) * scale > 640 else 3.6) * scale**2 * width * height
 
 
-@pytest.mark.parametrize(("width", "height"), [(640, 640), (1, 100_000), (100_000, 19), (640, 3)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(640, 640), (700, 500), (1, 100_000), (100_000, 19), (640, 3)]
+)
 def test_small_and_narrow_pictures_have_none(width: int, height: int) -> None:
     assert not list(pyramid(height, width, smallest=40, coarsest=COARSEST))
 
