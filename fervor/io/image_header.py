@@ -8,6 +8,7 @@ format that is read.
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -301,15 +302,19 @@ def _tiff(file: BinaryIO) -> ImageHeader:
         try:
             (count,) = _unpack(order + ("Q" if big else "H"), file)
             entries = _count(entries + 1 + count, "entries")
-            values = dict(_tiff_entries(file, order, count, big=big))
+            values: Counter[int] = Counter()
+            for tag, number in _tiff_entries(file, order, count, big=big):
+                values[tag] = max(
+                    values[tag], number
+                )  # which of two counts is the decoder's matter
             (offset,) = _unpack(order + address, file)
         except struct.error:
             if pages:  # a later page is cut off; the first is what is read
                 break
             raise
         pages += 1
-        width = max(width, *(values.get(tag, 0) for tag in _WIDTHS))
-        height = max(height, *(values.get(tag, 0) for tag in _HEIGHTS))
+        width = max(width, *(values[tag] for tag in _WIDTHS))
+        height = max(height, *(values[tag] for tag in _HEIGHTS))
     if not width or not height:
         raise ValueError("no picture")
     return ImageHeader("TIFF", width, height, pages)

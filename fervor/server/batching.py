@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from threading import Condition, Thread
 from time import monotonic
@@ -28,10 +29,15 @@ WAIT = 0.005
 DECODERS = 2
 """Processes that decode; a client has one at a time, so that a slow picture holds up its own."""
 BESIDE = 16_000_000
-"""Pixels that may be decoded or wait for the model beside a picture of the largest size."""
-PICTURE_COST = 5_000_000
-"""What a picture costs beside its pixels: the model's work, in pixels decoded in that time."""
-ENDING = 5.0
+"""Pixels that may be decoded or wait for the model beside a picture of the largest size; pictures
+that are run together have so many at most."""
+RUNNERS = 2
+"""Threads that run the model, one of them for pictures of at most LARGE pixels alone."""
+LARGE = 4_000_000
+"""Pixels of a picture in which small faces are looked for so long that others are not to wait."""
+PICTURE_COST = 1_000_000
+"""What a picture costs beside its pixels, in pixels of the same time: finding and naming faces."""
+ENDING = 2.0
 """Seconds for a run under way when the server ends."""
 
 Explain = Callable[[Frame], Any]
@@ -70,7 +76,7 @@ class _Picture:
 
 
 class Batcher:
-    """The way from pictures' bytes to their faces: a line, decoders, and a thread of the model.
+    """The way from pictures' bytes to their faces: a line, decoders, and threads of the model.
 
     A few pictures are decoded ahead of the model, so that memory does not grow with the number of
     requests.
@@ -103,8 +109,10 @@ class Batcher:
         self._pixels = 0  # decoded, or about to be, and not yet run
         self._changed = Condition()
         self._closed = False
-        works = [(self._decode, (decoder,)) for decoder in self._decoders] + [(self._run, ())]
-        self._threads = [Thread(target=work, args=args, daemon=True) for work, args in works]
+        self._running_large = False
+        works: list[Callable[[], None]] = [self._run] * RUNNERS
+        works += [partial(self._decode, decoder) for decoder in self._decoders]
+        self._threads = [Thread(target=work, daemon=True) for work in works]
         for thread in self._threads:
             thread.start()
 
@@ -143,14 +151,18 @@ class Batcher:
                 self._leave(job)
 
     def close(self) -> None:
-        """Refuse what waits, and end the threads and processes."""
+        """Refuse what waits, and end the threads and processes.
+
+        A run of the model cannot be ended: one on a large picture may go on for seconds.
+        """
         with self._changed:
             self._closed = True
             for job in list(self._jobs):
                 self._refuse(job, Refused(503, "stopping", "the server is stopping", retry=5))
             self._changed.notify_all()
+        until = monotonic() + ENDING
         for thread in self._threads:
-            thread.join(ENDING)
+            thread.join(max(0.0, until - monotonic()))
         for decoder in self._decoders:
             decoder.close()
 
@@ -216,6 +228,7 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._batch():
             pixels = sum(picture.pixels for picture, _ in batch)
+            large = batch[0][0].pixels > LARGE
             for picture, frame in batch:
                 if picture.job.explain is not None:
                     self._explain(picture.job, picture.job.explain, frame)
@@ -223,20 +236,39 @@ class Batcher:
             del batch, picture, frame  # not held while the next ones are decoded
             with self._changed:
                 self._pixels -= pixels
+                self._running_large = self._running_large and not large
                 self._changed.notify_all()
 
     def _batch(self) -> list[tuple[_Picture, Frame]]:
-        """What is run next, at least one picture; none at the end."""
+        """What is run next: a large picture alone, or small ones together; nothing at the end."""
         with self._changed:
-            while not self._decoded and not self._closed:
-                self._changed.wait()
-            until = monotonic() + self._wait
-            while len(self._decoded) < self._most and not self._closed:
-                if (left := until - monotonic()) <= 0:
-                    break
-                self._changed.wait(left)
-            batch, self._decoded = self._decoded[: self._most], self._decoded[self._most :]
-            return [] if self._closed else batch
+            until = 0.0
+            while not self._closed:
+                batch = self._ready()
+                if not batch:
+                    self._changed.wait()
+                    until = monotonic() + self._wait
+                    continue
+                large = batch[0][0].pixels > LARGE
+                if large or len(batch) == self._most or monotonic() >= until:
+                    self._running_large |= large
+                    self._decoded = [pair for pair in self._decoded if pair not in batch]
+                    return batch
+                self._changed.wait(until - monotonic())
+        return []
+
+    def _ready(self) -> list[tuple[_Picture, Frame]]:
+        """The first decoded picture, where it is small with those that may be run with it."""
+        batch: list[tuple[_Picture, Frame]] = []
+        pixels = 0
+        for picture, frame in self._decoded:
+            if picture.pixels > LARGE:
+                if not batch and not self._running_large:
+                    return [(picture, frame)]
+            elif not batch or (len(batch) < self._most and pixels + picture.pixels <= BESIDE):
+                batch.append((picture, frame))
+                pixels += picture.pixels
+        return batch
 
     def _explain(self, job: Job, explain: Explain, frame: Frame) -> None:
         try:

@@ -8,13 +8,15 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Timer
+from types import FrameType
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fervor.errors import UsageError
+from fervor.errors import DONE, INTERRUPTED, UsageError
 from fervor.inference.predictor import Predictor
 from fervor.server.app import application
 from fervor.server.guard import CROWDED, Access, is_address, is_loopback
@@ -25,8 +27,9 @@ __all__ = ["Limits", "Place", "serve"]
 
 HEADER_SECONDS = 15.0
 """In which a request's first line and headers must have come."""
-STOPPING = 6
-"""Seconds that requests under way have when the server stops; the work on them is then ended."""
+STOPPING, LAST = 5, 8.0
+"""Seconds that requests under way have when the server stops, until the work on them is ended, and
+until the process is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,19 @@ def serve(
         before = signal.signal(signal.SIGTERM, lambda *_: None)  # raised again after a polite end
         try:
             announce(_address(listening, place.host), predictor)
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config).run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+class _Server(uvicorn.Server):
+    """Ends for sure: a run of the model on a large picture can be neither ended nor waited for."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        end = Timer(LAST, os._exit, (INTERRUPTED if sig == signal.SIGINT else DONE,))
+        end.daemon = True
+        end.start()
 
 
 def _address(listening: socket.socket, host: str) -> str:

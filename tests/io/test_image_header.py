@@ -190,6 +190,10 @@ PARTS: dict[str, tuple[bytes, str]] = {
         tiff((256, 1, 16), (257, 1, 16), (322, 1, 60_000), (323, 1, 60_000)),
         "60000 x 60000",
     ),
+    "a size said twice": (
+        tiff((256, 1, 60_000), (256, 1, 1), (257, 1, 1), (257, 1, 60_000)),
+        "60000 x 60000",
+    ),
     "pages": (
         b"II*\0\x08\0\0\0"
         + b"".join(struct.pack("<HI", 0, 14 + 6 * number) for number in range(200_000)),

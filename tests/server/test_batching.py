@@ -165,6 +165,20 @@ def test_pixels_that_are_decoded_ahead_are_bounded(
     assert [sources(job) for job in (held, *jobs)] == [["held"], ["a"], ["b"]]
 
 
+def test_a_large_picture_holds_up_no_small_one(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "LARGE", 50)
+    monkeypatch.setattr(batching, "BESIDE", 1000)
+    large = [line.submit(client, f"large {client}", pixels=90) for client in "ab"]
+    assert line.model.began.wait(30)
+    line.model.began.clear()
+    small = line.submit("c", "c")
+    assert line.model.began.wait(30)  # beside the first of the large ones, before the second
+    line.model.may.set()
+    assert sources(small) == ["c"]
+    assert [sources(job) for job in large] == [["large a"], ["large b"]]
+    assert sorted(map(sorted, line.model.runs)) == [["c"], ["large a"], ["large b"]]
+
+
 def test_who_leaves_is_not_answered(line: Line) -> None:
     held = line.held()
     left, stays = line.submit("a", "left"), line.submit("b", "stays")
