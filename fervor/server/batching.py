@@ -20,7 +20,7 @@ from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
 
 
-__all__ = ["Batcher", "Explain", "Job"]
+__all__ = ["THREAD", "Batcher", "Explain", "Job"]
 
 BATCH = 32
 """Pictures that are run together at most; the answers do not depend on it."""
@@ -37,6 +37,7 @@ LARGE = 4_000_000
 """Pixels of a picture in which small faces are looked for so long that others are not to wait."""
 PICTURE_COST = 1_000_000
 """What a picture costs beside its pixels, in pixels of the same time: finding and naming faces."""
+THREAD = "fervor-batches"
 ENDING = 2.0
 """Seconds for a run under way when the server ends."""
 
@@ -112,7 +113,7 @@ class Batcher:
         self._running_large = False
         works: list[Callable[[], None]] = [self._run] * RUNNERS
         works += [partial(self._decode, decoder) for decoder in self._decoders]
-        self._threads = [Thread(target=work, daemon=True) for work in works]
+        self._threads = [Thread(target=work, name=THREAD, daemon=True) for work in works]
         for thread in self._threads:
             thread.start()
 

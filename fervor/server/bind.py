@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Timer
+from threading import enumerate as enumerate_threads
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from fervor.errors import DONE, INTERRUPTED, UsageError
 from fervor.inference.predictor import Predictor
 from fervor.server.app import application
+from fervor.server.batching import THREAD
 from fervor.server.guard import CROWDED, Access, is_address, is_loopback
 from fervor.server.limits import Limits, client_of
 
@@ -132,19 +134,29 @@ def serve(
         for name in ("uvicorn.error", "python_multipart"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         before = signal.signal(signal.SIGTERM, lambda *_: None)  # raised again after a polite end
+        server = _Server(config)
         try:
             announce(_address(listening, place.host), predictor)
-            _Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, before)
+            if server.code is not None and any(one.name == THREAD for one in enumerate_threads()):
+                os._exit(server.code)  # a run of the model: its threads outlive no tidy end
 
 
 class _Server(uvicorn.Server):
-    """Ends for sure: a run of the model on a large picture can be neither ended nor waited for."""
+    """Ends for sure: a run of the model on a large picture can be neither ended nor waited for.
+
+    Attributes:
+        code: with which the process is to end; None until it is.
+    """
+
+    code: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        end = Timer(LAST, os._exit, (INTERRUPTED if sig == signal.SIGINT else DONE,))
+        self.code = INTERRUPTED if sig == signal.SIGINT else DONE
+        end = Timer(LAST, os._exit, (self.code,))
         end.daemon = True
         end.start()
 
