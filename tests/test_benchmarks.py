@@ -1,15 +1,21 @@
 """The benchmark counts operations rightly, pairs its rounds, and shows its figures as they are."""
 
 import json
+import random
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fervor.faces.detector import FaceDetector
+from tests.support.scenes import background, scene
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+detection = pytest.importorskip("detection")
 measures = pytest.importorskip("measures")
 table = pytest.importorskip("table")
 
@@ -87,3 +93,24 @@ def test_the_plan_for_many_pictures_has_the_costs_that_were_measured() -> None:
             assert f"| {1000 * cost:.1f} ms |" in page
             assert f"| {1e7 * round(1000 * cost, 1) / 3.6e6:.3g} |" in page  # hours of one worker
         assert f"{folder['peak_mb'][name]:.0f} MB" in page
+
+
+def test_tables_of_detection_are_those_of_its_reports() -> None:
+    reports = sorted((ROOT / "benchmarks" / "results").glob("detection-*.json"))
+    assert reports
+    page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    assert detection.tables([json.loads(path.read_text()) for path in reports]).strip() in page
+
+
+def test_pieces_are_put_where_their_faces_are_said_to_be(tmp_path: Path) -> None:
+    photo, ground = tmp_path / "photo.png", tmp_path / "ground.png"
+    scene(900, 700, [(200, 300, 200)])[0].save(photo)
+    background(700, 500).save(ground)
+    (piece,) = detection.pieces([photo])
+    scaled = piece.of_size(60)
+    assert max(scaled.box[2:]) == pytest.approx(60)
+    size, chance = (640, 480), random.Random(0)
+    ((picture, boxes),) = detection.pictures([scaled] * 3, [ground], size, chance)
+    assert picture.size == size and len(boxes) == 3
+    assert detection.hits(FaceDetector(1).detect([picture])[0], boxes) == 3
+    assert detection.hits([], boxes) == 0
