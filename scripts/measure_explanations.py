@@ -7,8 +7,10 @@
 Cells of the grid are blurred away in the order of a map, the strongest first (deletion), or brought
 back into a blurred picture (insertion); the area under the probability of the answer on the whole
 picture is low for a good deletion and high for a good insertion. Beside the maps stand a random
-order and a blob: cells by their distance from the centre of the face. For the cues, the part of the
-face whose cue scores best is blurred, beside the mean of blurring each part.
+order and a blob: cells by their distance from the centre of the face; and maps by occlusion, which
+take a pass for each cell: by how much the logarithm of the answer's probability falls where a
+square of one or of three cells a side is blurred there. For the cues, the part of the face whose
+cue scores best is blurred, beside the mean of blurring each part.
 """
 
 import argparse
@@ -34,6 +36,8 @@ from fervor.io.image import to_rgb
 Floats = NDArray[np.float32]
 STEPS = 7
 """Points of a curve beside the whole picture: cells are taken in so many equal portions."""
+OCCLUDED = (1, 3)
+"""Cells a side of what is blurred for a map by occlusion."""
 SEED, SAMPLES = 0, 2000
 """Of the bootstrap over pictures."""
 
@@ -94,8 +98,11 @@ class Measure:
         blurred = np.asarray(Image.fromarray(clear).filter(ImageFilter.GaussianBlur(radius)))
         logits, local = self.predictor._run([clear], "local")
         answer = int(logits[0].argmax())
-        orders = self.orders(local[0], answer, number)
+        orders = dict(self.orders(local[0], answer, number))
         shown = [clear, blurred]
+        for side in OCCLUDED:
+            drop = self.occlusion(clear, blurred, answer, side)
+            orders[f"occlusion {side}"] = (-drop).argsort(kind="stable")
         for order in orders.values():
             for mask in self.masks(order):
                 shown += [np.where(mask, blurred, clear), np.where(mask, clear, blurred)]
@@ -126,6 +133,17 @@ class Measure:
         found["random"] = np.random.default_rng(number).random(rows * columns)
         found["blob"] = -distance
         return {name: (-values).argsort(kind="stable") for name, values in found.items()}
+
+    def occlusion(
+        self, clear: NDArray[np.uint8], blurred: NDArray[np.uint8], answer: int, side: int
+    ) -> Floats:
+        """Fall of the answer's log probability [n] where `side` cells around each are blurred."""
+        rows, columns = self.space.grid
+        y, x = np.divmod(np.arange(rows * columns), columns)
+        near = [np.maximum(abs(y - a), abs(x - b)) <= side // 2 for a, b in zip(y, x, strict=True)]
+        shown = [clear, *(np.where(self.spread(cells), blurred, clear) for cells in near)]
+        found = np.log(np.maximum(self.predictor.classify(shown)[:, answer], 1e-12))
+        return np.asarray(found[0] - found[1:], np.float32)
 
     def heat(self, name: str, similar: Floats) -> Floats:
         """Relevances [n c] of a map by its name."""

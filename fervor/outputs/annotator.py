@@ -175,7 +175,7 @@ class _Film:
     ) -> None:
         self.frame = frame.frame
         shares = self._smoother(predictions)
-        self._timeline.add(predictions, shares)
+        self._timeline.add(predictions, shares, frame.image)
         if frame.image is None or frame.time_s is None:
             return
         import av

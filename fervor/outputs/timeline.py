@@ -1,7 +1,9 @@
 """The expressions that each face of a video shows over time: gathered, drawn as PNG or HTML."""
 
+import io
 import json
 from array import array
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fervor.faces.types import Box
 from fervor.inference.prediction import Prediction
 from fervor.io.atomic import write_bytes, write_picture
 from fervor.outputs.drawing import BLACK, WHITE, colour_of, font, legend, short
@@ -22,6 +25,8 @@ POINTS = 800
 """Steps of time that are drawn; a longer video shows their means."""
 LANES = 24
 """Tracks that are drawn: the longest ones."""
+FACE, GROWN = 56, 1.3
+"""Pixels of the longer side of a track's face; how much larger one that replaces it is."""
 BREAK = 1.0
 """Seconds without a track after which its band is interrupted."""
 
@@ -43,18 +48,43 @@ class Timeline:
         self.duration = 0.0
         self._times: dict[int, array[float]] = {}
         self._shares: dict[int, array[float]] = {}
+        self.faces: dict[int, Image.Image] = {}
+        self._areas: dict[int, float] = {}
 
-    def add(self, predictions: Sequence[Prediction], shares: Sequence[Mapping[str, float]]) -> None:
-        """Take in one frame's faces with the shares that are drawn."""
+    def add(
+        self,
+        predictions: Sequence[Prediction],
+        shares: Sequence[Mapping[str, float]],
+        image: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Take in one frame's faces with the shares that are drawn.
+
+        Of the frame's `image` [h w 3] each track keeps its face, where it is the largest so far.
+        """
         for prediction, drawn in zip(predictions, shares, strict=True):
             if prediction.time_s is not None:
                 self.duration = max(self.duration, prediction.time_s)
             if prediction.track is None or prediction.time_s is None or not drawn:
                 continue
             self.labels = self.labels or tuple(drawn)
+            if image is not None and prediction.box is not None:
+                self._keep_face(prediction.track, prediction.box, image)
             self._times.setdefault(prediction.track, array("d")).append(prediction.time_s)
             row = self._shares.setdefault(prediction.track, array("f"))
             row.extend(drawn[label] for label in self.labels)
+
+    def _keep_face(self, track: int, box: Box, image: NDArray[np.uint8]) -> None:
+        area = box[2] * box[3]
+        if area <= GROWN * self._areas.get(track, 0.0):
+            return
+        x, y, width, height = box
+        left, top = max(0, round(x)), max(0, round(y))
+        piece = image[top : max(round(y + height), top + 1), left : max(round(x + width), left + 1)]
+        if piece.size:
+            self._areas[track] = area
+            face = Image.fromarray(piece)
+            face.thumbnail((FACE, FACE))
+            self.faces[track] = face
 
     @property
     def tracks(self) -> int:
@@ -133,6 +163,9 @@ def picture(timeline: Timeline, title: str) -> Image.Image:
         for times, edges in _runs(lane):
             _bands(draw, LEFT + times * scale, base - LANE * edges, timeline.labels)
         place = (LEFT - 10, base - LANE / 2)
+        if (face := timeline.faces.get(lane.track)) is not None:  # above its name
+            image.paste(face, (LEFT - 10 - face.width, base - LANE))
+            place = (LEFT - 10, base - (LANE - FACE) // 2)
         draw.text(place, f"track {lane.track}", fill=BLACK, font=font(SIZE - 2), anchor="rm")
     base = top + max(1, len(lanes)) * (LANE + SPACE)
     for time in _ticks(timeline.duration):
@@ -214,8 +247,14 @@ def _svg_lane(lane: Lane, timeline: Timeline, colours: Mapping[str, str]) -> str
             outline = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
             paths.append(f'<polygon fill="{colours[label]}" points="{outline}"/>')
     name = f"track {lane.track}"
+    face = ""
+    if (picture := timeline.faces.get(lane.track)) is not None:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=85)
+        data = b64encode(file.getvalue()).decode("ascii")
+        face = f'<img alt="the face of {name}" src="data:image/jpeg;base64,{data}"> '
     return (
-        f'<figure><figcaption>{name}</figcaption><svg viewBox="0 0 1000 100" role="img" '
+        f'<figure><figcaption>{face}{name}</figcaption><svg viewBox="0 0 1000 100" role="img" '
         f'preserveAspectRatio="none" aria-label="{name}: {escape(_spoken(lane, timeline.labels))}">'
         f"{''.join(paths)}</svg></figure>"
     )
@@ -238,6 +277,7 @@ h1 {{ font-size: 1.2rem; }}
 ul {{ list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; }}
 i {{ display: inline-block; width: 1em; height: 1em; margin-right: .4em; vertical-align: -.1em; }}
 figure {{ margin: 0 0 1rem; }} figcaption {{ font-size: .9rem; }}
+figcaption img {{ height: 56px; border-radius: 6px; vertical-align: middle; }}
 svg {{ width: 100%; height: 90px; background: #8882; display: block; }}
 #ticks {{ position: relative; height: 1.5em; font-size: .85rem; margin-right: 2em; }}
 #ticks span {{ position: absolute; }}

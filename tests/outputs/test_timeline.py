@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -157,3 +158,27 @@ def test_ticks_are_round_and_few() -> None:
 def test_files_are_written_aside(tmp_path: Path) -> None:
     timeline.write(filled((0.0, 1.0, 0.5)), "a.mp4", tmp_path / "a-timeline")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-timeline.html", "a-timeline.png"]
+
+
+def test_each_track_shows_its_face_at_its_largest() -> None:
+    """Red then, larger, green: who is who, in the picture and the page."""
+    shown = Timeline()
+    colours = [((0, 0, 20, 30), (200, 0, 0)), ((0, 0, 60, 90), (0, 200, 0)), ((0, 0, 62, 90), 9)]
+    for number, (box, colour) in enumerate(colours):
+        image = np.zeros((100, 100, 3), np.uint8)
+        image[:, :] = colour
+        one = replace(face(number / 25, 0.6, track=5), box=tuple(map(float, box)))
+        shown.add([one], [one.probabilities], image)
+    kept = shown.faces[5]
+    assert max(kept.size) == timeline.FACE
+    assert np.asarray(kept)[3, 3].tolist() == [0, 200, 0]
+    pixels = np.asarray(picture(shown, "clip.mp4"))
+    assert (pixels[:, : timeline.LEFT] == (0, 200, 0)).all(-1).sum() == kept.width * kept.height
+    assert 'alt="the face of track 5" src="data:image/jpeg;base64,' in page(shown, "clip.mp4")
+
+
+def test_a_face_outside_its_picture_is_none() -> None:
+    shown = Timeline()
+    one = replace(face(0.0, 0.6, track=1), box=(500.0, 500.0, 9.0, 9.0))
+    shown.add([one], [one.probabilities], np.zeros((10, 10, 3), np.uint8))
+    assert shown.faces == {}
