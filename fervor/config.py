@@ -52,7 +52,7 @@ class Data:
         epoch_share: pictures of an epoch as a share of the split (DCS on AffectNet: 0.125).
         views: fixed augmented views per picture, taken in turn by epoch, their frozen layers
             computed once and cached; 0 draws anew each time.
-        teachers: file of stored logits (scripts/weights/store_logits.py) that are mixed into the
+        teachers: file of stored logits (tools/weights/store_logits.py) that are mixed into the
             targets; empty for the target alone (ours).
         teachers_share: of the mixed target that is the teachers' (ours).
         teachers_temperature: that the stored logits are divided by before their softmax (ours).

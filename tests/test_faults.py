@@ -1,7 +1,7 @@
 """Faults around a process: a kill, a full or read-only disk, a clock that lies, a dead worker.
 
 What must hold: nothing half-written under a name, nothing lost that was whole, one line and exit
-code 2, and a next start that goes on. scripts/kill_runs.py kills many more times.
+code 2, and a next start that goes on. benchmarks/kill_runs.py kills many more times.
 """
 
 import json
@@ -312,7 +312,7 @@ def test_a_killed_server_leaves_no_file_and_starts_again(tmp_path: Path) -> None
     pytest.importorskip("av", reason="needs fervor[video]")
     output = tmp_path / "kills.json"
     words = ["--kills", "2", "--works", "serve", "--output", output]
-    command = [sys.executable, ROOT / "scripts" / "kill_runs.py", *words]
+    command = [sys.executable, ROOT / "benchmarks" / "kill_runs.py", *words]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(output.read_text())["serve"]["kills"] == 2

@@ -19,7 +19,7 @@ pytest.importorskip("packaging", reason="needs the [dev] extra")
 
 @pytest.fixture
 def licences(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "tools" / "release")
     return importlib.import_module("licences")
 
 

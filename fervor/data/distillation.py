@@ -97,7 +97,7 @@ def read_logits(path: Path) -> StoredLogits:
         reason = " ".join(str(error).split())
         raise DataError(
             f"teachers {path} cannot be read ({reason}): expected a file of "
-            "scripts/weights/store_logits.py"
+            "tools/weights/store_logits.py"
         ) from None
     fits = stored.logits.ndim == 3 and stored.logits.shape[::2] == (
         len(stored.names),

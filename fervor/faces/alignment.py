@@ -20,7 +20,7 @@ TEMPLATE: Floats = np.array(
 )
 """Left eye, right eye, nose, left and right corner of the mouth (left as seen) in a crop of side 1.
 
-The mean over FERPlus's training pictures and their mirror images (scripts/weights/make_template.py)
+The mean over FERPlus's training pictures and their mirror images (tools/weights/make_template.py)
 with the square drawn in to 0.88 of its side, which classifies better (docs/decisions/detector.md).
 """
 

@@ -548,7 +548,7 @@ def _operating_point(
     if info.operating_points is None:
         raise UsageError(
             f"{asked}: model {info.name} stores no operating points; train it with this version "
-            "of fervor, which stores them in model.json, or run scripts/weights/fit_points.py on it"
+            "of fervor, which stores them in model.json, or run tools/weights/fit_points.py on it"
         )
     points = info.operating_points
     offset = points.prior_share * np.array(points.log_prior) if prior == "balanced" else nothing

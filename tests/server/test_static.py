@@ -15,7 +15,7 @@ STATIC = Path(fervor.__file__).parent / "server" / "static"
 
 def test_the_text_on_responsible_use_is_that_of_the_documentation() -> None:
     pytest.importorskip("markdown", reason="needs the [dev] extra")
-    script = ROOT / "scripts" / "write_responsible_use.py"
+    script = ROOT / "tools" / "release" / "write_responsible_use.py"
     spec = importlib.util.spec_from_file_location("write_responsible_use", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
