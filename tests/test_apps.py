@@ -77,7 +77,8 @@ def test_streamlit() -> None:
 
     page = AppTest.from_file(str(APPS / "streamlit_app.py"), default_timeout=60).run()
     assert not page.exception and page.title[0].value == "Which expression is shown?"
-    if hasattr(page, "file_uploader") and page.file_uploader:
-        content = PHOTOGRAPH.read_bytes()
-        page.file_uploader[0].upload([("a.jpg", content, "image/jpeg")]).run()
-        assert not page.exception and len(page.dataframe) == 1
+    page.file_uploader[0].upload("a.jpg", PHOTOGRAPH.read_bytes(), "image/jpeg").run()
+    assert not page.exception and not page.warning
+    assert len(page.dataframe[0].value) == 1
+    page.file_uploader[0].upload("b.jpg", b"no picture", "image/jpeg").run()
+    assert not page.exception and "No face" in page.warning[0].value
