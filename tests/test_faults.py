@@ -93,11 +93,11 @@ def test_rows_before_the_disk_was_full_are_whole_and_kept(
     fill(disk, left=4096)  # the next page of a file is one too many
     words = ["predict", *[predict[1]] * 30, *predict[2:], "--output", output]
     line = wrong_use(words, capsys)
-    assert f"No space left on device; the rows so far are in {disk}/rows.partial{ending}" in line
+    assert f"No space left on device; the rows so far are in {disk}/rows{ending}.partial" in line
     found = tree(disk)
-    assert found.keys() == {output.name, f"rows.partial{ending}"}
+    assert found.keys() == {output.name, f"rows{ending}.partial"}
     assert found[output.name] == b"earlier rows"
-    rows = found[f"rows.partial{ending}"].decode()
+    rows = found[f"rows{ending}.partial"].decode()
     assert rows.endswith("\n") and rows.count("\n") > 5
     if ending == ".jsonl":
         assert all(json.loads(row)["status"] == "ok" for row in rows.splitlines())

@@ -34,7 +34,9 @@ def main(given: Sequence[str] | None = None) -> int:
             return DONE
         print(f"fervor {command}".rstrip() + f": {_one_line(error)}", file=sys.stderr)
         return WRONG_USE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if str(stopped):
+            print(f"fervor {command}: {_printable(str(stopped))}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -79,11 +81,13 @@ def _help() -> str:
 def _one_line(error: FervorError | OSError) -> str:
     """What went wrong, in one line; what could command a terminal (a file's name) is escaped."""
     reason = _reason(error)
-    if len(reason) > LONGEST:
-        reason = f"{reason[:LONGEST]} ..."
+    return _printable(f"{reason[:LONGEST]} ..." if len(reason) > LONGEST else reason)
+
+
+def _printable(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
-        for sign in reason
+        for sign in text
     )
 
 

@@ -26,7 +26,7 @@ from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import CARD, CLASS_VECTORS, DESCRIPTION, GRAPH, WEIGHTS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.io import provenance
-from fervor.io.atomic import aside
+from fervor.io.atomic import aside, lock_folder
 from fervor.methods import build
 from fervor.methods.base import Method
 
@@ -72,13 +72,13 @@ def export(model: str, output: str, *, half: bool = False) -> Path:
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder to export to")
-    folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         vectors = {
             "class_vectors": F.normalize(method.class_vectors().float(), dim=-1),
             "centre": method.text_centre().float(),
         }
-    with _together(folder, DESCRIPTION, CARD, GRAPH, CLASS_VECTORS, WEIGHTS) as parts:
+    names = (DESCRIPTION, CARD, GRAPH, CLASS_VECTORS, WEIGHTS)
+    with lock_folder(folder), _together(folder, *names) as parts:
         write_method(method, parts[GRAPH], size=info.input.size, half=half)
         build.save_weights(parts[CLASS_VECTORS], vectors)
         build.save_weights(parts[WEIGHTS], tensors)

@@ -1,4 +1,4 @@
-"""Write a file aside and give it its name when it is whole.
+"""Files that have their name when they are whole, and one writer at a time.
 
 A process that is killed leaves its part behind, under a name that starts with a dot and says
 `.partial`: nobody reads it, and `forget_partial` removes it where one process alone writes.
@@ -8,9 +8,11 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from fervor.errors import UsageError
 
@@ -18,7 +20,16 @@ from fervor.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["aside", "beside", "forget_partial", "write_bytes", "write_picture"]
+__all__ = [
+    "RowFile",
+    "aside",
+    "beside",
+    "forget_partial",
+    "lock_file",
+    "lock_folder",
+    "write_bytes",
+    "write_picture",
+]
 
 
 LONGEST_NAME, LONGEST_ENDING = 255, 16
@@ -73,30 +84,77 @@ def forget_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class RowFile:
-    """Takes whole rows; `finish` when all are there.
+_REFUSED = "{} is being written by another process: wait until it ends, or name another --output"
 
-    While it is written the earlier file is .NAME.before; a process that is killed leaves it so,
-    and the next one takes it for the earlier file.
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Be the only process that writes a file.
+
+    Raises:
+        UsageError: another one is.
+    """
+    with _locked(path, beside(path, before=".", after=".lock")):
+        yield
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder, which is made; it goes if it stays empty.
+
+    Raises:
+        UsageError: another one is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder, folder / ".lock"):
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+@contextmanager
+def _locked(what: Path, file: Path) -> Iterator[None]:
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(_REFUSED.format(what)) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            file.unlink()
+        lock.release()
+
+
+class RowFile:
+    """Takes whole rows in NAME.partial; `finish` gives it its name when all are there.
+
+    Rows reach the file at once, so that whoever kills the process finds all that were written, and
+    the earlier file as it was.
+
+    Attributes:
+        partial: where the rows are until then.
+
+    Raises:
+        UsageError: another process is writing the same file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = Path(os.path.realpath(path))  # a link stays one
-        self._before = self._path.with_name(f".{self._path.name}.before")
-        self._partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
-        self._whole = 0
-        moved = self._path.is_file() and not self._before.exists()
-        if moved:
-            self._path.rename(self._before)
-        try:
-            self._file = self._path.open("wb")
-        except OSError:
-            if moved:
-                self._before.rename(self._path)
-            raise
+        self.partial = beside(self._path, after=".partial")
+        self._direct = self._path.exists() and not self._path.is_file()  # a pipe or a device
+        self._size = self._rows = 0
+        with ExitStack() as stack:
+            if not self._direct:
+                stack.enter_context(lock_file(self._path))
+            self._file = (self._path if self._direct else self.partial).open("wb")
+            self._lock = stack.pop_all()
 
-    def write(self, text: str) -> None:
-        """Add rows.
+    def write(self, text: str, *, heading: bool = False) -> None:
+        """Add rows, or what stands above them.
 
         Raises:
             UsageError: they cannot be written; those before them are kept.
@@ -108,29 +166,26 @@ class RowFile:
         except BrokenPipeError:
             raise
         except OSError as error:
-            self._give_up()
-            kept = f"; the rows so far are in {self._partial}" if self._whole else ""
+            self.finish(complete=False)
+            kept = f"; the rows so far are in {self.partial}" if self._rows else ""
             raise UsageError(
                 f"{self._path}: {error.strerror}{kept}; make room or name another --output"
             ) from error
-        self._whole += len(rows)
+        self._size += len(rows)
+        self._rows += not heading
 
-    def _give_up(self) -> None:
-        """Keep the whole rows under another name, and give the name back what it held."""
-        with suppress(OSError):  # what waits in its buffer fails again
-            self._file.close()
-        if not self._path.is_file():  # a pipe or a device
+    def finish(self, *, complete: bool = True) -> None:
+        """The rows are complete; or those that are whole stay where they are."""
+        if self._file.closed:
             return
-        if self._whole:
-            os.truncate(self._path, self._whole)
-            self._path.replace(self._partial)
-        else:
-            self._path.unlink()
-        if self._before.exists():
-            self._before.rename(self._path)
-
-    def finish(self) -> None:
-        """The rows are complete; what was there before goes."""
-        if not self._file.closed:
-            self._file.close()
-            self._before.unlink(missing_ok=True)
+        with self._lock:
+            with suppress(OSError):  # on a full disk what waits in its buffer fails again
+                self._file.close()
+            if self._direct:
+                return
+            if complete:
+                self.partial.replace(self._path)
+            elif self._rows:
+                os.truncate(self.partial, self._size)
+            else:
+                self.partial.unlink()

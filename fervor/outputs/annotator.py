@@ -1,7 +1,9 @@
 """A folder of what was seen: annotated pictures and videos, timelines, and a contact sheet."""
 
+import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +16,7 @@ from fervor.errors import UsageError
 from fervor.faces.types import Points
 from fervor.inference.prediction import Prediction
 from fervor.inference.smoothing import Smoother
-from fervor.io.atomic import write_picture
+from fervor.io.atomic import beside, lock_folder, write_picture
 from fervor.io.frame import WEBCAM, Frame
 from fervor.io.video import need_av
 from fervor.outputs import timeline
@@ -27,6 +29,8 @@ CLOCK = Fraction(1, 60_000)
 """Unit of time of an annotated video: exact for common frame rates, and allowed by both codecs."""
 SHEET = 60
 """Pictures on one contact sheet."""
+LONGEST = 200
+"""Bytes of a drawing's name before a digest stands for the rest; systems take 255."""
 KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 """Formats that an annotated picture keeps; the others become PNG."""
 
@@ -56,6 +60,7 @@ class Annotator:
         self._tiles: list[Image.Image] = []
         self._sheets = 0
         self._pictures = sum(not name.endswith(".mp4") for name in self._names.values())
+        self._lock = ExitStack()
 
     def write(
         self,
@@ -96,12 +101,13 @@ class Annotator:
         write_picture(path, contact_sheet(self._tiles), "PNG")
         self._tiles, self._sheets = [], self._sheets + 1
 
-    def _finish(self) -> None:
+    def _finish(self, *, complete: bool = True) -> None:
         if self._film is not None:
             film, self._film = self._film, None
-            film.close()
+            film.close(complete=complete)
 
     def __enter__(self) -> Self:
+        self._lock.enter_context(lock_folder(self._folder))
         return self
 
     def __exit__(
@@ -110,9 +116,10 @@ class Annotator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._finish()
-        if self._tiles:
-            self._sheet()
+        with self._lock:
+            self._finish(complete=kind is None)
+            if self._tiles and kind is None:
+                self._sheet()
 
 
 def output_names(sources: Sequence[str]) -> dict[str, str]:
@@ -141,9 +148,21 @@ def output_names(sources: Sequence[str]) -> dict[str, str]:
             elif ending.lower() not in KEPT:
                 name = f"{name}.png"
         if source not in names:
-            names[source] = _free(name, taken)
+            names[source] = _free(_short(name), taken)
             taken.add(names[source].lower())
     return names
+
+
+def _short(name: str) -> str:
+    """A name with room for what drawings add to it: `-timeline.html`, `.partial`, a number."""
+    folder, base = os.path.split(name)
+    if len(os.fsencode(base)) <= LONGEST:
+        return name
+    stem, ending = os.path.splitext(base)
+    digest = hashlib.sha256(os.fsencode(base)).hexdigest()[:8]
+    room = LONGEST - len(os.fsencode(f"-{digest}{ending}"))
+    kept = os.fsencode(stem)[: max(room, 0)].decode("utf-8", "ignore")
+    return os.path.join(folder, f"{kept}-{digest}{ending}")
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -162,7 +181,7 @@ class _Film:
         need_av(source)
         self.source = source
         self._path = path
-        self._partial = path.with_name(f"{path.stem}.partial.mp4")
+        self._partial = beside(path.with_suffix(""), after=".partial.mp4")
         self._container: Any = None
         self._stream: Any = None
         self._smoother = Smoother()
@@ -202,15 +221,19 @@ class _Film:
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = CLOCK
 
-    def close(self) -> None:
+    def close(self, *, complete: bool) -> None:
+        """Finish it; one that is not complete stays NAME.partial.mp4."""
         if self._container is None:  # no frame could be read
             return
         try:
             self._container.mux(self._stream.encode(None))
             self._container.close()
-            self._partial.replace(self._path)
-        finally:
+        except BaseException:
             self._partial.unlink(missing_ok=True)
+            raise
+        if not complete:
+            return
+        self._partial.replace(self._path)
         title = os.path.basename(self.source)
         timeline.write(self._timeline, title, self._path.with_name(f"{self._path.stem}-timeline"))
 

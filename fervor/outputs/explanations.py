@@ -3,17 +3,17 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fervor.errors import ModelError, UsageError
 from fervor.inference.attribution import Explanation
 from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
-from fervor.io.atomic import aside, write_picture
+from fervor.io.atomic import RowFile, lock_folder, write_picture
 from fervor.io.prefetch import progress
 from fervor.outputs.annotator import output_names
 from fervor.outputs.explanation_figure import drawn
@@ -42,12 +42,11 @@ def run(predictor: Predictor, inputs: Sequence[str], folder: Path, *, top: int) 
     sources = pictures(inputs)
     names = output_names(sources)
     counts: Counter[str] = Counter()
-    folder.mkdir(parents=True, exist_ok=True)
     with (
         TextTable(sys.stdout, sources) as table,
         progress(len(sources)) as bar,
-        aside(folder / ROWS) as partial,
-        partial.open("w", encoding="utf-8") as rows,
+        lock_folder(folder),
+        _rows_in(folder) as rows,
         closing(media.read(sources)) as frames,
     ):
         for frame in frames:
@@ -95,8 +94,19 @@ def _draw(path: Path, frame: media.Frame, explanation: Explanation, top: int) ->
     write_picture(path, drawn(frame.image, explanation, top=top), "PNG")
 
 
+@contextmanager
+def _rows_in(folder: Path) -> Iterator[RowFile]:
+    rows = RowFile(folder / ROWS)
+    try:
+        yield rows
+    except BaseException:
+        rows.finish(complete=False)
+        raise
+    rows.finish()
+
+
 def _write(
-    file: TextIO, prediction: Prediction, labels: Iterable[str], more: dict[str, Any]
+    file: RowFile, prediction: Prediction, labels: Iterable[str], more: dict[str, Any]
 ) -> None:
     row = row_of(prediction, tuple(labels)) | more
     file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -17,7 +17,7 @@ from fervor.errors import UsageError
 from fervor.faces.types import Points
 from fervor.inference.prediction import WHOLE_NUMBERS, Prediction, row_of
 from fervor.inference.smoothing import Smoother
-from fervor.io.atomic import RowFile
+from fervor.io.atomic import RowFile, beside, lock_file
 
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "check_output",
     "columns",
     "open_table",
+    "partial_of",
 ]
 
 ROW_GROUP = 10_000
@@ -56,7 +57,10 @@ def columns(
 
 
 class Writer(Protocol):
-    """A file of rows; leaving the `with` block finishes it, also after an interruption."""
+    """A file of rows; leaving the `with` block finishes it.
+
+    An exception leaves the earlier file as it was, and the rows so far in `partial_of` the file.
+    """
 
     def write(
         self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
@@ -116,8 +120,8 @@ class _Lines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.finish()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.finish(complete=kind is None)
 
 
 class JsonLines(_Lines):
@@ -133,7 +137,7 @@ class Csv(_Lines):
 
     def __init__(self, path: Path, rows: _Rows) -> None:
         super().__init__(path, rows)
-        self._file.write(_csv_line(rows.columns))
+        self._file.write(_csv_line(rows.columns), heading=True)
 
     def _line(self, row: dict[str, Any]) -> str:
         return _csv_line([_harmless(name, value) for name, value in _flat_row(row).items()])
@@ -169,16 +173,21 @@ class Parquet:
         from pyarrow import parquet
 
         self._rows = rows
-        self._path, self._partial = path, path.with_name(f"{path.name}.partial")
+        self._path = Path(os.path.realpath(path))
+        self._partial = partial_of(path)
         self._arrow = pyarrow
         fields = [(name, _arrow_type(pyarrow, name)) for name in rows.columns]
         self._schema = pyarrow.schema(fields, metadata={"pandas": _for_pandas(rows.columns)})
         self._group: list[dict[str, Any]] = []
-        try:
-            self._writer = parquet.ParquetWriter(self._partial, self._schema)
-        except OSError:
-            self._partial.unlink(missing_ok=True)
-            raise
+        self._count = 0
+        with ExitStack() as stack:
+            stack.enter_context(lock_file(self._path))
+            try:
+                self._writer = parquet.ParquetWriter(self._partial, self._schema)
+            except OSError:
+                self._partial.unlink(missing_ok=True)
+                raise
+            self._lock = stack.pop_all()
 
     def write(
         self, predictions: Sequence[Prediction], points: Sequence[Points | None] = ()
@@ -189,6 +198,7 @@ class Parquet:
 
     def _write_group(self) -> None:
         rows, self._group = self._group, []
+        self._count += len(rows)
         self._writer.write_table(self._arrow.Table.from_pylist(rows, schema=self._schema))
 
     def __enter__(self) -> Self:
@@ -200,16 +210,21 @@ class Parquet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if not isinstance(error, OSError):  # on a full disk groups of rows are missing
-                if self._group:
-                    self._write_group()
-                self._writer.close()
-                self._partial.replace(self._path)
-        finally:
-            with suppress(OSError):
-                self._writer.close()
-            self._partial.unlink(missing_ok=True)
+        with self._lock:
+            kept = False
+            try:
+                if not isinstance(error, OSError | UsageError):  # groups of rows are missing
+                    if self._group:
+                        self._write_group()
+                    self._writer.close()
+                    if kind is None:
+                        self._partial.replace(self._path)
+                    kept = self._count > 0
+            finally:
+                with suppress(OSError):
+                    self._writer.close()
+                if not kept:
+                    self._partial.unlink(missing_ok=True)
 
 
 def _arrow_type(pyarrow: Any, name: str) -> Any:
@@ -233,6 +248,11 @@ FORMATS: dict[str, Callable[[Path, _Rows], Writer]] = {
     ".csv": Csv,
     ".parquet": Parquet,
 }
+
+
+def partial_of(path: Path) -> Path:
+    """Where the rows of a file are until it is complete."""
+    return beside(Path(os.path.realpath(path)), after=".partial")
 
 
 def check_output(path: Path) -> None:

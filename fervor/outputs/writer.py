@@ -91,7 +91,24 @@ def answers(
 def run(
     found: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
 ) -> Counter[str]:
-    """Number of pictures, videos, frames and of rows by status; stopping finishes all outputs."""
+    """Number of pictures, videos, frames and of rows by status.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; its message says where the rows so far are.
+    """
+    try:
+        return _run(found, labels, sources, outputs)
+    except KeyboardInterrupt:
+        if outputs.output and (left := tables.partial_of(Path(outputs.output))).is_file():
+            raise KeyboardInterrupt(
+                f"stopped: the rows so far are in {left}, and {outputs.output} is as it was"
+            ) from None
+        raise
+
+
+def _run(
+    found: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
+) -> Counter[str]:
     counts: Counter[str] = Counter()
     moving = {source for source in sources if media.is_moving(source)}
     counts["pictures"] = sum(source not in moving for source in sources)

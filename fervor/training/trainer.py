@@ -33,8 +33,7 @@ from fervor.errors import DataError, UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
-from fervor.io.atomic import forget_partial, write_bytes
-from fervor.io.lock import lock_folder
+from fervor.io.atomic import forget_partial, lock_folder, write_bytes
 from fervor.methods import METHODS, build
 from fervor.methods.base import Method
 from fervor.methods.options import method_options

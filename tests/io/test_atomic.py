@@ -1,10 +1,12 @@
 """A file has its name when it is whole, and else nothing is there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from fervor.io.atomic import aside
+from fervor.io.atomic import RowFile, aside, lock_file, lock_folder, write_bytes
 
 
 def test_it_takes_its_name_at_the_end(tmp_path: Path) -> None:
@@ -28,4 +30,90 @@ def test_an_end_before_it_is_whole_leaves_what_was_there(
         partial.write_text("half")
         raise error
     assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Rows
+
+
+def test_rows_take_their_name_when_they_are_complete(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("earlier\n")
+    rows = RowFile(path)
+    rows.write("head\n", heading=True)
+    rows.write("one\n")
+    assert path.read_text() == "earlier\n"  # whoever kills the process now leaves both
+    assert (tmp_path / "rows.csv.partial").read_text() == "head\none\n"
+    rows.finish()
+    rows.finish()
+    assert path.read_text() == "head\none\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_rows_that_are_not_complete_stay_beside(written: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("earlier\n")
+    rows = RowFile(path)
+    rows.write("head\n", heading=True)
+    for _ in range(written):
+        rows.write("one\n")
+    rows.finish(complete=False)
+    assert path.read_text() == "earlier\n"
+    assert rows.partial.is_file() == bool(written)
+    assert len(list(tmp_path.iterdir())) == 1 + written
+
+
+LOCKED = """
+import sys
+from fervor.errors import UsageError
+from fervor.io.atomic import lock_file, lock_folder
+import subprocess
+import sys
+from pathlib import Path
+try:
+    with (lock_file if sys.argv[1] == "file" else lock_folder)(Path(sys.argv[2])):
+        print("mine")
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_another_process_is_refused_while_one_writes(kind: str, tmp_path: Path) -> None:
+    what = tmp_path / "rows.csv" if kind == "file" else tmp_path / "folder"
+
+    def other() -> str:
+        command = [sys.executable, "-c", LOCKED, kind, str(what)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    with lock_file(what) if kind == "file" else lock_folder(what):
+        refused = f"{what} is being written by another process: wait until it ends, or name "
+        assert other() == f"{refused}another --output"
+    assert other() == "mine"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from fervor.io.atomic import RowFile\n"
+    code += "rows = RowFile(Path(sys.argv[1])); rows.write('one\\n'); os.kill(os.getpid(), 9)"
+    path = tmp_path / "rows.csv"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert (tmp_path / "rows.csv.partial").read_text() == "one\n"
+    rows = RowFile(path)
+    rows.write("two\n")
+    rows.finish()
+    assert path.read_text() == "two\n" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "ä" * 125 + ".csv", "a." + "y" * 250])
+def test_the_longest_names_are_written(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write_bytes(path, b"content")
+    assert path.read_bytes() == b"content"
+    rows = RowFile(path)
+    rows.write("one\n")
+    assert path.read_bytes() == b"content"
+    rows.finish()
+    assert path.read_text() == "one\n"
     assert list(tmp_path.iterdir()) == [path]

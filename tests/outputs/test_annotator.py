@@ -1,5 +1,6 @@
 """A folder of drawings: names, formats, times of a video, and nothing half-written."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from fervor.errors import UsageError
 from fervor.inference.prediction import Prediction
+from fervor.io.atomic import lock_folder
 from fervor.io.frame import Frame
 from fervor.io.sources import Span
 from fervor.io.video import read_video
@@ -140,16 +142,28 @@ class TestFilm:
         read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
         assert [frame.time_s for frame in read] == pytest.approx([0.0, 0.1])
 
-    def test_an_interruption_finishes_the_file(self, tmp_path: Path) -> None:
+    def test_an_interruption_leaves_the_earlier_video(self, tmp_path: Path) -> None:
         source = str(tmp_path / "clip.mkv")
         one = replace(shown("anger", (10, 10, 40, 40)), source=source, time_s=0.0, track=0)
         with pytest.raises(KeyboardInterrupt), Annotator(tmp_path / "out", [source]) as annotator:
             annotator.write(Frame(source, 0, 0.0, GREY, None), [one])
             assert "clip.mp4" not in files(tmp_path / "out")
+            (tmp_path / "out" / "clip.mp4").write_bytes(b"earlier")
             raise KeyboardInterrupt
-        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        partial = tmp_path / "out" / "clip.partial.mp4"
+        read = list(read_video(str(partial), Span(), max_pixels=10**7))
         assert [frame.error for frame in read] == [None]
-        assert "clip.partial.mp4" not in files(tmp_path / "out")
+        assert files(tmp_path / "out") == ["clip.mp4", "clip.partial.mp4"]
+        assert (tmp_path / "out" / "clip.mp4").read_bytes() == b"earlier"
+
+    def test_two_runs_do_not_draw_into_one_folder(self, tmp_path: Path) -> None:
+        source = str(tmp_path / "clip.mkv")
+        with (
+            lock_folder(tmp_path / "out"),
+            pytest.raises(UsageError, match="out is being written by another process"),
+            Annotator(tmp_path / "out", [source]),
+        ):
+            pass
 
     def test_a_video_that_cannot_be_read_leaves_nothing(self, tmp_path: Path) -> None:
         source = str(tmp_path / "clip.mkv")
@@ -170,3 +184,16 @@ class TestFilm:
         assert [frame.image.shape for frame in read if frame.image is not None] == [
             (400, 600, 3)
         ] * 3
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 250 + ".jpg", "表" * 83 + ".bmp", "a" * 254, "." + "y" * 253]
+)
+def test_the_longest_names_are_drawn(name: str, tmp_path: Path) -> None:
+    source = tmp_path / name
+    (drawn,) = annotate.output_names([str(source)]).values()
+    assert len(os.fsencode(drawn)) <= 210 and annotate.output_names([str(source)])[str(source)]
+    one = replace(shown("anger", (10, 10, 40, 40)), source=str(source))
+    with Annotator(tmp_path / "out", [str(source)]) as annotator:
+        annotator.write(Frame(str(source), 0, None, GREY, None), [one])
+    assert files(tmp_path / "out") == [drawn]

@@ -122,20 +122,25 @@ def test_no_rows(tmp_path: Path, ending: str) -> None:
     assert path.exists()
 
 
-def test_parquet_comes_in_groups_and_is_finished_on_interruption(
+def test_parquet_comes_in_groups_and_stays_partial_on_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
     monkeypatch.setattr("fervor.outputs.tables.ROW_GROUP", 2)
     path = tmp_path / "rows.parquet"
+    path.write_bytes(b"earlier")
     with pytest.raises(KeyboardInterrupt), open_table(path, LABELS) as table:
         for answer in ROWS:
             table.write(answer)
-        assert not path.exists()
         raise KeyboardInterrupt
-    file = parquet.ParquetFile(path)
+    assert path.read_bytes() == b"earlier"
+    file = parquet.ParquetFile(tmp_path / "rows.parquet.partial")
     assert file.metadata.num_rows == 5
     assert file.num_row_groups == 3
+    names = sorted(entry.name for entry in tmp_path.iterdir())
+    assert names == ["rows.parquet", "rows.parquet.partial"]
+    write(path, ROWS)
+    assert parquet.read_metadata(path).num_rows == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.parquet"]
 
 
@@ -188,7 +193,9 @@ def test_killed_run_leaves_every_row(tmp_path: Path, ending: str) -> None:
     repository = Path(__file__).parents[2]
     process = subprocess.run([sys.executable, "-c", KILLED, path], cwd=repository, check=False)
     assert process.returncode == 9
-    rows = read_json(path) if ending == ".jsonl" else read_csv(path)
+    assert not path.exists()
+    partial = tmp_path / f"rows{ending}.partial"
+    rows = read_json(partial) if ending == ".jsonl" else read_csv(partial)
     assert [row["status"] for row in rows] == ["ok", "ok", "no_face"]
 
 

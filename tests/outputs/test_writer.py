@@ -167,7 +167,7 @@ def started(model: Path, output: Path, source: Path, *more: str) -> "subprocess.
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=hear_interruptions,
     )
-    written = output if output.suffix != ".parquet" else output.with_name(f"{output.name}.partial")
+    written = output.with_name(f"{output.name}.partial")
     deadline = time.monotonic() + 300
     least = 3000 if output.suffix != ".parquet" else 4
     while time.monotonic() < deadline and process.poll() is None:
@@ -182,11 +182,16 @@ class TestStopping:
     @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
     def test_a_killed_run_leaves_whole_rows(self, clip: Path, model: Path, tmp_path: Path,
                                             ending: str) -> None:  # fmt: skip
-        output = tmp_path / f"rows{ending}"
-        process = started(model, output, clip)
+        whole = tmp_path / f"rows{ending}"
+        whole.write_text("of an earlier run")
+        process = started(model, whole, clip)
+        second = fervor_process("predict", PHOTOGRAPH, "--model", model, "--output", whole)
+        assert "is being written by another process" in refused(second)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
+        assert whole.read_text() == "of an earlier run"
+        output = tmp_path / f"rows{ending}.partial"
         assert output.read_bytes().endswith(b"\n")
         rows: list[dict[str, Any]] = read_json(output) if ending == ".jsonl" else read_csv(output)
         numbers = [int(row["frame"]) for row in rows]
@@ -194,23 +199,28 @@ class TestStopping:
         assert numbers == [number % 12 for number in range(len(rows))]
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_an_interrupted_run_finishes_parquet_and_drawings(
+    def test_an_interrupted_run_leaves_the_earlier_file_and_its_rows_beside(
         self, clip: Path, model: Path, tmp_path: Path, number: signal.Signals
     ) -> None:
         parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
         output, drawings = tmp_path / "rows.parquet", tmp_path / "drawings"
+        output.write_bytes(b"of an earlier run")
         process = started(model, output, clip, "--annotate", str(drawings))
         deadline = time.monotonic() + 300
         while not list(drawings.glob("*.png")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
         _, error = process.communicate(timeout=300)
-        assert (process.returncode, error) == (130, b"")
-        rows = parquet.read_table(output).to_pylist()
+        partial = output.with_name("rows.parquet.partial")
+        said = f"stopped: the rows so far are in {partial}, and {output} is as it was"
+        assert (process.returncode, error.decode()) == (130, f"fervor predict: {said}\n")
+        assert output.read_bytes() == b"of an earlier run"
+        rows = parquet.read_table(partial).to_pylist()
         assert rows
         assert [row["frame"] for row in rows] == [number % 12 for number in range(len(rows))]
-        left = [path.name for path in tmp_path.rglob("*.partial*")]
-        assert left == []
+        left = [path.name for path in tmp_path.rglob("*.partial*") if path != partial]
+        assert [name for name in left if not name.endswith(".partial.mp4")] == []
+        assert not list(tmp_path.rglob("*.lock"))
 
 
 class TestStop:

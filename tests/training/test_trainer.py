@@ -31,7 +31,7 @@ from fervor.data.splits import read_splits
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
-from fervor.io.lock import lock_folder
+from fervor.io.atomic import lock_folder
 from fervor.io.provenance import sha256, versions
 from fervor.labels import EXPRESSIONS
 from fervor.methods import METHODS
