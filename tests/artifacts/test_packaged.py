@@ -1,6 +1,7 @@
 """What the package ships is described, licensed and unchanged; a changed file is noticed."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,14 @@ def test_description_beside_one_file(tmp_path: Path) -> None:
     (weight,) = shipped(tmp_path)
     assert (weight.name, weight.data_terms) == ("net.safetensors", "faces")
     assert (weight.licence, weight.intact) == ("not stated", False)
+
+
+@pytest.mark.parametrize("licence", ["MIT", "CC0-1.0"])
+def test_texts_of_licences_lie_beside_the_weights(licence: str) -> None:
+    """As MIT asks for; and the package's expression names them."""
+    text = (WEIGHTS / "licences" / f"{licence}.txt").read_text(encoding="utf-8")
+    named = [weight.name for weight in shipped() if weight.licence.startswith(licence)]
+    assert named and all(name in text for name in named)
+    settings = tomllib.loads((WEIGHTS.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert licence in settings["project"]["license"].split(" AND ")
+    assert any("weights/licences" in pattern for pattern in settings["project"]["license-files"])
