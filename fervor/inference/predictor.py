@@ -102,6 +102,7 @@ class Predictor:
     Attributes:
         info: the description of the model.
         precision: what it computes in, fp32 or int8; of auto what was chosen.
+        prior: natural or balanced.
 
     Raises:
         InputError: the neutral picture cannot be read or shows no face.
@@ -153,7 +154,7 @@ class Predictor:
             check_labels(labels)
             model = model or "vlm"
         self.info = ModelInfo.read(model)
-        self._prior: Prior = prior
+        self.prior: Prior = prior
         self._offset, self._abstain = _operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
         room = min(threads or cores(), AT_ONCE, batch_size)
@@ -184,8 +185,8 @@ class Predictor:
     @property
     def name(self) -> str:
         """The model's name, with what it computes in and where it answers if that is not usual."""
-        single, natural = self.precision == "fp32", self._prior == "natural"
-        remarks = [*([] if single else ["int8"]), *([] if natural else [self._prior])]
+        single, natural = self.precision == "fp32", self.prior == "natural"
+        remarks = [*([] if single else ["int8"]), *([] if natural else [self.prior])]
         return f"{self.info.name} ({', '.join(remarks)})" if remarks else self.info.name
 
     @property

@@ -20,6 +20,7 @@ def describe(predictor: Predictor, limits: Limits) -> dict[str, Any]:
     return {
         "name": info.name,
         "precision": predictor.precision,
+        "prior": predictor.prior,
         "smallest_face": predictor.smallest_found,
         "labels": list(labels),
         "own_labels": labels == info.labels,

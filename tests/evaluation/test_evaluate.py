@@ -80,6 +80,8 @@ def test_the_result_file_says_where_its_numbers_come_from(
     assert stored["cross_data"] is None
     low, high = stored["bootstrap_intervals"]["accuracy"]
     assert low <= stored["accuracy"] <= high
+    assert stored["operating_points"]["natural"]["accuracy"] == stored["accuracy"]
+    assert 0 <= stored["operating_points"]["balanced"]["coverage"] <= 1
     assert stored["sha256"] == info["sha256"]
     assert stored["versions"] == provenance.versions()
     assert stored["commit"] == provenance.commit()

@@ -139,7 +139,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"does not fit Classifier: missing \['head\.bias', 'head\.weight'\]",
     ),
     "other labels": (
-        lambda folder: change(folder, labels=["neutral", "anger"]),
+        lambda folder: change(folder, labels=["neutral", "anger"], operating_points=None),
         r"does not fit KE: .*of another shape \['texts'\]",
     ),
     "no weights": (

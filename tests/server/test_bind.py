@@ -255,7 +255,7 @@ def test_pages_and_answers_carry_their_headers(server: Running) -> None:
     assert model["labels"] == list(Predictor(threads=1).labels)
     assert model["card"].startswith("---") and "Apache-2.0" in model["licence"]
     assert model["limits"]["files"] == 6 and model["own_labels"]
-    assert model["smallest_face"] == 40
+    assert (model["smallest_face"], model["prior"]) == (40, "natural")
 
 
 def test_the_smallest_face_is_what_predict_means_by_it() -> None:

@@ -298,6 +298,11 @@ def description(
         "parameters": {"all": 10, "trainable": 9},
         "data": {"name": "drawn", "protocol": "all", "train": counts, "selection": counts},
         "temperature": 1.5,
+        "operating_points": {
+            "log_prior": [-1.0 - place for place in range(len(method.labels))],
+            "prior_share": 0.2,
+            **dict.fromkeys(("natural", "balanced"), {**figures, "abstain": 0.5}),
+        },
         "selection": {"mode": mode, "split": split, "epoch": 3, **figures},
         "licence": "Apache-2.0",
         "data_terms": "drawn by the tests",

@@ -174,6 +174,10 @@ def test_the_kept_weights_are_those_of_the_best_epoch(finished: Path, root: Path
     assert temperature == pytest.approx(fitted_temperature(logits, label), rel=1e-3)
     calibrated = summary(softmax(logits, temperature), label, LABELS)
     assert chosen["calibration_error"] == pytest.approx(calibrated["calibration_error"], abs=1e-3)
+    points = info_of(finished)["operating_points"]
+    assert points["natural"]["accuracy"] == pytest.approx(figures["accuracy"])
+    assert points["balanced"]["mean_class_accuracy"] >= points["natural"]["mean_class_accuracy"]
+    assert len(points["log_prior"]) == len(LABELS)
 
 
 def test_one_seed_one_result(finished: Path, root: Path, tmp_path: Path) -> None:
