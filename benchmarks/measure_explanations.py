@@ -96,7 +96,7 @@ class Measure:
         clear = np.asarray(Image.fromarray(pixels).resize((self.size, self.size)))
         radius = BLUR * self.size
         blurred = np.asarray(Image.fromarray(clear).filter(ImageFilter.GaussianBlur(radius)))
-        logits, local = self.predictor._run([clear], "local")
+        logits, local = self.predictor.classifier.logits_and_local([clear])
         answer = int(logits[0].argmax())
         orders = dict(self.orders(local[0], answer, number))
         shown = [clear, blurred]

@@ -95,7 +95,7 @@ def embeddings(samples: Sequence[Sample]) -> Floats:
     rows = []
     for start in range(0, len(samples), BATCH):
         batch = [to_rgb(pixels_of(one)) for one in samples[start : start + BATCH]]
-        rows.append(predictor._run(batch, "embedding")[1])
+        rows.append(predictor.classifier.embeddings(batch))
     return np.concatenate(rows)
 
 

@@ -43,11 +43,12 @@ def check(image: Decoded) -> tuple[int, int]:
                 f"a picture of mode {image.mode}, {image.width} x {image.height}: "
                 "expected RGB, see rgb_image"
             )
-    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        return image.height, image.width
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"an array of {image.dtype} {list(image.shape)}: expected uint8 [h w 3], see to_rgb"
         )
-    return shape_of(image)
+    return image.shape[0], image.shape[1]
 
 
 def similarity(
@@ -90,7 +91,15 @@ def crop(
     turned, yet a turned crop loses nothing on them and holds where a head is tilted far
     (docs/decisions/detector.md).
     """
-    return cut(image, square(face, *check(image), rotate=rotate), size, margin=margin)
+    return crop_with_map(image, face, size, rotate=rotate, margin=margin)[0]
+
+
+def crop_with_map(
+    image: Decoded, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """The same, and the map [2 3] from a crop without margin, of side 1, to the picture."""
+    where = square(face, *check(image), rotate=rotate)
+    return cut(image, where, size, margin=margin), where
 
 
 def cut(image: Decoded, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:

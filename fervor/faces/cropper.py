@@ -1,14 +1,14 @@
 """Frames -> the faces in them, cut out as a model expects them; followed through videos."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.faces.alignment import cut, square
+from fervor.faces.alignment import crop_with_map
 from fervor.faces.detector import FaceDetector
 from fervor.faces.places import GivenBoxes, upright_face
 from fervor.faces.tracker import WHOLE_EVERY, Detector, FaceTracker
@@ -72,17 +72,27 @@ class FaceCutter:
         if self._given is not None:
             return [self._said(frame, self._given) for frame in group]
         if self._detector is None:
-            return [[_whole(frame)] if frame.picture is not None else [] for frame in group]
+            return [_whole(frame) for frame in group]
         stills = [self._part(frame) for frame in group if not frame.moving]
         found = iter(_found(stills, self._detector))
         return [
-            self._followed(frame, self._detector)
-            if frame.moving
-            else self._cut(frame, ((self._back(face), None) for face in next(found)))
-            if frame.picture is not None
-            else []
+            self._followed(frame, self._detector) if frame.moving else self._cut_still(frame, found)
             for frame in group
         ]
+
+    def still(self, frame: Frame) -> list[Cutout]:
+        """The faces of one picture, as a call gives them for a group."""
+        if self._given is not None:
+            return self._said(frame, self._given)
+        if self._detector is None:
+            return _whole(frame)
+        return self._cut_still(frame, iter(_found([self._part(frame)], self._detector)))
+
+    def _cut_still(self, frame: Frame, found: Iterator[list[Face]]) -> list[Cutout]:
+        """The next picture's faces, of those that could be read; none of one that could not."""
+        if frame.picture is None:
+            return []
+        return self._cut(frame, ((self._back(face), None) for face in next(found)))
 
     def _followed(self, frame: Frame, detector: Detector) -> list[Cutout]:
         last = self._last
@@ -140,8 +150,7 @@ class FaceCutter:
         kept = list(faces)[: 1 if self._largest else None]
         cutouts = []
         for face, track in kept:
-            where = square(face, *frame.shape)
-            pixels = cut(frame.picture, where, self._side)
+            pixels, where = crop_with_map(frame.picture, face, self._side)
             cutouts.append(Cutout(face.box, face.score, track, pixels, where))
         return cutouts
 
@@ -155,9 +164,11 @@ def _found(stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
     return detector.detect(arrays) if arrays else []
 
 
-def _whole(frame: Frame) -> Cutout:
-    assert frame.image is not None, "only frames that could be read hold a face"
+def _whole(frame: Frame) -> list[Cutout]:
+    """The frame as one face; none where it could not be read."""
+    if frame.image is None:
+        return []
     height, width = frame.image.shape[:2]
     track = 0 if frame.moving else None
     whole = np.array([[width, 0, 0], [0, height, 0]], np.float64)
-    return Cutout((0.0, 0.0, float(width), float(height)), None, track, frame.image, whole)
+    return [Cutout((0.0, 0.0, float(width), float(height)), None, track, frame.image, whole)]

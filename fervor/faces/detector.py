@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -107,6 +109,8 @@ class FaceDetector:
         found: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
         for look in range(max(1, looks)):
+            if all(found):
+                break
             views: list[tuple[int, Tile]] = []
             for index, (height, width) in enumerate(sizes):
                 whole = self._whole(height, width, look)
@@ -123,7 +127,8 @@ class FaceDetector:
                     [
                         face
                         for face in faces
-                        if tile.answers_for(face.box, face.score, height=height, width=width)
+                        if tile.scale is None
+                        or tile.answers_for(face.box, face.score, height=height, width=width)
                     ]
                 )
             for index, several in parts.items():
@@ -168,8 +173,8 @@ class FaceDetector:
                 expected.append(index)
                 tiles.append(Tile(x, y, letterbox(h, w, low=NEAR_SIDE, high=NEAR_SIDE)))
         found: list[Face | None] = [None] * len(boxes)
-        views = [(0, tile) for tile in tiles]
-        for index, faces in zip(expected, self._look([image], views), strict=True):
+        parts = [_part(image, tile) for tile in tiles]
+        for index, faces in zip(expected, self._look(parts, [*enumerate(tiles)]), strict=True):
             best = max(faces, key=lambda face: overlap(face.box, boxes[index]), default=None)
             if best is not None and overlap(best.box, boxes[index]) >= NEAR_OVERLAP:
                 found[index] = best
@@ -192,7 +197,10 @@ class FaceDetector:
             chunks += [members[start : start + step] for start in range(0, len(members), step)]
         count = self._at_once if any(tile.scale is not None for _, tile in views) else 1
         found: list[list[Face]] = [[] for _ in views]
-        ran = mapped(lambda chunk: self._run(images, [views[n] for n in chunk]), chunks, count)
+        seen = [[views[number] for number in chunk] for chunk in chunks]
+        ran: Iterator[list[list[Face]]] = map(self._run, repeat(images), seen)
+        if count > 1:
+            ran = mapped(partial(self._run, images), seen, count)
         for chunk, answers in zip(chunks, ran, strict=True):
             for number, faces in zip(chunk, answers, strict=True):
                 found[number] = faces
@@ -204,7 +212,8 @@ class FaceDetector:
         """One batch of parts of the same padded size."""
         batch = np.empty((len(views), *views[0][1].frame.outer, 3), np.uint8)
         for target, (index, tile) in zip(batch, views, strict=True):
-            place(_part(images[index], tile), tile.frame, target)
+            image = images[index]  # cut already where the tile is of no level
+            place(image if tile.scale is None else _part(image, tile), tile.frame, target)
         outputs = self._session.run(["score", "box", "points"], {"image": batch})
         return [
             [_moved(face, tile.x, tile.y) for face in self._faces(score, box, points, tile.frame)]

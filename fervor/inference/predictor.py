@@ -1,4 +1,4 @@
-"""Frames -> Predictions: find the faces, cut them out, classify them in batches (onnxruntime)."""
+"""Frames -> Predictions: a detector, a cropper and a classifier, one after the other."""
 
 import io
 import logging
@@ -24,12 +24,12 @@ from fervor.faces.places import GivenBoxes, check_region, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
 from fervor.faces.types import Box
 from fervor.inference.attribution import PLACES, Explainer, Explanation
+from fervor.inference.classifier import NOT_FINITE, FaceClassifier, softmax
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
 from fervor.inference.precision import Precision, open_precision
 from fervor.inference.prediction import Gallery, Prediction, failed, to_rows, without_face
 from fervor.io.frame import Frame, Span
-from fervor.io.image import to_input
 from fervor.io.onnx_session import Device
 from fervor.io.prefetch import cores, mapped
 from fervor.io.sources import (
@@ -48,7 +48,6 @@ __all__ = ["Faces", "Prediction", "Predictor"]
 logger = logging.getLogger(__name__)
 
 UNCERTAIN = "uncertain"
-NOT_FINITE = "the model's answer to face {} is no finite number"
 GROUP_PIXELS = 16_000_000
 """Pictures found together: at most so many pixels (64 MB) or one, whatever the batch size."""
 
@@ -101,6 +100,7 @@ class Predictor:
 
     Attributes:
         info: the description of the model.
+        classifier: the model's graph and what turns its numbers into logits.
         precision: what it computes in, fp32 or int8; of auto what was chosen.
         prior: natural or balanced.
 
@@ -155,18 +155,24 @@ class Predictor:
             model = model or "vlm"
         self.info = ModelInfo.read(model)
         self.prior: Prior = prior
-        self._offset, self._abstain = _operating_point(self.info, labels, prior, abstain)
+        offset, self._abstain = _operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
         room = min(threads or cores(), AT_ONCE, batch_size)
         self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
         # In eight bits layers are too small to share: the groups have the threads.
         each = max(1, (threads or cores()) // self._at_once) if self._at_once > 1 else threads
-        self._session, self.precision = open_precision(
+        session, self.precision = open_precision(
             self.info, threads, int8_threads=each, precision=precision, device=device
         )
         single = self.precision == "fp32"
-        self._apart = 1 if single else self._at_once
-        self._words = None if labels is None else read_vocabulary(self.info, labels)
+        self.classifier = FaceClassifier(
+            self.info,
+            session,
+            offset=offset,
+            words=None if labels is None else read_vocabulary(self.info, labels),
+            batch_size=batch_size,
+            at_once=1 if single else self._at_once,
+        )
         self._batch_size = batch_size
         self._whole_every = whole_every
         self._detector = detector
@@ -179,6 +185,7 @@ class Predictor:
                 weights=WEIGHTS if single else INT8_WEIGHTS,
                 at_once=(threads or cores()) if device == "cpu" else 1,
             )
+        self._stills = self._cutter()
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
 
@@ -201,7 +208,7 @@ class Predictor:
     @property
     def labels(self) -> tuple[str, ...]:
         """The expressions that are told apart, in the order of probabilities and columns."""
-        return self.info.labels if self._words is None else self._words.labels
+        return self.classifier.labels
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a path, never a list of letters
@@ -229,7 +236,7 @@ class Predictor:
             return self._faces(frames)  # type: ignore[return-value]  # for a path that is a video
         if _is_several(pictures):
             return Gallery(self._faces(frame_of(picture) for picture in pictures))
-        return next(self._faces([frame_of(cast(Picture, pictures))]))
+        return self._still(frame_of(cast(Picture, pictures)))
 
     def rows(
         self, pictures: Picture | Sequence[Picture], *, span: Span = WHOLE
@@ -247,14 +254,20 @@ class Predictor:
         several = pictures if _is_several(pictures) else [cast(Picture, pictures)]
         return to_rows(self.stream(frames_of(several, span=span)), self.labels)
 
+    def _still(self, frame: Frame) -> list[Prediction]:
+        """The faces of one picture: what `_faces` gives, without groups and threads around it."""
+        frame = self._fitting(frame)
+        faces = self._stills.still(frame)
+        rows = [*self.classifier.logits([face.pixels for face in faces])]
+        if self._rest is not None or self._adapts:
+            neutral = OwnNeutral(self.labels, self._rest)
+            rows = neutral.corrected(frame, [face.track for face in faces], rows)
+        return _shown(self._answer(frame, faces, rows, True))
+
     def _faces(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
         """For each frame its faces alone, each with a thumbnail."""
         for _, answer in self._answered(frames, thumbnails=True):
-            for prediction in answer:
-                if prediction.error is not None:
-                    name = prediction.source or "a picture"
-                    logger.warning("%s: %s", name, prediction.error)
-            yield Gallery(prediction for prediction in answer if prediction.status == "ok")
+            yield _shown(answer)
 
     def video(self, source: str | Path, *, span: Span = WHOLE) -> Iterator[list[Prediction]]:
         """For each frame of a video file or of "webcam:0", in order, its faces.
@@ -313,7 +326,11 @@ class Predictor:
         """A group, its faces and their logits; several groups at a time, each in a thread."""
         group, found = begun
         found = cutter(group) if found is None else found
-        return group, found, self._logits([face.pixels for faces in found for face in faces])
+        return (
+            group,
+            found,
+            self.classifier.logits([face.pixels for faces in found for face in faces]),
+        )
 
     def embed(self, picture: Picture | Frame) -> NDArray[np.float32]:
         """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
@@ -322,22 +339,8 @@ class Predictor:
             InputError: a path that does not exist, or a picture that cannot be read.
             ModelError: the model's graph gives no embedding, or one that is no finite number.
         """
-        shape = self._session.outputs.get("embedding")
-        if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
-            raise ModelError(
-                f"model {self.info.name} gives no embedding: export it with this version of fervor"
-            )
         faces = self._cutter()([_readable(picture)])[0]
-        parts = [np.empty((0, shape[1]), np.float32)]
-        for start in range(0, len(faces), self._batch_size):
-            crops = [face.pixels for face in faces[start : start + self._batch_size]]
-            parts += self._session.run(["embedding"], {"image": self._input(crops)})
-            if parts[-1].shape != (len(crops), parts[0].shape[1]):
-                raise ModelError(f"model {self.name} answers {parts[-1].shape} embeddings")
-        found = np.concatenate(parts)
-        if (wrong := np.flatnonzero(~np.isfinite(found).all(axis=1))).size:
-            raise ModelError(NOT_FINITE.format(wrong[0]))
-        return found
+        return self.classifier.embeddings([face.pixels for face in faces])
 
     def explain(self, picture: Picture | Frame) -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer, in one pass.
@@ -353,7 +356,7 @@ class Predictor:
         faces = self._cutter()([frame])[0]
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
-            logits, local = self._run([face.pixels for face in batch], "local")
+            logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
             if local.shape != (len(batch), *explainer.places):
                 raise ModelError(
                     f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
@@ -373,14 +376,14 @@ class Predictor:
 
     @cached_property
     def _explainer(self) -> Explainer:
-        if "local" not in self._session.outputs:
+        if "local" not in self.classifier.outputs:
             raise ModelError(
                 f"model {self.info.name} cannot be explained: its graph has no output local; "
                 "export it with this version of fervor"
             )
         space = read_space(self.info)
-        if self._words is not None:
-            space = replace(space, vectors=self._words.vectors)
+        if (words := self.classifier.words) is not None:
+            space = replace(space, vectors=words.vectors)
         cues = read_cues(self.info)
         width = space.vectors.shape[1]
         if cues is not None:
@@ -398,45 +401,7 @@ class Predictor:
         Raises:
             ModelError: an answer is no finite number.
         """
-        step = max(1, -(-len(crops) // self._apart))
-        parts = [crops[start : start + step] for start in range(0, len(crops), step)] or [crops]
-        logits = np.concatenate([*mapped(self._logits, parts, self._apart)])
-        if (wrong := np.flatnonzero(~np.isfinite(logits).all(axis=1))).size:
-            raise ModelError(NOT_FINITE.format(wrong[0]))
-        return _softmax(logits)
-
-    def _logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """Logits [n c], divided by the model's temperature, at the operating point."""
-        rows = [np.empty((0, len(self.labels)))]
-        for start in range(0, len(crops), self._batch_size):
-            rows.append(self._run(crops[start : start + self._batch_size])[0])
-        return np.concatenate(rows)
-
-    def _input(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """What the network takes in, [n 3 size size]."""
-        return np.stack([to_input(pixels, self.info.input.size) for pixels in crops])
-
-    def _run(self, crops: Sequence[NDArray[np.uint8]], *more: str) -> list[NDArray[Any]]:
-        """Logits [n c] at the operating point, and other outputs, of one pass."""
-        image = self._input(crops)
-        first = "logits" if self._words is None else "embedding"
-        answers, *others = self._session.run([first, *more], {"image": image})
-        logits = np.asarray(answers, np.float64)
-        if self._words is not None:
-            width = self._words.vectors.shape[1]
-            if logits.shape[1:] != (width,):
-                raise ModelError(
-                    f"model {self.name} has embeddings of shape {logits.shape[1:]}: its words have "
-                    f"{width} numbers; export it again"
-                )
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later
-                logits = self._words.scale * logits @ self._words.vectors.T
-        if logits.shape != (len(crops), len(self.labels)):
-            raise ModelError(
-                f"model {self.name} answers {logits.shape} to {len(crops)} faces: expected "
-                f"{len(self.labels)} classes each"
-            )
-        return [logits / self.info.temperature - self._offset, *others]
+        return self.classifier.probabilities(crops)
 
     def _cutter(self) -> FaceCutter:
         return FaceCutter(
@@ -477,7 +442,7 @@ class Predictor:
             reason = frame.error or "shows no face"
             name = f"neutral picture {frame.source}".rstrip()
             raise InputError(f"{name}: {reason}; expected a face at rest")
-        resting: NDArray[np.float64] = self._logits([faces[0].pixels])[0]
+        resting: NDArray[np.float64] = self.classifier.logits([faces[0].pixels])[0]
         if not np.isfinite(resting).all():
             raise ModelError(f"neutral picture {frame.source}: {NOT_FINITE.format(0)}")
         return resting
@@ -508,7 +473,7 @@ class Predictor:
         """The answer to one face, from its logits [c]."""
         if not np.isfinite(row).all():
             return failed(frame, self.name, NOT_FINITE.format(number))
-        shares = _softmax(row[None])[0]
+        shares = softmax(row[None])[0]
         best = int(shares.argmax())
         prob = float(shares[best])
         return Prediction(
@@ -576,6 +541,14 @@ def _is_several(pictures: Picture | Sequence[Picture]) -> TypeGuard[Sequence[Pic
     return isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes | bytearray)
 
 
+def _shown(answer: Sequence[Prediction]) -> list[Prediction]:
+    """The faces of an answer alone; why a picture could not be read is a warning."""
+    for prediction in answer:
+        if prediction.error is not None:
+            logger.warning("%s: %s", prediction.source or "a picture", prediction.error)
+    return Gallery(prediction for prediction in answer if prediction.status == "ok")
+
+
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
     """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
     image, file = Image.fromarray(pixels), io.BytesIO()
@@ -602,9 +575,3 @@ def _groups(frames: Iterable[Frame], size: int, at_once: int) -> Iterator[list[F
             group, pixels, number = [], 0, number + 1
     if group:
         yield group
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares

@@ -264,7 +264,7 @@ class TestChoice:
             Predictor(quantised, faces="precropped", precision=precision, threads=count)
             for count in (2, 1)
         )
-        assert many._session.threads == threads
+        assert many.classifier._session.threads == threads
         np.testing.assert_allclose(many.classify(crops), one.classify(crops), atol=1e-6)
         assert many.classify([]).shape == (0, len(many.labels))
 

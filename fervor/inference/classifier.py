@@ -1,0 +1,138 @@
+"""The classifier of a model: face crops -> logits, embeddings and local features (onnxruntime)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fervor.artifacts.model_info import ModelInfo
+from fervor.errors import ModelError
+from fervor.inference.open_vocabulary import Vocabulary
+from fervor.io.image import to_input
+from fervor.io.onnx_session import Session
+from fervor.io.prefetch import mapped
+
+
+__all__ = ["NOT_FINITE", "FaceClassifier", "softmax"]
+
+NOT_FINITE = "the model's answer to face {} is no finite number"
+
+
+class FaceClassifier:
+    """A graph with what turns its numbers into logits: words, temperature and operating point.
+
+    Args:
+        info: the description of the model.
+        session: its graph, opened.
+        offset: what is subtracted from logits [c] (the operating point).
+        words: what faces are compared with in place of the model's own classes.
+        batch_size: faces of one pass at most.
+        at_once: passes that run side by side in `probabilities`.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        session: Session,
+        *,
+        offset: NDArray[np.float64],
+        words: Vocabulary | None,
+        batch_size: int,
+        at_once: int,
+    ) -> None:
+        self.info, self.words = info, words
+        self.labels = info.labels if words is None else words.labels
+        self._session, self._offset = session, offset
+        self._batch_size, self._at_once = batch_size, at_once
+
+    @property
+    def outputs(self) -> dict[str, list[int | str]]:
+        """The shape of each output of the graph."""
+        return self._session.outputs
+
+    def logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Logits [n c] of faces (RGB, uint8, any size), tempered, at the operating point."""
+        rows = [np.empty((0, len(self.labels)))]
+        first = "logits" if self.words is None else "embedding"
+        for batch in self.batches(crops):
+            (answers,) = self._session.run([first], {"image": self.input(batch)})
+            rows.append(self._tempered(answers, len(batch)))
+        return np.concatenate(rows)
+
+    def logits_and_local(
+        self, crops: Sequence[NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Logits [n c] and local features [n m d] of one pass, for a batch of faces."""
+        first = "logits" if self.words is None else "embedding"
+        answers, local = self._session.run([first, "local"], {"image": self.input(crops)})
+        return self._tempered(answers, len(crops)), local
+
+    def embeddings(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embeddings [n d] as the graph has them.
+
+        Raises:
+            ModelError: the graph gives no embedding, or one that is no finite number.
+        """
+        shape = self.outputs.get("embedding")
+        if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+            raise ModelError(
+                f"model {self.info.name} gives no embedding: export it with this version of fervor"
+            )
+        parts = [np.empty((0, shape[1]), np.float32)]
+        for batch in self.batches(crops):
+            parts += self._session.run(["embedding"], {"image": self.input(batch)})
+            if parts[-1].shape != (len(batch), shape[1]):
+                raise ModelError(f"model {self.info.name} answers {parts[-1].shape} embeddings")
+        found = np.concatenate(parts)
+        if (wrong := np.flatnonzero(~np.isfinite(found).all(axis=1))).size:
+            raise ModelError(NOT_FINITE.format(wrong[0]))
+        return found
+
+    def probabilities(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Probabilities [n c] of faces, rows in their order.
+
+        Raises:
+            ModelError: an answer is no finite number.
+        """
+        step = max(1, -(-len(crops) // self._at_once))
+        parts = [crops[start : start + step] for start in range(0, len(crops), step)] or [crops]
+        logits = np.concatenate([*mapped(self.logits, parts, self._at_once)])
+        if (wrong := np.flatnonzero(~np.isfinite(logits).all(axis=1))).size:
+            raise ModelError(NOT_FINITE.format(wrong[0]))
+        return softmax(logits)
+
+    def batches(self, crops: Sequence[NDArray[np.uint8]]) -> list[Sequence[NDArray[np.uint8]]]:
+        """The faces, as many together as one pass takes."""
+        starts = range(0, len(crops), self._batch_size)
+        return [crops[start : start + self._batch_size] for start in starts]
+
+    def input(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """What the network takes in, [n 3 size size]."""
+        return np.stack([to_input(pixels, self.info.input.size) for pixels in crops])
+
+    def _tempered(self, answers: NDArray[Any], count: int) -> NDArray[np.float64]:
+        """Logits [n c] at the operating point, from what the graph answers to `count` faces."""
+        logits = np.asarray(answers, np.float64)
+        if self.words is not None:
+            width = self.words.vectors.shape[1]
+            if logits.shape[1:] != (width,):
+                raise ModelError(
+                    f"model {self.info.name} has embeddings of shape {logits.shape[1:]}: its words "
+                    f"have {width} numbers; export it again"
+                )
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later
+                logits = self.words.scale * logits @ self.words.vectors.T
+        if logits.shape != (count, len(self.labels)):
+            raise ModelError(
+                f"model {self.info.name} answers {logits.shape} to {count} faces: expected "
+                f"{len(self.labels)} classes each"
+            )
+        return logits / self.info.temperature - self._offset
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of logits [n c], each row summing to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
