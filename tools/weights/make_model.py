@@ -16,6 +16,7 @@ from pathlib import Path
 
 
 SCRIPTS = Path(__file__).parent
+PHOTOGRAPHS = SCRIPTS.parents[1] / "benchmarks" / "measure_photographs.py"
 TEACHERS = ("ke/ferplus-mobilenet-teacher", "ke/ferplus-dlib-teacher")
 STUDENT = "ke/ferplus-mobilenet-student"
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
@@ -67,7 +68,7 @@ def main() -> None:
     run([python, str(SCRIPTS / "fit_points.py"), str(root), "--model", str(model)])
     run([python, str(SCRIPTS / "measure_int8.py"), str(root), "--model", str(model), "--make"])
     if given.photographs is not None:
-        measure = [python, str(SCRIPTS.parent / "measure_photographs.py"), str(given.photographs)]
+        measure = [python, str(PHOTOGRAPHS), str(given.photographs)]
         run([*measure, "--model", str(model), "--output", str(runs / "results")])
     if given.test:
         evaluate = [python, "-m", "fervor", "evaluate", "--model", str(model)]
