@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fervor.config import Run
+from fervor.config import Data, Run
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, soft_target, targets
 from fervor.data.distillation import name_of, read_logits, teachers_targets
@@ -53,7 +53,7 @@ class TrainingBatches(Dataset[Batch]):
         self.run = run
         self.augmentation = Augmentation(run.augment, run.encoder.size)
         self.boxes = pictures.boxes(run.data.cache) if run.augment.occlude else None
-        self.teachers = teachers_of(pictures, run)
+        self.teachers = teachers_of(pictures, run.data)
         self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
@@ -84,14 +84,13 @@ class TrainingBatches(Dataset[Batch]):
         return self.augmentation(self.pictures.take(indices), boxes)
 
 
-def teachers_of(pictures: Pictures, run: Run) -> Float[Tensor, "n c"] | None:
+def teachers_of(pictures: Pictures, data: Data) -> Float[Tensor, "n c"] | None:
     """What the stored logits of `data.teachers` say of each picture; None where none is named.
 
     Raises:
         UsageError: a share or temperature out of its range.
         DataError: a file that cannot be read or lacks pictures.
     """
-    data = run.data
     if not data.teachers:
         return None
     if not 0 < data.teachers_share <= 1:

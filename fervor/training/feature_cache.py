@@ -46,7 +46,7 @@ class ViewBatches(Dataset[Batch]):
         self.pictures = pictures
         self.run = run
         self.views = views
-        self.teachers = teachers_of(pictures, run)
+        self.teachers = teachers_of(pictures, run.data)
         self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
@@ -110,7 +110,7 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
     folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, None)
     path = folder / "plain.npy"
     if not path.is_file():
-        _write_plain(encoder, pictures, run, path)
+        _write_plain(encoder, pictures, path, size=run.encoder.size)
     maps: NDArray[np.float32] = np.load(path, mmap_mode="r")
     for indices in torch.arange(len(pictures)).split(CHUNK):
         rows = torch.from_numpy(maps[indices.numpy()]).permute(0, 3, 1, 2)
@@ -119,12 +119,12 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
 
 @torch.no_grad()
 def _write_plain(
-    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, path: Path
+    encoder: FaceEncoder | VisionTower, pictures: Pictures, path: Path, *, size: int
 ) -> None:
     """Maps [n i j d] of the pictures as they are, whole or not at all."""
 
     def maps() -> Iterator[NDArray[Any]]:
-        for batch in evaluation_batches(pictures, size=run.encoder.size):
+        for batch in evaluation_batches(pictures, size=size):
             image = batch.image.contiguous(memory_format=torch.channels_last)
             yield encoder.lower(image).permute(0, 2, 3, 1).numpy()
 

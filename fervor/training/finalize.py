@@ -19,7 +19,7 @@ from fervor.artifacts.model_info import (
     TextInfo,
     TrainingData,
 )
-from fervor.config import Run
+from fervor.config import Encoder, Run
 from fervor.data import datasets
 from fervor.data.splits import Splits, alignment
 from fervor.errors import ModelError
@@ -75,12 +75,12 @@ def forget_state(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def initial_weights(run: Run) -> dict[str, str]:
+def initial_weights(config: Encoder) -> dict[str, str]:
     """Where the encoder started: a name, or the checksum of a file."""
-    weights = Path(run.encoder.weights)
-    if run.encoder.weights and weights.is_file():
+    weights = Path(config.weights)
+    if config.weights and weights.is_file():
         return {"file": weights.name, "sha256": provenance.sha256(weights)}
-    return {"name": weights.name if weights.is_dir() else run.encoder.weights or "packaged"}
+    return {"name": weights.name if weights.is_dir() else config.weights or "packaged"}
 
 
 def _description(
@@ -101,7 +101,7 @@ def _description(
         grid=(rows, columns),
         options=resolved["options"],
         encoder=run.encoder,
-        initial_weights=initial_weights(run),
+        initial_weights=initial_weights(run.encoder),
         architecture=method.image.architecture,
         text=TextInfo(run.text.name, int(method.text_width)),
         towers=build.tower_checksums(method),

@@ -58,7 +58,9 @@ def starts(folder: Path) -> list[dict[str, Any]]:
     return list(read_object(path)["starts"]) if path.is_file() else []
 
 
-def note_start(folder: Path, run: Run, changes: Mapping[str, tuple[Any, Any]]) -> None:
+def note_start(
+    folder: Path, settings: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]]
+) -> None:
     """Write the run's configuration, and beside the earlier starts this one."""
     row = {
         "epoch": epochs_done(folder),
@@ -67,7 +69,7 @@ def note_start(folder: Path, run: Run, changes: Mapping[str, tuple[Any, Any]]) -
         # where files lie is nobody's business
         "changed": sorted(changes.keys() - {"data.root", "data.cache", "output"}),
     }
-    provenance.write_text(folder / CONFIG, yaml.safe_dump(run.resolved(), sort_keys=False))
+    provenance.write_text(folder / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False))
     content = json.dumps({"starts": [*starts(folder), row]}, indent=1)
     provenance.write_text(folder / STARTS, f"{content}\n")
 

@@ -344,7 +344,7 @@ class Training(lightning.LightningModule):
     def note_start(self) -> None:
         """Write the configuration once, when all checks lie behind."""
         if self._changes is not None and self.trainer.is_global_zero:
-            note_start(self.folder, self.run, self._changes)
+            note_start(self.folder, self.run.resolved(), self._changes)
         self._changes = None
 
     def on_train_epoch_end(self) -> None:

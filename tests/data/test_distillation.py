@@ -116,7 +116,7 @@ def test_a_run_mixes_them_with_the_votes(
     assert torch.equal(without[KEY].target, faces.votes[rows])
     assert torch.equal(without[KEY].image, TrainingBatches(faces, run)[KEY].image)
     subset = faces.subset(torch.tensor([3, 1]))
-    torch.testing.assert_close(teachers_of(subset, run), teachers[[3, 1]])
+    torch.testing.assert_close(teachers_of(subset, run.data), teachers[[3, 1]])
 
 
 def test_settings_out_of_range(faces: Pictures, stored: StoredLogits, tmp_path: Path) -> None:

@@ -718,8 +718,8 @@ def test_few_frames_lie_between_train_and_a_loss(
         assert len(stack) <= (6 if sam else 5), stack
 
 
-RUN_SIGNATURES = 30
-"""Functions below `train` that may take a whole run; others take the part that they use."""
+RUN_SIGNATURES = 21
+"""Functions below `train` that take a whole run: fewer is better, eight are the aim."""
 
 
 def test_a_run_is_not_handed_down() -> None:
