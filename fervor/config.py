@@ -178,8 +178,9 @@ class Text:
     """The text encoder, frozen; prompts in front of its words may learn (mpa, ke).
 
     Attributes:
-        name: minilm-vectors (stored with the package), minilm, or a local folder or hub name of a
-            CLIP, ALIGN or BLIP model.
+        name: minilm-vectors (stored with the package), minilm, vlm, or a local folder or hub name
+            of a CLIP, ALIGN or BLIP model; for control rows simplex (equal angles), or
+            shuffled:NAME (the vectors of NAME, each given to another expression).
     """
 
     name: str = "minilm-vectors"

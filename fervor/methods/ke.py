@@ -51,7 +51,9 @@ class KE(Method):
             self_contrast: diagonal pairs each picture with its own text (paper, eq. 10);
                 all_pairs averages every text with every picture (released code).
             margin: of L_c (paper: 2, keeps it positive).
-            template: number of the prompt template, 1 to 9 (paper, Table 3: 9).
+            template: number of the prompt template, 1 to 9 (paper, Table 3: 9), a sentence of your
+                own with [CLS], or a JSON file of sentences for each class, whose mean vector stands
+                for it (ours).
             text: fixed (paper), or learned: the embeddings of the template's words before the class
                 word learn, as in CoOp (named by the paper as future work; this form is ours).
             centre: subtract the mean text vector of the eight expressions, whatever the data set's
@@ -68,7 +70,7 @@ class KE(Method):
         contrast: Literal["self", "simclr"] = "self"
         self_contrast: Literal["diagonal", "all_pairs"] = "diagonal"
         margin: float = 2.0
-        template: int = 9
+        template: templates.Template = 9
         text: Literal["fixed", "learned"] = "fixed"
         centre: bool = False
         join: Literal["image", "text"] = "image"
@@ -89,7 +91,9 @@ class KE(Method):
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
     ) -> None:
         super().__init__(image, text, labels, options)
-        self.sentences = tuple(templates.sentences(templates.template(options.template), labels))
+        self.sentences = tuple(
+            " / ".join(templates.sentences_of(options.template, label)) for label in labels
+        )
         self.soft: SoftPrompts | None = None
         if options.text == "learned":
             self._learn_text(soft_text(text, "method ke with options.text learned"))
@@ -123,7 +127,11 @@ class KE(Method):
 
     def _learn_text(self, text: SoftTextEncoder) -> None:
         """Start a context from the template's words before the class word; shared by all."""
-        before, _, after = templates.template(self.options.template).partition(templates.SLOT)
+        given = self.options.template
+        if isinstance(given, dict):
+            raise UsageError("options.text learned starts from one sentence, not from a file")
+        sentence = templates.template(given) if isinstance(given, int) else given
+        before, _, after = sentence.partition(templates.SLOT)
         also = EXPRESSIONS if self.options.centre else (NEUTRAL,)
         self.words = tuple(dict.fromkeys((*self.labels, NEUTRAL, *also)))
         self.text = text
@@ -235,7 +243,10 @@ class KE(Method):
 
 
 @torch.no_grad()
-def _encoded(text: TextEncoder, number: int, words: Sequence[str]) -> Float[Tensor, "n d"]:
-    """The raw text vectors of the words in a template."""
-    template = templates.template(number)
-    return text.encode([templates.fill(template, word) for word in words]).float()
+def _encoded(
+    text: TextEncoder, template: templates.Template, words: Sequence[str]
+) -> Float[Tensor, "n d"]:
+    """The raw text vectors of the words; of several sentences the mean."""
+    spoken = [templates.sentences_of(template, word) for word in words]
+    vectors = text.encode([sentence for part in spoken for sentence in part]).float()
+    return torch.stack([part.mean(0) for part in vectors.split([len(part) for part in spoken])])

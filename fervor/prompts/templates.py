@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from fervor.errors import UsageError
 from fervor.io.jsonfile import read_object
+from fervor.labels import canonical
 
 
 SLOT = "[CLS]"
@@ -65,6 +66,58 @@ def template(number: int) -> str:
     if number not in TEMPLATES:
         raise UsageError(f"no template {number}: expected 1 to {len(TEMPLATES)}")
     return TEMPLATES[number]
+
+
+Template = int | str | dict[str, list[str]]
+"""A number, a sentence with the class word's place, or sentences of each class."""
+
+
+def read_template(given: Template) -> Template:
+    """A template in full: the sentences of a file in place of its name.
+
+    A file is JSON, {class: sentence} or {class: [sentence, ...]}; what has a place for the class
+    word is no file.
+
+    Raises:
+        UsageError: no such number, or a file that cannot be read or holds something else.
+    """
+    if isinstance(given, int) or (isinstance(given, str) and given.isdecimal()):
+        template(int(given))
+        return int(given)
+    if isinstance(given, dict) or SLOT in given:
+        return given
+    try:
+        content = read_object(Path(given))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"template {given!r} is no number, has no {SLOT}, and is no file of sentences: {reason}"
+        ) from None
+    found = {}
+    for label, said in content.items():
+        texts = [said] if isinstance(said, str) else said
+        plain = isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
+        if not plain or not all(text.strip() for text in texts):
+            raise UsageError(
+                f"template {given}: expected a sentence, or a list of them, for {label!r}"
+            )
+        found[canonical(label)] = [" ".join(text.split()) for text in texts]
+    return found
+
+
+def sentences_of(given: Template, label: str) -> list[str]:
+    """The sentences that stand for a class.
+
+    Raises:
+        UsageError: a class that has none.
+    """
+    if isinstance(given, dict):
+        if label not in given:
+            raise UsageError(
+                f"template: no sentences for {label!r}, only for {', '.join(given)}; write some"
+            )
+        return list(given[label])
+    return [fill(template(given) if isinstance(given, int) else given, label)]
 
 
 def fill(template: str, label: str) -> str:

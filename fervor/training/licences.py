@@ -18,6 +18,7 @@ PACKAGED = {
 MINILM, VLM = "minilm_vectors.json", "vlm"
 TEXTS = {"minilm": (MINILM,), "minilm-vectors": (MINILM,), "vlm": (MINILM, VLM)}
 TEXTS["vlm-vectors"] = TEXTS["vlm"]
+TEXTS["simplex"] = ()
 """Descriptions of what the text encoders of the package were made from."""
 
 DISCRETE = "classifier"
@@ -45,12 +46,13 @@ def terms(run: Run) -> dict[str, str]:
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
     if run.method != DISCRETE:
-        for name in TEXTS.get(run.text.name, ()):
+        text = run.text.name.removeprefix("shuffled:")
+        for name in TEXTS.get(text, ()):
             weights = _packaged(name)
             licence += f"; text encoder {weights['name']}: {weights['licence']}"
             data_terms.append(f"text encoder {weights['name']}: {weights['data_terms']}")
-        if run.text.name not in TEXTS:
-            data_terms.append(f"text encoder {run.text.name}: the terms of its source apply")
+        if text not in TEXTS:
+            data_terms.append(f"text encoder {text}: the terms of its source apply")
     for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
         if network.name == "none":
             continue

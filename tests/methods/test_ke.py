@@ -409,3 +409,18 @@ def test_learned_texts_are_constant_where_asked(faces: Batch) -> None:
 def test_stored_vectors_cannot_learn() -> None:
     with pytest.raises(UsageError, match=r"options\.text learned .* DrawnText has none"):
         KE(TinyEncoder(), DrawnText(), LABELS, KE.Options(text="learned"))
+
+
+def test_own_sentences_are_the_mean_of_their_vectors() -> None:
+    said = {name: [f"{name} one", f"{name} two"] for name in EXPRESSIONS}
+    method = build(template=said, centre=True)
+    encoder = DrawnText()
+    means = {name: encoder.encode(texts).mean(0) for name, texts in said.items()}
+    centre = torch.stack([*means.values()]).mean(0)
+    expected = torch.stack([means[name] for name in LABELS]) - centre
+    torch.testing.assert_close(method.texts, expected)
+    assert method.sentences[0] == "happiness one / happiness two"
+    one = build(template="here is [CLS]")
+    torch.testing.assert_close(one.texts[2], encoder.vector("here is anger"))
+    with pytest.raises(UsageError, match="no sentences for 'fear'"):
+        build(("fear", "anger"), template={"anger": ["x"], "neutral": ["y"]})

@@ -28,7 +28,9 @@ from fervor.prompts.templates import (
     fill,
     hard_prompts,
     read_descriptions,
+    read_template,
     sentences,
+    sentences_of,
     template,
 )
 
@@ -167,3 +169,26 @@ def test_a_file_stands_in_for_the_bank(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="hold no text for 'anger', only for bored, fear"):
         hard_prompts("description", ["anger"], path)
     assert hard_prompts("class", ["anger"], path) == ["a photo of anger"]
+
+
+def test_a_template_is_a_number_a_sentence_or_a_file(tmp_path: Path) -> None:
+    assert read_template(9) == read_template("9") == 9
+    assert sentences_of(9, "anger") == ["A photo of a person making an anger facial expression."]
+    own = read_template("the face shows [CLS]")
+    assert sentences_of(own, "fear") == ["the face shows fear"]
+    path = tmp_path / "sentences.json"
+    path.write_text(json.dumps({"happy": ["a  smile", "raised cheeks"], "anger": "a frown"}))
+    read = read_template(str(path))
+    assert read == {"happiness": ["a smile", "raised cheeks"], "anger": ["a frown"]}
+    assert read_template(read) == read
+    assert sentences_of(read, "happiness") == ["a smile", "raised cheeks"]
+    with pytest.raises(UsageError, match="no sentences for 'fear', only for happiness, anger"):
+        sentences_of(read, "fear")
+    for content in ({"fear": []}, {"fear": [1]}, {"fear": " "}, {"fear": {"a": "b"}}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(UsageError, match="expected a sentence, or a list of them, for 'fear'"):
+            read_template(str(path))
+    with pytest.raises(UsageError, match=r"is no number, has no \[CLS\], and is no file"):
+        read_template("the face shows it")
+    with pytest.raises(UsageError, match="no template 10"):
+        read_template(10)

@@ -88,7 +88,8 @@ class LaCoVL(Method):
             base_head: also train DCS's head on the encoder's class token (the figure has none).
             predict: sum = mean of both heads' probabilities, as log; vis or sem alone (ours: a
                 picture to predict has no partner and is its own).
-            template: number of the sentence's template, 1 to 9 (ours: 9, KE-FER's best).
+            template: number of the sentence's template, 1 to 9 (ours: 9, KE-FER's best), or a
+                sentence of your own with [CLS].
             new_layers: learning rate of everything but the image encoder, as a multiple (ours).
         """
 
@@ -117,7 +118,7 @@ class LaCoVL(Method):
         semantic_weight: float = 1.0
         base_head: bool = False
         predict: Literal["sum", "vis", "sem"] = "sum"
-        template: int = 9
+        template: int | str = 9
         new_layers: float = 10.0
 
         def __post_init__(self) -> None:
@@ -226,8 +227,9 @@ class LaCoVL(Method):
         self.base_head = nn.Linear(width, count) if options.base_head else None
         self.semantic: SemanticHead | None = None
         if teacher is not None:
-            template = templates.template(options.template)
-            self.sentences = tuple(templates.fill(template, label) for label in labels)
+            self.sentences = tuple(
+                templates.sentences_of(options.template, label)[0] for label in labels
+            )
             with torch.no_grad():
                 texts = text.encode(self.sentences).float()
             self.semantic = SemanticHead(

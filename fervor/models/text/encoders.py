@@ -315,14 +315,26 @@ TEXTS: dict[str, Callable[[], TextEncoder]] = {
 }
 
 
+SIMPLEX, SHUFFLED = "simplex", "shuffled:"
+"""Names of control rows' text encoders."""
+
+
 def build_text_encoder(name: str) -> TextEncoder:
     """The text encoder of a name: minilm-vectors, minilm, or a model folder or hub name.
+
+    `simplex` and `shuffled:NAME` are those of control rows (`fervor.models.text.controls`).
 
     Raises:
         ModelError: its weights are missing or of another kind than CLIP, ALIGN and BLIP.
     """
     if name in TEXTS:
         return TEXTS[name]()
+    if name == SIMPLEX or name.startswith(SHUFFLED):
+        from fervor.models.text.controls import ShuffledText, SimplexText  # needs the protocol
+
+        if name == SIMPLEX:
+            return SimplexText()
+        return ShuffledText(build_text_encoder(name.removeprefix(SHUFFLED)))
     try:
         return _tower_text(name)
     except ModelError as error:
