@@ -238,6 +238,8 @@ class Optim:
         warmup_rate: constant rate of the warm-up (released code: 1e-4); 0 rises linearly.
         average: decay of the moving average of the weights that is evaluated and kept; 0 = off.
         clip: largest gradient norm; 0 = off.
+        clip_each: clip every group of parameters by itself (ours: a prompt with a large gradient
+            does not still one with a small one).
         precision: bf16 (autocast, weights stay fp32; fp32 where the machine would emulate it) or
             fp32.
     """
@@ -257,6 +259,7 @@ class Optim:
     warmup_rate: float = 1e-4
     average: float = 0.0
     clip: float = 0.0
+    clip_each: bool = False
     precision: Literal["bf16", "fp32"] = "fp32"
 
 

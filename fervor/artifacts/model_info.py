@@ -307,6 +307,7 @@ class ModelInfo:
         int8: the check of the int8 graph.
         average_of: the runs whose weights were averaged.
         starts: when the run was begun and resumed.
+        inactive: parts of the method that did nothing while it trained.
         sha256: of each file that the folder vouches for.
         extra: entries of other names; repeated when the description is written again.
         folder: where it was read.
@@ -340,6 +341,7 @@ class ModelInfo:
     int8: Int8 | None = None
     average_of: tuple[Mapping[str, Any], ...] = ()
     starts: tuple[Mapping[str, Any], ...] = ()
+    inactive: tuple[str, ...] = ()
     sha256: Annotated[Mapping[str, Checksum], _known]
     extra: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = field(default=Path(), compare=False)

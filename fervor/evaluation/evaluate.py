@@ -46,7 +46,10 @@ from fervor.methods.build import build
 from fervor.plugins import missing_extra
 
 
-RUN_KEYS = ("config", "seed", "commit", "selection", "average_of", "initial_weights")
+RUN_KEYS = (
+    *("config", "seed", "commit", "selection", "average_of", "initial_weights"),
+    *("starts", "inactive"),
+)
 """What a result repeats of a model's description."""
 
 Network = Callable[[Iterable[Batch]], Floats]

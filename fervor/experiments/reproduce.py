@@ -284,6 +284,8 @@ def markdown(shown: Table, setting: Setting) -> str:
         cells += [_published_gain(row, base, context, sets)] if base else []
         number = _accuracy(row.published.get(setting.encoder, {}).get(setting.data))
         judged = verdict(ours, number, row, unlike(shown, setting, row, ours))
+        idle = {part for result in ours.results.values() for part in _idle(result)}
+        judged += f"; inactive: {', '.join(sorted(idle))}" if idle else ""
         lines.append([*cells, _difference(ours, number), judged])
     where = f"{setting.data}, {setting.encoder}, profile {setting.profile}"
     if setting.same_weights:
@@ -389,6 +391,11 @@ def _gains(found: Mapping[str, Found], base: Row) -> dict[str, list[str]]:
         alone = one.low == one.high  # one seed without its answers
         cells[name] = [f"{100 * one.mean:+.2f}", *(("", "") if alone else (interval, _p(p_value)))]
     return cells
+
+
+def _idle(result: Result) -> list[str]:
+    """Parts of a run that did nothing, by their names: such a row shows no lack of a gain."""
+    return [part.partition(" (")[0] for part in result["run"].get("inactive") or []]
 
 
 def _p(value: float) -> str:

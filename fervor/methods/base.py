@@ -1,6 +1,6 @@
 """The contract of a method."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -87,6 +87,14 @@ class Method(nn.Module):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The objective: `loss` is minimised, every other key is logged under its name."""
         raise NotImplementedError
+
+    def activity(self, batch: Batch) -> dict[str, float]:
+        """What its parts do on a few faces, in figures of its own; for `training.activity`."""
+        return {}
+
+    def inactive(self, start: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+        """Parts whose effect on these faces is none, by the figures before and after."""
+        return []
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """Learning rates by part; by default one for everything that trains."""

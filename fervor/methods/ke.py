@@ -7,7 +7,7 @@ Ours: centred text vectors, the side of the layer that joins unequal widths, sha
 prompts that learn (the paper names them as future work).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +33,10 @@ from fervor.models.image import Features, ImageEncoder
 from fervor.models.text.encoders import SoftTextEncoder, TextEncoder
 from fervor.models.text.prompt_learning import SoftPrompts, soft_text
 from fervor.prompts import templates
+
+
+EFFECT = 0.05
+"""Cosine by which a loss has to move what it pulls at; less is no effect (ours)."""
 
 
 class KE(Method):
@@ -207,6 +211,44 @@ class KE(Method):
             "transformation": transformation,
             "contrast": contrast,
         }
+
+    # What the parts do
+
+    def activity(self, batch: Batch) -> dict[str, float]:
+        """Mean cosines of the pictures that are not neutral.
+
+        `calm_neutral` and `calm_own` are of G(f) with the text of neutral and of the own class,
+        `own` of f with its own text, `change` of f - G(f) with the texts' difference.
+        """
+        expressive = batch.label != self.neutral_index
+        if not bool(expressive.any()):
+            return {}
+        features = self.features(batch.image).pooled[expressive].float()
+        texts, neutral_text, _ = self._texts()
+        vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
+        own, calm = vectors[batch.label[expressive]], self.to_neutral(features).float()
+        pairs = {
+            "calm_neutral": (calm, neutral.expand_as(calm)),
+            "calm_own": (calm, own),
+            "own": (features, own),
+            "change": (features - calm, own - neutral),
+        }
+        return {
+            name: float(F.cosine_similarity(*pair, dim=-1).mean()) for name, pair in pairs.items()
+        }
+
+    def inactive(self, start: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+        """L_t where the change turns no nearer to the texts', L_c where no gap opens."""
+        if not start:
+            return []
+        turned = now["change"] - start["change"]
+        gap = now["own"] - now["calm_own"] - (start["own"] - start["calm_own"])
+        weights, found = self.options, []
+        if weights.transformation_weight and turned < EFFECT:
+            found.append(f"L_t (the change turned by {turned:+.3f} in cosine)")
+        if weights.contrast_weight and gap < EFFECT:
+            found.append(f"L_c (the gap grew by {gap:+.3f} in cosine)")
+        return found
 
     def _neutral_losses(
         self,

@@ -9,11 +9,11 @@ names its source: (reported) public reports of the paper, (re-implementation) as
 public one, (ours). Equations and sources: docs/methods/mpa.md.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,10 @@ from fervor.prompts import templates
 Alignment = Literal["contrastive", "l1", "none"]
 
 
+UNCHANGED = 0.999
+"""Cosine of pictures with and without visual prompts above which these do nothing (ours)."""
+
+
 class MPA(Method):
     """A frozen image-text model with prompts on both sides; nothing else learns."""
 
@@ -56,6 +60,8 @@ class MPA(Method):
             context_words: words that the context starts from; the rest, or all, is noise of
                 deviation 0.02 (reported).
             visual_prompts: visual prompts of a layer (reported: 8).
+            visual_learning_rate: of the visual prompts; 0 for the run's (ours: their gradient is a
+                thousandth of the text context's).
             visual_depth: layers that get them, from the first on; -1 for all, 0 for none (open;
                 all: ours).
             hard_prompts: class, expression or description: the three kinds of hard prompts
@@ -82,6 +88,7 @@ class MPA(Method):
         class_context: bool = False
         context_words: str = ""
         visual_prompts: int = 8
+        visual_learning_rate: float = 0.0
         visual_depth: int = -1
         hard_prompts: templates.HardPrompt = "description"
         descriptions: str = ""
@@ -241,6 +248,33 @@ class MPA(Method):
         if self.options.top_k:
             scores = scores + local_similarities(features.tokens, vectors, self.options.top_k)
         return scores / self.options.temperature
+
+    # What the parts do
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """The text context at the rate; visual prompts at their own, where there is one."""
+        groups: list[dict[str, Any]] = [{"params": [self.soft.context], "lr": rate}]
+        if self.visual is not None:
+            own = self.options.visual_learning_rate
+            groups.append({"params": [self.visual], "lr": own or rate})
+        return groups
+
+    def activity(self, batch: Batch) -> dict[str, float]:
+        """Mean cosine of pictures with and without visual prompts, and with their own class."""
+        prompted = self.features(batch.image).pooled
+        plain = F.normalize(self.image(batch.image).pooled.float(), dim=-1)
+        own = self.class_vectors()[batch.label]
+        return {
+            "prompted_unprompted": float((prompted * plain).sum(-1).mean()),
+            "own": float((prompted * own).sum(-1).mean()),
+        }
+
+    def inactive(self, start: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+        """Visual prompts that leave every picture where it was."""
+        cosine = now["prompted_unprompted"]
+        if self.visual is not None and cosine > UNCHANGED:
+            return [f"visual prompts (cosine with and without them {cosine:.4f})"]
+        return []
 
     # Objective
 

@@ -29,6 +29,7 @@ from fervor.evaluation.operating_points import fitted_points
 from fervor.io import provenance
 from fervor.methods import build
 from fervor.methods.base import Method
+from fervor.training.activity import inactive_parts
 from fervor.training.feature_cache import plain_batches
 from fervor.training.licences import terms
 from fervor.training.resume import starts
@@ -64,7 +65,8 @@ def finish(
     )
     info = _description(run, splits, method, selection=selection, temperature=temperature)
     points = fitted_points(logits / temperature, label, splits.train.counts())
-    info = replace(info, starts=tuple(starts(folder)), operating_points=points)
+    idle = tuple(inactive_parts(folder))
+    info = replace(info, starts=tuple(starts(folder)), operating_points=points, inactive=idle)
     build.save_model(folder, tensors, info, card(info))
     forget_state(folder)
 

@@ -115,7 +115,7 @@ def close(row: dict[str, Any], tolerance: float) -> dict[str, Any]:
 def test_a_run_folder_is_complete(finished: Path) -> None:
     files = {path.name for path in finished.iterdir()}
     expected = {"weights.safetensors", "model.json", "config.yaml", "README.md", "history.json"}
-    expected.add("starts.json")
+    expected |= {"starts.json", "activity.json"}
     assert files == {*expected, "logs"}
     logs = {path.name.split(".")[0] for path in (finished / "logs").iterdir()}
     assert {"metrics", "events"} <= logs

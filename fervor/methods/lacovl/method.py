@@ -7,7 +7,7 @@ their code computes them; what neither says is ours. docs/methods/lacovl.md mark
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -43,6 +43,13 @@ class Logits(NamedTuple):
     visual: Float[Tensor, "b c"]
     semantic: Float[Tensor, "b c"] | None
     base: Float[Tensor, "b c"] | None
+
+
+EFFECT = 1e-3
+"""Share of their length by which tokens have to move for landmarks to count as used (ours)."""
+
+LEVEL = 0.01
+"""Distance from one half within which a gate has decided nothing (ours)."""
 
 
 class LaCoVL(Method):
@@ -326,6 +333,44 @@ class LaCoVL(Method):
         crossed = self.cross(torch.cat(grown))
         logits, _ = self._answers(summary, crossed.vector, frozen)
         return _half(logits, 0), _half(logits, 1)
+
+    def activity(self, batch: Batch) -> dict[str, float]:
+        """Gates, the entropy of attention (1 is even), and what other faces' landmarks change.
+
+        `landmarks` is how far the tokens move when every face gets its neighbour's landmarks, as a
+        share of their length.
+        """
+        frozen = self._frozen(batch.image)
+        maps = self.image.scales(resized(batch.image, self.options.resolution))
+        looks = frozen[:3] if self.landmarks is not None else ()
+        found: dict[str, float] = {}
+        for scale, mixture in zip(
+            ("fine", "middle", "coarse"), self.guided.mixtures(maps, looks), strict=True
+        ):
+            places = mixture.first.shape[-1]
+            entropy = -(mixture.first * mixture.first.clamp_min(1e-12).log()).sum(-1).mean()
+            found[f"entropy_{scale}"] = float(entropy) / math.log(places)
+            if mixture.gate is not None:
+                found[f"gate_{scale}"] = float(mixture.gate.mean())
+                found[f"gate_spread_{scale}"] = float(mixture.gate.std())
+        if self.landmarks is not None:
+            own = self.guided(maps, looks).tokens
+            other = self.guided(maps, [part.roll(1, 0) for part in looks]).tokens
+            found["landmarks"] = float((own - other).norm() / own.norm())
+        return found
+
+    def inactive(self, start: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+        """Landmarks that change no token, and gates that never opened or closed."""
+        found = []
+        if "landmarks" in now and now["landmarks"] < EFFECT:
+            found.append(f"landmarks (others' change tokens by {now['landmarks']:.1e})")
+        gates = [name for name in now if name.startswith("gate_spread")]
+        if gates and all(
+            now[name] < LEVEL and abs(now[name.replace("_spread", "")] - 0.5) < LEVEL
+            for name in gates
+        ):
+            found.append("gate (even mixture everywhere)")
+        return found
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """The image encoder at the rate, new layers at `new_layers` times it."""
