@@ -7,6 +7,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from fervor.errors import UsageError
 from fervor.methods import METHODS
+from fervor.prompts.templates import read_template
 
 
 def method_options(method: str, values: dict[str, Any]) -> Any:
@@ -39,3 +40,16 @@ def checked_options(kind: type[Any], values: dict[str, Any], method: str) -> Any
         return parser.instantiate(parser.parse_object({"options": values})).options
     except ArgumentError as error:
         raise UsageError(f"method {method}: {' '.join(str(error).split())}") from None
+
+
+def with_sentences(values: dict[str, Any]) -> dict[str, Any]:
+    """The options with the sentences of a template's file in place of its name.
+
+    A run folder then is whole without that file.
+
+    Raises:
+        UsageError: a template that is no number, no sentence and no file of sentences.
+    """
+    if "template" not in values:
+        return values
+    return {**values, "template": read_template(values["template"])}
