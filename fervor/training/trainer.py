@@ -3,8 +3,7 @@
 import io
 import json
 import logging
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -36,20 +35,25 @@ from fervor.io import provenance
 from fervor.io.atomic import forget_partial, lock_folder, write_bytes
 from fervor.methods import METHODS, build
 from fervor.methods.base import Method
-from fervor.methods.options import method_options
+from fervor.methods.options import method_options, with_sentences
 from fervor.models import amp, distributed
 from fervor.models.auxiliary import build_companions
 from fervor.models.image import FaceEncoder, ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
+from fervor.training.activity import FACES, Activity, gradient_norms
 from fervor.training.feature_cache import plain_batches, view_batches
 from fervor.training.finalize import BEST, FIGURES, LAST, finish, forget_state
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
 from fervor.training.prepare import prepare
+from fervor.training.progress import Progress
 from fervor.training.resume import CONFIG, HISTORY, check_resume, note_start
 
 
 logger = logging.getLogger(__name__)
+
+LOG_EVERY = 20
+"""Steps between two lines of the log."""
 
 RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
@@ -61,6 +65,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     Raises:
         FervorError: a setting, data set or weight file that does not fit.
     """
+    run = replace(run, options=with_sentences(run.options))
     check_names(run)
     folder, given, run = run_folder(run), run, replace(run, optim=amp.on_this_machine(run.optim))
     trainer = _trainer(run.optim, folder, processes=run.processes)
@@ -68,7 +73,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
         changes = open_run(given, resume=resume) if trainer.is_global_zero else {}
         _begin(run.seed, run.threads)
         networks = build_networks(run)
-        splits = read_splits(run)
+        splits = _read(run)
         method = build_method(run, networks, splits)
         prepare(method, splits.train, run)
         loop = Training(method, run, splits, folder, changes=changes)
@@ -82,7 +87,28 @@ def train(run: Run, *, resume: bool = False) -> Path:
             raise SystemExit  # this process has done its share
         loop.note_start()  # where no step was left to do
         finish(loop.method.float(), run, splits, loop.history, folder)
+        _say_outcome(loop.history)
     return folder
+
+
+def _read(run: Run) -> Splits:
+    """The splits, with a line before and after: reading may take long."""
+    logger.info("reads %s", run.data.name)
+    splits = read_splits(run)
+    logger.info(
+        "%d pictures to train on, %d to choose on (%s)",
+        *(len(splits.train), len(splits.selection), splits.selected_on),
+    )
+    return splits
+
+
+def _say_outcome(history: Sequence[Mapping[str, Any]]) -> None:
+    best = max(history, key=lambda row: row["accuracy"])
+    logger.info(
+        "epoch %d is kept: accuracy %.2f %%, mean class accuracy %.2f %% on %s",
+        *(best["epoch"] + 1, 100 * best["accuracy"], 100 * best["mean_class_accuracy"]),
+        best["selected_on"],
+    )
 
 
 def check_names(run: Run) -> None:
@@ -117,6 +143,8 @@ def _interruptions(loop: "Training", checkpoint: Path | None) -> Iterator[None]:
     try:
         yield
     except SystemExit:  # what Lightning makes of an interruption
+        if (loop.folder / LAST).is_file():
+            logger.info("stopped; go on with: fervor train --resume %s", loop.folder)
         raise KeyboardInterrupt from None
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if checkpoint is not None and not loop.begun:
@@ -266,6 +294,9 @@ class Training(lightning.LightningModule):
         self.history: list[dict[str, Any]] = []
         self._changes: Mapping[str, tuple[Any, Any]] | None = changes
         self.begun = False
+        count = len(splits.selection)  # of all classes: folders come one class after the other
+        faces = splits.selection.subset(torch.arange(0, count, max(1, count // FACES))[:FACES])
+        self._activity = Activity(folder, next(iter(plain_batches(method, faces, run))))
         self._towers = method.frozen()
         self.automatic_optimization = not run.optim.sam
         self.average: AveragedModel | None = None
@@ -290,6 +321,31 @@ class Training(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Over all parameters, or each group by itself; with SAM the step clips itself."""
+        if gradient_clip_val and self.run.optim.clip_each:
+            for group in optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+        elif gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_train_start(self) -> None:
+        """Measure what the parts do before the first step."""
+        self._activity.begin(self.method)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log each part's gradient, before it is clipped."""
+        if self.global_step == 0 or (self.global_step + 1) % LOG_EVERY == 0:
+            norms = gradient_norms(self.method)
+            named = {f"gradient/{part}": norm for part, norm in norms.items()}
+            size = self.run.optim.batch_size
+            self.log_dict(named, on_step=True, on_epoch=True, batch_size=size)
 
     def on_train_epoch_start(self) -> None:
         """Whatever a module draws (drop-path) is a function of seed and epoch."""
@@ -365,6 +421,10 @@ class Training(lightning.LightningModule):
             if row["accuracy"] > best:
                 build.save_weights(self.folder / BEST, _state(self.kept()))
             provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
+            self._activity.epoch(self.method, self.current_epoch)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Progress):
+                callback.measured(self.trainer, row)
         self._keep_last()
 
     def _selection_logits(self) -> NDArray[np.float32]:
@@ -462,9 +522,10 @@ def _trainer(optim: Optim, folder: Path, *, processes: int) -> lightning.Trainer
             TensorBoardLogger(folder, name="", version=version),
         ],
         enable_checkpointing=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=False,
+        callbacks=[Progress(optim.batch_size)],
         enable_model_summary=False,
-        log_every_n_steps=20,
+        log_every_n_steps=LOG_EVERY,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         plugins=[_Whole()],
