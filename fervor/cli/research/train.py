@@ -27,6 +27,6 @@ def train(run: Run, *, resume: str = "", clip: str = "") -> int:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
-    with notes("fervor.training.trainer"):
+    with notes("fervor.training"):
         print(training(run, resume=bool(resume)))
     return DONE
