@@ -1,6 +1,7 @@
 """The command line: finds the command, reads its options, turns errors into one line."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ ADVICE = {
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run a command; its exit code is 0 (done), 1 (problem found), 2 (wrong use), 130 (stopped)."""
+    _usable_stdout()
     words = list(sys.argv[1:] if given is None else given)
     command = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), "")
     try:
@@ -38,6 +40,14 @@ def main(given: Sequence[str] | None = None) -> int:
         if str(stopped):
             print(f"fervor {command}: {_printable(str(stopped))}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _usable_stdout() -> None:
+    """Names that its encoding lacks show as escapes; a closed one takes everything."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(command: str, words: list[str]) -> int:

@@ -485,3 +485,21 @@ def test_prediction_opens_no_socket(model: Path, folder: Path, tmp_path: Path) -
     opening = [sys.executable, "-c", "import socket; socket.socket()"]
     opened = subprocess.run(opening, env=environment, capture_output=True, check=False)
     assert opened.stderr == b"a socket\n"  # the guard guards
+
+
+@pytest.mark.parametrize("stdout", ["latin-1", "closed"])
+def test_a_stdout_that_cannot_show_a_name(stdout: str, tmp_path: Path) -> None:
+    (tmp_path / "表情.png").write_bytes(b"no picture")
+    command = f"{sys.executable} -m fervor predict 表情.png" + (
+        " >&-" if stdout == "closed" else ""
+    )
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1:strict", "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    if stdout == "latin-1":
+        assert b"\\u8868\\u60c5.png" in done.stdout
