@@ -37,6 +37,7 @@ from safetensors import safe_open
 from fervor.artifacts.model_info import ModelInfo
 from fervor.artifacts.reader import open_session
 from fervor.errors import ModelError
+from fervor.outputs.tables import partial_of
 from tests.support.faults import begun, write_recipe
 from tests.support.models import write_model
 from tests.support.serving import BOUNDARY, EXPLAIN, PHOTOGRAPH, PREDICT, VIDEO, form
@@ -123,6 +124,8 @@ class Predict(Work):
 
     def check(self, folder: Path) -> str:
         path = folder / f"rows{self.ending}"
+        if not path.is_file():
+            path = partial_of(path)
         if not path.is_file():
             return "before the first row"
         text = path.read_text()
