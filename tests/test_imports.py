@@ -76,7 +76,7 @@ PACKAGES = {
 
 BATCHES = (
     *("batch", "image_set", "loading", "augmentation", "samplers", "splits"),
-    *("degradations", "occlusion", "distillation"),
+    *("augmentation.degradations", "augmentation.occlusion", "distillation"),
 )
 PLAIN_MEASURES = (
     "metrics",

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from fervor.data.augmentation.occlusion import part_boxes
 from fervor.data.cropping import CROP
 from fervor.data.datasets import Sample
 from fervor.data.image_cache import Reading, decoded
-from fervor.data.occlusion import part_boxes
 from fervor.errors import DataError
 
 

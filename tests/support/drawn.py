@@ -301,7 +301,7 @@ def description(
         "operating_points": {
             "log_prior": [-1.0 - place for place in range(len(method.labels))],
             "prior_share": 0.2,
-            **dict.fromkeys(("natural", "balanced"), {**figures, "abstain": 0.5}),
+            **{point: {**figures, "abstain": 0.5} for point in ("natural", "balanced")},
         },
         "selection": {"mode": mode, "split": split, "epoch": 3, **figures},
         "licence": "Apache-2.0",

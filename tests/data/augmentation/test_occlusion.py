@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fervor.data import occlusion
-from fervor.data.augmentation import grid_of, sampled
-from fervor.data.occlusion import PARTS, covered, drawn_covers, part_boxes
+from fervor.data.augmentation import grid_of, occlusion, sampled
+from fervor.data.augmentation.occlusion import PARTS, covered, drawn_covers, part_boxes
 from fervor.faces.alignment import crop
 from fervor.faces.detector import FaceDetector, select
 
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "astronaut.jpg"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.fft import dctn, idctn
 
-from fervor.data.degradations import (
+from fervor.data.augmentation.degradations import (
     LUMINANCE_STEPS,
     colour_cast,
     fewer_pixels,

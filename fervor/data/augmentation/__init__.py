@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fervor.config import Augment
-from fervor.data.degradations import colour_cast, fewer_pixels, jpeg, sharpened
-from fervor.data.occlusion import covered, drawn_covers
+from fervor.data.augmentation.degradations import colour_cast, fewer_pixels, jpeg, sharpened
+from fervor.data.augmentation.occlusion import covered, drawn_covers
 from fervor.faces.alignment import TEMPLATE
 
 
