@@ -117,7 +117,7 @@ def test_what_waits_together_runs_together(line: Line) -> None:
     wait_until(lambda: line.batcher.waiting == 0)
     line.model.may.set()
     assert [sources(job) for job in (held, *jobs)] == [["held"], *([name] for name in "abcde")]
-    assert line.model.runs[0] == ["held"]
+    assert ["held"] in line.model.runs
     assert max(map(len, line.model.runs)) <= 4
 
 
