@@ -213,8 +213,9 @@ class TestCluster:
         process = started(
             tmp_path, pictures, f"file://{pictures}", "--model", model, "--output", output
         )
-        wait_for_rows(process, output, 4)
-        assert len(read_rows(output)) < 40
+        partial = output.with_name("rows.jsonl.partial")
+        wait_for_rows(process, partial, 4)
+        assert len(read_rows(partial)) < 40
         os.kill(workers_below(process.pid)[0], signal.SIGKILL)
         answer, _ = process.communicate(timeout=300)
         assert process.returncode == 0
@@ -235,12 +236,13 @@ class TestCluster:
     ) -> None:
         output = tmp_path / "rows.jsonl"
         process = started(tmp_path, pictures, "--model", model, "--output", output)
-        wait_for_rows(process, output, 4)
+        partial = output.with_name("rows.jsonl.partial")
+        wait_for_rows(process, partial, 4)
         workers = workers_below(process.pid)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=300)
         assert process.returncode == 130
-        rows = read_rows(output)
+        rows = read_rows(partial)
         assert 4 <= len(rows) < 40
         names = [Path(row["source"]).name for row in rows]
         assert names == [f"{number:02}.png" for number in range(len(rows))]

@@ -214,7 +214,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 DIES_IN_THE_SECOND_EPOCH = """
 import os, signal, sys
 from fervor.cli.main import main
-from fervor.training import Training
+from fervor.training.trainer import Training
 
 step = Training.training_step
 
