@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fervor import plugins
 from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import (
     Auxiliary,
@@ -94,22 +95,22 @@ def _description(
     auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.companions}
     data, stated = run.data, terms(run)
     return ModelInfo(
-        name=run.name or run.method,
-        method=run.method,
+        name=run.name or plugins.title(run.method),
+        method=plugins.stored("methods", run.method),
         labels=splits.labels,
         input=ImageInput(size, run.encoder.crop or max(stored), run.encoder.grey),
         grid=(rows, columns),
         options=resolved["options"],
-        encoder=run.encoder,
+        encoder=replace(run.encoder, name=plugins.stored("image_encoders", run.encoder.name)),
         initial_weights=initial_weights(run),
         architecture=method.image.architecture,
-        text=TextInfo(run.text.name, int(method.text_width)),
+        text=TextInfo(plugins.stored("text_encoders", run.text.name), int(method.text_width)),
         towers=build.tower_checksums(method),
         companions=Auxiliary(**auxiliary),
         prompts=tuple(method.sentences),
         parameters=Parameters(**build.sizes(method)),
         data=TrainingData(
-            name=data.name,
+            name=plugins.stored("datasets", data.name),
             protocol=datasets.protocol_of(data.name, data.protocol),
             train_protocol=datasets.protocol_of(data.name, data.train_protocol or data.protocol),
             train=dict(zip(splits.labels, splits.train.counts(), strict=True)),

@@ -1,9 +1,11 @@
 """Licence and data terms of what a run makes."""
 
+from fervor import plugins
 from fervor.artifacts.model_card import _packaged
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
+from fervor.methods import method_class
 
 
 PACKAGED = {
@@ -19,9 +21,6 @@ MINILM, VLM = "minilm_vectors.json", "vlm"
 TEXTS = {"minilm": (MINILM,), "minilm-vectors": (MINILM,), "vlm": (MINILM, VLM)}
 TEXTS["vlm-vectors"] = TEXTS["vlm"]
 """Descriptions of what the text encoders of the package were made from."""
-
-DISCRETE = "classifier"
-"""The method that asks its text encoder for nothing."""
 
 
 def terms(run: Run) -> dict[str, str]:
@@ -44,13 +43,16 @@ def terms(run: Run) -> dict[str, str]:
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
-    if run.method != DISCRETE:
+    if method_class(run.method).uses_text:
         for name in TEXTS.get(run.text.name, ()):
             weights = _packaged(name)
             licence += f"; text encoder {weights['name']}: {weights['licence']}"
             data_terms.append(f"text encoder {weights['name']}: {weights['data_terms']}")
         if run.text.name not in TEXTS:
-            data_terms.append(f"text encoder {run.text.name}: the terms of its source apply")
+            stated = "the terms of its source apply"
+            if plugins.known("text_encoders", run.text.name):
+                stated = getattr(plugins.load("text_encoders", run.text.name), "terms", stated)
+            data_terms.append(f"text encoder {run.text.name}: {stated}")
     for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
         if network.name == "none":
             continue
@@ -61,4 +63,7 @@ def terms(run: Run) -> dict[str, str]:
         else:
             named = network.weights or f"{network.name} of the package"
             data_terms.append(f"{what} {named}: the terms of its source apply")
+    for part in (method_class(run.method), plugins.load("image_encoders", run.encoder.name)):
+        if declared := getattr(part, "terms", ""):
+            data_terms.append(declared)
     return {"licence": licence, "data_terms": "; ".join(data_terms)}

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
+from fervor import plugins
 from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
 from fervor.config import Run
 from fervor.data.batch import Batch
@@ -33,12 +34,12 @@ from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
 from fervor.io.atomic import forget_partial, write_bytes
 from fervor.io.lock import lock_folder
-from fervor.methods import METHODS, build
+from fervor.methods import build, method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options
 from fervor.models import amp, distributed
 from fervor.models.auxiliary import build_companions
-from fervor.models.image import FaceEncoder, build_image_encoder, check_weights
+from fervor.models.image import build_image_encoder, check_weights
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import build_text_encoder
 from fervor.training.feature_cache import plain_batches, view_batches
@@ -147,7 +148,7 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
 
 def run_folder(run: Run) -> Path:
     """Where a run's files go."""
-    return Path(run.output or f"runs/{run.name or run.method}-seed{run.seed}")
+    return Path(run.output or f"runs/{run.name or plugins.title(run.method)}-seed{run.seed}")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -165,9 +166,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def build_method(run: Run, splits: Splits) -> Method:
     """The run's method with its starting weights."""
-    if run.method not in METHODS:
-        raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
-    chosen: Any = METHODS[run.method]
+    chosen: Any = method_class(run.method)
     options = method_options(run.method, run.options)
     companions = build_companions(run.method, chosen.companions, run.landmarks, run.teacher)
     encoder = build_image_encoder(run.encoder)
@@ -180,7 +179,7 @@ def build_method(run: Run, splits: Splits) -> Method:
         )
     if run.start:
         _start_from(method, run.start)
-    if isinstance(encoder, FaceEncoder) and "image" not in method.frozen():
+    if encoder.has_folded_batchnorm and "image" not in method.frozen():
         generator = torch.Generator().manual_seed(run.seed)
         faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
         sample = splits.train.subset(faces)

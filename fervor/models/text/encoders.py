@@ -1,7 +1,7 @@
 """Text encoders behind one signature: sentences -> vectors. All are frozen."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from fervor import plugins
 from fervor.errors import ModelError, UsageError
 from fervor.models.state_dict import LoadReport, load_pretrained, load_tokenizer, model_kind
 
@@ -307,25 +308,32 @@ def _tower_text(name: str) -> TextEncoder:
     )
 
 
-TEXTS: dict[str, Callable[[], TextEncoder]] = {
-    "minilm-vectors": StoredText,
-    "minilm": MiniLMText,
-    "vlm-vectors": lambda: StoredText("vlm/text_vectors.safetensors"),
-    "vlm": lambda: ProjectedText(MiniLMText(), vlm_projection()),
-}
+def stored_vlm_text() -> StoredText:
+    """Stored vectors after the projection of the embedded image-text model."""
+    return StoredText("vlm/text_vectors.safetensors")
+
+
+def projected_text() -> ProjectedText:
+    """MiniLM in the joint space of the embedded image-text model."""
+    return ProjectedText(MiniLMText(), vlm_projection())
 
 
 def build_text_encoder(name: str) -> TextEncoder:
-    """The text encoder of a name: minilm-vectors, minilm, or a model folder or hub name.
+    """The text encoder of a name: of fervor, of an entry point, package.module:Class, or the text
+    tower of a model folder or hub name.
 
     Raises:
+        UsageError: its package is missing.
         ModelError: its weights are missing or of another kind than CLIP, ALIGN and BLIP.
     """
-    if name in TEXTS:
-        return TEXTS[name]()
+    if plugins.known("text_encoders", name):
+        encoder: TextEncoder = plugins.load("text_encoders", name)()
+        return encoder
     try:
         return _tower_text(name)
     except ModelError as error:
         if Path(name).is_dir():
             raise
-        raise ModelError(f"text {error}; names of the package are {', '.join(TEXTS)}") from error
+        raise ModelError(
+            f"text {error}; names of the package are {', '.join(plugins.TEXT_ENCODERS)}"
+        ) from error
