@@ -3,8 +3,9 @@
     python tools/release/licences.py            write the page from what is installed
     python tools/release/licences.py --check    fail: a licence is not allowed, or the page stale
 
-Read are pyproject.toml (every extra but dev), what it needs in turn, and fervor/weights. A wheel's
-metadata speaks of its own code alone, so the libraries that wheels bundle are looked at by name.
+Read are pyproject.toml (every extra but dev and docs), what it needs in turn, and fervor/weights. A
+wheel's metadata speaks of its own code alone, so the libraries that wheels bundle are looked at by
+name.
 """
 
 import argparse
@@ -131,7 +132,7 @@ def allowed(expression: str) -> bool:
 
 
 def closure(project: Mapping[str, object], installed: Iterable[Distribution]) -> dict[str, Need]:
-    """What the project's install and each of its extras but dev need, in turn, by name.
+    """What the project's install and each of its extras but dev and docs need, in turn, by name.
 
     Raises:
         SystemExit: something that is needed here is not installed.
@@ -141,7 +142,7 @@ def closure(project: Mapping[str, object], installed: Iterable[Distribution]) ->
     roots = {"base": project["dependencies"], **extras}
     needs: dict[str, Need] = {}
     for root, lines in roots.items():
-        if root != "dev":
+        if root not in ("dev", "docs"):
             named = _follow(root, map(Requirement, lines), by_name, needs, set())
             for name in named:
                 needs[name].direct = True
