@@ -5,8 +5,9 @@
 Speed (a new process, warm, part by part, one and two threads), memory, size on disk, and accuracy
 on FERPlus's test faces. Each tool is installed below --peers at first (network: the package
 indexes), and runs offline. A tool that cannot be installed or cannot do a job is "not measured",
-with the reason. Writes the result file, and its tables into the page docs/speed.md. --photos FOLDER
-times your own pictures. What the tools are and how they are called stands in peers.py and drivers/.
+with the reason. Writes the result file, and its tables into docs/speed.md and benchmarks/REPORT.md.
+--photos FOLDER times your own pictures. What the tools are and how they are called stands in
+peers.py and drivers/.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from measures import BASE, Measure, of_commands, of_drivers, of_processes
 from peers import TOOLS, Tool, install
 from processes import Driver, Failed
 from scenes import write_film, write_photos
-from table import PAGE, write_page
+from table import write_pages
 
 from fervor.data.datasets import load
 from fervor.io import provenance, sources
@@ -131,7 +132,7 @@ def arguments() -> argparse.Namespace:
     add: Callable[..., Any] = parser.add_argument
     add("--root", required=True, help="FERPlus folder")
     add("--output", type=Path, required=True, help="result file, .json")
-    add("--page", default=str(PAGE), help="page whose tables are written; empty for none")
+    add("--no_tables", action="store_true", help="leave the pages as they are")
     add("--peers", default="runs/peers", help="folder of the tools' environments")
     add("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     add("--photos", default="", help="folder of photographs in place of composed ones")
@@ -154,7 +155,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, write the result and the page."""
+    """Measure, write the result and the pages."""
     given = arguments()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -164,8 +165,8 @@ def main() -> int:
             return 2
     provenance.write_text(given.output, json.dumps(result, indent=1) + "\n")
     say(f"written to {given.output}")
-    if given.page:
-        write_page(result, given.output, Path(given.page))
+    if not given.no_tables:
+        write_pages(result, given.output)
     return 0
 
 

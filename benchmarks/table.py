@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, from a result file of run.py.
+"""The tables of docs/speed.md and benchmarks/REPORT.md, from a result file of run.py.
 
 python benchmarks/table.py benchmarks/results/NAME.json
 """
@@ -11,12 +11,22 @@ from typing import Any
 from fervor.io import provenance
 
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
+ROOT = Path(__file__).resolve().parent.parent
 BEGIN = (
-    "<!-- speed: written from benchmarks/results/ by benchmarks/table.py; do not edit by hand -->"
+    "<!-- {name}: written from benchmarks/results/ by benchmarks/table.py; do not edit by hand -->"
 )
-END = "<!-- end of speed -->"
+END = "<!-- end of {name} -->"
 BASE = "fervor"
+TUNED = "fervor_fast"
+"""The same installation with other settings than its defaults."""
+DEFAULTS = (
+    ("one photo, new process", 1),
+    ("one photo, warm", 1),
+    ("1000 photos, new process", 1),
+    ("1000 photos, new process", 2),
+    ("video, 90 frames", 1),
+)
+"""What and threads: the rows of the table of tools with their defaults."""
 
 
 def duration(seconds: float) -> str:
@@ -99,6 +109,35 @@ def reasons(result: dict[str, Any]) -> list[str]:
     return ["Not measured:", "", *lines, ""] if lines else []
 
 
+def defaults(result: dict[str, Any], path: Path) -> str:
+    """Each tool with its own defaults: medians of seconds, memory, size and accuracy."""
+    names = [name for name in result["versions"] if name != TUNED]
+    measures = {(one["what"], one["threads"]): one for one in result["measures"]}
+    tools = result["accuracy"]["tools"]
+    rows = []
+    for what, threads in DEFAULTS:
+        one = measures[what, threads]
+        cells = [
+            duration(one["seconds"][name]["median"]) if name in one["seconds"] else "not measured"
+            for name in names
+        ]
+        rows.append([f"{what}, {threads} thread{'s' * (threads > 1)}", *cells])
+    folder = measures["1000 photos, new process", 1]["peak_mb"]
+    rows.append(["memory of the 1000, 1 thread", *(f"{folder[name]:,.0f} MB" for name in names)])
+    sizes = result["megabytes"]["pictures"]
+    rows.append(["installed", *(f"{sizes[name]:,.0f} MB" for name in names)])
+    for how in ("given", "found"):
+        figures = [tools[name][how] for name in names]
+        cells = [f"{one['accuracy']:.1%} of {one['count']:,}" for one in figures]
+        rows.append([f"accuracy, faces {how}", *cells])
+    machine = result["machine"]
+    head = (
+        f"{result['date']}, commit `{result['commit'][:10]}`, {machine['processor']}, "
+        f"{machine['cores']} cores; `benchmarks/results/{path.name}`."
+    )
+    return "\n".join([head, "", *_rows(["defaults", *names], rows)]).strip()
+
+
 def markdown(result: dict[str, Any], path: Path) -> str:
     """All tables of one result."""
     machine, load = result["machine"], result["load"]
@@ -124,19 +163,34 @@ def markdown(result: dict[str, Any], path: Path) -> str:
     return "\n".join(lines).strip()
 
 
-def write_page(result: dict[str, Any], path: Path, page: Path) -> None:
-    """Put the tables between the page's marks.
+def pages(result: dict[str, Any], path: Path) -> dict[Path, tuple[str, str]]:
+    """By page: the name of its marks, and what stands between them."""
+    return {
+        ROOT / "docs" / "speed.md": ("speed-defaults", defaults(result, path)),
+        ROOT / "benchmarks" / "REPORT.md": ("speed", markdown(result, path)),
+    }
+
+
+def filled(text: str, name: str, tables: str) -> str:
+    """The page's text with the tables between its marks.
 
     Raises:
-        SystemExit: the page has no marks.
+        ValueError: the text has no marks of that name.
     """
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        sys.exit(f"{page} has no place for the tables: expected the lines {BEGIN} and {END}")
-    before, after = text.split(BEGIN, 1)[0], text.split(END, 1)[1]
-    provenance.write_text(page, f"{before}{BEGIN}\n{markdown(result, path)}\n{END}{after}")
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    if begin not in text or end not in text:
+        raise ValueError(f"no place for the tables: expected the lines {begin} and {end}")
+    before, after = text.split(begin, 1)[0], text.split(end, 1)[1]
+    return f"{before}{begin}\n{tables}\n{end}{after}"
+
+
+def write_pages(result: dict[str, Any], path: Path) -> None:
+    """Put the tables into the pages."""
+    for page, (name, tables) in pages(result, path).items():
+        text = page.read_text(encoding="utf-8")
+        provenance.write_text(page, filled(text, name, tables))
 
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    write_page(json.loads(source.read_text(encoding="utf-8")), source, PAGE)
+    write_pages(json.loads(source.read_text(encoding="utf-8")), source)

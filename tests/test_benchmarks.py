@@ -74,6 +74,15 @@ def test_a_tool_that_fails_is_not_measured_and_not_asked_again() -> None:
     assert table.speed(result)[2] == "| work | 2 | 500 ms (500 ms to 500 ms) | not measured |"
 
 
+def test_tables_of_speed_are_those_of_the_result() -> None:
+    path = ROOT / "benchmarks" / "results" / "two-cores.json"
+    for page, (name, tables) in table.pages(json.loads(path.read_text()), path).items():
+        text = page.read_text(encoding="utf-8")
+        assert table.filled(text, name, tables) == text, f"stale: {page}; benchmarks/table.py"
+    with pytest.raises(ValueError, match="expected the lines"):
+        table.filled("# Speed", "speed", "")
+
+
 def test_the_plan_for_many_pictures_has_the_costs_that_were_measured() -> None:
     root = Path(__file__).parents[1]
     page = (root / "docs" / "cluster.md").read_text(encoding="utf-8")

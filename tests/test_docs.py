@@ -20,7 +20,8 @@ from fervor.prompts.templates import TEMPLATES
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+    for pattern in ("*.md", "benchmarks/*.md", "docs/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
 }
 
 BLOCK = re.compile(r"^(<!-- run -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
