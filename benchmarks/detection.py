@@ -6,7 +6,7 @@
 PHOTOS holds photographs of groups: the faces that a look at 1280 pixels shows are cut out with
 their surroundings, brought to each size and put into pictures of each size. WITHOUT holds pictures
 without a face: the faces are put into them, and what is found in them as they are is false. Time is
-the processor's, of one thread. --table prints the tables of docs/detection.md.
+the processor's, of one thread. --table prints the tables of benchmarks/REPORT.md.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def false_faces(paths: Sequence[Path], detector: FaceDetector) -> dict[str, Any]
 
 
 def tables(reports: Sequence[dict[str, Any]]) -> str:
-    """The tables of docs/detection.md."""
+    """The tables of benchmarks/REPORT.md."""
     lines: list[str] = []
     for report in reports:
         lines += [

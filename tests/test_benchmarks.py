@@ -107,7 +107,7 @@ def test_the_plan_for_many_pictures_has_the_costs_that_were_measured() -> None:
 def test_tables_of_detection_are_those_of_its_reports() -> None:
     reports = sorted((ROOT / "benchmarks" / "results").glob("detection-*.json"))
     assert reports
-    page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    page = (ROOT / "benchmarks" / "REPORT.md").read_text(encoding="utf-8")
     assert detection.tables([json.loads(path.read_text()) for path in reports]).strip() in page
 
 
