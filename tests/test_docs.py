@@ -27,6 +27,7 @@ PAGES = {
 BLOCK = re.compile(r"^(<!-- run -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+OURS = re.compile(r"\b((?:benchmarks|examples|fervor|scripts|tests|tools)/[\w./-]*\w)")
 RECIPE = re.compile(r"--config ([a-z0-9-]+(?:/[a-z0-9-]+)+)")
 
 
@@ -116,6 +117,15 @@ def test_recipes_that_are_named_exist(page: str) -> None:
     for recipe in RECIPE.findall(PAGES[page]):
         places = (ROOT / "fervor" / "recipes" / f"{recipe}.yaml", ROOT / f"{recipe}.yaml")
         assert any(place.is_file() for place in places), f"no recipe {recipe}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page: str) -> None:
+    if page == "CHANGELOG.md":  # tells of earlier versions
+        return
+    for line in PAGES[page].splitlines():
+        for name in OURS.findall(line):
+            assert "NAME" in name or (ROOT / name).exists(), f"{page} names {name}"
 
 
 def test_readme_tree_exists() -> None:
