@@ -128,6 +128,10 @@ def test_files_that_are_named_exist(page: str) -> None:
             assert "NAME" in name or (ROOT / name).exists(), f"{page} names {name}"
 
 
+def test_tables_of_results_are_those_of_their_files() -> None:
+    run([sys.executable, "tools/release/write_results.py", "--check"], ROOT)
+
+
 def test_readme_tree_exists() -> None:
     tree = next(text for _, language, text in blocks("README.md") if language == "text")
     for line in tree.splitlines():

@@ -1,4 +1,4 @@
-"""Write the result tables of README.md and docs from results/**/*.json.
+"""Write the result tables of README.md, docs and benchmarks/REPORT.md from results/**/*.json.
 
 `--check` writes nothing and fails where a table is not what the results give.
 """
@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fervor.config import Data
 from fervor.evaluation.results import read
@@ -59,22 +60,28 @@ def published(name: str, encoder: str, results: Path = RESULTS) -> Callable[[], 
     return lambda: markdown(table(name), setting)
 
 
+def corrupted() -> list[dict[str, Any]]:
+    """The results of each model that was measured under corruptions."""
+    return [read(path) for path in sorted((RESULTS / "robustness").rglob("*-test.json"))]
+
+
 def robustness() -> str:
     """Accuracy under each group of corruptions, of each model that was measured."""
-    found = [read(path) for path in sorted((RESULTS / "robustness").rglob("*-test.json"))]
-    if not found:
+    results = corrupted()
+    if not results:
         return "Not yet measured."
+    data, pictures = results[0]["data"], results[0]["pictures"]
     lines = [
-        f"FERPlus, protocol `{found[0]['data']['protocol']}`, split test, "
-        f"{found[0]['count']} of {found[0]['pictures']['of']:,} pictures, seed "
-        f"{found[0]['pictures']['seed']}; means over a group's corruptions and five severities.",
+        f"FERPlus, protocol `{data['protocol']}`, split test, {results[0]['count']} of "
+        f"{pictures['of']:,} pictures, seed {pictures['seed']}; means over a group's corruptions "
+        "and five severities.",
         "",
         "| model | clean | "
-        + " | ".join(found[0]["groups"])
+        + " | ".join(results[0]["groups"])
         + " | all 16 | mean corruption error |",
-        "|---" * (len(found[0]["groups"]) + 4) + "|",
+        "|---" * (len(results[0]["groups"]) + 4) + "|",
     ]
-    for result in found:
+    for result in results:
         other = result.get("baseline")
         error = f"{other['mean_corruption_error']:.1%} of {other['model']}'s" if other else ""
         groups = " | ".join(f"{accuracy:.1%}" for accuracy in result["groups"].values())
@@ -82,10 +89,18 @@ def robustness() -> str:
             f"| `{result['model']}` | {result['clean']['accuracy']:.1%} | {groups} | "
             f"{result['mean_accuracy']:.1%} | {error} |"
         )
-    lines += ["", "| corruption | " + " | ".join(f"`{result['model']}`" for result in found) + " |"]
-    lines.append("|---" * (1 + len(found)) + "|")
-    for kind in found[0]["corruptions"]:
-        rows = [result["corruptions"][kind]["accuracy"] for result in found]
+    return "\n".join(lines)
+
+
+def corruptions() -> str:
+    """Accuracy under each corruption at each severity, of each model that was measured."""
+    results = corrupted()
+    if not results:
+        return "Not yet measured."
+    lines = ["| corruption | " + " | ".join(f"`{one['model']}`" for one in results) + " |"]
+    lines.append("|---" * (1 + len(results)) + "|")
+    for kind in results[0]["corruptions"]:
+        rows = [result["corruptions"][kind]["accuracy"] for result in results]
         cells = [" ".join(f"{100 * accuracy:.0f}" for accuracy in row) for row in rows]
         lines.append(f"| {kind.replace('_', ' ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -178,9 +193,12 @@ TABLES = {
         "ke-table2-repeated": published("ke-table2", "mobilenet", RESULTS / "repeated"),
     },
     "docs/robustness.md": {"robustness": robustness},
-    "docs/methods/lacovl.md": {"lacovl-sweeps": sweeps("lacovl")},
-    "docs/methods/mpa.md": {"mpa-sweeps": sweeps("mpa")},
-    "docs/methods/vlm.md": {"words_not_in_captions": words_not_in_captions},
+    "benchmarks/REPORT.md": {
+        "corruptions": corruptions,
+        "lacovl-sweeps": sweeps("lacovl"),
+        "mpa-sweeps": sweeps("mpa"),
+        "words_not_in_captions": words_not_in_captions,
+    },
 }
 
 
@@ -188,7 +206,7 @@ def filled(text: str, name: str, table: str) -> str:
     """The text with the table between its marks."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     if begin not in text or end not in text:
-        return text
+        raise SystemExit(f"no place for the table: expected the lines {begin} and {end}")
     before, rest = text.split(begin, 1)
     after = rest.split(end, 1)[1]
     return f"{before}{begin}\n{table}\n{end}{after}"
@@ -202,7 +220,7 @@ def main() -> int:
         text = new = path.read_text(encoding="utf-8")
         for name, written in tables.items():
             answer = written()
-            if file.startswith("docs/"):  # the built documentation does not hold results/
+            if file != "README.md":  # the built documentation does not hold results/
                 answer = re.sub(r"\[(`[^`]*`)\]\(results/[^)]*\)", r"\1", answer)
             new = filled(new, name, answer)
         if new != text:
