@@ -146,10 +146,38 @@ def _write_graph(
     fold_constants(program.model)
     remove_unused_nodes(program.model)
     model = program.model_proto
+    replace_prelu(model)
     if half:
         store_half(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def replace_prelu(model: onnx.ModelProto) -> None:
+    """Write each PReLU as a x + (1 - a) max(x, 0), for a slope a that is an initializer.
+
+    onnxruntime fuses these products and their sum into convolutions, and has no fast kernel for
+    PReLU. The same to the last bit where a product is added in one rounding and a is at most 0.5.
+    """
+    graph = model.graph
+    slopes = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        slope = slopes.get(node.input[1]) if node.op_type == "PRelu" else None
+        if slope is None:
+            nodes.append(node)
+            continue
+        (given, name), (answer,) = node.input, node.output
+        rest = f"{answer}.slope"
+        graph.initializer.append(numpy_helper.from_array(1 - slope, rest))
+        nodes += [
+            helper.make_node("Mul", [given, name], [f"{answer}.scaled"]),
+            helper.make_node("Relu", [given], [f"{answer}.positive"]),
+            helper.make_node("Mul", [f"{answer}.positive", rest], [f"{answer}.rest"]),
+            helper.make_node("Add", [f"{answer}.scaled", f"{answer}.rest"], [answer]),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def store_half(model: onnx.ModelProto) -> None:

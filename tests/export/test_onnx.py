@@ -23,6 +23,7 @@ from fervor.evaluation.evaluate import onnx_logits, torch_logits
 from fervor.evaluation.metrics import softmax
 from fervor.export import onnx as module
 from fervor.export.onnx import export
+from fervor.faces.landmarks import GRAPH
 from fervor.inference.predictor import Predictor
 from fervor.io.provenance import sha256
 from fervor.methods import METHODS
@@ -286,3 +287,38 @@ def test_a_graph_that_differs_is_not_written(
         export(str(run), str(tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_prelu_is_written_as_products(tmp_path: Path) -> None:
+    """onnxruntime fuses these; a slope that two layers share, and one that is computed."""
+    slope = np.linspace(-0.5, 1.5, 6, dtype=np.float32).reshape(6, 1, 1)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("PRelu", ["image", "slope"], ["once"]),
+            onnx.helper.make_node("PRelu", ["once", "slope"], ["twice"]),
+            onnx.helper.make_node("Abs", ["slope"], ["computed"]),
+            onnx.helper.make_node("PRelu", ["twice", "computed"], ["answer"]),
+        ],
+        "prelu",
+        [onnx.helper.make_tensor_value_info("image", 1, ["b", 6, 4, 4])],
+        [onnx.helper.make_tensor_value_info("answer", 1, ["b", 6, 4, 4])],
+        [numpy_helper.from_array(slope, "slope")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    image = np.random.default_rng(0).normal(size=(2, 6, 4, 4)).astype(np.float32)
+
+    def answer() -> NDArray[np.float32]:
+        onnx.checker.check_model(model)
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        found: NDArray[np.float32] = session.run(None, {"image": image})[0]
+        return found
+
+    before = answer()
+    module.replace_prelu(model)
+    assert [node.op_type for node in model.graph.node].count("PRelu") == 1
+    np.testing.assert_allclose(answer(), before, atol=1e-6)
+
+
+def test_the_shipped_landmark_network_has_no_slow_operation() -> None:
+    kinds = {node.op_type for node in onnx.load(GRAPH).graph.node}
+    assert "PRelu" not in kinds and "Relu" in kinds

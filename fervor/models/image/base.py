@@ -97,7 +97,8 @@ class ImageEncoder(nn.Module):
     def normalised(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """The picture as the pretrained net expects it."""
         if self.grey:
-            image = (image * self.luminance).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+            # Not expanded: OpenVINO then takes the one channel for what the kernels see.
+            image = torch.cat([(image * self.luminance).sum(1, keepdim=True)] * 3, dim=1)
         return (image - self.mean) / self.deviation
 
     def freeze(self, blocks: int) -> None:
