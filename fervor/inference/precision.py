@@ -1,13 +1,13 @@
-"""Which of a model's two graphs computes: single precision, or eight bits where that is faster.
+"""Which of a model's two graphs computes: single precision, or eight bits.
 
-Convolutions in eight bits are faster where the processor has instructions for them, and may be
-slower where it has not; so what is asked for as "auto" is measured on the machine that runs it.
+What is asked for as "auto" follows from the processor's instructions alone, so that every start on
+a machine, however busy it is, gives the same answers.
 """
 
 import logging
-import time
-from collections.abc import Mapping
-from typing import Literal, get_args
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -17,15 +17,40 @@ from fervor.errors import ModelError, UsageError
 from fervor.io.onnx_session import Session
 
 
-__all__ = ["Precision", "milliseconds", "open_precision"]
+__all__ = ["Precision", "int8_instructions", "open_precision"]
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "int8", "auto"]
 GRAPHS: dict[Literal["fp32", "int8"], str] = {"fp32": GRAPH, "int8": INT8_GRAPH}
-FASTER = 0.9
-"""Share of single precision's time below which eight bits are taken: they cost accuracy."""
-FACES, ROUNDS = 8, 5
+
+CPUINFO = Path("/proc/cpuinfo")
+INSTRUCTIONS = {
+    "AVX-512 VNNI": {"avx512_vnni", "AVX512_CLX", "AVX512_ICL", "AVX512_SPR"},
+    "AVX-VNNI": {"avx_vnni"},
+    "AVX-512": {"avx512bw", "AVX512_SKX", "X86_V4"},
+    "ARM dot products": {"asimddp", "ASIMDDP"},
+}
+"""Those with which products of eight bits take clearly less time, as Linux and numpy call them."""
+
+
+@cache
+def int8_instructions() -> str:
+    """The instructions of this processor that make eight bits fast; empty where it has none.
+
+    Linux names all of them; elsewhere numpy does, AVX-VNNI without AVX-512 left out.
+    """
+    found = _features()
+    return next((name for name, marks in INSTRUCTIONS.items() if marks & found), "")
+
+
+def _features() -> set[str]:
+    config = cast(dict[str, Any], np.show_config(mode="dicts"))
+    instructions = config.get("SIMD Extensions", {})
+    found = {name for kind in ("baseline", "found") for name in instructions.get(kind, ())}
+    if CPUINFO.is_file():
+        found.update(CPUINFO.read_text(encoding="utf-8", errors="replace").split())
+    return found
 
 
 def open_precision(
@@ -36,10 +61,9 @@ def open_precision(
     int8_threads: int | None = None,
     device: str = "cpu",
 ) -> tuple[Session, Literal["fp32", "int8"]]:
-    """The graph that is to compute, and its precision; "auto" tells a logger what it measured.
+    """The graph that is to compute, and its precision; of "auto" a logger says why.
 
-    `int8_threads` are those of the graph in eight bits, where they differ; with as many both are
-    measured.
+    `int8_threads` are those of the graph in eight bits, where they differ.
 
     Raises:
         ModelError: eight bits are asked for, and the folder has no such graph.
@@ -54,34 +78,17 @@ def open_precision(
             f"{info.folder} holds no {INT8_GRAPH}: make one with fervor export --int8, "
             "or leave --precision out"
         )
-    fewer = threads if int8_threads is None else int8_threads
-
-    def opened(name: Literal["fp32", "int8"], count: int) -> Session:
-        return open_session(info, count, name=GRAPHS[name], device=device)
-
-    if precision == "int8":
-        return opened("int8", fewer), "int8"
-    if precision == "fp32" or INT8_GRAPH not in info.sha256:
-        return opened("fp32", threads), "fp32"
-    single, eight = opened("fp32", fewer), opened("int8", fewer)
-    times = milliseconds({"fp32": single, "int8": eight}, info.input.size)
-    share = times["int8"] / times["fp32"]
-    chosen: Literal["fp32", "int8"] = "int8" if share < FASTER else "fp32"
-    logger.info("computes in %s: int8 takes %.2f of the time of fp32 here", chosen, share)
-    if chosen == "int8":
-        return eight, chosen
-    return single if fewer == threads else opened("fp32", threads), chosen
+    eight = precision == "int8" or (precision == "auto" and _automatic(info, device))
+    chosen: Literal["fp32", "int8"] = "int8" if eight else "fp32"
+    count = threads if int8_threads is None or not eight else int8_threads
+    return open_session(info, count, name=GRAPHS[chosen], device=device), chosen
 
 
-def milliseconds(
-    sessions: Mapping[str, Session], size: int, *, faces: int = FACES
-) -> dict[str, float]:
-    """What a face takes in a batch of so many, by the clock: the least of five, taken in turn."""
-    image = np.random.default_rng(0).random((faces, 3, size, size), np.float32)
-    best = dict.fromkeys(sessions, float("inf"))
-    for _ in range(ROUNDS + 1):  # the first warms up and is never the least
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(["logits"], {"image": image})
-            best[name] = min(best[name], 1000 * (time.perf_counter() - start) / faces)
-    return best
+def _automatic(info: ModelInfo, device: str) -> bool:
+    """Whether "auto" is eight bits."""
+    if INT8_GRAPH not in info.sha256 or device != "cpu":
+        return False
+    found = int8_instructions()
+    why = f"this processor has {found}" if found else "this processor has no fast eight bits"
+    logger.info("computes in %s: %s", "int8" if found else "fp32", why)
+    return bool(found)

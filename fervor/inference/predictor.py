@@ -93,7 +93,7 @@ class Predictor:
         neutral: how a face looks at rest, to correct what it shows: a picture of it, or "auto" to
             learn it for each track of a video; None corrects nothing.
         precision: fp32; int8, where the folder has a graph in eight bits (docs/speed.md), with the
-            face detector's own; or auto, int8 where that is measured to be faster on this machine.
+            face detector's own; or auto, int8 where this processor has instructions for it.
         device: cpu, or cuda with onnxruntime-gpu.
         detector: a stand-in for the embedded face detector: `detect` and `near` of
             `fervor.faces.tracker.Detector`; it is given arrays, RGB uint8 [h w 3] (docs/python.md).

@@ -287,6 +287,13 @@ def test_models_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Without what was learned from research data\n  none of these files" in shown
 
 
+def test_models_says_what_auto_takes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    _, _, said = capsys.readouterr().out.partition("What --precision auto takes on this machine\n")
+    taken = fervor.Predictor(faces="precropped", precision="auto").precision
+    assert said.split()[0].rstrip(":") == taken
+
+
 def test_models_says_what_was_changed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

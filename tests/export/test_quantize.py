@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -225,35 +226,54 @@ class TestFaces:
 
 class TestChoice:
     @pytest.mark.parametrize(
-        ("times", "chosen"), [((10, 5), "int8"), ((10, 9.5), "fp32"), ((10, 30), "fp32")]
+        ("flags", "chosen", "why"),
+        [
+            ({"avx2", "avx512bw", "avx512_vnni"}, "int8", "this processor has AVX-512 VNNI"),
+            ({"avx2", "avx_vnni"}, "int8", "this processor has AVX-VNNI"),
+            ({"X86_V3", "X86_V4"}, "int8", "this processor has AVX-512"),
+            ({"ASIMD", "ASIMDDP"}, "int8", "this processor has ARM dot products"),
+            ({"avx2", "fma"}, "fp32", "this processor has no fast eight bits"),
+        ],
     )
-    def test_auto_takes_what_is_clearly_faster(
+    def test_auto_follows_from_instructions(
         self,
         quantised: Path,
-        times: Sequence[float],
+        flags: set[str],
         chosen: str,
+        why: str,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        measured = dict(zip(("fp32", "int8"), times, strict=True))
-        monkeypatch.setattr(eightbits, "milliseconds", lambda *_: measured)
+        monkeypatch.setattr(eightbits, "_features", lambda: flags)
+        eightbits.int8_instructions.cache_clear()
         with caplog.at_level(logging.INFO, logger="fervor.inference.precision"):
             predictor = Predictor(quantised, faces="precropped", precision="auto")
+        eightbits.int8_instructions.cache_clear()
         assert predictor.precision == chosen
-        share = times[1] / times[0]
-        said = f"computes in {chosen}: int8 takes {share:.2f} of the time of fp32 here"
-        assert caplog.messages == [said]
+        assert predictor.name == ("tiny (int8)" if chosen == "int8" else "tiny")
+        assert caplog.messages == [f"computes in {chosen}: {why}"]
 
-    def test_both_are_measured(self, quantised: Path) -> None:
-        predictor = Predictor(quantised, faces="precropped", precision="auto")
-        assert predictor.precision in ("fp32", "int8")
-        info = ModelInfo.read(quantised)
-        sessions = {
-            name: eightbits.open_session(info, 1, name=file)
-            for name, file in (("fp32", GRAPH), ("int8", INT8_GRAPH))
-        }
-        found = eightbits.milliseconds(sessions, info.input.size, faces=2)
-        assert found.keys() == sessions.keys() and 0 < min(found.values()) < 1000
+    def test_this_processor_is_read(self) -> None:
+        found = eightbits._features()
+        common = {"x86_64": {"sse2", "X86_V2", "SSE2"}, "arm64": {"ASIMD"}}
+        assert found & common.get(platform.machine(), found)
+
+    def test_a_cluster_never_chooses(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantised: Path
+    ) -> None:
+        """Its processors may differ, and its answers must not."""
+        given: dict[str, Any] = {}
+
+        def stop(**options: Any) -> None:
+            given.update(options)
+            raise UsageError("enough")
+
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        monkeypatch.setattr("fervor.inference.predictor.Predictor", stop)
+        words = ["predict", str(tmp_path), "--model", str(quantised), "--precision", "auto"]
+        assert main([*words]) == 2 and given["precision"] == "auto"
+        rows = str(tmp_path / "rows.jsonl")
+        assert main([*words, "--cluster", "--output", rows]) == 2 and given["precision"] == "fp32"
 
     @pytest.mark.parametrize(("precision", "threads"), [("fp32", 2), ("int8", 1)])
     def test_in_eight_bits_groups_have_the_threads(
@@ -277,12 +297,8 @@ class TestChoice:
         with pytest.raises(UsageError, match="precision='int4': expected one of fp32, int8, auto"):
             Predictor(model, precision="int4")  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize(
-        ("words", "line"),
-        [("--precision auto", "workers could differ"), ("--device cuda", "runs on processors")],
-    )
-    def test_what_workers_of_a_cluster_cannot_do(
-        self, words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    def test_a_cluster_has_no_graphics_card(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["predict", str(tmp_path), "--cluster", *words.split()]) == 2
-        assert line in capsys.readouterr().err
+        assert main(["predict", str(tmp_path), "--cluster", "--device", "cuda"]) == 2
+        assert "runs on processors" in capsys.readouterr().err

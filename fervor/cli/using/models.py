@@ -6,6 +6,7 @@ from fervor.errors import DONE, FOUND
 def models() -> int:
     """List the weights that fervor ships, and what a checkpoint needs."""
     from fervor.artifacts import packaged
+    from fervor.inference.precision import int8_instructions
 
     weights = packaged.shipped()
     for weight in weights:
@@ -15,6 +16,9 @@ def models() -> int:
             print(f"  made of     {weight.needs}")
         verified = "verified" if weight.intact else "DIFFERS: reinstall fervor"
         print(f"  sha256      {weight.sha256}  {verified}")
+    instructions = int8_instructions()
+    chosen = f"int8: this processor has {instructions}" if instructions else "fp32"
+    print(f"\nWhat --precision auto takes on this machine\n  {chosen}")
     print(
         "\nWhat a checkpoint needs\n"
         "  to predict                          model.onnx and model.json (from fervor export)\n"

@@ -86,7 +86,8 @@ def predict(
             names, without it on one that is started on this machine.
         workers: of the cluster, each with a model of its own; 0 for as many as it has room for.
         precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
-            int8 where that is measured to be faster on this machine.
+            int8 where this processor has instructions for it (fervor models says), with cluster
+            fp32.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         offline: never touch the network, whatever the model would like to fetch.
         strict: exit with 1 where a picture cannot be read or shows no face.
@@ -101,7 +102,7 @@ def predict(
     span = media.Span(every, start, end)
     skipped: Counter[str] = Counter()
     if cluster:
-        _check_cluster(workers, annotate, precision, device)
+        _check_cluster(workers, annotate, device)
         with missing_extra("cluster"):
             from fervor.inference import cluster as place
         threads = threads or 1
@@ -126,7 +127,8 @@ def predict(
         "region": parse_region(region),
         "boxes": boxes or None,
         "neutral": neutral or None,
-        "precision": precision,
+        # Processors of a cluster may differ, and its answers must not.
+        "precision": "fp32" if cluster and precision == "auto" else precision,
         "device": device,
     }
     with notes("fervor.inference.precision"):
@@ -148,14 +150,12 @@ def predict(
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
 
 
-def _check_cluster(workers: int, annotate: str, precision: str, device: str) -> None:
+def _check_cluster(workers: int, annotate: str, device: str) -> None:
     """What --cluster cannot do, before anything is started."""
     if workers < 0:
         raise UsageError(f"workers={workers}: expected 1 or more, or 0 for all there is room for")
     if annotate:
         raise UsageError(f"annotate={annotate}: --cluster writes rows alone; draw without it")
-    if precision == "auto":
-        raise UsageError("precision=auto: workers could differ; give --cluster fp32 or int8")
     if device != "cpu":
         raise UsageError(f"device={device}: --cluster runs on processors; leave one of them out")
 

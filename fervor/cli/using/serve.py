@@ -55,7 +55,7 @@ def serve(
         abstain: as in predict; the page and its clients then read "uncertain".
         prior: natural or balanced, as in predict.
         precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
-            int8 where that is measured to be faster on this machine.
+            int8 where this processor has instructions for it (fervor models says).
         smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         max_bytes: of one picture's file.
