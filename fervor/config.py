@@ -1,13 +1,15 @@
 """The settings of a run: frozen dataclasses that the command line and the recipes fill.
 
-One YAML recipe is one `Run`. Every default names its source: (paper) and (released code) are of
-KE-FER (arXiv 2409.08598); (ours) is this project's choice.
+One YAML recipe is one `Run`. A part is held by its one name (`plugins.stored`), however it was
+given, so that names can be compared. Every default names its source: (paper) and (released code)
+are of KE-FER (arXiv 2409.08598); (ours) is this project's choice.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from fervor import plugins
 from fervor.errors import UsageError
 
 
@@ -82,6 +84,9 @@ class Data:
     teachers_share: float = 0.5
     teachers_temperature: float = 1.0
     cache: str = "runs/cache"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plugins.stored("datasets", self.name))
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,9 @@ class Encoder:
     frozen_blocks: int = 0
     mirror: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plugins.stored("image_encoders", self.name))
+
 
 @dataclass(frozen=True)
 class Text:
@@ -184,6 +192,9 @@ class Text:
     """
 
     name: str = "minilm-vectors"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plugins.stored("text_encoders", self.name))
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,9 @@ class Teacher:
     name: str = "none"
     weights: str = ""
     size: int = 224
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plugins.stored("image_encoders", self.name))
 
 
 @dataclass(frozen=True)
@@ -309,6 +323,9 @@ class Run:
     name: str = ""
     profile: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", plugins.stored("methods", self.method))
+
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Run":
         """A run of a recipe's plain values; what they lack is as by default."""
@@ -328,7 +345,10 @@ class Run:
             UsageError: it takes none.
         """
         run = self
-        if not any(other in run.text.name.lower() for other in ("minilm", "vlm", "align", "blip")):
+        text = run.text.name
+        if not plugins.known("text_encoders", text) and not any(
+            other in text.lower() for other in ("minilm", "vlm", "align", "blip")
+        ):
             run = replace(run, text=replace(run.text, name=clip))
         if run.encoder.name == "clip":
             run = replace(run, encoder=replace(run.encoder, weights=clip))
@@ -340,6 +360,11 @@ class Run:
                 "tower of CLIP; choose them with --encoder.name clip or --text.name"
             )
         return run
+
+    def parts(self) -> tuple[str, ...]:
+        """What it names that another package may bring."""
+        networks = (self.data, self.encoder, self.teacher, self.text)
+        return (self.method, *(network.name for network in networks))
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as plain values, for config.yaml."""

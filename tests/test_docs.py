@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import fervor
-from fervor.data.datasets import DATASETS, affectnet, ckplus, rafdb
+from fervor.data.datasets import affectnet, ckplus, dataset, rafdb
 from fervor.data.datasets.ferplus import COUNTS
 from fervor.labels import SYNONYMS
+from fervor.plugins import DATASETS
 from fervor.prompts.templates import TEMPLATES
 
 
@@ -182,7 +183,7 @@ def test_classes_are_those_of_the_code(title: str, counts: dict[str, dict[str, i
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_and_protocol_is_described(name: str) -> None:
     assert re.search(rf"^\| \[`{name}`\]\(#", PAGES["docs/data.md"], re.MULTILINE)
-    for protocol in DATASETS[name].PROTOCOLS:
+    for protocol in dataset(name).PROTOCOLS:
         assert f"`{protocol}`" in PAGES["docs/protocols.md"]
 
 
@@ -202,12 +203,12 @@ def test_options_are_those_of_the_code(method: str) -> None:
     pytest.importorskip("torch", reason="methods need the [train] extra")
     from dataclasses import asdict
 
-    from fervor.methods import METHODS
+    from fervor.methods import method_class
 
     section = re.split(r"^## ", PAGES[f"docs/methods/{method}.md"], flags=re.MULTILINE)
     (options,) = (part for part in section if part.startswith("Options\n"))
     stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", options, re.MULTILINE))
-    found: Any = METHODS[method].Options()
+    found: Any = method_class(method).Options()
     defaults = {name: str(value).lower() or '""' for name, value in asdict(found).items()}
     assert stated.keys() == defaults.keys()
     for name, value in stated.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from fervor import plugins
 from fervor.artifacts.model_info import ModelInfo
 
 
@@ -26,9 +27,9 @@ def card(info: ModelInfo) -> str:
         "license": "other",
         "license_name": "see-licence-and-data-terms",
         "pipeline_tag": "image-classification",
-        "datasets": [data.name],
+        "datasets": [plugins.title(data.name)],
         "metrics": ["accuracy", "f1"],
-        "tags": ["facial-expression-recognition", info.method],
+        "tags": ["facial-expression-recognition", plugins.title(info.method)],
     }
     best_on_test = selection.mode == "paper"
     warning = (

@@ -16,6 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from fervor import plugins
 from fervor.data import datasets
 from fervor.data.cropping import box_crop, chosen, is_grey, pixels_of
 from fervor.data.datasets import SPLITS, Box, Sample
@@ -70,7 +71,8 @@ def align(
         UsageError: settings outside their range, or other ones than the folder was begun with.
         DataError: the data set is not as its protocol says, or holds pixels in a table.
     """
-    settings = _checked(Settings(name, size, margin, missing, provenance.sha256(WEIGHTS)))
+    stored = plugins.stored("datasets", name)
+    settings = _checked(Settings(stored, size, margin, missing, provenance.sha256(WEIGHTS)))
     found = {
         split: datasets.load(name, root, split, protocol=protocol, annotations=annotations)
         for split in SPLITS

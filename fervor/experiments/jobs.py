@@ -5,6 +5,7 @@ run folder. A run that others work on is waited for.
 """
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from fervor import plugins
 from fervor.config import Data, Run, differences
 from fervor.data.datasets import protocol_of
 from fervor.evaluation import results
@@ -130,12 +132,18 @@ class Job:
                 logger.info("%s: fervor %s", self.folder, " ".join(words))
                 with log.open("a", encoding="utf-8") as file:
                     command = [sys.executable, "-m", "fervor", *words]
-                    done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT)
+                    done = subprocess.run(
+                        command, stdout=file, stderr=subprocess.STDOUT, env=self._environment()
+                    )
                 if done.returncode:
                     last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
                     logger.error("%s failed, see %s: %s", self.folder, log, "".join(last))
                     return False
         return True
+
+    def _environment(self) -> dict[str, str]:
+        """Ours; what the user named here may also be read from the recipe's file there."""
+        return {**os.environ, plugins.TRUSTED: plugins.agreed(self.asked().parts())}
 
     def _other_settings(self) -> list[str]:
         """Settings in which the run in the folder differs from the one that is asked for."""

@@ -24,6 +24,7 @@ from optuna.distributions import (
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
+from fervor import plugins
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
@@ -213,7 +214,7 @@ def _result(run: Run, figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[st
     done = [row for row in rows if "selection" in row]
     commits = sorted({row["commit"] for row in done})
     return {
-        "model": run.name or run.method,
+        "model": run.name or plugins.title(run.method),
         "run": {
             "config": run.published(),
             "seed": run.seed,

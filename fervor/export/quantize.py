@@ -25,6 +25,7 @@ import yaml
 from numpy.typing import NDArray
 from onnxruntime import quantization
 
+from fervor import plugins
 from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, Int8, ModelInfo
 from fervor.config import Data
 from fervor.data.image_set import read_pictures
@@ -38,7 +39,6 @@ from fervor.io.frame import Frame
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 from fervor.methods.build import build
-from fervor.models.image import FaceEncoder
 
 
 __all__ = ["Report", "add_int8", "faces_of"]
@@ -93,6 +93,7 @@ def faces_of(model: str, pictures: str = "") -> Faces:
             "faces, cut out, with --pictures"
         )
     data = _recorded(folder / "config.yaml")
+    plugins.check_stranger("datasets", data.name, folder / "config.yaml")
     rule = data.train_protocol or data.protocol
     samples, _ = load_samples(data, "train", protocol=rule)
     some = random.Random(0).sample(samples, min(FACES, len(samples)))
@@ -149,7 +150,6 @@ def _unmirrored(info: ModelInfo, temporary: Path) -> Path:
     if not info.encoder.mirror:
         return info.verified(GRAPH)
     method = build(info)
-    assert isinstance(method.image, FaceEncoder), "no other encoder looks at mirror images"
     method.image.mirror = False
     write_method(method, temporary / GRAPH, size=info.input.size, half=info.half)
     return temporary / GRAPH

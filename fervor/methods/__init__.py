@@ -1,20 +1,17 @@
-"""The methods by name.
+"""The methods by name; the next one is one file here and one line in `plugins.METHODS`."""
 
-The next method is one file here and one line in `METHODS`.
-"""
-
+from fervor import plugins
+from fervor.errors import UsageError
 from fervor.methods.base import Method
-from fervor.methods.classifier import Classifier
-from fervor.methods.ke import KE
-from fervor.methods.lacovl.method import LaCoVL
-from fervor.methods.mpa import MPA
-from fervor.methods.vlm import VLM
 
 
-METHODS: dict[str, type[Method]] = {
-    "classifier": Classifier,
-    "ke": KE,
-    "mpa": MPA,
-    "lacovl": LaCoVL,
-    "vlm": VLM,
-}
+def method_class(name: str) -> type[Method]:
+    """The class of a method: of fervor, of an entry point, or package.module:Class.
+
+    Raises:
+        UsageError: no method has that name, its package is missing, or it is no `Method`.
+    """
+    found = plugins.load("methods", name)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UsageError(f"method {name} is no sub-class of fervor.methods.base.Method")
+    return found

@@ -27,6 +27,12 @@ class Method(nn.Module):
     companions: ClassVar[tuple[str, ...]] = ()
     """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
 
+    uses_text: ClassVar[bool] = True
+    """Whether what it makes depends on the text encoder, whose terms then apply."""
+
+    terms: ClassVar[str] = ""
+    """Licence and data terms of what the method itself brings, for the card of a model."""
+
     def __init__(
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Any
     ) -> None:

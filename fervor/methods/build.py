@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from fervor import plugins
 from fervor.artifacts.model_info import CARD, DESCRIPTION, WEIGHTS, ModelInfo
 from fervor.config import Landmarks, Teacher
-from fervor.errors import FervorError, ModelError
+from fervor.errors import FervorError, ModelError, UsageError
 from fervor.io import provenance
 from fervor.io.atomic import write_bytes
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options
 from fervor.methods.validation import check_architecture
@@ -59,12 +60,11 @@ def build(info: ModelInfo) -> Method:
     """
     tensors = tensors_of(info)
     source = info.folder / DESCRIPTION
-    if info.method not in METHODS:
-        raise ModelError(
-            f"{source} names method {info.method!r}, expected one of {', '.join(METHODS)}"
-        )
     try:
+        _check_parts(info, source)
         method = _built(info, tensors)
+    except UsageError as error:
+        raise ModelError(f"{source}: {error}") from None
     except FervorError:
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -88,9 +88,18 @@ def tensors_of(info: ModelInfo) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read: {error}; copy it anew") from None
 
 
+def _check_parts(info: ModelInfo, source: Path) -> None:
+    """Code that a stranger's description names is not imported; see `plugins.check_stranger`."""
+    plugins.check_stranger("methods", info.method, source)
+    plugins.check_stranger("image_encoders", info.encoder.name, source)
+    plugins.check_stranger("text_encoders", info.text.name, source)
+    if info.companions.teacher is not None:
+        plugins.check_stranger("image_encoders", info.companions.teacher.name, source)
+
+
 def _built(info: ModelInfo, tensors: Mapping[str, Tensor]) -> Method:
     """Empty but for its frozen towers."""
-    method_class: Any = METHODS[info.method]
+    chosen: Any = method_class(info.method)
     options = method_options(info.method, dict(info.options))
     config, architecture = info.encoder, None
     if "image" not in info.towers:
@@ -103,11 +112,11 @@ def _built(info: ModelInfo, tensors: Mapping[str, Tensor]) -> Method:
         text = build_text_encoder(info.text.name)
     companions = build_companions(
         info.method,
-        method_class.companions,
+        chosen.companions,
         info.companions.landmarks or Landmarks(),
         info.companions.teacher or Teacher(),
     )
-    method: Method = method_class(encoder, text, info.labels, options, **companions)
+    method: Method = chosen(encoder, text, info.labels, options, **companions)
     return method
 
 

@@ -27,6 +27,7 @@ class Classifier(Method):
 
         probe: bool = False
 
+    uses_text = False
     options: Options
 
     def __init__(

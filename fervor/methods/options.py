@@ -6,7 +6,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from fervor.errors import UsageError
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.prompts.templates import read_template
 
 
@@ -16,7 +16,7 @@ def method_options(method: str, values: dict[str, Any]) -> Any:
     Raises:
         UsageError: an option that the method does not have, or a value of another type.
     """
-    return checked_options(METHODS[method].Options, values, method)
+    return checked_options(method_class(method).Options, values, method)
 
 
 def checked_options(kind: type[Any], values: dict[str, Any], method: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from fervor import plugins
 from fervor.config import Run
 from fervor.errors import UsageError
 
@@ -21,6 +22,15 @@ CLASSES = {"class_path", "init_args", "dict_kwargs", "config"}
 
 SECTIONS = {field.name for field in fields(Run) if field.default is MISSING}
 """Settings that are groups of others."""
+
+PARTS: dict[str, plugins.Group] = {
+    "method": "methods",
+    "data.name": "datasets",
+    "encoder.name": "image_encoders",
+    "teacher.name": "image_encoders",
+    "text.name": "text_encoders",
+}
+"""Settings that name parts, which other packages may bring."""
 
 TAG = "tag:yaml.org,2002:"
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
@@ -54,7 +64,8 @@ def check_file(path: Path) -> None:
     try:
         if path.stat().st_size > LARGEST:
             raise UsageError(f"{path} is larger than {LARGEST:,} bytes: expected a recipe")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is no readable YAML: {reason}") from None
@@ -67,6 +78,19 @@ def check_file(path: Path) -> None:
             f"{path} unfolds to {values:,} values in {levels} levels: expected at most {MOST:,} "
             f"in {DEEPEST}"
         )
+    _check_parts(yaml.safe_load(text), path)
+
+
+def _check_parts(values: dict[str, Any], path: Path) -> None:
+    """Parts of other packages that the file names, in either way of writing a setting."""
+    flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    for section in SECTIONS:
+        found = values.get(section)
+        if isinstance(found, dict):
+            flat |= {f"{section}.{name}": value for name, value in found.items()}
+    for setting, group in PARTS.items():
+        if isinstance(name := flat.get(setting), str):
+            plugins.check_stranger(group, name, path)
 
 
 def _check_sections(root: yaml.MappingNode, path: Path) -> None:

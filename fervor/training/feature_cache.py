@@ -29,8 +29,7 @@ from fervor.errors import UsageError
 from fervor.io.atomic import aside
 from fervor.methods.base import Method
 from fervor.models.amp import has_bfloat16
-from fervor.models.image import FaceEncoder, ImageEncoder
-from fervor.models.image.vlm import VisionTower
+from fervor.models.image import ImageEncoder
 
 
 CHUNK = 64
@@ -81,7 +80,7 @@ def view_batches(
     """
     if not run.data.cache:
         raise UsageError("data.views needs a folder: name one with --data.cache")
-    if not isinstance(encoder, FaceEncoder | VisionTower) or not run.encoder.frozen_blocks:
+    if not encoder.has_frozen_stage or not run.encoder.frozen_blocks:
         raise UsageError(
             "data.views needs a face encoder or vlm, with encoder.frozen_blocks above 0"
         )
@@ -104,7 +103,7 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
     """
     encoder = method.image
     whole = method.companions or run.encoder.mirror  # these look at the pictures themselves
-    if whole or not run.data.views or not isinstance(encoder, FaceEncoder | VisionTower):
+    if whole or not run.data.views or not encoder.has_frozen_stage:
         yield from evaluation_batches(pictures, size=run.encoder.size)
         return
     folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, None)
@@ -118,9 +117,7 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
 
 
 @torch.no_grad()
-def _write_plain(
-    encoder: FaceEncoder | VisionTower, pictures: Pictures, path: Path, *, size: int
-) -> None:
+def _write_plain(encoder: ImageEncoder, pictures: Pictures, path: Path, *, size: int) -> None:
     """Maps [n i j d] of the pictures as they are, whole or not at all."""
 
     def maps() -> Iterator[NDArray[Any]]:
@@ -135,7 +132,7 @@ def _write_plain(
 
 
 def _fingerprint(
-    encoder: FaceEncoder | VisionTower, pictures: Pictures, run: Run, augment: Augment | None
+    encoder: ImageEncoder, pictures: Pictures, run: Run, augment: Augment | None
 ) -> str:
     """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
     layers = asdict(replace(run.encoder, weights="", mirror=False))  # the probe below tells weights
@@ -157,7 +154,7 @@ def _path(folder: Path, view: int) -> Path:
 
 @torch.no_grad()
 def _compute(
-    encoder: FaceEncoder | VisionTower,
+    encoder: ImageEncoder,
     pictures: Pictures,
     run: Run,
     folder: Path,
@@ -210,7 +207,7 @@ def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool 
                 file.write(np.ascontiguousarray(part).data)
 
 
-def _lower(encoder: FaceEncoder | VisionTower, image: Tensor) -> NDArray[np.uint16]:
+def _lower(encoder: ImageEncoder, image: Tensor) -> NDArray[np.uint16]:
     image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         maps = encoder.eval().lower(image)

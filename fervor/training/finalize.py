@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fervor import plugins
 from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import (
     Auxiliary,
@@ -96,7 +97,7 @@ def _description(
     auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.companions}
     data, stated = run.data, terms(run)
     return ModelInfo(
-        name=run.name or run.method,
+        name=run.name or plugins.title(run.method),
         method=run.method,
         labels=splits.labels,
         input=ImageInput(size, run.encoder.crop or max(stored), run.encoder.grey),

@@ -1,9 +1,11 @@
 """Licence and data terms of what a run makes."""
 
+from fervor import plugins
 from fervor.artifacts.model_card import _packaged
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
+from fervor.methods import method_class
 
 
 PACKAGED = {
@@ -20,9 +22,6 @@ TEXTS = {"minilm": (MINILM,), "minilm-vectors": (MINILM,), "vlm": (MINILM, VLM)}
 TEXTS["vlm-vectors"] = TEXTS["vlm"]
 TEXTS["simplex"] = ()
 """Descriptions of what the text encoders of the package were made from."""
-
-DISCRETE = "classifier"
-"""The method that asks its text encoder for nothing."""
 
 
 def terms(run: Run) -> dict[str, str]:
@@ -45,14 +44,17 @@ def terms(run: Run) -> dict[str, str]:
         data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
     elif start != "random":
         data_terms.append(f"starting weights {start}: the terms of their source apply")
-    if run.method != DISCRETE:
-        text = run.text.name.removeprefix("shuffled:")
+    if method_class(run.method).uses_text:
+        text = run.text.name.removeprefix(plugins.SHUFFLED)
         for name in TEXTS.get(text, ()):
             weights = _packaged(name)
             licence += f"; text encoder {weights['name']}: {weights['licence']}"
             data_terms.append(f"text encoder {weights['name']}: {weights['data_terms']}")
         if text not in TEXTS:
-            data_terms.append(f"text encoder {text}: the terms of its source apply")
+            stated = "the terms of its source apply"
+            if plugins.known("text_encoders", text):
+                stated = getattr(plugins.load("text_encoders", text), "terms", stated)
+            data_terms.append(f"text encoder {text}: {stated}")
     for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
         if network.name == "none":
             continue
@@ -62,5 +64,13 @@ def terms(run: Run) -> dict[str, str]:
             data_terms.append(f"{what} {weights['name']}: {weights['data_terms']}")
         else:
             named = network.weights or f"{network.name} of the package"
+            if plugins.is_reference(network.name):
+                named = network.weights or network.name
             data_terms.append(f"{what} {named}: the terms of its source apply")
+    parts = [method_class(run.method), plugins.load("image_encoders", run.encoder.name)]
+    if run.teacher.name != "none":
+        parts.append(plugins.load("image_encoders", run.teacher.name))
+    for part in parts:
+        if declared := getattr(part, "terms", ""):
+            data_terms.append(declared)
     return {"licence": licence, "data_terms": "; ".join(data_terms)}

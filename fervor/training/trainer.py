@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
+from fervor import plugins
 from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
 from fervor.config import Optim, Run
 from fervor.data import datasets
@@ -33,12 +34,12 @@ from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
 from fervor.io.atomic import forget_partial, lock_folder, write_bytes
-from fervor.methods import METHODS, build
+from fervor.methods import build, method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options, with_sentences
 from fervor.models import amp, distributed
 from fervor.models.auxiliary import build_companions
-from fervor.models.image import FaceEncoder, ImageEncoder, build_image_encoder, check_encoder
+from fervor.models.image import ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
 from fervor.training.activity import FACES, Activity, gradient_norms
@@ -117,8 +118,6 @@ def check_names(run: Run) -> None:
     Raises:
         UsageError: an unknown method, option, data set, protocol or image encoder.
     """
-    if run.method not in METHODS:
-        raise UsageError(f"unknown method {run.method!r}: expected one of {', '.join(METHODS)}")
     method_options(run.method, run.options)
     for protocol in (run.data.protocol, run.data.train_protocol):
         datasets.protocol_of(run.data.name, protocol)
@@ -186,7 +185,7 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
 
 def run_folder(run: Run) -> Path:
     """Where a run's files go."""
-    return Path(run.output or f"runs/{run.name or run.method}-seed{run.seed}")
+    return Path(run.output or f"runs/{run.name or plugins.title(run.method)}-seed{run.seed}")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -217,7 +216,7 @@ def build_networks(run: Run) -> Networks:
         UsageError: names or options that do not fit.
         ModelError: weights that are missing or do not fit.
     """
-    wanted = METHODS[run.method].companions
+    wanted = method_class(run.method).companions
     companions = build_companions(run.method, wanted, run.landmarks, run.teacher)
     image = build_image_encoder(run.encoder)
     return Networks(image, build_text_encoder(run.text.name), companions)
@@ -225,7 +224,7 @@ def build_networks(run: Run) -> Networks:
 
 def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     """The run's method with its starting weights."""
-    chosen: Any = METHODS[run.method]
+    chosen: Any = method_class(run.method)
     options = method_options(run.method, run.options)
     encoder, text, companions = networks
     method: Method = chosen(encoder, text, splits.labels, options, **companions)
@@ -236,7 +235,7 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
         )
     if run.start:
         _start_from(method, run.start)
-    if isinstance(encoder, FaceEncoder) and "image" not in method.frozen():
+    if encoder.has_folded_batchnorm and "image" not in method.frozen():
         generator = torch.Generator().manual_seed(run.seed)
         faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
         sample = splits.train.subset(faces)

@@ -11,7 +11,7 @@ from fervor.config import Data, Encoder, Run
 from fervor.data.augmentation import Augmentation
 from fervor.errors import UsageError
 from fervor.labels import BASIC, EXPRESSIONS
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.methods.options import method_options
 from fervor.models.image import build_image_encoder
 from fervor.models.text.encoders import build_text_encoder
@@ -265,7 +265,7 @@ def test_recipe_of_mpa_builds_with_tiny_towers(recipe: str, tmp_path: Path) -> N
     encoder = build_image_encoder(Encoder(name="clip", weights=folder, size=32))
     text = build_text_encoder(folder)
     labels = BASIC if run.data.protocol.endswith(("basic", "7")) else EXPRESSIONS
-    method = METHODS["mpa"](encoder, text, labels, method_options("mpa", run.options))
+    method = method_class("mpa")(encoder, text, labels, method_options("mpa", run.options))
     faces = batch(labels, 1, size=32)
     method.prepare([faces])
     losses = method.losses(faces)

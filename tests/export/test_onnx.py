@@ -26,13 +26,14 @@ from fervor.export.onnx import export
 from fervor.faces.landmarks import GRAPH
 from fervor.inference.predictor import Predictor
 from fervor.io.provenance import sha256
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.methods.build import load_model, own_state, save_model, tower_checksums
 from fervor.methods.classifier import Classifier
 from fervor.methods.ke import KE
 from fervor.models.image import build_image_encoder
 from fervor.models.text.encoders import build_text_encoder
+from fervor.plugins import METHODS
 from tests.support import tiny
 from tests.support.drawn import DrawnText, batch, description, face
 
@@ -50,7 +51,7 @@ FILES = [
 def save(folder: Path, config: Encoder, *, method: str = "ke", **options: Any) -> Path:
     """A model folder as training leaves it, its BatchNorm statistics in use."""
     torch.manual_seed(0)
-    chosen = METHODS[method]
+    chosen = method_class(method)
     if method == "ke":
         options = {"centre": True, "temperature": 0.1, **options}
     settings: Any = chosen.Options(**options)

@@ -1,6 +1,7 @@
 """Every method with every encoder: it learns, predicts, and comes back from its folder the same."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from fervor.data.batch import Batch
 from fervor.data.loading import TrainingBatches
 from fervor.data.samplers import EpochSampler
 from fervor.labels import EXPRESSIONS
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.methods.build import load_model, save_model
 from fervor.models.image import FaceEncoder, ImageEncoder, build_image_encoder
-from tests.support import tiny
+from fervor.plugins import METHODS
+from tests.support import example_package, tiny
 from tests.support.drawn import (
     DrawnScales,
     DrawnSoftText,
@@ -36,6 +38,14 @@ LABELS = ("neutral", "happiness", "surprise", "anger")
 ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *tiny.SAVED)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The method of another package can be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(example_package.write(tmp_path_factory.mktemp("source")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +67,10 @@ TRANSFORMERS = ("vit-b16", "clip", "blip")
 FITTING = {"mpa": TRANSFORMERS, "lacovl": ("face-mobilenet", "ir50")}
 """Encoders that a method takes, where it does not take them all."""
 
-PAIRS = [(method, encoder) for method in METHODS for encoder in FITTING.get(method, ENCODERS)]
+ALL = (*METHODS, example_package.METHOD)
+"""Our own methods, and one of another package."""
+
+PAIRS = [(method, encoder) for method in ALL for encoder in FITTING.get(method, ENCODERS)]
 
 SMALL: dict[str, dict[str, Any]] = {"lacovl": {"resolution": 48, "width": 24, "heads": 3}}
 """Options that make a method fast enough."""
@@ -65,7 +78,7 @@ SMALL: dict[str, dict[str, Any]] = {"lacovl": {"resolution": 48, "width": 24, "h
 
 def build(method: str, encoder: Encoder, *, width: int = 12) -> Method:
     torch.manual_seed(0)
-    chosen = METHODS[method]
+    chosen = method_class(method)
     options: Any = chosen.Options(**SMALL.get(method, {}))
     image = build_image_encoder(encoder)
     text: Any = DrawnSoftText(image.width) if method == "mpa" else DrawnText(width)
@@ -154,13 +167,13 @@ def first_losses(method: str) -> list[float]:
     )
     split = pictures(EXPRESSIONS, 10)
     batches = TrainingBatches(split, run)
-    options: Any = METHODS[method].Options(**SMALL.get(method, {}))
+    options: Any = method_class(method).Options(**SMALL.get(method, {}))
     prompted = method == "mpa"
     image: ImageEncoder = DrawnTransformer(size=56) if prompted else TinyEncoder(size=56)
     if method == "lacovl":
         image = DrawnScales(size=56)
     text: Any = DrawnSoftText() if prompted else DrawnText()
-    built = METHODS[method](image, text, EXPRESSIONS, options)
+    built = method_class(method)(image, text, EXPRESSIONS, options)
     built.prepare([batch(EXPRESSIONS, 2, size=56)])
     optimizer = torch.optim.SGD(built.parameter_groups(1e-4), 1e-4, momentum=0.9)
     found = []

@@ -9,14 +9,15 @@ import pytest
 from fervor.cli.arguments import arguments_of
 from fervor.cli.research.train import train
 from fervor.errors import UsageError
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.methods.ke import KE
 from fervor.methods.options import method_options
+from fervor.plugins import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_given_is_the_defaults(method: str) -> None:
-    assert method_options(method, {}) == METHODS[method].Options()
+    assert method_options(method, {}) == method_class(method).Options()
 
 
 def test_given_values_replace_defaults() -> None:
@@ -27,7 +28,7 @@ def test_given_values_replace_defaults() -> None:
 WORDS = [
     (method, name, word)
     for method in METHODS
-    for name, kind in get_type_hints(METHODS[method].Options).items()
+    for name, kind in get_type_hints(method_class(method).Options).items()
     if get_origin(kind) is Literal
     for word in get_args(kind)
 ]
@@ -46,7 +47,7 @@ def test_a_whole_number_serves_as_a_number() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_misspelt_option_lists_the_right_names(method: str) -> None:
-    names = ", ".join(field.name for field in fields(METHODS[method].Options)) or "none"
+    names = ", ".join(field.name for field in fields(method_class(method).Options)) or "none"
     message = f"method {method} has no option 'temprature': expected one of {names}"
     with pytest.raises(UsageError, match=re.escape(message)):
         method_options(method, {"temprature": 0.1})

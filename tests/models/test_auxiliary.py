@@ -5,7 +5,7 @@ import torch
 
 from fervor.config import Encoder, Landmarks, Teacher
 from fervor.errors import ModelError, UsageError
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.models.auxiliary import build_companions, build_teacher
 from fervor.models.image import build_image_encoder
 from fervor.models.mobilefacenet import LandmarkEncoder, MobileFaceNet
@@ -61,7 +61,7 @@ def test_what_makes_no_sense_is_one_line(files: tuple[Landmarks, Teacher]) -> No
     with pytest.raises(
         UsageError, match=r"method ke takes no landmarks: set landmarks\.name to none"
     ):
-        build_companions("ke", METHODS["ke"].companions, landmarks, Teacher())
+        build_companions("ke", method_class("ke").companions, landmarks, Teacher())
     with pytest.raises(UsageError, match="method classifier takes no teacher"):
         build_companions("classifier", (), Landmarks(), teacher)
     with pytest.raises(UsageError, match=r"teacher ir50 has random weights.*--teacher\.weights"):

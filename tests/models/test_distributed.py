@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, distributed
 
 from fervor.data.batch import Batch
-from fervor.methods import METHODS
+from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.models import distributed as processes
 from tests.support import tiny
@@ -47,7 +47,7 @@ SMALL = {"resolution": 48, "width": 24, "heads": 3, "cross_dropout": 0.0, "drop_
 def build(case: str) -> Method:
     torch.manual_seed(0)
     name, options = CASES[case]
-    chosen: Any = METHODS[name]
+    chosen: Any = method_class(name)
     if name == "lacovl":
         options = {**SMALL, **options}
     image = DrawnScales() if name == "lacovl" else DrawnTransformer(6)

@@ -34,9 +34,9 @@ from fervor.evaluation.metrics import fitted_temperature, softmax, summary
 from fervor.io.atomic import lock_folder
 from fervor.io.provenance import sha256, versions
 from fervor.labels import EXPRESSIONS
-from fervor.methods import METHODS
 from fervor.methods.build import load_model
 from fervor.methods.ke import KE
+from fervor.plugins import METHODS
 from fervor.training import finalize, trainer
 from fervor.training.trainer import read_run, run_folder, train
 from tests.support import tiny
@@ -579,7 +579,7 @@ class Paired(KE):
 def test_a_method_that_pairs_gets_partners(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "ke", Paired)
+    monkeypatch.setitem(METHODS, "ke", f"{__name__}:Paired")
     monkeypatch.setattr(Paired, "seen", [])
     train(settings(root, tmp_path / "run", optim={"epochs": 1}))
     assert len(Paired.seen) == STEPS

@@ -1,23 +1,24 @@
 """Data sets: official annotation files -> lists of samples, with the counts of a named protocol.
 
 The next data set is one file here (`PROTOCOLS`, `TERMS`, `TREE`, `labels`, `read`, `expected`, and
-`attributes` where the pictures' attributes stand in files of their own) and one line in `DATASETS`.
+`attributes` where the pictures' attributes stand in files of their own) and one line in
+`plugins.DATASETS`.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
-from fervor.data.datasets import affectnet, ckplus, ferplus, folder, rafdb, table
+from fervor import plugins
 from fervor.data.datasets.samples import Box, Expected, Sample, check_counts
 from fervor.errors import DataError, UsageError
 
 
 __all__ = [
-    "DATASETS",
     "FOLDS",
     "SPLITS",
     "Box",
+    "Dataset",
     "Expected",
     "Sample",
     "check_counts",
@@ -29,14 +30,31 @@ __all__ = [
     "with_attributes",
 ]
 
-DATASETS: dict[str, ModuleType] = {
-    "ferplus": ferplus,
-    "rafdb": rafdb,
-    "affectnet": affectnet,
-    "ckplus": ckplus,
-    "folder": folder,
-    "csv": table,
-}
+
+class Dataset(Protocol):
+    """What a data set declares: the module of one of ours, or a class of another package."""
+
+    PROTOCOLS: Sequence[str]
+    """Rules that turn annotations into labels; the first is the default."""
+    TERMS: str
+    """Under which its pictures may be used; the card of a model repeats them."""
+    TREE: str
+    """The folders and files that are expected, as text."""
+
+    def labels(self, protocol: str, samples: Sequence[Sample]) -> Sequence[str]:
+        """The ordered classes."""
+        ...
+
+    def read(self, root: Path, split: str, *, protocol: str, annotations: str) -> list[Sample]:
+        """The samples of one split, in the annotation files' order."""
+        ...
+
+    def expected(
+        self, root: Path, split: str, *, protocol: str, annotations: str
+    ) -> Expected | None:
+        """The official counts; None where there are none."""
+        ...
+
 
 SPLITS = ("train", "valid", "test")
 
@@ -44,15 +62,19 @@ FOLDS = 10
 """Parts of a subject-independent cross-validation, as is usual on CK+."""
 
 
-def dataset(name: str) -> ModuleType:
-    """The module of a data set.
+def dataset(name: str) -> Dataset:
+    """The data set of a name.
 
     Raises:
-        UsageError: no data set has that name.
+        UsageError: no data set has that name, or its package is missing.
     """
-    if name not in DATASETS:
-        raise UsageError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
-    return DATASETS[name]
+    found = plugins.load("datasets", name)
+    data: Dataset = found() if isinstance(found, type) else found
+    declared = [word for word in vars(Dataset) if not word.startswith("_")]
+    declared += Dataset.__annotations__
+    if missing := [word for word in declared if not hasattr(data, word)]:
+        raise UsageError(f"data set {name} has no {', '.join(missing)}: see {Dataset.__module__}")
+    return data
 
 
 def protocol_of(name: str, protocol: str) -> str:

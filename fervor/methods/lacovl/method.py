@@ -29,7 +29,7 @@ from fervor.methods.lacovl.gated_attention import (
 from fervor.methods.lacovl.landmark_guided import STRIDES, LandmarkGuidedEncoder, Merge
 from fervor.methods.lacovl.vision_language import Bias, SemanticHead, SemanticOptions
 from fervor.methods.losses import text_similarity_loss
-from fervor.models.image import FaceEncoder, Features, ImageEncoder
+from fervor.models.image import Features, ImageEncoder
 from fervor.models.image.base import resized
 from fervor.models.layers import Summary, TokenTransformer
 from fervor.models.mobilefacenet import LandmarkEncoder
@@ -433,7 +433,7 @@ def _check(image: ImageEncoder, options: LaCoVL.Options, teacher: ImageEncoder |
             "lacovl needs an image encoder with maps at three scales: expected ir50, or "
             "face-mobilenet with last_stride 1"
         )
-    if isinstance(image, FaceEncoder) and image.mirror:
+    if image.mirror:
         raise UsageError("lacovl does not predict from mirrored pictures: set encoder.mirror false")
     if teacher is None and options.predict == "sem":
         raise UsageError("predict sem needs a teacher: name one with --teacher.name")

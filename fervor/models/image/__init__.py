@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fervor import plugins
 from fervor.config import Encoder
 from fervor.errors import UsageError
 from fervor.models.image.base import Features, ImageEncoder, Pixels, from_map, mean_with_mirror
 from fervor.models.image.face_nets import FaceMobileNet, FaceResNet, load_folded, restore_batchnorm
-from fervor.models.image.huggingface import IMAGENET, TOWERS, build_tower
+from fervor.models.image.huggingface import IMAGENET
 from fervor.models.image.ir50 import IR50, LEFT_OVER, from_published
-from fervor.models.image.vlm import build_vlm
 from fervor.models.state_dict import LoadReport, load_state, read_state
 
 
 __all__ = [
-    "ENCODERS",
     "FaceEncoder",
     "Features",
     "ImageEncoder",
@@ -28,14 +27,14 @@ __all__ = [
     "check_encoder",
 ]
 
-ENCODERS = ("face-mobilenet", "face-resnet", "vlm", "ir50", *TOWERS)
-
 PACKAGED = ("face-mobilenet", "face-resnet", "vlm")
 """Encoders whose weights come with the package; a run of another one names them."""
 
 
 class FaceEncoder(ImageEncoder):
     """A face-pretrained trunk; features are the places of its last map and their mean."""
+
+    has_frozen_stage = has_folded_batchnorm = True
 
     def __init__(
         self, trunk: FaceMobileNet | FaceResNet, *, size: int, grey: bool, mirror: bool = False
@@ -113,7 +112,7 @@ class IR50Encoder(ImageEncoder):
         return [self.trunk.input_layer, *self.trunk.stages]
 
 
-def _ir50_encoder(config: Encoder) -> IR50Encoder:
+def build_ir50(config: Encoder, *, architecture: Mapping[str, Any] | None = None) -> IR50Encoder:
     """IR-50, random or from a file that names its stages together or apart."""
     if config.size < IR50.least:
         raise UsageError(f"size is {config.size}, ir50 expects at least {IR50.least}")
@@ -125,7 +124,10 @@ def _ir50_encoder(config: Encoder) -> IR50Encoder:
     return encoder
 
 
-def _face_encoder(config: Encoder) -> FaceEncoder:
+def build_face_encoder(
+    config: Encoder, *, architecture: Mapping[str, Any] | None = None
+) -> FaceEncoder:
+    """A face-pretrained trunk, packaged, random or from a file."""
     trunk: FaceMobileNet | FaceResNet
     if config.name == "face-mobilenet":
         trunk, packaged = FaceMobileNet(last_stride=config.last_stride), "face_mobilenet"
@@ -154,17 +156,12 @@ def check_encoder(config: Encoder) -> None:
     Raises:
         UsageError: no such encoder; or it has no weights in the package, and none are named.
     """
-    _check_name(config.name)
-    if config.name not in PACKAGED and not config.weights:
+    plugins.reference("image_encoders", config.name)
+    if config.name in plugins.IMAGE_ENCODERS and config.name not in PACKAGED and not config.weights:
         raise UsageError(
             f"encoder {config.name} has no weights of its own: name a file or folder with "
             "--encoder.weights, or start from nothing with --encoder.weights random"
         )
-
-
-def _check_name(name: str) -> None:
-    if name not in ENCODERS:
-        raise UsageError(f"unknown encoder {name!r}: expected one of {', '.join(ENCODERS)}")
 
 
 def build_image_encoder(
@@ -179,17 +176,13 @@ def build_image_encoder(
         UsageError: an unknown name or an impossible option.
         ModelError: weights that are missing or do not fit.
     """
-    _check_name(config.name)
+    builder = plugins.load("image_encoders", config.name)
     if config.last_stride not in (1, 2):
         raise UsageError(f"last_stride is {config.last_stride}, expected 1 or 2")
-    encoder: ImageEncoder
-    if config.name == "vlm":
-        encoder = build_vlm(config, architecture=architecture)
-    elif config.name in TOWERS:
-        encoder = build_tower(config, architecture=architecture)
-    elif config.name == "ir50":
-        encoder = _ir50_encoder(config)
-    else:
-        encoder = _face_encoder(config)
+    encoder: ImageEncoder = (
+        builder(config) if architecture is None else builder(config, architecture=architecture)
+    )
+    if not isinstance(encoder, ImageEncoder):
+        raise UsageError(f"encoder {config.name} is no fervor.models.image.ImageEncoder")
     encoder.freeze(config.frozen_blocks)
     return encoder

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,14 @@ class ImageEncoder(nn.Module):
 
     scale_widths: tuple[int, ...] = ()
     scale_strides: tuple[int, ...] = ()
+    has_frozen_stage: ClassVar[bool] = False
+    """Whether `lower` gives what frozen blocks make of a picture, and forward takes it."""
+    has_folded_batchnorm: ClassVar[bool] = False
+    """Whether `restore_batchnorm` prepares it for training."""
+    mirror = False
+    """Whether it also looks at the mirror image."""
+    terms: ClassVar[str] = ""
+    """Licence and data terms of the weights that it brings, for the card of a model."""
     mean: Tensor
     deviation: Tensor
     luminance: Tensor
@@ -84,6 +92,14 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of RGB pictures in 0..1."""
+        raise NotImplementedError
+
+    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+        """What the frozen blocks make of pictures, for encoders with `has_frozen_stage`."""
+        raise NotImplementedError
+
+    def restore_batchnorm(self, images: Float[Tensor, "b 3 h w"]) -> None:
+        """Prepare folded weights for training, for encoders with `has_folded_batchnorm`."""
         raise NotImplementedError
 
     def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:

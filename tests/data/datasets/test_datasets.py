@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fervor.data.datasets import (
-    DATASETS,
     FOLDS,
     SPLITS,
     Expected,
@@ -25,6 +24,7 @@ from fervor.data.datasets import (
 )
 from fervor.errors import DataError, UsageError
 from fervor.labels import EXPRESSIONS
+from fervor.plugins import DATASETS
 
 
 @pytest.mark.parametrize("name", DATASETS)

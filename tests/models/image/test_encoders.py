@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fervor.config import Encoder
 from fervor.errors import ModelError, UsageError
-from fervor.models.image import ENCODERS, FaceEncoder, ImageEncoder, build_image_encoder
+from fervor.models.image import FaceEncoder, ImageEncoder, build_image_encoder
 from fervor.models.image.base import Pixels
 from fervor.models.image.huggingface import IMAGENET, OPENAI, SwinEncoder
+from fervor.plugins import IMAGE_ENCODERS
 from tests.support import tiny
 
 
@@ -333,7 +334,7 @@ def test_tokens_leave_the_batch_statistics_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet50"}, f"expected one of {', '.join(ENCODERS)}"),
+        ({"name": "resnet50"}, f"expected one of {', '.join(IMAGE_ENCODERS)}"),
         ({"last_stride": 3}, "last_stride is 3, expected 1 or 2"),
         ({"name": "swin-t"}, "size is 112, this Swin expects at least 193 pixels"),
         ({"name": "face-resnet", "size": 96, "last_stride": 2}, "expects at least 103"),
