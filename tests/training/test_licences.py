@@ -20,7 +20,7 @@ def test_terms_name_data_and_starting_weights() -> None:
 
 
 def test_the_text_encoder_brings_its_terms() -> None:
-    for name in TEXT_ENCODERS:
+    for name in sorted(TEXT_ENCODERS.keys() - {"simplex"}):
         found = terms(Run(method="ke", text=Text(name)))
         assert "text encoder minilm_vectors: Apache-2.0 (model)" in found["licence"], name
         assert "MS MARCO" in found["data_terms"]
