@@ -142,6 +142,14 @@ def test_an_old_page_is_noticed(licences: Any) -> None:
     ]
 
 
+def test_every_shipped_file_has_its_row_or_its_folder_s(licences: Any) -> None:
+    rows = {name: (licence, terms) for name, licence, terms in licences.weight_rows()}
+    for weight in shipped():
+        folder = weight.name.rpartition("/")[0]
+        assert rows.get(weight.name, rows.get(f"{folder}/")) == (weight.licence, weight.data_terms)
+    assert "embedded/" in rows
+
+
 def test_the_bill_of_materials(
     materials: Any, licences: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

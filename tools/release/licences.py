@@ -208,9 +208,22 @@ def written(needs: Mapping[str, Need]) -> str:
         lines.append(f"| {need.name} | {need.licence} | {extras} | {libraries} |")
     lines += ["", *(f"- **{name}**: {REASONS[name]}." for name in sorted(needs) if name in REASONS)]
     lines += ["", "## Weights", "", "| file | licence | data terms |", "|---|---|---|"]
-    for weight in packaged.shipped():
-        lines.append(f"| `{weight.name}` | {weight.licence} | {weight.data_terms} |")
+    lines += [f"| `{name}` | {its} | {terms} |" for name, its, terms in weight_rows()]
     return "\n".join(lines) + "\n"
+
+
+def weight_rows() -> list[tuple[str, str, str]]:
+    """Name, licence and data terms of each shipped file; one row for a folder of equal ones."""
+    folders: dict[str, set[tuple[str, str]]] = {}
+    for weight in packaged.shipped():
+        folder = weight.name.rpartition("/")[0]
+        folders.setdefault(folder, set()).add((weight.licence, weight.data_terms))
+    rows = {}
+    for weight in packaged.shipped():
+        folder = weight.name.rpartition("/")[0]
+        name = f"{folder}/" if folder and len(folders[folder]) == 1 else weight.name
+        rows[name] = (name, weight.licence, weight.data_terms)
+    return list(rows.values())
 
 
 def stale(page: str, text: str, tested: str) -> list[str]:
