@@ -64,11 +64,11 @@ PACKAGES = {
     "methods": package("models artifacts prompts data io", never=LIGHTNING, torch=True),
     "evaluation": package("methods data artifacts faces inference io", never=LIGHTNING, torch=True),
     "training": package("evaluation methods models data artifacts io", torch=True),
-    "export": package("methods models artifacts data io", never=LIGHTNING, torch=True),
+    "graphs": package("methods models artifacts data io", never=LIGHTNING, torch=True),
     "experiments": package("evaluation data artifacts io", never=HEAVY),
     "cli": package(
         "io faces artifacts prompts inference outputs server data models methods evaluation"
-        " training export experiments",
+        " training graphs experiments",
         never=HEAVY,
         lazy=True,
     ),

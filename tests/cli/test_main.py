@@ -401,7 +401,7 @@ def test_evaluate_and_export_get_their_arguments(
 
     evaluation, exporting = SimpleNamespace(evaluate=evaluate), SimpleNamespace(export=export)
     monkeypatch.setitem(sys.modules, "fervor.evaluation.evaluate", evaluation)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "fervor.export.onnx", exporting)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "fervor.graphs.onnx", exporting)  # type: ignore[arg-type]
     assert main(["evaluate", "--model", "m", "--data.root", "here", "--split", "valid"]) == 0
     assert "accuracy             50.00% (40.00% to 60.00%" in capsys.readouterr().out
     assert main(["export", "--model", "m", "--output", "o"]) == 0
@@ -475,7 +475,7 @@ def test_reproduce_prints_what_is_finished(
 def test_training_without_torch_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("fervor.export")]:
+    for name in [name for name in sys.modules if name.startswith("fervor.graphs")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["export", "--model", "m", "--output", "o"]) == 2

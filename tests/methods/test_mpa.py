@@ -19,7 +19,7 @@ from fervor.config import Encoder
 from fervor.data.batch import Batch
 from fervor.errors import ModelError, UsageError
 from fervor.evaluation.evaluate import torch_logits
-from fervor.export.onnx import export
+from fervor.graphs.onnx import export
 from fervor.inference.predictor import Predictor
 from fervor.labels import BASIC
 from fervor.methods.build import load_model, own_state, save_model, save_weights, tower_checksums

@@ -14,7 +14,7 @@ from fervor.config import Encoder
 from fervor.data.batch import Batch
 from fervor.errors import UsageError
 from fervor.evaluation.evaluate import onnx_logits, torch_logits
-from fervor.export.onnx import export
+from fervor.graphs.onnx import export
 from fervor.labels import EXPRESSIONS
 from fervor.methods.build import load_model, save_model
 from fervor.methods.vlm import VLM

@@ -25,7 +25,7 @@ EPOCHS = 3
 
 PRELOADED = [
     "fervor.training.trainer",
-    "fervor.export.onnx",
+    "fervor.graphs.onnx",
     "fervor.data.alignment",
     "fervor.outputs.writer",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fervor.export.onnx import write_checked
+from fervor.graphs.onnx import write_checked
 from fervor.io.atomic import aside
 from fervor.models.mobilefacenet import SIZE, LandmarkEncoder
 

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from fervor.export.onnx import store_half
-from fervor.export.quantize import compute_in_eight_bits
 from fervor.faces.detector import LOW, WEIGHTS
+from fervor.graphs.onnx import store_half
+from fervor.graphs.quantize import compute_in_eight_bits
 
 
 sys.path.insert(0, str(Path(__file__).parent))

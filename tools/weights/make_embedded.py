@@ -27,7 +27,7 @@ from fervor.data.image_set import read_pictures
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
-from fervor.export.onnx import export
+from fervor.graphs.onnx import export
 from fervor.methods import build
 from fervor.methods.base import Method
 from fervor.models.image import FaceEncoder

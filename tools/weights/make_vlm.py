@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 
 from fervor.artifacts.model_info import TEXT_VECTORS, WEIGHTS, ModelInfo
-from fervor.export.onnx import export
+from fervor.graphs.onnx import export
 from fervor.io import provenance
 from fervor.labels import EXPRESSIONS
 from fervor.methods.vlm import VLM

@@ -3,7 +3,7 @@
     python tools/weights/measure_int8.py FERPLUS [--model embedded] [--make] [--split valid]
 
 With --make the graph and its checksum are written into the model's folder; the ranges are read from
-256 FERPlus train faces (`fervor.export.quantize`). Accuracy is under the protocol `majority`; time
+256 FERPlus train faces (`fervor.graphs.quantize`). Accuracy is under the protocol `majority`; time
 is the processor's for a face, on one thread. Needs fervor[train].
 """
 
@@ -21,7 +21,7 @@ from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo
 from fervor.artifacts.reader import open_session
 from fervor.data.datasets import Sample, load
 from fervor.evaluation.metrics import softmax, summary
-from fervor.export.quantize import FACES, add_int8
+from fervor.graphs.quantize import FACES, add_int8
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 

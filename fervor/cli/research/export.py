@@ -20,11 +20,11 @@ def export(
     if pictures and not int8:
         raise UsageError(f"pictures={pictures}: needs --int8")
     with missing_extra("train"):
-        from fervor.export.onnx import export as exported
+        from fervor.graphs.onnx import export as exported
     faces = None
     if int8:
         with missing_extra("train"):
-            from fervor.export.quantize import add_int8, faces_of
+            from fervor.graphs.quantize import add_int8, faces_of
         faces = faces_of(model, pictures)
     graph = exported(model=model, output=output, half=half)
     print(graph)

@@ -23,7 +23,7 @@ from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Teacher
 from fervor.data.batch import Batch
 from fervor.data.splits import read_splits
 from fervor.errors import ModelError, UsageError
-from fervor.export.onnx import OUTPUTS, _Graph, _write_graph, export
+from fervor.graphs.onnx import OUTPUTS, _Graph, _write_graph, export
 from fervor.inference.predictor import Predictor
 from fervor.methods.build import load_model, own_state, save_model, tower_checksums
 from fervor.methods.lacovl.method import LaCoVL, Logits

@@ -17,8 +17,8 @@ from torch import nn
 from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo, find_model
 from fervor.cli.main import main
 from fervor.errors import ModelError, UsageError
-from fervor.export import quantize
-from fervor.export.onnx import write_checked
+from fervor.graphs import quantize
+from fervor.graphs.onnx import write_checked
 from fervor.inference import precision as eightbits
 from fervor.inference.precision import Precision
 from fervor.inference.predictor import Predictor

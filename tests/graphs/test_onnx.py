@@ -21,9 +21,9 @@ from fervor.config import Encoder
 from fervor.errors import ModelError, UsageError
 from fervor.evaluation.evaluate import onnx_logits, torch_logits
 from fervor.evaluation.metrics import softmax
-from fervor.export import onnx as module
-from fervor.export.onnx import export
 from fervor.faces.landmarks import GRAPH
+from fervor.graphs import onnx as module
+from fervor.graphs.onnx import export
 from fervor.inference.predictor import Predictor
 from fervor.io.provenance import sha256
 from fervor.methods import method_class

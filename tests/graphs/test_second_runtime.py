@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fervor.artifacts.packaged import WEIGHTS
 from fervor.config import Encoder
-from fervor.export.onnx import export
+from fervor.graphs.onnx import export
 from fervor.methods import METHODS
-from tests.export.test_onnx import save
+from tests.graphs.test_onnx import save
 from tests.support import tiny
 
 

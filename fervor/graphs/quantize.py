@@ -32,7 +32,7 @@ from fervor.data.image_set import read_pictures
 from fervor.data.loading import evaluation_batches
 from fervor.data.splits import load_samples
 from fervor.errors import ModelError, UsageError
-from fervor.export.onnx import store_half, write_method
+from fervor.graphs.onnx import store_half, write_method
 from fervor.io import provenance, sources
 from fervor.io.atomic import aside
 from fervor.io.frame import Frame
