@@ -130,11 +130,11 @@ def test_forbidden_and_unknown_licences_are_faults(licences: Any, tmp_path: Path
 
 
 def test_an_old_page_is_noticed(licences: Any) -> None:
-    now = "| one | MIT | base |  |\n| two | ISC | base |  |\n| `net.onnx` | MIT | faces |\n"
+    now = "| base | MIT | one |\n| base, heic | ISC | two |\n| `net.onnx` | MIT | faces |\n"
     tested = "one==1.0\ntwo==2.0\nelsewhere==3.0\n"
-    more = "| elsewhere | MIT | base |  |\n"  # needed under another system
+    more = "| base | MIT | elsewhere |\n"  # needed under another system
     assert licences.stale(now + more, now, tested) == []
-    gone = "| dropped | MIT | base |  |\n| `old.onnx` | MIT | faces |\n"
+    gone = "| base | MIT | dropped |\n| `old.onnx` | MIT | faces |\n"
     assert licences.stale(now.replace("ISC", "MIT") + gone, now, tested) == [
         "`old.onnx`: on the page, and nothing needs it",
         "dropped: on the page, and nothing needs it",

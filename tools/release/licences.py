@@ -200,12 +200,20 @@ def faults(needs: Mapping[str, Need]) -> list[str]:
 
 
 def written(needs: Mapping[str, Need]) -> str:
-    """The two tables: distributions, and the shipped weights."""
-    lines = ["| distribution | licence | comes with | bundles |", "|---|---|---|---|"]
-    for need in needs.values():
-        libraries = ", ".join(f"{name} ({its})" for name, its in need.bundled.items())
+    """The tables: distributions by what brings them, bundled libraries, and the shipped weights."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for need in sorted(needs.values(), key=lambda need: "base" not in need.extras):
         extras = "base" if "base" in need.extras else ", ".join(sorted(need.extras))
-        lines.append(f"| {need.name} | {need.licence} | {extras} | {libraries} |")
+        groups.setdefault((extras, need.licence), []).append(need.name)
+    lines = ["| comes with | licence | distributions |", "|---|---|---|"]
+    lines += [
+        f"| {extras} | {its} | {', '.join(names)} |" for (extras, its), names in groups.items()
+    ]
+    lines += ["", "| wheel | bundles |", "|---|---|"]
+    for need in needs.values():
+        if need.bundled:
+            libraries = ", ".join(f"{name} ({its})" for name, its in need.bundled.items())
+            lines.append(f"| {need.name} | {libraries} |")
     lines += ["", *(f"- **{name}**: {REASONS[name]}." for name in sorted(needs) if name in REASONS)]
     lines += ["", "## Weights", "", "| file | licence | data terms |", "|---|---|---|"]
     lines += [f"| `{name}` | {its} | {terms} |" for name, its, terms in weight_rows()]
@@ -231,7 +239,7 @@ def stale(page: str, text: str, tested: str) -> list[str]:
 
     Name and licence are compared, no version. What another system or Python does not need stays.
     """
-    here, there = (set(re.findall(r"^\| (\S+) \| ([^|]+) \|", part, re.M)) for part in (text, page))
+    here, there = _named(text), _named(page)
     names = {canonicalize_name(line.split("==")[0]) for line in tested.splitlines() if "==" in line}
     lines = [f"{name}: {its}: not on the page" for name, its in here - there]
     known = {name for name, _ in here}
@@ -239,6 +247,16 @@ def stale(page: str, text: str, tested: str) -> list[str]:
         if name not in known and (name.startswith("`") or name not in names):
             lines.append(f"{name}: on the page, and nothing needs it")
     return sorted(lines)
+
+
+def _named(page: str) -> set[tuple[str, str]]:
+    """Name and licence of each distribution and file in the tables of three columns."""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.M)
+    return {
+        (name, licence)
+        for first, licence, last in rows
+        for name in ([first] if first.startswith("`") else last.split(", "))
+    }
 
 
 def needed() -> dict[str, Need]:
