@@ -314,7 +314,8 @@ def comparison(
         mine = [r for r in mine if bool(r["setting"]["weight"]) == complete]
         mine = sorted(mine, key=lambda r: int(r["seed"]))
         told = np.array([np.array(r["answer"].split(), int) for r in mine])
-        return (told == label) * weights * len(label)
+        hits: NDArray[Any] = (told == label) * weights * len(label)
+        return hits
 
     second, first = right(False), right(True)
     better = gain(first, second, np.arange(len(label)))
