@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from fervor.artifacts.joint_space import unit
 from fervor.artifacts.model_info import GRAPH, ModelInfo
 from fervor.artifacts.reader import open_session
 from fervor.config import Data
@@ -26,7 +27,7 @@ from fervor.data.loading import evaluation_batches
 from fervor.data.splits import alignment, load_samples
 from fervor.errors import ModelError, UsageError
 from fervor.evaluation import results
-from fervor.evaluation.label_mapping import Scope, scope
+from fervor.evaluation.label_mapping import Scope, scope, scope_of_words
 from fervor.evaluation.metrics import softmax, summary
 from fervor.evaluation.operating_points import figures_at_points
 from fervor.evaluation.significance import (
@@ -40,9 +41,10 @@ from fervor.evaluation.significance import (
     units,
 )
 from fervor.evaluation.subgroups import by_attributes
+from fervor.inference.open_vocabulary import METHOD, check_labels, read_vocabulary
 from fervor.io import provenance
 from fervor.methods.base import Method
-from fervor.methods.build import build
+from fervor.methods.build import build, with_words
 from fervor.plugins import missing_extra
 
 
@@ -111,9 +113,19 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
-def logits_of(info: ModelInfo, pictures: Pictures) -> Floats:
-    """Logits [n c] of a split's pictures."""
-    return opened(info)(evaluation_batches(pictures, size=info.input.size))
+def logits_of(info: ModelInfo, pictures: Pictures, words: Sequence[str] = ()) -> Floats:
+    """Logits [n c] of a split's pictures: for the model's own classes, or for words.
+
+    Raises:
+        UsageError: the model's classes are no words, or its text encoder does not know these.
+    """
+    batches = evaluation_batches(pictures, size=info.input.size)
+    if not words:
+        return opened(info)(batches)
+    if info.method != METHOD:
+        return torch_logits(with_words(info, words), batches)
+    vocabulary = read_vocabulary(info, words)
+    return vocabulary.scale * unit(opened(info, "embedding")(batches)) @ vocabulary.vectors.T
 
 
 @dataclass(frozen=True)
@@ -166,18 +178,19 @@ def answer(
     data: Data,
     split: str,
     *,
+    words: Sequence[str] = (),
     exclude_duplicates: bool = False,
     attributes: bool = False,
 ) -> Answers:
-    """Answer a split's pictures, those of classes that model and data set share.
+    """Answer a split's pictures, those of classes that model (or words) and data set share.
 
     Raises:
         UsageError: classes that do not fit, or duplicates of another data set's train.
     """
     scope, pictures, samples, described = counted(
-        info, data, split, exclude_duplicates=exclude_duplicates, attributes=attributes
+        info, data, split, words=words, exclude_duplicates=exclude_duplicates, attributes=attributes
     )
-    logits = logits_of(info, pictures)
+    logits = logits_of(info, pictures, words)
     if not np.isfinite(logits).all():
         raise ModelError(
             f"{info.folder}: the model's answers are no finite numbers; train it again"
@@ -191,6 +204,7 @@ def evaluate(
     data: Data,
     *,
     split: str = "test",
+    labels: Sequence[str] = (),
     output: str = "results",
     exclude_duplicates: bool = False,
     report: bool = False,
@@ -201,12 +215,15 @@ def evaluate(
     """Evaluate a model folder on one split; writes a result file below `output` and returns both.
 
     On another data set than the model's own, only the classes that both know are counted, and the
-    model answers with these alone; see `fervor.evaluation.label_mapping`.
+    model answers with these alone; see `fervor.evaluation.label_mapping`. With `labels` it answers
+    with these words in place of its own classes.
 
     Args:
         model: a run folder or an exported model's folder.
         data: which pictures.
         split: train, valid or test.
+        labels: words to choose of, in place of the model's own classes; pictures of classes that
+            they name are counted.
         output: folder of result files.
         exclude_duplicates: leave out pictures that also stand in the model's train.
         report: write figures and tables into a folder beside the result file.
@@ -223,6 +240,7 @@ def evaluate(
     if report:
         with missing_extra("report"):
             from fervor.evaluation.report import write_report
+    words = check_labels(labels) if labels else ()
     if umap:
         with missing_extra("umap"):
             importlib.import_module("umap")  # before all the work
@@ -230,12 +248,14 @@ def evaluate(
         ModelInfo.read(model),
         data,
         split,
+        words=words,
         exclude_duplicates=exclude_duplicates,
         attributes=bool(slices),
     )
     result = {**origin(found.info, found.described), **_figures(found)}
     if compare:
-        other = answer(ModelInfo.read(compare), data, split, exclude_duplicates=exclude_duplicates)
+        second = ModelInfo.read(compare)
+        other = answer(second, data, split, words=words, exclude_duplicates=exclude_duplicates)
         result["comparison"] = comparison(found, other)
     if slices:
         result["slices"] = by_attributes(found.samples, found.correct, slices)
@@ -245,6 +265,7 @@ def evaluate(
         temperature=found.info.temperature,
         compare=result["comparison"]["sha256"] if compare else None,
         slices=sorted(slices),
+        **({"labels": list(words)} if words else {}),
     )
     name = result_name(found.info, found.described, cross=found.scope.report is not None)
     path, result = results.store(Path(output), name, result, asked)
@@ -307,7 +328,8 @@ def _figures(found: Answers) -> dict[str, Any]:
         answer, classes = found.probabilities.argmax(1), len(found.scope.labels)
         intervals = grouped_intervals(found.label, answer, found.unit, classes)
         figures["accuracy_interval"] = list(intervals["accuracy"])
-    if (points := found.info.operating_points) is not None:
+    points = found.info.operating_points
+    if points is not None and "words" not in (found.scope.report or {}):
         calibrated = found.logits.astype(np.float64) / found.info.temperature
         figures["operating_points"] = figures_at_points(
             calibrated, found.label, found.scope.columns, points
@@ -364,13 +386,18 @@ def counted(
     data: Data,
     split: str,
     *,
+    words: Sequence[str] = (),
     exclude_duplicates: bool = False,
     attributes: bool = False,
 ) -> tuple[Scope, Pictures, tuple[Sample, ...], dict[str, Any]]:
     """The classes and pictures that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
     loaded, skipped = load_samples(data, split, protocol=protocol)
-    found = scope(info, data.name, protocol, loaded)
+    found = (
+        scope_of_words(info, words, data.name, protocol, loaded)
+        if words
+        else scope(info, data.name, protocol, loaded)
+    )
     samples, repeats = found.samples, set()
     if exclude_duplicates:
         repeats = set(repeated(samples, _training_samples(info, data, split)))

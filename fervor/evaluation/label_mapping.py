@@ -2,7 +2,7 @@
 
 On the data set that a model was trained on, its classes stay as they are and an unknown one is
 wrong use. On any other, classes are matched by name: what only one side knows is left out and
-reported.
+reported. Where the model is asked for other words, these are matched with the data set's classes.
 """
 
 from collections import Counter
@@ -13,7 +13,8 @@ from typing import Any
 from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
 from fervor.data.datasets import Sample
-from fervor.errors import UsageError
+from fervor.errors import DataError, UsageError
+from fervor.labels import canonical
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def scope(info: ModelInfo, name: str, protocol: str, samples: Sequence[Sample]) 
         if unknown:
             raise UsageError(
                 f"{name} under {protocol} holds {', '.join(unknown)}, the model knows "
-                f"{', '.join(known)}: choose a protocol with these classes"
+                f"{', '.join(known)}: choose a protocol with these classes, or name classes with "
+                "--labels, which a model that compares with texts can answer"
             )
         return Scope(known, tuple(range(len(known))), tuple(samples), None)
     asked = datasets.labels_of(name, samples, protocol)
@@ -72,3 +74,58 @@ def scope(info: ModelInfo, name: str, protocol: str, samples: Sequence[Sample]) 
     }
     kept = tuple(sample for sample in samples if sample.label in shared)
     return Scope(shared, tuple(known.index(label) for label in shared), kept, report)
+
+
+def scope_of_words(
+    info: ModelInfo, words: Sequence[str], name: str, protocol: str, samples: Sequence[Sample]
+) -> Scope:
+    """The classes that words name, and their pictures; a word that names none is an answer too.
+
+    A word names a class that is spelt alike or, for the eight expressions, is a synonym of it.
+
+    Args:
+        info: the model.
+        words: what it is asked for.
+        name: the data set that is evaluated.
+        protocol: its protocol.
+        samples: its pictures.
+
+    Raises:
+        UsageError: the words name no class of the data set, or one of them twice.
+    """
+    classes = datasets.labels_of(name, samples, protocol)
+    labels = tuple(_named(word, classes) for word in words)
+    if doubled := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError(
+            f"--labels {', '.join(words)}: {' and '.join(_words_of(doubled[0], words, labels))} "
+            f"both stand for {doubled[0]}; give one of them"
+        )
+    shared = [label for label in labels if label in classes]
+    if not shared:
+        raise UsageError(
+            f"--labels {', '.join(words)}: {name} under {protocol} has "
+            f"{', '.join(classes) or 'no class'}; name at least one of these"
+        )
+    left_out = Counter(sample.label for sample in samples if sample.label not in shared)
+    report = {
+        "trained_on": info.data.name,
+        "words": list(words),
+        "shared": shared,
+        "model_only": [label for label in labels if label not in classes],
+        "data_only": {label: left_out[label] for label in classes if label not in shared},
+    }
+    counted = tuple(sample for sample in samples if sample.label in shared)
+    return Scope(labels, tuple(range(len(labels))), counted, report)
+
+
+def _named(word: str, classes: Sequence[str]) -> str:
+    """The class that a word names, or the word."""
+    try:
+        expression = canonical(word)
+    except DataError:
+        return word
+    return word if word in classes or expression not in classes else expression
+
+
+def _words_of(label: str, words: Sequence[str], labels: Sequence[str]) -> list[str]:
+    return [word for word, other in zip(words, labels, strict=True) if other == label]

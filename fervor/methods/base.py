@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fervor.data.batch import Batch
+from fervor.errors import UsageError
 from fervor.models.image import Features, ImageEncoder
 from fervor.models.text.encoders import TextEncoder
 
@@ -47,6 +48,14 @@ class Method(nn.Module):
     def frozen(self) -> tuple[str, ...]:
         """Towers that stay as they came: a model folder names them and does not hold them."""
         return ()
+
+    def word_tensors(self) -> tuple[str, ...]:
+        """Its own tensors that follow from its classes' words: other words, others of these.
+
+        Raises:
+            UsageError: its classes are learned, and no words.
+        """
+        raise UsageError("has learned its classes, which are no words")
 
     def pictures_to_prepare(self) -> int | None:
         """Pictures of each class that `prepare` wants to see: 0 for all, None for none."""

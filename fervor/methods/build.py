@@ -5,7 +5,7 @@ Towers that a method leaves as they came are not stored: model.json holds their 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from fervor.config import Landmarks, Teacher
 from fervor.errors import FervorError, ModelError, UsageError
 from fervor.io import provenance
 from fervor.io.atomic import write_bytes
+from fervor.labels import EXPRESSIONS
 from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options
 from fervor.methods.validation import check_architecture
 from fervor.models.auxiliary import build_companions
 from fervor.models.image import build_image_encoder
-from fervor.models.text.encoders import build_text_encoder
+from fervor.models.text.encoders import STORED, build_text_encoder
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,32 @@ def tensors_of(info: ModelInfo) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}; copy it anew") from None
+
+
+def with_words(info: ModelInfo, words: Sequence[str]) -> Method:
+    """The method that a folder describes with other words as its classes, in eval mode.
+
+    Raises:
+        ModelError: see `build`.
+        UsageError: its classes are no words, or its text encoder does not know these.
+    """
+    method = build(info)
+    try:
+        from_words = method.word_tensors()
+    except UsageError as error:
+        raise UsageError(
+            f"labels {', '.join(words)}: model {info.name} of method {info.method} {error}; leave "
+            "labels out, or choose a model of method ke, mpa or vlm"
+        ) from None
+    own: Any = type(method)
+    name = info.text.name
+    if not set(words) <= set(EXPRESSIONS):  # of other words no vectors are stored
+        name = STORED.get(name, name)
+    text = dict(method.named_children()).get("text") or build_text_encoder(name)
+    other: Method = own(method.image, text, words, method.options)
+    kept = {key: value for key, value in own_state(method).items() if key not in from_words}
+    fill(other, {**own_state(other), **kept}, info.folder / WEIGHTS)
+    return other.eval()
 
 
 def _check_parts(info: ModelInfo, source: Path) -> None:

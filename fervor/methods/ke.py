@@ -158,6 +158,10 @@ class KE(Method):
         """The text tower, where prompts learn through it."""
         return () if self.soft is None else ("text",)
 
+    def word_tensors(self) -> tuple[str, ...]:
+        """The classes' text vectors; a context that learns is shared by all words."""
+        return ("texts",) if self.soft is None else ()
+
     @contextmanager
     def constant_text(self) -> Iterator[None]:
         """A text tower runs once."""

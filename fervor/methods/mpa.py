@@ -161,6 +161,12 @@ class MPA(Method):
         """Both towers."""
         return ("image", "text")
 
+    def word_tensors(self) -> tuple[str, ...]:
+        """None: a context that is shared stands in front of any word."""
+        if self.options.class_context:
+            raise UsageError("has a context for each of its classes, and none for other words")
+        return ()
+
     def train(self, mode: bool = True) -> Self:
         """As for every module, but the towers stay in eval mode."""
         super().train(mode)

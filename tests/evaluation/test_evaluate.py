@@ -19,6 +19,7 @@ from fervor.evaluation.evaluate import evaluate, logits_of, torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
 from fervor.methods.build import load_model, save_model
+from fervor.methods.classifier import Classifier
 from fervor.methods.ke import KE
 from fervor.models.image import build_image_encoder
 from tests.support import tiny
@@ -247,3 +248,54 @@ def test_pictures_that_stand_in_train_are_left_out_when_asked(model: Path, tmp_p
     other = Data(name="csv", root=str(table_of(tmp_path / "table", list(LABELS), 1)), cache="")
     with pytest.raises(UsageError, match=r"the model's own data set, folder"):
         evaluate(str(model), other, exclude_duplicates=True)
+
+
+# Words in place of the model's classes
+
+
+@pytest.fixture
+def drawn_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fervor.methods.build.build_text_encoder", lambda _: DrawnText(12))
+
+
+@pytest.mark.usefixtures("drawn_text")
+def test_its_own_classes_as_words_in_another_order_change_no_answer(
+    model: Path, faces: Path, tmp_path: Path
+) -> None:
+    split = read_pictures(load("folder", faces, "test"), LABELS, size=32)
+    own = logits_of(ModelInfo.read(model), split)
+    turned = logits_of(ModelInfo.read(model), split, LABELS[::-1])
+    np.testing.assert_allclose(turned[:, ::-1], own, rtol=1e-5)
+    data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
+    plain_path, plain = evaluate(str(model), data, output=str(tmp_path))
+    path, found = evaluate(str(model), data, labels=LABELS[::-1], output=str(tmp_path))
+    assert path != plain_path
+    assert found["accuracy"] == plain["accuracy"]
+    assert list(found["classes"]) == list(LABELS[::-1])
+    assert "operating_points" not in found
+
+
+@pytest.mark.usefixtures("drawn_text")
+def test_words_that_a_model_was_not_trained_on(model: Path, tmp_path: Path) -> None:
+    faces = write_folder(tmp_path / "test", ["neutral", "fear", "surprise"], 2).parent
+    data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="or name classes with --labels"):
+        evaluate(str(model), data, output=str(tmp_path))
+    _, found = evaluate(str(model), data, labels=["surprise", "afraid"], output=str(tmp_path))
+    assert found["count"] == 4
+    assert list(found["classes"]) == ["surprise", "fear"]
+    assert found["cross_data"]["words"] == ["surprise", "afraid"]
+    assert found["cross_data"]["data_only"] == {"neutral": 2}
+
+
+def test_a_model_whose_classes_are_no_words(tmp_path: Path) -> None:
+    config = Encoder(name="resnet18", weights=tiny.save_resnet(tmp_path / "net"), size=32)
+    built = Classifier(
+        build_image_encoder(config), DrawnText(12), LABELS, Classifier.Options()
+    ).eval()
+    info = description("classifier", config, built, mode="paper", name="classifier/drawn")
+    save_model(tmp_path / "run", built.state_dict(), info, "")
+    data = Data(name="folder", root=str(write_folder(tmp_path / "test", LABELS, 1).parent))
+    message = "labels anger, fear: model .* of method classifier has learned its classes, .*; leave"
+    with pytest.raises(UsageError, match=message):
+        evaluate(str(tmp_path / "run"), data, labels=["anger", "fear"], output=str(tmp_path))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fervor.artifacts.model_info import ModelInfo
 from fervor.data.datasets import Sample
 from fervor.errors import UsageError
-from fervor.evaluation.label_mapping import scope
+from fervor.evaluation.label_mapping import scope, scope_of_words
 from fervor.labels import EXPRESSIONS, RAFDB, ordered
 from tests.support.models import content
 
@@ -63,3 +63,33 @@ def test_classes_are_intersected_by_name(known: list[str], shown: list[str]) -> 
     dropped = [name for name in ordered(shown) if name not in known]
     assert found.report["data_only"] == {name: shown.count(name) for name in dropped}
     assert len(found.samples) + sum(found.report["data_only"].values()) == len(shown)
+
+
+# Words in place of the model's classes
+
+FIVE = info("ferplus", EXPRESSIONS[:5])
+
+
+def test_words_name_classes_by_spelling_and_by_synonym() -> None:
+    shown = samples("happiness", "anger", "fear")
+    found = scope_of_words(FIVE, ["happy", "bored", "anger"], "ferplus", "majority", shown)
+    assert found.labels == ("happiness", "bored", "anger")
+    assert found.columns == (0, 1, 2)
+    assert [sample.label for sample in found.samples] == ["happiness", "anger"]
+    assert found.report is not None
+    assert found.report["words"] == ["happy", "bored", "anger"]
+    assert found.report["shared"] == ["happiness", "anger"]
+    assert found.report["model_only"] == ["bored"]
+    assert found.report["data_only"]["fear"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["happy", "joy"], "happy and joy both stand for happiness"),
+        (["bored", "proud"], r"ferplus under majority has .*happiness.*; name at least one"),
+    ],
+)
+def test_words_that_name_no_class_or_one_twice(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        scope_of_words(FIVE, words, "ferplus", "majority", samples("happiness"))

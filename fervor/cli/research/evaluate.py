@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fervor.cli.using import listed
 from fervor.config import Data
 from fervor.errors import DONE
 from fervor.plugins import missing_extra
@@ -12,6 +13,7 @@ def evaluate(
     model: str,
     data: Data,
     split: str = "test",
+    labels: str = "",
     output: str = "results",
     exclude_duplicates: bool = False,
     report: bool = False,
@@ -25,6 +27,8 @@ def evaluate(
         model: a run folder or model folder; embedded for the one that fervor ships.
         data: which pictures.
         split: train, valid or test.
+        labels: words to choose of in place of the model's classes, separated by commas, or by
+            semicolons where one holds a comma; for models that compare with texts.
         output: folder of result files.
         exclude_duplicates: leave out pictures that also stand in train, pixel by pixel.
         report: write figures, tables and a page into a folder beside the result file.
@@ -38,6 +42,7 @@ def evaluate(
         model,
         data,
         split=split,
+        labels=listed(labels) or (),
         output=output,
         exclude_duplicates=exclude_duplicates,
         report=report,
@@ -84,13 +89,18 @@ def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if (cross := result["cross_data"]) is not None:
         dropped = [f"{name} ({count} pictures)" for name, count in cross["data_only"].items()]
+        asked = "words" in cross
         lines = [
             ("trained on", cross["trained_on"]),
             ("classes counted", ", ".join(cross["shared"])),
-            ("only in the model", ", ".join(cross["model_only"]) or "none"),
+            (
+                f"only in the {'words' if asked else 'model'}",
+                ", ".join(cross["model_only"]) or "none",
+            ),
             ("only in the data", ", ".join(dropped) or "none"),
-            ("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"),
         ]
+        if not asked:
+            lines.append(("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"))
     found = result["data"]["left_out"]
     if found["no_face"]:
         lines.append(("without a face", f"{found['no_face']} pictures left out"))

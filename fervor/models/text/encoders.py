@@ -319,6 +319,10 @@ def projected_text() -> ProjectedText:
     return ProjectedText(MiniLMText(), vlm_projection())
 
 
+STORED = {"minilm-vectors": "minilm", "vlm-vectors": "vlm"}
+"""Stored vectors, and the tower that gives the same ones for any sentence."""
+
+
 def build_text_encoder(name: str) -> TextEncoder:
     """The text encoder of a name: of fervor, of an entry point, package.module:Class, or the text
     tower of a model folder or hub name.
