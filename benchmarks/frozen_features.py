@@ -26,7 +26,7 @@ from fervor.data.image_set import Pictures, read_pictures
 from fervor.data.loading import evaluation_batches
 from fervor.data.samplers import mixed_seed
 from fervor.data.splits import load_samples
-from fervor.export.onnx import write_checked
+from fervor.graphs.onnx import write_checked
 from fervor.io.atomic import aside
 from fervor.models.image import FaceEncoder, build_image_encoder
 from fervor.recipes import recipe_path
