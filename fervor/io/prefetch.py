@@ -129,27 +129,42 @@ def mapped(
     count: int,
     *,
     urgent: Callable[[Item], bool] = lambda item: False,
+    weight: Callable[[Item], int] = lambda item: 0,
+    limit: int = 0,
 ) -> Generator[Result]:
     """The function of each item, in order, of up to `count` items at once in threads.
 
     Items are taken by the reader's thread, one more than are worked on, so that no thread waits for
-    its next; after an urgent one none until its result was read. What the function raises is raised
-    in its item's place. With a `count` of 1 there are no threads.
+    its next; after an urgent one none until its result was read. At most `limit` weight is worked
+    on or waits, and always room for one item. What the function raises is raised in its item's
+    place. With a `count` of 1 there are no threads.
     """
     if count == 1:
         yield from map(function, items)
         return
     pool = ThreadPoolExecutor(count)
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Future[Result], int]] = deque()
+    held = 0
+
+    def oldest() -> Result:
+        nonlocal held
+        future, freed = waiting.popleft()
+        held -= freed
+        return future.result()
+
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            heavy = weight(item)
+            while waiting and held + heavy > limit:
+                yield oldest()
+            waiting.append((pool.submit(function, item), heavy))
+            held += heavy
             room = 0 if urgent(item) else count
             del item  # not held while its result is awaited
             while len(waiting) > room:
-                yield waiting.popleft().result()
+                yield oldest()
         while waiting:
-            yield waiting.popleft().result()
+            yield oldest()
     finally:
         pool.shutdown(cancel_futures=True)
 

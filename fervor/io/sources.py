@@ -11,6 +11,9 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
+from functools import partial
+from itertools import groupby
+from threading import Lock
 from typing import BinaryIO, TypeGuard, cast
 from urllib.parse import unquote
 
@@ -22,7 +25,7 @@ from fervor.errors import FervorError, InputError
 from fervor.io.frame import WEBCAM, Frame, Span
 from fervor.io.image import rgb_image, to_rgb
 from fervor.io.image_header import check_header, is_heif, read_header
-from fervor.io.prefetch import ahead
+from fervor.io.prefetch import ahead, mapped
 from fervor.io.video import ENDINGS as VIDEO_ENDINGS
 from fervor.io.video import check_webcam, is_container, need_av, read_video, read_webcam
 
@@ -87,6 +90,35 @@ ORIENTATION = 0x0112
 UPRIGHT = 1
 
 
+class _Silence:
+    """No warnings of damaged metadata, nor of sizes that are checked here, in any of its blocks.
+
+    Filters of warnings are the whole process's: of blocks in several threads the first one changes
+    them and the last one puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._blocks = Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                self._filters.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 def open_inputs(
     inputs: Sequence[str | os.PathLike[str]], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
 ) -> Generator[Frame]:
@@ -101,24 +133,47 @@ def open_inputs(
 
 
 def read(
-    sources: Iterable[str], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+    sources: Iterable[str],
+    *,
+    span: Span = WHOLE,
+    max_pixels: int = MAX_PIXELS,
+    decoders: int = 1,
 ) -> Generator[Frame]:
     """The frames of files and webcams, in order, decoded ahead by a thread in bounded memory.
 
-    `span` says which frames of a video or webcam are read.
+    `span` says which frames of a video or webcam are read; so many `decoders` decode pictures that
+    follow each other at a time.
     """
-    frames = _read(sources, span, max_pixels)
+    frames = _read(sources, span, max_pixels, decoders)
     return ahead(frames, weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
 
 
-def _read(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Frame]:
+def _read(sources: Iterable[str], span: Span, max_pixels: int, decoders: int) -> Generator[Frame]:
+    decode = partial(read_picture, max_pixels=max_pixels)
+    for moving, several in groupby(sources, is_moving):
+        if moving:
+            yield from _read_moving(several, span, max_pixels)
+        else:
+            yield from mapped(decode, several, decoders, weight=_stated_pixels, limit=AHEAD_PIXELS)
+
+
+def _stated_pixels(source: str) -> int:
+    """Pixels of a picture as its header states them; 0 where it states none."""
+    try:
+        _check_file(source)
+        with open(source, "rb") as file:
+            header = read_header(file)
+    except (InputError, OSError):  # reading it says why
+        return 0
+    return 0 if header is None else header.pixels
+
+
+def _read_moving(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Frame]:
     for source in sources:
         if is_webcam(source):
             yield from read_webcam(source, span, max_pixels=max_pixels)
         elif is_animated(source):
             yield from _read_animation(source, span, max_pixels)
-        elif not is_video(source):
-            yield read_picture(source, max_pixels=max_pixels)
         elif reason := _unreadable(source):
             yield Frame(source, 0, None, None, reason)
         else:
@@ -129,20 +184,18 @@ def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame
     """The pictures of an animation at their times; what cannot be decoded is the last frame."""
     number, time = -1, 0.0
     try:
-        with open(source, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _opened(file, max_pixels) as image:
-                # Before an APNG's animation there may be a picture for viewers that show no other.
-                first = int(bool(getattr(image, "default_image", False)))
-                for number in range(getattr(image, "n_frames", 1) - first):
-                    image.seek(first + number)
-                    pixels = rgb_image(_upright(image)).copy()
-                    length = float(image.info.get("duration", 0) or 0) / 1000
-                    if time >= span.end:
-                        return
-                    if time >= span.start and number % span.every == 0:
-                        yield Frame(source, number, time, pixels, None)
-                    time += length if length >= SHORTEST else USUAL
+        with open(source, "rb") as file, _silence, _opened(file, max_pixels) as image:
+            # Before an APNG's animation there may be a picture for viewers that show no other.
+            first = int(bool(getattr(image, "default_image", False)))
+            for number in range(getattr(image, "n_frames", 1) - first):
+                image.seek(first + number)
+                pixels = rgb_image(_upright(image)).copy()
+                length = float(image.info.get("duration", 0) or 0) / 1000
+                if time >= span.end:
+                    return
+                if time >= span.start and number % span.every == 0:
+                    yield Frame(source, number, time, pixels, None)
+                time += length if length >= SHORTEST else USUAL
     except Exception as error:
         yield Frame(source, max(0, number), time, None, _reason(error))
 
@@ -381,10 +434,8 @@ def decode_picture(file: BinaryIO, source: str, *, max_pixels: int = MAX_PIXELS)
 
 
 def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked here
-        with _opened(file, max_pixels) as image:
-            return rgb_image(_upright(image))
+    with _silence, _opened(file, max_pixels) as image:
+        return rgb_image(_upright(image))
 
 
 def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:

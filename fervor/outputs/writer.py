@@ -79,7 +79,7 @@ def answers(
     finder: "PointFinder | None" = None,
 ) -> Generator[Answer]:
     """Every frame of the sources with its answer, in order."""
-    with closing(media.read(sources, span=span)) as frames:
+    with closing(media.read(sources, span=span, decoders=predictor.decoders)) as frames:
         for frame, answer in predictor.with_frames(frames):
             yield (
                 frame,

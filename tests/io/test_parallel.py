@@ -68,6 +68,30 @@ def test_mapped_keeps_the_order_and_the_bound(count: int) -> None:
     assert most == count
 
 
+def test_mapped_holds_no_more_weight_than_it_may() -> None:
+    weights = [1, 1, 9, 1, 5, 5, 1, 1, 1, 1]
+    held, most = 0, 0
+    lock = threading.Lock()
+
+    def items() -> Iterator[int]:
+        yield from range(len(weights))
+
+    def begin(number: int) -> int:
+        nonlocal held, most
+        with lock:
+            held += weights[number]
+            most = max(most, held)
+        time.sleep(0.01)
+        return number
+
+    found = mapped(begin, items(), 4, weight=lambda number: weights[number], limit=6)
+    for place, number in enumerate(found):
+        assert number == place
+        with lock:
+            held -= weights[number]
+    assert most == 9  # alone, and otherwise six at most
+
+
 def test_mapped_alone_needs_no_thread() -> None:
     (name,) = mapped(lambda _: threading.current_thread().name, [0], 1)
     assert name == threading.current_thread().name

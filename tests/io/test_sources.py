@@ -8,7 +8,9 @@ import re
 import struct
 import sys
 import tempfile
+import threading
 import time
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -555,3 +557,62 @@ def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match=r"no video; 5 files skipped \(3 \.txt.*: expected \.jpg"):
         find([tmp_path])
+
+
+def test_several_decoders_give_what_one_gives(tmp_path: Path) -> None:
+    """Pictures of any size, damaged ones and moving ones, in their order."""
+    for number, side in enumerate((8, 900, 30, 400, 2000, 16, 500, 12)):
+        Image.new("RGB", (side, side), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3a.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    frames = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (0, 200)]
+    frames[0].save(tmp_path / "5a.gif", save_all=True, append_images=frames[1:])
+    names = find([tmp_path])
+    alone, several = (list(read(names, decoders=count)) for count in (1, 3))
+    assert len(alone) == 11
+    for one, other in zip(alone, several, strict=True):
+        assert (one.source, one.frame, one.error) == (other.source, other.frame, other.error)
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_decoders_hold_a_bounded_number_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        Image.new("RGB", (100, 100)).save(tmp_path / f"{number:02}.png")
+    decoding, most, lock, real = 0, 0, threading.Lock(), media.read_picture
+
+    def slow(source: str, *, max_pixels: int) -> Frame:
+        nonlocal decoding, most
+        with lock:
+            decoding += 1
+            most = max(most, decoding)
+        time.sleep(0.02)
+        with lock:
+            decoding -= 1
+        return real(source, max_pixels=max_pixels)
+
+    monkeypatch.setattr(media, "read_picture", slow)
+    for limit, count in ((10_000_000, 4), (25_000, 2), (1, 1)):
+        most = 0
+        monkeypatch.setattr(media, "AHEAD_PIXELS", limit)
+        assert len(list(read(find([tmp_path]), decoders=4))) == 12
+        assert most == count
+
+
+def test_threads_that_silence_warnings_leave_the_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+    first, second = threading.Event(), threading.Event()
+
+    def begins_first_and_ends_first() -> None:
+        with media._silence:
+            first.set()
+            assert second.wait(5)
+
+    thread = threading.Thread(target=begins_first_and_ends_first)
+    thread.start()
+    assert first.wait(5)
+    with media._silence:
+        second.set()
+        thread.join()
+        warnings.warn("nobody hears this", stacklevel=1)
+    assert list(warnings.filters) == before
