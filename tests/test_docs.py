@@ -107,6 +107,24 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(file), f"{page} links to {target}"
 
 
+TEXTS = {"api", "decisions", "python", "responsible-use", "results"}
+"""Pages that begin otherwise: lists, words to people, and tables under headings of their own."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        page
+        for page in PAGES
+        if re.fullmatch(r"docs/(methods/)?[\w-]+\.md", page) and Path(page).stem not in TEXTS
+    ],
+)
+def test_pages_begin_with_a_command_and_a_table_or_an_image(page: str) -> None:
+    screen = re.split(r"^## ", PAGES[page], maxsplit=1, flags=re.MULTILINE)[0]
+    assert "\n```" in screen, f"{page} shows no command before its first heading"
+    assert "|---" in screen or "![" in screen, f"{page} shows no table before its first heading"
+
+
 def test_every_decision_is_listed() -> None:
     listed = PAGES["docs/decisions.md"]
     for page in ROOT.glob("docs/decisions/*.md"):
