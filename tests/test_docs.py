@@ -216,32 +216,20 @@ def test_templates_are_those_of_the_code() -> None:
     assert {int(number): template for number, template in rows} == TEMPLATES
 
 
-@pytest.mark.parametrize("method", ["ke", "mpa", "lacovl"])
-def test_options_are_those_of_the_code(method: str) -> None:
+@pytest.mark.parametrize("method", ["ke", "mpa", "lacovl", "vlm"])
+def test_options_are_shown_from_the_code_with_all_their_names(method: str) -> None:
     pytest.importorskip("torch", reason="methods need the [train] extra")
-    from dataclasses import asdict
+    from dataclasses import fields
+
+    from docstring_parser import parse
 
     from fervor.methods import method_class
 
-    section = re.split(r"^## ", PAGES[f"docs/methods/{method}.md"], flags=re.MULTILINE)
-    (options,) = (part for part in section if part.startswith("Options\n"))
-    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", options, re.MULTILINE))
-    found: Any = method_class(method).Options()
-    defaults = {name: str(value).lower() or '""' for name, value in asdict(found).items()}
-    assert stated.keys() == defaults.keys()
-    for name, value in stated.items():
-        assert value.strip("`") in (defaults[name], defaults[name].removesuffix(".0"))
-
-
-def test_options_of_the_image_text_model_are_those_of_the_code() -> None:
-    pytest.importorskip("torch", reason="methods need the [train] extra")
-    from dataclasses import asdict
-
-    from fervor.methods.vlm import VLM
-
-    section = PAGES["docs/methods/vlm.md"].split("## Options")[1].split("\n## ")[0]
-    stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
-    assert {name: float(value) for name, value in stated.items()} == asdict(VLM.Options())
+    options: Any = method_class(method).Options
+    path = f"{options.__module__}.{options.__qualname__}"
+    assert f"\n::: {path}\n" in PAGES[f"docs/methods/{method}.md"]
+    described = {attribute.arg_name for attribute in parse(options.__doc__).params}
+    assert described == {field.name for field in fields(options)}
 
 
 def test_the_unseen_words_are_those_of_the_data() -> None:
