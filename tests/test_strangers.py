@@ -23,7 +23,7 @@ from fervor.cli.main import main
 from fervor.data.manifest import MANIFEST, rows_of
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.inference.open_vocabulary import _stored
-from fervor.io.jsonfile import DEEPEST, read_object
+from fervor.io.typed_json import DEEPEST, read_object
 from fervor.recipes import check_file
 from tests.support.models import sha256, write_model
 

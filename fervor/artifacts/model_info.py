@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from fervor.config import Encoder, Landmarks, Teacher
 from fervor.errors import ModelError
 from fervor.io import provenance
-from fervor.io.jsonfile import read_object
-from fervor.io.typed_json import decoded, encoded
+from fervor.io.typed_json import decoded, encoded, read_object
 
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fervor.data.datasets import Box, Sample
 from fervor.errors import DataError
-from fervor.io.jsonfile import read_object
+from fervor.io.typed_json import read_object
 
 
 MANIFEST, SETTINGS = "manifest.jsonl", "align.json"

@@ -19,6 +19,7 @@ from fervor.evaluation.evaluate import Answers
 from fervor.evaluation.metrics import coverage_risk, reliability
 from fervor.evaluation.significance import Floats, Ints
 from fervor.io import provenance
+from fervor.io.csv_cells import harmless
 
 
 LAID_OUT = 2000
@@ -154,7 +155,8 @@ def _predictions(found: Answers, root: str) -> Iterable[list[Any]]:
     yield ["path", "label", "answer", *(f"p_{name}" for name in labels)]
     for sample, row in zip(found.samples, found.probabilities, strict=True):
         shares = [f"{share:.6f}" for share in row]
-        yield [_relative(sample.path, root), sample.label, labels[row.argmax()], *shares]
+        path = harmless(_relative(sample.path, root), path=True)
+        yield [path, sample.label, labels[row.argmax()], *shares]
 
 
 def _relative(path: str, root: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fervor.errors import DataError, UsageError
 from fervor.io import provenance
-from fervor.io.jsonfile import read_object
+from fervor.io.typed_json import read_object
 
 
 CONTENT = "content_sha256"

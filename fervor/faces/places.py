@@ -1,6 +1,7 @@
 """Where faces are, said by the user: a region of each picture, or the boxes in a file."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -14,11 +15,14 @@ import numpy as np
 from fervor.errors import InputError, UsageError
 from fervor.faces.alignment import BOX_TEMPLATE, TEMPLATE
 from fervor.faces.types import Box, Face
+from fervor.io.csv_cells import original
 
 
 __all__ = ["GivenBoxes", "GivenFace", "check_region", "outside", "parse_region", "upright_face"]
 
 FIELDS = ("source", "x", "y", "width", "height")
+PARTIAL = ".partial"
+"""Ending of the rows of a run that did not come to its end."""
 
 
 class GivenFace(NamedTuple):
@@ -70,7 +74,8 @@ class GivenBoxes:
     """The faces of a file: CSV or JSON Lines with source, x, y, width, height in pixels.
 
     Frames of a video have `frame` too, and may have `track`; rows whose box is empty (`no_face`)
-    are no faces, so that the rows of `fervor predict` are such a file.
+    are no faces, so that the rows of `fervor predict` are such a file, and so are those of a run
+    that was stopped (NAME.partial), whose last one, where it was cut, is left out.
 
     Raises:
         InputError: the file does not exist, or a line of it is no box.
@@ -80,9 +85,8 @@ class GivenBoxes:
         self.path = Path(path)
         self._faces: defaultdict[tuple[str, int], list[GivenFace]] = defaultdict(list)
         try:
-            with self.path.open(encoding="utf-8", newline="") as file:
-                for line, row in _rows(file, self.path):
-                    self._add(line, row)
+            for line, row in _rows(_text(self.path), self.path):
+                self._add(line, row)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text in UTF-8"
             raise InputError(f"boxes {path} cannot be read: {reason}") from error
@@ -129,9 +133,18 @@ def _key(source: str) -> str:
     return os.path.normpath(source)
 
 
+def _text(path: Path) -> Iterable[str]:
+    """The lines of a file; of a run that was stopped those that it could end."""
+    content = path.read_bytes()
+    if path.suffix == PARTIAL:
+        content = content[: content.rfind(b"\n") + 1]
+    return io.StringIO(content.decode("utf-8"), newline="")
+
+
 def _rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbers of lines, and what they say."""
-    if path.suffix.lower() == ".jsonl":
+    ending = path.with_suffix("").suffix if path.suffix == PARTIAL else path.suffix
+    if ending.lower() == ".jsonl":
         for line, text in enumerate(file, start=1):
             if text.strip():
                 try:
@@ -141,9 +154,11 @@ def _rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]
                 if not isinstance(row, dict):
                     raise InputError(f"boxes {path}, line {line}: expected a JSON object")
                 yield line, row
-    elif path.suffix.lower() == ".csv":
+    elif ending.lower() == ".csv":
         reader = csv.DictReader(file)
         for row in reader:
+            if isinstance(source := row.get("source"), str):
+                row["source"] = original(source)
             yield reader.line_num, row
     else:
         raise InputError(f"boxes {path}: expected a name that ends in .csv or .jsonl")

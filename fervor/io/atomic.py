@@ -150,7 +150,8 @@ class RowFile:
         with ExitStack() as stack:
             if not self._direct:
                 stack.enter_context(lock_file(self._path))
-            self._file = (self._path if self._direct else self.partial).open("wb")
+            # No buffer: rows go to the system whole, in one call, and so none is cut here.
+            self._file = (self._path if self._direct else self.partial).open("wb", buffering=0)
             self._lock = stack.pop_all()
 
     def write(self, text: str, *, heading: bool = False) -> None:
@@ -161,8 +162,9 @@ class RowFile:
         """
         rows = text.encode("utf-8")
         try:
-            self._file.write(rows)
-            self._file.flush()
+            rest = memoryview(rows)
+            while rest:  # a pipe, or a disk that is nearly full, may take a part
+                rest = rest[os.write(self._file.fileno(), rest) :]
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -179,8 +181,7 @@ class RowFile:
         if self._file.closed:
             return
         with self._lock:
-            with suppress(OSError):  # on a full disk what waits in its buffer fails again
-                self._file.close()
+            self._file.close()
             if self._direct:
                 return
             if complete:

@@ -1,19 +1,28 @@
-"""Frozen dataclasses from JSON and back: every entry of its annotated type and range.
+"""JSON that may come from strangers: files bounded in size and depth, and frozen dataclasses.
 
-Annotations may be texts, numbers, truth values, Literal texts, `X | None`, tuples, mappings from
-texts, other dataclasses, and `Annotated[X, check, ...]`, where each check takes the value and gives
-a complaint about it, empty where it is fine.
+Every entry of a dataclass has its annotated type and range. Annotations may be texts, numbers,
+truth values, Literal texts, `X | None`, tuples, mappings from texts, other dataclasses, and
+`Annotated[X, check, ...]`, where each check takes the value and gives a complaint about it, empty
+where it is fine.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["DEEPEST", "decoded", "encoded", "read_object"]
+
+LARGEST = 10_000_000
+"""Bytes; the largest file that fervor writes has a few hundred thousand."""
+
+DEEPEST = 50
+"""Levels of lists and objects; what fervor writes has fewer than ten."""
 
 _EXPECTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -105,3 +114,42 @@ def _below(name: str, key: str) -> str:
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
+
+
+def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
+    """The object that a file holds.
+
+    Raises:
+        ValueError: larger, nested deeper, no UTF-8, no JSON (NaN is none), or no object at the top.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"larger than {largest:,} bytes")
+    try:
+        found = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEEPEST} levels") from None
+    if not isinstance(found, dict):
+        raise ValueError("holds no object")
+    _check_depth(found)
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a sign, which no text may") from None
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"holds {constant}, which is no JSON")
+
+
+def _check_depth(found: dict[str, Any]) -> None:
+    level: list[Any] = [found]
+    for _ in range(DEEPEST):
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [value for part in parts for value in part if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {DEEPEST} levels")

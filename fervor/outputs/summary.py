@@ -13,6 +13,7 @@ from fervor.errors import UsageError
 from fervor.inference.prediction import Prediction
 from fervor.inference.smoothing import Smoother
 from fervor.io.atomic import write_bytes
+from fervor.io.csv_cells import harmless
 from fervor.io.frame import Frame
 
 
@@ -164,7 +165,9 @@ class Summary:
             file = io.StringIO()
             writer = csv.DictWriter(file, self._of(None, _Track())[0], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self._rows)
+            writer.writerows(
+                {**row, "source": harmless(row["source"], path=True)} for row in self._rows
+            )
             text = file.getvalue()
         write_bytes(self._path, text.encode("utf-8", "backslashreplace"))
 

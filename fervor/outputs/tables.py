@@ -18,6 +18,7 @@ from fervor.faces.types import Points
 from fervor.inference.prediction import WHOLE_NUMBERS, Prediction, row_of
 from fervor.inference.smoothing import Smoother
 from fervor.io.atomic import RowFile, beside, lock_file
+from fervor.io.csv_cells import harmless
 
 
 __all__ = [
@@ -39,9 +40,6 @@ BEFORE = (
 )
 AFTER = ("model", "schema", "error")
 TEXTS = ("source", "status", "label", "model", "error", "landmarks")
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet may take for the start of a formula, full-width signs included."""
 
 LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """What some readers take for the end of a line, as JSON escapes."""
@@ -133,14 +131,18 @@ class JsonLines(_Lines):
 
 
 class Csv(_Lines):
-    """Comma separated, with a header; empty fields are empty, and no text starts a formula."""
+    """Comma separated, with a header; empty fields are empty, and texts are harmless cells."""
 
     def __init__(self, path: Path, rows: _Rows) -> None:
         super().__init__(path, rows)
         self._file.write(_csv_line(rows.columns), heading=True)
 
     def _line(self, row: dict[str, Any]) -> str:
-        return _csv_line([_harmless(name, value) for name, value in _flat_row(row).items()])
+        cells = (
+            harmless(value, path=name == "source") if isinstance(value, str) else value
+            for name, value in _flat_row(row).items()
+        )
+        return _csv_line([*cells])
 
 
 def _flat_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -156,13 +158,6 @@ def _csv_line(values: Sequence[Any]) -> str:
     # Fields are quoted for what ends a line, so both signs; the line itself ends as on Unix.
     csv.writer(buffer, lineterminator="\r\n").writerow(values)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _harmless(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(FORMULA):
-        return value
-    # A path stays the same path with "./" before it; other texts get the sign for "this is text".
-    return (f".{os.sep}" if name == "source" else "'") + value
 
 
 class Parquet:

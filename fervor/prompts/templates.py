@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fervor.errors import UsageError
-from fervor.io.jsonfile import read_object
+from fervor.io.typed_json import read_object
 from fervor.labels import canonical
 
 

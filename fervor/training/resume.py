@@ -10,7 +10,7 @@ import yaml
 from fervor.config import Run, differences
 from fervor.errors import UsageError
 from fervor.io import provenance
-from fervor.io.jsonfile import read_object
+from fervor.io.typed_json import read_object
 
 
 CONFIG = "config.yaml"

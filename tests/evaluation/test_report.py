@@ -6,8 +6,8 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data
 from fervor.errors import UsageError
 from fervor.evaluation import report
-from fervor.evaluation.evaluate import answer, evaluate
+from fervor.evaluation.evaluate import Answers, answer, evaluate
 from fervor.evaluation.metrics import coverage_risk, reliability
 from tests.evaluation.test_robustness import SIDE, TINTS, described
 from tests.support.models import LABELS, write_model
@@ -68,6 +68,14 @@ def data_of(root: Path) -> Data:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_name_of_a_picture_is_a_harmless_cell() -> None:
+    scope = SimpleNamespace(labels=LABELS)
+    sample = SimpleNamespace(path="/root/=1\x1b[2J.png", label=LABELS[0])
+    found = SimpleNamespace(scope=scope, samples=[sample], probabilities=np.eye(len(LABELS))[:1])
+    _, row = report._predictions(cast(Answers, found), "/root")
+    assert row[0] == r"./=1\x1b[2J.png"
 
 
 def test_the_tables_hold_the_answers(written: Path, model: str, root: Path) -> None:

@@ -146,6 +146,27 @@ class TestBoxes:
             GivenBoxes(tmp_path / name)
         assert "\n" not in str(refused.value)
 
+    @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+    def test_the_rows_of_a_run_that_was_killed(self, tmp_path: Path, ending: str) -> None:
+        """Its last row may be cut anywhere, within a sign too; a file that says it is whole is."""
+        row = {"source": "größe \x1b.png", "x": 1, "y": 2, "width": 30, "height": 40}
+        path = tmp_path / f"rows{ending}"
+        if ending == ".csv":
+            cells = ["größe \\x1b.png", "1", "2", "30", "40"]
+            text = ",".join(row) + "\n" + 2 * (",".join(cells) + "\n")
+        else:
+            text = 2 * (json.dumps(row, ensure_ascii=False) + "\n")
+        content, partial = text.encode(), path.with_suffix(f"{ending}.partial")
+        last = content.rindex(b"\n", 0, -1) + 1
+        for end in range(last, len(content)):
+            partial.write_bytes(content[:end])
+            assert len(GivenBoxes(partial).of("größe \x1b.png", 0)) == 1
+        partial.write_bytes(content)
+        assert len(GivenBoxes(partial).of("größe \x1b.png", 0)) == 2
+        path.write_bytes(content[:-3])
+        with pytest.raises(InputError, match="line"):
+            GivenBoxes(path)
+
     def test_a_file_that_is_not_there_and_a_source_that_is_no_input(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read: No such file"):
             GivenBoxes(tmp_path / "a.csv")

@@ -1,5 +1,6 @@
 """A file has its name when it is whole, and else nothing is there."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,34 @@ def test_rows_that_are_not_complete_stay_beside(written: int, tmp_path: Path) ->
     assert path.read_text() == "earlier\n"
     assert rows.partial.is_file() == bool(written)
     assert len(list(tmp_path.iterdir())) == 1 + written
+
+
+def test_rows_go_to_the_system_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long they are: a kill between two calls would cut one."""
+    calls, real = [], os.write
+
+    def counted(file: int, content: memoryview) -> int:
+        calls.append(len(content))
+        return real(file, content)
+
+    monkeypatch.setattr(os, "write", counted)
+    rows = RowFile(tmp_path / "rows.csv")
+    rows.write("heading\n", heading=True)
+    rows.write(100_000 * "a row\n")
+    assert calls == [8, 600_000]
+    assert rows.partial.stat().st_size == 600_008
+    rows.finish()
+
+
+def test_what_takes_a_part_of_the_rows_gets_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: real(file, content[:7]))
+    rows = RowFile(tmp_path / "rows.csv")
+    rows.write("twenty letters a row\n")
+    rows.finish()
+    assert (tmp_path / "rows.csv").read_text() == "twenty letters a row\n"
 
 
 LOCKED = """

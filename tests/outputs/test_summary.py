@@ -87,6 +87,13 @@ def test_csv_and_json_say_the_same(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_starts_no_formula_and_commands_no_terminal(tmp_path: Path) -> None:
+    with Summary(tmp_path / "a.csv", LABELS) as summary:
+        summary.add(Frame("=1\x1b[2J.mp4", 0, 0.0, None, None), [face(0.0, 0.9, track=0)])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert {row["source"] for row in csv.DictReader(file)} == {r"./=1\x1b[2J.mp4"}
+
+
 def test_nothing_seen_is_a_header_alone(tmp_path: Path) -> None:
     with Summary(tmp_path / "a.csv", LABELS) as summary:
         summary.add(Frame("a.png", 0, None, None, None), [])
