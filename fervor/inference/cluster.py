@@ -249,7 +249,7 @@ class Worker:
         self._losses, self._folder = losses, folder
         self._predictor = Predictor(**options)
         whole = options["faces"] == "precropped"
-        self._finder = PointFinder(options["threads"], whole=whole) if landmarks else None
+        self._finder = PointFinder(self._predictor.threads, whole=whole) if landmarks else None
 
     def __call__(self, piece: pyarrow.Table) -> pyarrow.Table:
         """Numbers and sources to numbers and answers."""

@@ -31,7 +31,7 @@ from fervor.inference.precision import Precision, open_precision
 from fervor.inference.prediction import Gallery, Prediction, failed, to_rows, without_face
 from fervor.io.frame import Frame, Span
 from fervor.io.onnx_session import Device
-from fervor.io.prefetch import cores, mapped
+from fervor.io.prefetch import bounded, cores, mapped
 from fervor.io.sources import (
     LONGEST_NAME,
     WHOLE,
@@ -106,6 +106,7 @@ class Predictor:
         classifier: the model's graph and what turns its numbers into logits.
         precision: what it computes in, fp32 or int8; of auto what was chosen.
         prior: natural or balanced.
+        threads: as asked for, but the cores of this machine in place of thousands; 0 for all.
 
     Raises:
         InputError: the neutral picture cannot be read or shows no face.
@@ -160,7 +161,7 @@ class Predictor:
         self.prior: Prior = prior
         offset, self._abstain = _operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
-        self._threads = threads
+        self.threads = threads = bounded(threads)
         room = min(threads or cores(), AT_ONCE, batch_size)
         self._at_once = room if device == "cpu" else 1  # a graphics card wants large batches
         # In eight bits layers are too small to share: the groups have the threads.
@@ -212,7 +213,7 @@ class Predictor:
     @property
     def decoders(self) -> int:
         """Pictures to decode at a time, so that no thread of the networks waits for one."""
-        return max(1, (self._threads or cores()) // THREADS_A_DECODER)
+        return max(1, (self.threads or cores()) // THREADS_A_DECODER)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Run an iterator ahead of its reader, in a thread, holding a bounded weight of items."""
 
+import logging
 import os
 import sys
 import warnings
@@ -15,6 +16,10 @@ __all__ = ["ahead"]
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
+THREADS_A_CORE = 4
+"""Threads that a core is taken to bear; thousands of them hold the machine."""
 PATIENCE = 5.0
 """Seconds that closing waits for an item under way; a camera that hangs must not hang the end."""
 
@@ -112,8 +117,19 @@ def in_threads(count: int = 0) -> Iterator[Mapper]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with ThreadPoolExecutor(count or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(bounded(count) or cores()) as pool:
             yield pool.map
+
+
+def bounded(threads: int) -> int:
+    """So many threads as were asked for; the cores of this machine where they are far more.
+
+    A logger says so. 0, for all cores, stays 0.
+    """
+    if threads <= THREADS_A_CORE * cores():
+        return threads
+    logger.warning("threads=%d: this machine has %d cores; takes %d", threads, cores(), cores())
+    return cores()
 
 
 def cores() -> int:

@@ -34,6 +34,7 @@ from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
 from fervor.io.atomic import forget_partial, lock_folder, write_bytes
+from fervor.io.prefetch import bounded
 from fervor.methods import build, method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options, with_sentences
@@ -127,7 +128,7 @@ def check_names(run: Run) -> None:
 def _begin(seed: int, threads: int) -> None:
     """One seed for all that is drawn, and the cores that a run may use; 0 leaves these to torch."""
     if threads:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(bounded(threads))
     lightning.seed_everything(seed, workers=True, verbose=False)
 
 

@@ -22,6 +22,7 @@ from fervor.faces.cropper import Cutout
 from fervor.faces.types import Box, Face, overlap
 from fervor.inference.prediction import to_rows
 from fervor.inference.predictor import Prediction, Predictor
+from fervor.io.prefetch import cores
 from fervor.io.sources import Frame, Span, open_inputs
 from fervor.outputs.drawing import annotated, draw
 from fervor.outputs.tables import columns
@@ -328,6 +329,15 @@ def test_groups_grow_to_four_on_several_cores(
     ask = predictor(model, detector=detector, batch_size=batch_size, threads=threads)
     assert len(ask([drawn(RED)] * 20)) == 20
     assert detector.calls == sizes
+
+
+def test_thousands_of_threads_start_no_more_than_there_are_cores(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask = Predictor(model, threads=100_000)
+    assert ask.threads == cores()
+    assert [message for message in caplog.messages if message.startswith("threads=100000")]
+    assert len(ask([drawn(RED)] * 3)) == 3
 
 
 def test_a_stand_in_for_the_detector_stays_in_one_thread(model: Path) -> None:

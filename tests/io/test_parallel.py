@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fervor.io.prefetch import in_order, in_threads, mapped, progress
+from fervor.io.prefetch import bounded, cores, in_order, in_threads, mapped, progress
 
 
 def test_results_come_in_order_whatever_takes_long() -> None:
@@ -90,6 +90,18 @@ def test_mapped_holds_no_more_weight_than_it_may() -> None:
         with lock:
             held -= weights[number]
     assert most == 9  # alone, and otherwise six at most
+
+
+def test_thousands_of_threads_are_the_cores_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert [bounded(count) for count in (0, 1, 4 * cores())] == [0, 1, 4 * cores()]
+    assert not caplog.messages
+    assert bounded(100_000) == cores()
+    said = f"threads=100000: this machine has {cores()} cores; takes {cores()}"
+    assert caplog.messages == [said]
+    before = threading.active_count()
+    with in_threads(100_000) as each:
+        assert len(list(each(str, range(1000)))) == 1000
+        assert threading.active_count() <= before + cores()
 
 
 def test_mapped_alone_needs_no_thread() -> None:

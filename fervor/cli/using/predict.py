@@ -140,7 +140,7 @@ def predict(
             count = stack.enter_context(place.joined(workers, threads))
             found = place.answers(sources, options, workers=count, landmarks=landmarks)
         else:
-            finder = _point_finder(threads, faces, device) if landmarks else None
+            finder = _point_finder(predictor.threads, faces, device) if landmarks else None
             found = work.answers(predictor, sources, span=span, finder=finder)
         counts = work.run(found, predictor.labels, sources, outputs)
     if output:
