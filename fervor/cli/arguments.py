@@ -12,15 +12,20 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from fervor.config import Data, Run
+from fervor.config import Run
 from fervor.errors import UsageError
-from fervor.recipes import LISTED, RECIPES, check_file, check_run, nearest, recipe_path
+from fervor.recipes import (
+    LISTED,
+    check_file,
+    check_run,
+    name_of,
+    nearest,
+    of_another_set,
+    recipe_path,
+)
 
 
 __all__ = ["arguments_of"]
-
-OF_ONE_SET = ("protocol", "train_protocol", "annotations", "fold", "classes")
-"""Settings of a recipe that hold for its own data set alone."""
 
 TYPES = {"<class 'int'>": "a whole number", "<class 'float'>": "a number"}
 
@@ -108,20 +113,14 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
         return "", ["--config", str(path), *rest]
     path = recipe_path(str(recipe))
     check_file(path)
-    name = str(recipe) if path.is_relative_to(RECIPES) else path.stem
-    return name, ["--config", str(path), *_of_another_set(path, rest), *rest]
+    return name_of(path), ["--config", str(path), *_of_another_set(path, rest), *rest]
 
 
 def _of_another_set(recipe: Path, given: Sequence[str]) -> list[str]:
-    """Options that take back what a recipe says of its own data set, where another is asked for.
-
-    Labels and protocols of FERPlus mean nothing on RAF-DB; what is given itself comes behind.
-    """
+    """See `recipes.of_another_set`; what is given itself comes behind."""
     asked, _ = _taken("--data.name", given)
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("data") or {}
-    if asked is None or values.get("name", Data().name) == asked:
-        return []
-    return [f"--data.{name}={getattr(Data(), name)}" for name in OF_ONE_SET if name in values]
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return [f"--{name}={value}" for name, value in of_another_set(values, asked).items()]
 
 
 def _taken(option: str, given: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from fervor import plugins
 from fervor.artifacts.joint_space import unit
 from fervor.artifacts.model_info import GRAPH, ModelInfo
 from fervor.artifacts.reader import open_session
@@ -200,12 +201,12 @@ def answer(
 
 
 def evaluate(
-    model: str,
+    model: str | Path,
     data: Data,
     *,
     split: str = "test",
     labels: Sequence[str] = (),
-    output: str = "results",
+    output: str | Path = "results",
     exclude_duplicates: bool = False,
     report: bool = False,
     umap: bool = False,
@@ -295,7 +296,7 @@ def result_name(info: ModelInfo, described: dict[str, Any], *, cross: bool) -> s
         described: what a result says of the data.
         cross: whether the data set is another one than the model's own.
     """
-    other = f"-{described['name']}-{described['protocol']}" if cross else ""
+    other = f"-{plugins.title(described['name'])}-{described['protocol']}" if cross else ""
     fold = f"-fold{described['fold']}" if described["fold"] else ""
     return f"{info.name}-seed{info.seed}{other}{fold}-{described['split']}"
 

@@ -32,7 +32,7 @@ from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.experiments.jobs import Job
 from fervor.io import provenance
-from fervor.recipes import nearest, value_of
+from fervor.recipes import nearest, setting_names, value_of
 
 
 Figure = Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"]
@@ -79,7 +79,7 @@ def sweep(
     """
     if run.selection != "honest":
         raise UsageError("a sweep chooses on validation: expected --selection honest")
-    space = dict(parsed(setting, run) for setting in vary)
+    space = dict(parsed(setting) for setting in vary)
     grid = combinations(space)
     if not trials and grid is None:
         raise UsageError(f"{' '.join(vary)}: a range has no end of trials, give --trials")
@@ -102,7 +102,7 @@ def sweep(
     return Outcome(rows, folder / ROWS)
 
 
-def parsed(setting: str, run: Run) -> tuple[str, BaseDistribution]:
+def parsed(setting: str) -> tuple[str, BaseDistribution]:
     """A setting's name, and the values that it takes.
 
     Raises:
@@ -111,7 +111,7 @@ def parsed(setting: str, run: Run) -> tuple[str, BaseDistribution]:
     name, equals, values = setting.partition("=")
     if not equals or not values:
         raise UsageError(f"--vary {setting}: expected name=value,value or name=low..high")
-    _check_name(name, run)
+    _check_name(name)
     if RANGE not in values:
         return name, CategoricalDistribution([value_of(word) for word in values.split(",")])
     log = values.endswith(LOG)
@@ -134,13 +134,9 @@ def combinations(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]] 
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def _check_name(name: str, run: Run) -> None:
+def _check_name(name: str) -> None:
     """A setting is a field of a run; what options a method has is known when it is built."""
-    known = [
-        f"{group}.{key}" if isinstance(values, dict) else group
-        for group, values in run.resolved().items()
-        for key in (values if isinstance(values, dict) else [""])
-    ]
+    known = setting_names()
     if name not in known and not name.startswith("options."):
         names = ", ".join(nearest(name, known)[:8])
         raise UsageError(f"--vary {name}: no such setting, expected options.NAME or one of {names}")

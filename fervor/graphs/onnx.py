@@ -7,6 +7,7 @@ divide the answer among the places.
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -51,7 +52,7 @@ class _Graph(nn.Module):
         return self.method.logits(features), embedding, features.tokens / length[:, None]
 
 
-def export(model: str, output: str, *, half: bool = False) -> Path:
+def export(model: str | Path, output: str | Path, *, half: bool = False) -> Path:
     """Export a model folder to `output` and return the graph's path.
 
     Args:
@@ -123,13 +124,26 @@ def write_checked(
     _check(graph, size, path)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes, and its warnings about what it calls of torch itself."""
+    notes = logging.getLogger("torch.onnx")
+    level = notes.level
+    notes.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)", FutureWarning)
+            yield
+    finally:
+        notes.setLevel(level)
+
+
 def _write_graph(
     graph: nn.Module, size: int, path: Path, *, outputs: Sequence[str], half: bool
 ) -> None:
     """Trace, name the outputs, leave the batch open."""
-    levels = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with sdpa_kernel(SDPBackend.MATH):  # Swin's windows cannot be decomposed from the fused kernel
+    # Swin's windows cannot be decomposed from the fused kernel
+    with _quiet(), sdpa_kernel(SDPBackend.MATH):
         program = torch.onnx.export(
             graph,
             (torch.rand(2, 3, size, size),),
@@ -141,7 +155,6 @@ def _write_graph(
             verbose=False,
             optimize=False,  # would fold BatchNorm into kernels, which then are halves no longer
         )
-    logging.getLogger("torch.onnx").setLevel(levels)
     assert program is not None
     fold_constants(program.model)
     remove_unused_nodes(program.model)

@@ -12,7 +12,7 @@ __all__ = ["Answer", "Prediction", "Status", "without_face"]
 Status = Literal["ok", "no_face", "error"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The expression that one face shows; or, by its status, that there was no face or no picture.
 
@@ -47,7 +47,10 @@ class Prediction:
     probabilities: dict[str, float]
     model: str
     error: str | None
-    thumbnail: bytes | None = field(default=None, repr=False, compare=False)
+    thumbnail: bytes | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Prediction {self._headline()}>"
 
     def _repr_html_(self) -> str:
         """How Jupyter shows it: place, face, expression, and a bar for each probability."""

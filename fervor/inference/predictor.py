@@ -194,6 +194,9 @@ class Predictor:
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
 
+    def __repr__(self) -> str:
+        return f"<Predictor {self.name}, {self.faces} faces: {', '.join(self.labels)}>"
+
     @property
     def name(self) -> str:
         """The model's name, with what it computes in and where it answers if that is not usual."""

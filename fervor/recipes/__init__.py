@@ -1,19 +1,33 @@
 """Recipes that may come from strangers: plain values, few of them, and possible numbers."""
 
-from collections.abc import Iterable
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, replace
 from difflib import SequenceMatcher
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from fervor import plugins
-from fervor.config import Run
+from fervor.config import Data, Run
 from fervor.errors import UsageError
 
 
-__all__ = ["LISTED", "RECIPES", "check_file", "check_run", "nearest", "recipe_path", "recipes"]
+__all__ = [
+    "LISTED",
+    "RECIPES",
+    "check_file",
+    "check_run",
+    "name_of",
+    "nearest",
+    "of_another_set",
+    "read_recipe",
+    "recipe_path",
+    "recipes",
+    "setting_names",
+]
+
 LARGEST = 64_000
 """Bytes; the largest recipe of the package has some two thousand."""
 
@@ -184,6 +198,9 @@ def value_of(word: str) -> Any:
 
 
 RECIPES = Path(__file__).parent
+OF_ONE_SET = ("protocol", "train_protocol", "annotations", "fold", "classes")
+"""Settings of a recipe that hold for its own data set alone."""
+
 LISTED = 12
 """Right names shown after a misspelt one."""
 
@@ -207,6 +224,73 @@ def recipe_path(recipe: str) -> Path:
         return path
     names = ", ".join(nearest(recipe, known)[:LISTED])
     raise UsageError(f"--config {recipe}: expected a YAML file or one of {names}")
+
+
+def setting_names() -> list[str]:
+    """The settings of a run by their dotted names; what options a method has it knows itself."""
+    return [
+        f"{group}.{name}" if isinstance(values, dict) else group
+        for group, values in Run().resolved().items()
+        for name in (values if isinstance(values, dict) else [""])
+    ]
+
+
+def name_of(path: Path) -> str:
+    """What the results of a recipe are filed under: its name in the package, or of its file."""
+    if path.is_relative_to(RECIPES):
+        return path.relative_to(RECIPES).with_suffix("").as_posix()
+    return path.stem
+
+
+def of_another_set(values: Mapping[str, Any], asked: object) -> dict[str, Any]:
+    """Settings that take back what a recipe says of its own data set, where another is asked for.
+
+    Labels and protocols of FERPlus mean nothing on RAF-DB.
+    """
+    data = values.get("data") or {}
+    own = data.get("name", Data().name)
+    if not (isinstance(asked, str) and isinstance(own, str)) or Data(own) == Data(asked):
+        return {}
+    return {f"data.{name}": getattr(Data(), name) for name in OF_ONE_SET if name in data}
+
+
+def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Run:
+    """The run of a recipe, with some settings changed by their dotted names.
+
+    Args:
+        recipe: a name of the package such as finetune/folder, or a YAML file's path.
+        changes: such as {"data.root": "faces", "optim.epochs": 4}.
+
+    Raises:
+        UsageError: no such recipe or setting, or a value of another type or beyond its limits.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    path = recipe_path(str(recipe))
+    check_file(path)
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Run)
+    known = setting_names()
+    for name in changes:
+        if name not in known and not name.startswith("options."):
+            names = ", ".join(nearest(name, known)[:LISTED])
+            raise UsageError(f"no setting {name}: expected options.NAME or one of {names}")
+    nested: dict[str, Any] = {}
+    for settings in (values, of_another_set(values, changes.get("data.name")), changes):
+        for name, value in settings.items():
+            group, _, setting = name.partition(".")
+            if setting:
+                nested[group] = {**nested.get(group, {}), setting: value}
+            else:
+                nested[group] = value
+    try:
+        found = parser.instantiate(parser.parse_object(nested))
+    except ArgumentError as error:
+        raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from None
+    run = Run(**found.as_dict())
+    check_run(run)
+    return run if run.name else replace(run, name=name_of(path))
 
 
 def nearest(wrong: str, names: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -43,6 +44,7 @@ from fervor.models.auxiliary import build_companions
 from fervor.models.image import ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
+from fervor.recipes import check_run
 from fervor.training.activity import FACES, Activity, gradient_norms
 from fervor.training.feature_cache import plain_batches, view_batches
 from fervor.training.finalize import BEST, FIGURES, LAST, finish, forget_state
@@ -61,8 +63,25 @@ RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes on hardware, its product tips and warnings about its own code."""
+    notes = logging.getLogger("pytorch_lightning")
+    level = notes.level
+    notes.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        notes.setLevel(level)
+
+
+@_quiet()
 def train(run: Run, *, resume: bool = False) -> Path:
     """Train one model and return its run folder; `resume` goes on after the last whole epoch.
+
+    It says what it does to the logger "fervor.training", and shows a bar on a terminal.
 
     Raises:
         FervorError: a setting, data set or weight file that does not fit.
@@ -117,8 +136,10 @@ def check_names(run: Run) -> None:
     """Look whether there is all that a run names, before anything is read.
 
     Raises:
-        UsageError: an unknown method, option, data set, protocol or image encoder.
+        UsageError: a number beyond its limits, or an unknown method, option, data set, protocol or
+            image encoder.
     """
+    check_run(run)
     method_options(run.method, run.options)
     for protocol in (run.data.protocol, run.data.train_protocol):
         datasets.protocol_of(run.data.name, protocol)

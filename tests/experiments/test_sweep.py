@@ -161,9 +161,9 @@ def test_values_keep_their_kinds() -> None:
         "options.centre=true,false": (True, False),
         "optim.name=sgd,adam": ("sgd", "adam"),
     }.items():
-        name, found = parsed(words, RECIPE)
+        name, found = parsed(words)
         assert name == words.partition("=")[0] and found.choices == expected  # type: ignore[attr-defined]
-    _, found = parsed("options.template=1..9", RECIPE)
+    _, found = parsed("options.template=1..9")
     assert type(found).__name__ == "IntDistribution"
 
 

@@ -1,7 +1,5 @@
 """The command `fervor train`."""
 
-import logging
-import warnings
 from dataclasses import replace
 
 from fervor.cli.notes import notes
@@ -22,9 +20,6 @@ def train(run: Run, *, resume: str = "", clip: str = "") -> int:
         run = run.with_clip(clip)
     with missing_extra("train"):
         from fervor.training.trainer import train as training
-    # hardware notes, product tips, and warnings about Lightning's own code
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     if resume:
         run = replace(run, output=resume)
     with notes("fervor.training"):

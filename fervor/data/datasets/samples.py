@@ -30,7 +30,7 @@ class Sample:
     path: str
     label: str
     votes: dict[str, float] = field(default_factory=dict)
-    pixels: bytes = b""
+    pixels: bytes = field(default=b"", repr=False)
     side: int = 0
     box: Box | None = None
     group: str = ""
