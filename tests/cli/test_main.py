@@ -393,7 +393,7 @@ def test_evaluate_and_export_get_their_arguments(
         model: str, data: Data, *, split: str, output: str, exclude_duplicates: bool, **more: Any
     ) -> tuple[Path, dict[str, Any]]:
         assert (model, data.root, split, output) == ("m", "here", "valid", "results")
-        assert more == {"report": False, "umap": False, "compare": "", "slices": []}
+        assert more == {"report": False, "umap": False, "compare": "", "slices": [], "labels": ()}
         return Path("results/r.json"), {**RESULT, "data": told(exclude_duplicates, 0)}
 
     def export(*, model: str, output: str, half: bool) -> Path:
