@@ -1,7 +1,7 @@
 """Pooled features of the frozen face-pretrained trunk, computed once: a training takes seconds.
 
 The trunk is face-mobilenet as it was published (last stride 2), its pictures turned to luminance. A
-training picture has five fixed views, whose changes are those of the evidence profile; pictures
+training picture has three fixed views, whose changes are those of the evidence profile; pictures
 that are measured on are seen as they are. What is computed lies in a folder as half-precision files
 and is found there by the next run.
 """
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 Halves = NDArray[np.float16]
 
 SIZE = 160
-VIEWS = 5
+VIEWS = 3
 CHUNK = 64
 """Pictures augmented together; part of what a view is."""
 

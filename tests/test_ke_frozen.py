@@ -95,10 +95,16 @@ def test_a_gain_in_mean_class_accuracy_is_that_of_the_means() -> None:
 
 
 def test_the_best_on_valid_is_chosen_at_the_chosen_rate() -> None:
-    def row(weight: float, rate: float, accuracy: float) -> dict[str, Any]:
+    def row(weight: float, rate: float, accuracy: float, *inactive: str) -> dict[str, Any]:
         one = ke_frozen.Setting("4,000", rate, 0.1, weight)
-        return {"setting": ke_frozen.asdict(one), "accuracy": accuracy}
+        return {
+            "setting": ke_frozen.asdict(one),
+            "accuracy": accuracy,
+            "inactive": list(inactive),
+        }
 
-    rows = [row(0.0, 0.5, 0.9), row(0.0, 0.1, 0.7), row(0.3, 0.1, 0.6), row(1.0, 0.1, 0.65)]
+    rows = [row(0.0, 0.5, 0.9), row(0.01, 0.1, 0.9, "L_t"), row(0.0, 0.1, 0.7)]
+    rows += [row(0.3, 0.1, 0.6), row(1.0, 0.1, 0.65)]
     assert ke_frozen.choice(rows, "4,000", complete=True).weight == 1.0
     assert ke_frozen.choice(rows, "4,000", complete=False).rate == 0.1
+    assert ke_frozen.choice(rows, "all", complete=True).weight == 1.0
