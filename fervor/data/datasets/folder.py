@@ -2,13 +2,15 @@
 
 Layout: ROOT/<expression>/*.jpg, or ROOT/train|valid|test/<expression>/*.jpg where splits exist.
 Names are mapped by the synonyms of labels.py, never by their position. Without split folders every
-picture is a training picture, and training holds a validation share out.
+picture is a training picture, and training holds a validation share out. A table `groups.csv`
+beside the folders says which pictures are of one person.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fervor.data.datasets.files import folders, pictures
+from fervor.data.datasets.files import folders, pictures, rows
 from fervor.data.datasets.samples import Sample
 from fervor.data.datasets.unofficial import is_number, refused
 from fervor.errors import DataError
@@ -21,7 +23,11 @@ TERMS = "the user's own pictures, under the user's terms"
 
 TREE = """\
 <expression>/     any-name.jpg ...
-or train/<expression>/, valid/<expression>/, test/<expression>/"""
+or train/<expression>/, valid/<expression>/, test/<expression>/
+and, where wanted, groups.csv: path (relative to ROOT), group (a subject)"""
+
+GROUPS = "groups.csv"
+COLUMNS = ("path", "group")
 
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 
@@ -37,14 +43,15 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
     if base is None:
         return []
     owners: dict[str, Path] = {}
-    samples = []
+    samples, groups = [], _groups(root, annotations)
     for name in folders(base):
         folder = base / name
         label = _label(folder, root)
         if label in owners:
             raise DataError(f"{folder} and {owners[label]} both mean {label}: merge them")
         owners[label] = folder
-        samples += [Sample(f"{folder}/{picture}", label) for picture in pictures(folder)]
+        paths = [f"{folder}/{picture}" for picture in pictures(folder)]
+        samples += [Sample(path, label, group=groups.get(_plain(path), "")) for path in paths]
     if not samples:
         raise DataError(f"{base} holds no pictures: expected one sub-folder of them per expression")
     return samples
@@ -53,6 +60,38 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> None:
     """Nobody's pictures but the user's: nothing to compare with."""
     return None
+
+
+def _groups(root: Path, annotations: str) -> dict[str, str]:
+    """Each picture's person, by its path; empty without a table."""
+    table = root / (annotations or GROUPS)
+    if not annotations and not table.is_file():
+        return {}
+    found: dict[str, str] = {}
+    columns: list[str] = []
+    for number, cells in rows(table):
+        if not columns:
+            columns = [name.strip().lower() for name in cells]
+            if sorted(columns) != sorted(COLUMNS):
+                raise DataError(
+                    f"{table} has the columns {', '.join(columns)}: expected path, group"
+                )
+            continue
+        if len(cells) != len(columns):
+            raise DataError(f"{table}:{number} has {len(cells)} columns, expected {len(columns)}")
+        row = dict(zip(columns, cells, strict=True))
+        path = _plain(root / row["path"].strip())
+        if not os.path.isfile(path):
+            raise DataError(f"{table}:{number}: {path} is no file; paths are relative to {root}")
+        if path in found:
+            raise DataError(f"{table}:{number} names {row['path']} for the second time")
+        found[path] = row["group"].strip()
+    return found
+
+
+def _plain(path: str | Path) -> str:
+    """A path without detours, by which two spellings of it meet."""
+    return os.path.normpath(path)
 
 
 def _label(folder: Path, root: Path) -> str:

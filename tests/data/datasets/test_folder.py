@@ -164,3 +164,48 @@ def test_damaged_trees_are_one_line_each(tmp_path: Path) -> None:
         return write_folder(root / "train", ["fear", "anger"], 2)
 
     check_refusals("folder", tmp_path, write, DAMAGES)
+
+
+# Persons
+
+
+def groups(root: Path, text: str, name: str = "groups.csv") -> Path:
+    (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("name", ["groups.csv", "persons.csv"])
+def test_a_table_says_who_is_on_the_pictures(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "test", ["fear", "anger"], 2)
+    text = "group,path\nanna,test/fear/000.png\nanna,./test/anger/001.png\nbo,test/fear/001.png\n"
+    groups(tmp_path, text, name)
+    annotations = "" if name == "groups.csv" else name
+    found = load("folder", tmp_path, "test", annotations=annotations)
+    persons = {str(Path(sample.path).relative_to(tmp_path)): sample.group for sample in found}
+    assert persons == {
+        "test/anger/000.png": "",
+        "test/anger/001.png": "anna",
+        "test/fear/000.png": "anna",
+        "test/fear/001.png": "bo",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,person\n", "has the columns path, person: expected path, group"),
+        ("path,group\nfear/000.png\n", r"groups\.csv:2 has 1 columns, expected 2"),
+        (
+            "path,group\nfear/7.png,anna\n",
+            r"groups\.csv:2: .*7\.png is no file; paths are relative",
+        ),
+        (
+            "path,group\nfear/000.png,a\nfear/../fear/000.png,b\n",
+            r"groups\.csv:3 names .* second time",
+        ),
+    ],
+)
+def test_a_table_of_persons_that_does_not_fit(text: str, message: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, ["fear"], 1)
+    with pytest.raises(DataError, match=message):
+        load("folder", groups(tmp_path, text), "train")
