@@ -392,6 +392,25 @@ def counted(
     attributes: bool = False,
 ) -> tuple[Scope, Pictures, tuple[Sample, ...], dict[str, Any]]:
     """The classes and pictures that are counted, and what a result says of them."""
+    found, samples, described = counted_samples(
+        info, data, split, words=words, exclude_duplicates=exclude_duplicates, attributes=attributes
+    )
+    pictures, described = counted_pictures(info, data, found, samples, described)
+    if pictures.rows is not None:  # those without a face are gone
+        samples = tuple(samples[row] for row in pictures.rows.tolist())
+    return found, pictures, samples, described
+
+
+def counted_samples(
+    info: ModelInfo,
+    data: Data,
+    split: str,
+    *,
+    words: Sequence[str] = (),
+    exclude_duplicates: bool = False,
+    attributes: bool = False,
+) -> tuple[Scope, tuple[Sample, ...], dict[str, Any]]:
+    """The classes and annotations that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
     loaded, skipped = load_samples(data, split, protocol=protocol)
     found = (
@@ -405,15 +424,6 @@ def counted(
         samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
     if attributes:
         samples = tuple(datasets.with_attributes(data.name, data.root, samples))
-    pictures = read_pictures(
-        samples,
-        found.labels,
-        size=info.input.size,
-        faces=data.faces,
-        margin=data.margin,
-        crop=info.input.crop,
-        cache=data.cache,
-    )
     described = {
         "name": data.name,
         "protocol": protocol,
@@ -425,13 +435,33 @@ def counted(
         "aligned": alignment(data),
         "exclude_duplicates": exclude_duplicates,
         "left_out": {
-            "no_face": skipped + len(samples) - len(pictures),
+            "no_face": skipped,
             "duplicates": len(repeats),
         },
     }
-    if pictures.rows is not None:  # those without a face are gone
-        samples = tuple(samples[row] for row in pictures.rows.tolist())
-    return found, pictures, samples, described
+    return found, samples, described
+
+
+def counted_pictures(
+    info: ModelInfo,
+    data: Data,
+    scope: Scope,
+    samples: Sequence[Sample],
+    described: dict[str, Any],
+) -> tuple[Pictures, dict[str, Any]]:
+    """The samples' pictures, and what a result says of the data when those are read."""
+    pictures = read_pictures(
+        samples,
+        scope.labels,
+        size=info.input.size,
+        faces=data.faces,
+        margin=data.margin,
+        crop=info.input.crop,
+        cache=data.cache,
+    )
+    left_out = dict(described["left_out"])
+    left_out["no_face"] += len(samples) - len(pictures)
+    return pictures, {**described, "left_out": left_out}
 
 
 def _training_samples(info: ModelInfo, data: Data, split: str) -> list[Sample]:

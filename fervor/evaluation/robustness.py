@@ -22,7 +22,14 @@ from fervor.data.image_set import Pictures
 from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, Corruption, corrupt
-from fervor.evaluation.evaluate import Network, counted, opened, origin, result_name
+from fervor.evaluation.evaluate import (
+    Network,
+    counted_pictures,
+    counted_samples,
+    opened,
+    origin,
+    result_name,
+)
 from fervor.evaluation.label_mapping import Scope
 from fervor.evaluation.significance import Floats, Ints
 from fervor.io import provenance
@@ -81,19 +88,23 @@ def robustness(
             points=points,
         )
     info = ModelInfo.read(model)
-    scope, shown, _, described = counted(info, data, split)
-    rows = chosen(len(shown), pictures, seed)
+    scope, samples, described = counted_samples(info, data, split)
+    numbers = chosen(len(samples), pictures, seed)
+    few = [samples[number] for number in numbers]
+    shown, described = counted_pictures(info, data, scope, few, described)
+    if shown.rows is not None:  # those without a face are gone
+        numbers = numbers[shown.rows.numpy()]
     result = {
         **origin(info, described),
-        "pictures": {"of": len(shown), "seed": seed, "points": points is not None},
-        **measure(info, scope, shown, rows, seed=seed, points=points),
+        "pictures": {"of": len(samples), "seed": seed, "points": points is not None},
+        **measure(info, scope, shown, numbers, seed=seed, points=points),
     }
     if other is not None:
         result["baseline"] = compared(result, other, baseline)
     asked = results.asked_of(
         result,
         temperature=info.temperature,
-        pictures={**result["pictures"], "count": len(rows)},
+        pictures={**result["pictures"], "count": len(numbers)},
         baseline=None if other is None else other["sha256"],
     )
     name = result_name(info, described, cross=scope.report is not None)
@@ -115,30 +126,33 @@ def measure(
     info: ModelInfo,
     scope: Scope,
     pictures: Pictures,
-    rows: Ints,
+    numbers: Ints,
     *,
     seed: int,
     points: Floats | None = None,
 ) -> dict[str, Any]:
-    """Right answers without and with each corruption, by severity, and their means."""
+    """Right answers without and with each corruption, by severity, and their means.
+
+    `numbers` [n] are the pictures' places in the whole split, on which their corruptions depend.
+    """
     network, size = opened(info), info.input.size
-    label = pictures.label.numpy()[rows]
-    total = len(rows) * (1 + len(CORRUPTIONS) * len(SEVERITIES))
+    label = pictures.label.numpy()
+    total = len(numbers) * (1 + len(CORRUPTIONS) * len(SEVERITIES))
 
     with progress(total, "answering") as bar:
 
         def right(name: str = "", severity: int = 0) -> int:
             batches = corrupted_batches(
-                pictures, rows, name, severity, size=size, seed=seed, points=points
+                pictures, numbers, name, severity, size=size, seed=seed, points=points
             )
             hits = int((_answers(network, batches, scope) == label).sum())
             if bar is not None:
-                bar.update(len(rows))
+                bar.update(len(numbers))
             return hits
 
         clean = right()
         found = {
-            name: _figures(kind, [right(name, severity) for severity in SEVERITIES], len(rows))
+            name: _figures(kind, [right(name, severity) for severity in SEVERITIES], len(numbers))
             for name, kind in CORRUPTIONS.items()
         }
     by_group = {
@@ -146,8 +160,8 @@ def measure(
         for group in GROUPS
     }
     return {
-        "count": len(rows),
-        "clean": {"correct": clean, "accuracy": clean / len(rows)},
+        "count": len(numbers),
+        "clean": {"correct": clean, "accuracy": clean / len(numbers)},
         "mean_accuracy": mean(row["mean_accuracy"] for row in found.values()),
         "groups": by_group,
         "corruptions": found,
@@ -156,7 +170,7 @@ def measure(
 
 def corrupted_batches(
     pictures: Pictures,
-    rows: Ints,
+    numbers: Ints,
     name: str,
     severity: int,
     *,
@@ -164,12 +178,15 @@ def corrupted_batches(
     seed: int,
     points: Floats | None = None,
 ) -> Iterator[Batch]:
-    """Pictures under one corruption as a network takes them in; clean ones at severity 0."""
-    for indices in torch.from_numpy(rows).split(BATCH):
+    """Pictures under one corruption as a network takes them in; clean ones at severity 0.
+
+    `numbers` [n] are their places in the whole split: what is drawn for a picture depends on them.
+    """
+    for indices in torch.arange(len(pictures)).split(BATCH):
         images = pictures.take(indices).permute(0, 2, 3, 1).numpy()
         images = np.broadcast_to(images, (*images.shape[:3], 3))
         inputs = np.empty((len(images), 3, size, size), np.float32)
-        for place, number in enumerate(indices.tolist()):
+        for place, number in enumerate(numbers[indices.numpy()].tolist()):
             image = np.ascontiguousarray(images[place])
             if severity:
                 height, width = image.shape[:2]

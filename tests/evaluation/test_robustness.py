@@ -2,11 +2,14 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -97,20 +100,38 @@ def test_a_subset_sees_what_the_whole_split_sees(data: Data) -> None:
     assert len(rows) == 3 and (np.diff(rows) > 0).all()
     assert chosen(len(pictures), 0, 7).tolist() == list(range(6))
     assert chosen(6, 3, 7).tolist() == rows.tolist()
+    few = pictures.subset(torch.from_numpy(rows))
     for name in ("block", "noise"):
         whole = next(corrupted_batches(pictures, np.arange(6), name, 4, size=SIZE, seed=1))
-        part = next(corrupted_batches(pictures, rows, name, 4, size=SIZE, seed=1))
+        part = next(corrupted_batches(few, rows, name, 4, size=SIZE, seed=1))
         assert part.image.equal(whole.image[rows])
         assert part.label.equal(whole.label[rows])
-    clean = next(corrupted_batches(pictures, rows, "", 0, size=SIZE, seed=1))
+    clean = next(corrupted_batches(few, rows, "", 0, size=SIZE, seed=1))
     assert clean.image.equal(next(evaluation_batches(pictures, size=SIZE)).image[rows])
+
+
+def test_pictures_that_are_not_chosen_are_not_read(model: str, data: Data, tmp_path: Path) -> None:
+    """The others may be damaged: nobody opens them."""
+    root = tmp_path / "faces"
+    shutil.copytree(data.root, root)
+    samples = load("folder", root, "test")
+    numbers = set(chosen(len(samples), 2, 0).tolist())
+    for number, sample in enumerate(samples):
+        if number not in numbers:
+            Path(sample.path).write_bytes(b"no picture")
+    few = replace(data, root=str(root), cache="")
+    _, result = robustness(model, few, output=str(tmp_path / "few"), pictures=2)
+    assert (result["count"], result["pictures"]["of"]) == (2, len(samples))
+    _, whole = robustness(model, data, output=str(tmp_path / "whole"), pictures=2)
+    assert result["corruptions"] == whole["corruptions"]
 
 
 def test_points_place_the_occlusions(data: Data) -> None:
     pictures = read_pictures(load("folder", data.root, "test"), LABELS, size=SIDE)
     rows = np.array([0, 4])
     points = np.random.default_rng(0).uniform(0.2, 0.8, (6, 5, 2))
-    found = next(corrupted_batches(pictures, rows, "mouth", 3, size=SIDE, seed=1, points=points))
+    few = pictures.subset(torch.from_numpy(rows))
+    found = next(corrupted_batches(few, rows, "mouth", 3, size=SIDE, seed=1, points=points))
     for place, row in enumerate(rows):
         image = pictures.take(np.array([row]))[0].permute(1, 2, 0).numpy()
         expected = corrupt(image, "mouth", 3, seed=1, number=int(row), points=points[row] * SIDE)
