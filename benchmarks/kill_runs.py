@@ -118,7 +118,12 @@ class Predict(Work):
 
     def words(self, folder: Path) -> list[str | Path]:
         folder.mkdir(exist_ok=True)
-        words = ["predict", self.base / "pictures", "--model", self.base / "model"]
+        words: list[str | Path] = [
+            "predict",
+            self.base / "pictures",
+            "--model",
+            self.base / "model",
+        ]
         return [*words, *"--faces precropped --batch_size 2 --threads 1 --output".split(),
                 folder / f"rows{self.ending}"]  # fmt: skip
 
@@ -241,7 +246,7 @@ class Serve(Work):
         self.asking = Thread()
 
     def words(self, folder: Path) -> list[str | Path]:
-        words = ["serve", "--model", self.base / "model", "--threads", "1"]
+        words: list[str | Path] = ["serve", "--model", self.base / "model", "--threads", "1"]
         return [*words, "--port", str(self.port)]
 
     def begun(self, folder: Path, log: Path) -> BaseProcess:
@@ -337,7 +342,7 @@ def campaign(work: Work, kills: int, draw: random.Random) -> dict[str, Any]:
         process = work.begun(folder, log)
         if sum(left.values()) < kills:
             process.join(draw.uniform(0, 1.05 * seconds))
-        if process.exitcode is None and sum(left.values()) < kills:
+        if process.is_alive() and sum(left.values()) < kills:
             process.kill()
             process.join()
             if process.exitcode == -signal.SIGKILL:

@@ -11,6 +11,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from fervor.methods.build import build
 from fervor.methods.lacovl.method import LaCoVL, Logits
 
 
-ANSWERS = ("sum", "vis", "sem")
+ANSWERS: tuple[Literal["sum", "vis", "sem"], ...] = ("sum", "vis", "sem")
 FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
 
 
@@ -54,7 +55,7 @@ def main() -> None:
             logits[name].append(told(found).float().numpy())
         return told(found)
 
-    method.answer = every_answer  # type: ignore[method-assign]
+    method.answer = every_answer  # type: ignore[method-assign, assignment]
     for batch in evaluation_batches(pictures, size=info.input.size):
         method(batch.image)
     label = pictures.label.numpy()

@@ -16,6 +16,7 @@ channels), it prints as JSON
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,13 +57,15 @@ def similarity(weights: Tensor) -> Tensor:
     """Mean cosine of two different rows [b h]."""
     rows = F.normalize(weights, dim=-1)
     alive = (rows.norm(dim=-1) > 0).sum(-1)
-    return (rows.sum(-2).square().sum(-1) - alive) / (alive * (alive - 1)).clamp_min(1)
+    cosines: Tensor = rows.sum(-2).square().sum(-1) - alive
+    pairs: Tensor = alive * (alive - 1)
+    return cosines / pairs.clamp_min(1)
 
 
 def entropy(weights: Tensor) -> Tensor:
     """Of the rows, as a share of the largest [b h]."""
-    found = torch.special.entr(weights).sum(-1)
-    return found.mean(-1) / np.log(weights.shape[-1])
+    found: Tensor = torch.special.entr(weights).sum(-1)
+    return found.mean(-1) / math.log(weights.shape[-1])
 
 
 def mixtures(method: LaCoVL, image: Tensor) -> list[Mixture]:

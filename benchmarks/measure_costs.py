@@ -34,7 +34,7 @@ from fervor.models.image import build_image_encoder
 from fervor.models.text.encoders import build_text_encoder
 
 
-SOFT = {"visual_depth": 0, "prototype_weight": 0, "alignment_weight": 0, "top_k": 0}
+SOFT = MPA.Options(visual_depth=0, prototype_weight=0, alignment_weight=0, top_k=0)
 
 
 def tuned(method: MPA) -> MPA:
@@ -48,7 +48,7 @@ def tuned(method: MPA) -> MPA:
 
 ROWS: dict[str, Callable[..., Method]] = {
     "full fine-tuning of both towers": lambda image, text: tuned(
-        MPA(image, text, EXPRESSIONS, MPA.Options(**SOFT))
+        MPA(image, text, EXPRESSIONS, SOFT)
     ),
     "full fine-tuning of the image tower, fixed texts": lambda image, text: KE(
         image,
@@ -59,9 +59,7 @@ ROWS: dict[str, Callable[..., Method]] = {
     "linear probe": lambda image, text: Classifier(
         image, text, EXPRESSIONS, Classifier.Options(probe=True)
     ),
-    "soft prompts alone (CoOp)": lambda image, text: MPA(
-        image, text, EXPRESSIONS, MPA.Options(**SOFT)
-    ),
+    "soft prompts alone (CoOp)": lambda image, text: MPA(image, text, EXPRESSIONS, SOFT),
     "MPA-FER": lambda image, text: MPA(image, text, EXPRESSIONS, MPA.Options()),
 }
 
@@ -72,7 +70,7 @@ def measured(row: str, given: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(given.threads)
     config = Encoder(name=given.encoder, weights=given.weights, size=given.size)
     method = ROWS[row](build_image_encoder(config), build_text_encoder(given.text)).train()
-    method.to(memory_format=torch.channels_last)
+    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(method, KE):  # G takes no part without its losses
         method.to_neutral.requires_grad_(False)
     label = torch.arange(given.batch) % len(EXPRESSIONS)

@@ -166,15 +166,11 @@ def seen_at(detector: FaceDetector, photo: Pixels, side: int) -> list[Face]:
     frame = letterbox(*photo.shape[:2], low=side, high=side)
     canvas = np.empty((480, 480, 3), np.uint8)
     place(photo, frame, canvas)
-    scale = frame.scale
-    return [
-        Face(
-            (*(face.box[:2] * scale).tolist(), *(face.box[2:] * scale).tolist()),
-            face.points * scale,
-            face.score,
-        )
-        for face in detector.detect([canvas], looks=1)[0]
-    ]
+    found = []
+    for face in detector.detect([canvas], looks=1)[0]:
+        x, y, width, height = (np.reshape(face.box, (2, 2)) * frame.scale).ravel().tolist()
+        found.append(Face((x, y, width, height), face.points * frame.scale, face.score))
+    return found
 
 
 def by_size(photos: list[Pixels], weights: Path) -> dict[str, Any]:

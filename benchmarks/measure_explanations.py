@@ -129,7 +129,9 @@ class Measure:
         similar = local @ self.space.vectors.T
         y, x = np.mgrid[:rows, :columns]
         distance = np.hypot(y - (rows - 1) / 2, x - (columns - 1) / 2).ravel()
-        found = {name: self.heat(name, similar)[:, answer] for name in self.names}
+        found: dict[str, NDArray[np.floating]] = {
+            name: self.heat(name, similar)[:, answer] for name in self.names
+        }
         found["random"] = np.random.default_rng(number).random(rows * columns)
         found["blob"] = -distance
         return {name: (-values).argsort(kind="stable") for name, values in found.items()}

@@ -88,7 +88,7 @@ def stepped(method: Method, run: Run, batches: list[Batch]) -> Iterator[int]:
     optimizer = torch.optim.SGD(
         method.parameter_groups(1e-4), 1e-4, momentum=optim.momentum, nesterov=optim.nesterov
     )
-    method.train().to(memory_format=torch.channels_last)
+    method.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for batch in batches:
         image = batch.image.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor import Predictor
-from fervor.data.datasets import load
+from fervor.data.datasets import Sample, load
 from fervor.inference import neutral_baseline
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     calm = [sample for sample in samples if sample.label == "neutral"]
     others = [sample for sample in samples if sample.label != "neutral"]
 
-    def drawn(pool: list, count: int) -> list[tuple[Image.Image, int]]:
+    def drawn(pool: list[Sample], count: int) -> list[tuple[Image.Image, int]]:
         chosen = random.choice(len(pool), count, replace=False)
         return [
             (Image.open(pool[k].path).convert("RGB"), labels.index(pool[k].label)) for k in chosen

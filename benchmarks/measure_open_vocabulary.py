@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from fervor import Predictor
-from fervor.artifacts.model_info import SHIPPED
+from fervor.artifacts.model_info import SHIPPED, WORD_PROJECTION
 from fervor.data import datasets
 from fervor.data.cropping import pixels_of
 from fervor.data.datasets import Sample
 from fervor.inference.minilm import MiniLM
-from fervor.inference.open_vocabulary import PROJECTION, ensemble
+from fervor.inference.open_vocabulary import ensemble
 from fervor.io import provenance
 from fervor.io.image import to_rgb
 from fervor.labels import EXPRESSIONS
@@ -39,7 +39,7 @@ MIXED = (0.3, 0.6)
 more than the second."""
 BATCH = 64
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Floats]
 """Sentences to one unit vector."""
 
@@ -66,7 +66,7 @@ def main() -> None:
         "data": {"name": "ferplus", "protocol": "majority", "split": given.split},
         "count": len(truth),
     }
-    for name, file in (("learned", "weights.safetensors"), ("fitted", PROJECTION)):
+    for name, file in (("learned", "weights.safetensors"), ("fitted", WORD_PROJECTION)):
         tensors = load_file(FOLDER / file)
         weight, bias = (
             tensors[f"projection.{part}"].astype(np.float32) for part in ("weight", "bias")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from peers import Tool
@@ -116,12 +117,12 @@ def of_processes(
         "one photo, new process": photos[:1],
         f"{len(photos)} photos, new process": list(photos),
     }
+
+    def work(name: str, paths: Sequence[str]) -> tuple[float, float]:
+        return once(tools[name], threads, "photos", paths=paths)
+
     measures: list[tuple[Measure, Work]] = [
-        (
-            Measure(what, threads),
-            lambda name, paths=paths: once(tools[name], threads, "photos", paths=paths),
-        )  # type: ignore[misc]
-        for what, paths in jobs.items()
+        (Measure(what, threads), partial(work, paths=paths)) for what, paths in jobs.items()
     ]
     rounds(measures, list(tools), count)
     return [measure for measure, _ in measures]

@@ -44,7 +44,7 @@ def write_film(path: Path, frames: int) -> str:
         for number in range(frames):
             turn = 2 * np.pi * number / 600
             picture = scene(220, 0.5 + 0.4 * np.sin(3 * turn), 0.5 + 0.4 * np.cos(2 * turn))
-            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
         file.mux(stream.encode(None))
     return str(path)
 

@@ -5,6 +5,7 @@ rectangles, with offsets of 0, since the picture is the face already.
 """
 
 from importlib.metadata import version
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ NAMES = {
 }
 
 
-def label(face: dict) -> str:
+def label(face: dict[str, Any]) -> str:
     return NAMES[max(face["emotions"], key=face["emotions"].__getitem__)]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -131,15 +132,15 @@ def allowed(expression: str) -> bool:
     return any(names and set(names) <= ALLOWED for names in named)
 
 
-def closure(project: Mapping[str, object], installed: Iterable[Distribution]) -> dict[str, Need]:
+def closure(project: Mapping[str, Any], installed: Iterable[Distribution]) -> dict[str, Need]:
     """What the project's install and each of its extras but dev and docs need, in turn, by name.
 
     Raises:
         SystemExit: something that is needed here is not installed.
     """
-    by_name = {canonicalize_name(item.name): item for item in installed}
-    extras: Mapping[str, list[str]] = project["optional-dependencies"]  # type: ignore[assignment]
-    roots = {"base": project["dependencies"], **extras}
+    by_name: dict[str, Distribution] = {canonicalize_name(item.name): item for item in installed}
+    extras: Mapping[str, list[str]] = project["optional-dependencies"]
+    roots: dict[str, list[str]] = {"base": project["dependencies"], **extras}
     needs: dict[str, Need] = {}
     for root, lines in roots.items():
         if root not in ("dev", "docs"):
@@ -157,7 +158,7 @@ def _follow(
     seen: set[tuple[str, str]],
 ) -> set[str]:
     """Add what is required to `needs`; the names of the requirements themselves."""
-    named = set()
+    named: set[str] = set()
     for requirement in requirements:
         name = canonicalize_name(requirement.name)
         if name == "fervor":  # an extra made of others, which are followed by themselves

@@ -142,6 +142,7 @@ class Detector(nn.Module):
         self.score = nn.ModuleList(nn.Conv2d(width, 2 * 2, 1) for _ in range(3))
         self.box = nn.ModuleList(nn.Conv2d(width, 2 * 4, 1) for _ in range(3))
         self.points = nn.ModuleList(nn.Conv2d(width, 2 * 10, 1) for _ in range(3))
+        self.mean: Tensor
         mean = torch.tensor(MEAN_BGR[::-1])[:, None, None]
         self.register_buffer("mean", mean, persistent=False)
 
@@ -180,7 +181,8 @@ def load(path: Path) -> Detector:
     network.load_state_dict(state, strict=True)
     network.eval()
     fuse(network)
-    first = network.trunk.stage1[0][0]
+    first = network.trunk.get_submodule("stage1.0.0")
+    assert isinstance(first, nn.Conv2d)
     first.weight.data = first.weight.data.flip(1)
     return network.requires_grad_(False)
 
@@ -192,11 +194,13 @@ def fuse(module: nn.Module) -> None:
     for name, layer in list(module.named_children()):
         if isinstance(layer, nn.BatchNorm2d):
             before = str(int(name) - 1)
-            module._modules[before] = fuse_conv_bn_eval(module._modules[before], layer)
+            convolution = module.get_submodule(before)
+            assert isinstance(convolution, nn.Conv2d)
+            module._modules[before] = fuse_conv_bn_eval(convolution, layer)
             module._modules[name] = nn.Identity()
 
 
-def export(network: Detector, path: Path, *, half: bool) -> None:
+def export(network: nn.Module, path: Path, *, half: bool) -> None:
     """Write the graph with dynamic batch, height and width; `half` stores the weights in 16 bit."""
     b, h, w = (
         torch.export.Dim(name, min=1, max=high)
@@ -212,6 +216,7 @@ def export(network: Detector, path: Path, *, half: bool) -> None:
         external_data=False,
         verbose=False,
     )
+    assert program is not None
     model = program.model_proto
     del model.metadata_props[:]
     for node in model.graph.node:

@@ -56,7 +56,8 @@ class Heads(nn.Module):
         self.layer = nn.Conv2d(width, ANCHORS * sum(OUTPUTS), 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layer(features).permute(0, 2, 3, 1).flatten(1, 2)
+        answers: Tensor = self.layer(features)
+        return answers.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class FineLevel(nn.Module):
@@ -78,22 +79,25 @@ class FineLevel(nn.Module):
     def smoothed(self, fine: Tensor, middle: Tensor) -> Tensor:
         """The map within, [b width rows columns]."""
         coarse = functional.interpolate(self.narrowed(middle), scale_factor=2.0)
-        return self.smooth(self.lateral(fine) + coarse)
+        smoothed: Tensor = self.smooth(self.lateral(fine) + coarse)
+        return smoothed
 
     def forward(self, fine: Tensor, middle: Tensor) -> Tensor:
-        return self.heads(self.context(self.smoothed(fine, middle)))
+        answers: Tensor = self.heads(self.context(self.smoothed(fine, middle)))
+        return answers
 
 
 def merged(detector: Detector, level: int) -> Heads:
     """A level's three heads as one; two logits (background, face) become their difference."""
     score, box, points = (heads[level] for heads in (detector.score, detector.box, detector.points))
-    heads = Heads(score.in_channels)
+    heads = Heads(score.get_parameter("weight").shape[1])
     parts = [
         [getattr(score, name)[1::2] - getattr(score, name)[::2]]
         + [getattr(head, name) for head in (box, points)]
         for name in ("weight", "bias")
     ]
-    heads.layer.weight.data, heads.layer.bias.data = (torch.cat(part) for part in parts)
+    weight, bias = (torch.cat(part) for part in parts)
+    heads.layer.load_state_dict({"weight": weight, "bias": bias})
     return heads
 
 
@@ -144,6 +148,7 @@ class Maps(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.trunk, self.pyramid = detector.trunk, detector.pyramid
+        self.mean: Tensor
         self.register_buffer("mean", detector.mean, persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
