@@ -7,10 +7,10 @@
 Cells of the grid are blurred away in the order of a map, the strongest first (deletion), or brought
 back into a blurred picture (insertion); the area under the probability of the answer on the whole
 picture is low for a good deletion and high for a good insertion. Beside the maps stand a random
-order and a blob: cells by their distance from the centre of the face; and maps by occlusion, which
-take a pass for each cell: by how much the logarithm of the answer's probability falls where a
-square of one or of three cells a side is blurred there. For the cues, the part of the face whose
-cue scores best is blurred, beside the mean of blurring each part.
+order and a blob: cells by their distance from the centre of the face; and what `fervor explain`
+draws, the map by occlusion. That one is made by blurring cells too, which favours it: with
+--replace mean cells get the picture's mean colour instead, which it was not made with. For the
+cues, the part of the face whose cue scores best is blurred, beside the mean of blurring each part.
 """
 
 import argparse
@@ -28,7 +28,15 @@ from fervor.artifacts.joint_space import read_cues, read_space
 from fervor.artifacts.model_info import GRAPH
 from fervor.data import datasets
 from fervor.data.cropping import pixels_of
-from fervor.inference.attribution import Contrast, extent, heat_of, smoothed
+from fervor.inference.attribution import (
+    BLUR,
+    Contrast,
+    extent,
+    heat_of,
+    occluded,
+    occlusion_heat,
+    smoothed,
+)
 from fervor.io import provenance
 from fervor.io.image import to_rgb
 
@@ -36,8 +44,6 @@ from fervor.io.image import to_rgb
 Floats = NDArray[np.float32]
 STEPS = 7
 """Points of a curve beside the whole picture: cells are taken in so many equal portions."""
-OCCLUDED = (1, 3)
-"""Cells a side of what is blurred for a map by occlusion."""
 SEED, SAMPLES = 0, 2000
 """Of the bootstrap over pictures."""
 
@@ -52,19 +58,22 @@ def main() -> None:
     parser.add_argument("--split", choices=("valid", "test"), default="valid")
     parser.add_argument("--count", type=int, default=200, help="pictures, evenly spaced")
     parser.add_argument("--maps", nargs="+", default=[*get_args(Contrast), "others smoothed"])
+    parser.add_argument("--replace", choices=("blur", "mean"), default="blur")
     parser.add_argument("--output", type=Path, default=Path("results/explain"))
     given = parser.parse_args()
     predictor = Predictor(given.model, faces="precropped", threads=1)
     samples = datasets.load("ferplus", given.root, given.split, protocol="majority")
     chosen = np.linspace(0, len(samples) - 1, min(given.count, len(samples))).astype(int)
-    measure = Measure(predictor, given.maps)
+    measure = Measure(predictor, given.maps, given.replace)
     found = [measure(to_rgb(pixels_of(samples[place])), place) for place in chosen]
     result = {
         "model": predictor.info.name,
         "sha256": predictor.info.sha256[GRAPH],
         "data": {"name": "ferplus", "protocol": "majority", "split": given.split},
         "count": len(found),
-        "replaced_by": f"blur of {BLUR:g} of the side",
+        "replaced_by": {"blur": f"blur of {BLUR:g} of the side", "mean": "the mean colour"}[
+            given.replace
+        ],
         "portions": STEPS,
         "maps": compared([one["curves"] for one in found]),
         "cues": parts([one["drops"] for one in found if one["drops"]]),
@@ -72,21 +81,18 @@ def main() -> None:
         "versions": provenance.versions(),
     }
     name = predictor.info.name.replace("/", "-")
-    path = given.output / f"{name}-{given.split}.json"
+    marked = "" if given.replace == "blur" else f"-{given.replace}"
+    path = given.output / f"{name}-{given.split}{marked}.json"
     provenance.write_text(path, json.dumps(result, indent=1) + "\n")
     print(json.dumps({"maps": result["maps"], "cues": result["cues"]}, indent=1))
     print(path)
 
 
-BLUR = 1 / 8
-"""Standard deviation of what replaces a cell, as a share of the picture's side."""
-
-
 class Measure:
     """Curves of one model's maps, and drops of its cues."""
 
-    def __init__(self, predictor: Predictor, maps: Sequence[str]) -> None:
-        self.predictor, self.names = predictor, tuple(maps)
+    def __init__(self, predictor: Predictor, maps: Sequence[str], replace: str) -> None:
+        self.predictor, self.names, self.replace = predictor, tuple(maps), replace
         self.space = read_space(predictor.info)
         self.cues = read_cues(predictor.info)
         self.size = predictor.info.input.size
@@ -96,13 +102,15 @@ class Measure:
         clear = np.asarray(Image.fromarray(pixels).resize((self.size, self.size)))
         radius = BLUR * self.size
         blurred = np.asarray(Image.fromarray(clear).filter(ImageFilter.GaussianBlur(radius)))
+        if self.replace == "mean":
+            blurred = np.broadcast_to(clear.mean((0, 1)).round().astype(np.uint8), clear.shape)
         logits, local = self.predictor.classifier.logits_and_local([clear])
         answer = int(logits[0].argmax())
         orders = dict(self.orders(local[0], answer, number))
         shown = [clear, blurred]
-        for side in OCCLUDED:
-            drop = self.occlusion(clear, blurred, answer, side)
-            orders[f"occlusion {side}"] = (-drop).argsort(kind="stable")
+        passes = self.predictor.classifier.logits(occluded(pixels, self.space.grid, self.size))
+        falls = occlusion_heat(logits[0], passes, self.space.grid)[answer]
+        orders["occlusion"] = (-falls.ravel()).argsort(kind="stable")
         for order in orders.values():
             for mask in self.masks(order):
                 shown += [np.where(mask, blurred, clear), np.where(mask, clear, blurred)]
@@ -135,17 +143,6 @@ class Measure:
         found["random"] = np.random.default_rng(number).random(rows * columns)
         found["blob"] = -distance
         return {name: (-values).argsort(kind="stable") for name, values in found.items()}
-
-    def occlusion(
-        self, clear: NDArray[np.uint8], blurred: NDArray[np.uint8], answer: int, side: int
-    ) -> Floats:
-        """Fall of the answer's log probability [n] where `side` cells around each are blurred."""
-        rows, columns = self.space.grid
-        y, x = np.divmod(np.arange(rows * columns), columns)
-        near = [np.maximum(abs(y - a), abs(x - b)) <= side // 2 for a, b in zip(y, x, strict=True)]
-        shown = [clear, *(np.where(self.spread(cells), blurred, clear) for cells in near)]
-        found = np.log(np.maximum(self.predictor.classify(shown)[:, answer], 1e-12))
-        return np.asarray(found[0] - found[1:], np.float32)
 
     def heat(self, name: str, similar: Floats) -> Floats:
         """Relevances [n c] of a map by its name."""

@@ -1,26 +1,46 @@
 """Why a face got its answer: the places that speak for each class, and the described cues.
 
-Both compare one pass of the model with texts, in their joint space. The heat of a class at a place
-is the similarity of its text there; by default less the mean over the other classes, because what
-all classes share explains none of them, and averaged with the places around it. A cue is a phrase
-of the description bank on one part of the face; its score is the similarity of the places around
-that part with it, less the mean over the expressions' phrases on that part. Both say what the model
-connects with the picture, not which muscles moved.
+The heat of a class at a place is by how much its log odds fall where the place is blurred
+(occlusion: Zeiler and Fergus, 2014, https://arxiv.org/abs/1311.2901), which takes a pass of the
+model for each place. Or, from the pass of the answer alone, it is the similarity of the class's
+text with the place, less the mean over the other classes, because what all classes share explains
+none of them, and averaged with the places around it. A cue is a phrase of the description bank on
+one part of the face; its score is the similarity of the places around that part with it, less the
+mean over the expressions' phrases on that part. All say what the model connects with the picture,
+not which muscles moved.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from fervor.artifacts.joint_space import Cues, JointSpace
 from fervor.inference.prediction import Prediction
 
 
-__all__ = ["Contrast", "Cue", "Explainer", "Explanation", "extent", "heat_of", "smoothed"]
+__all__ = [
+    "Contrast",
+    "Cue",
+    "Explainer",
+    "Explanation",
+    "Heat",
+    "extent",
+    "heat_of",
+    "occluded",
+    "occlusion_heat",
+    "smoothed",
+]
 
 Floats = NDArray[np.float32]
+
+Heat = Literal["occlusion", "similarity"]
+"""How places get their heat; see above."""
+BLUR = 1 / 8
+"""Standard deviation of what replaces a place, as a share of the face's side."""
 
 Contrast = Literal["plain", "others", "runner_up"]
 """What is taken from a class's similarity at a place: nothing, the mean of the other classes', or
@@ -56,7 +76,9 @@ class Explanation:
 
     Attributes:
         prediction: the answer.
-        heat: for each class float32 [rows columns] over `square`; above 0 speaks for the class.
+        heat: for each class float32 [rows columns] over `square`; above 0 speaks for the class. By
+            occlusion a fall of log odds, by similarity a difference of cosines.
+        heat_by: which of the two.
         cues_for: phrases on the answer that match, best first.
         cues_against: phrases on other expressions that match better than the answer's on the same
             part of the face, best first. Both are empty where no cues lie beside the model.
@@ -65,6 +87,7 @@ class Explanation:
 
     prediction: Prediction
     heat: dict[str, Floats]
+    heat_by: Heat
     cues_for: list[Cue]
     cues_against: list[Cue]
     square: NDArray[np.float64]
@@ -79,6 +102,7 @@ class Explanation:
         """As JSON takes it: lists, numbers and texts; the fields beside the prediction's."""
         return {
             "heat": {label: np.round(own, 5).tolist() for label, own in self.heat.items()},
+            "heat_by": self.heat_by,
             "cues_for": [cue._asdict() for cue in self.cues_for],
             "cues_against": [cue._asdict() for cue in self.cues_against],
             "square": self.square.tolist(),
@@ -86,7 +110,7 @@ class Explanation:
 
 
 class Explainer:
-    """Explains answers of one model from what its single pass gave."""
+    """Explains answers of one model from the places that its pass gave."""
 
     def __init__(
         self,
@@ -100,6 +124,11 @@ class Explainer:
         self._contrast, self._smooth = contrast, smooth
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the places."""
+        return self._space.grid
+
+    @property
     def places(self) -> tuple[int, int]:
         """How many places there are, and the numbers of each."""
         rows, columns = self._space.grid
@@ -110,19 +139,64 @@ class Explainer:
         prediction: Prediction,
         local: Floats,
         square: NDArray[np.float64],
+        *,
+        occlusion: Floats | None = None,
     ) -> Explanation:
-        """One face's answer, from its places [n d]."""
-        similar = local @ self._space.vectors.T
-        maps = heat_of(similar, contrast=self._contrast).T.reshape(-1, *self._space.grid)
-        if self._smooth:
-            maps = smoothed(maps)
+        """One face's answer, from its places [n d], and where there is one its `occlusion_heat`."""
+        maps = self._similarity(local) if occlusion is None else occlusion
         heat = dict(zip(prediction.probabilities, maps, strict=True))
-        explanation = Explanation(prediction, heat, [], [], square)
+        heat_by: Heat = "similarity" if occlusion is None else "occlusion"
+        explanation = Explanation(prediction, heat, heat_by, [], [], square)
         if self._cues is None or explanation.answer not in self._cues.labels:
             return explanation
         parts = np.stack([extent(name, self._space.grid) for name in self._cues.dimensions])
         cues = matched(self._cues, parts @ local, explanation.answer)
-        return Explanation(prediction, heat, *cues, square)
+        return Explanation(prediction, heat, heat_by, *cues, square)
+
+    def _similarity(self, local: Floats) -> Floats:
+        """Maps [c rows columns] of places [n d]."""
+        similar = local @ self._space.vectors.T
+        maps = heat_of(similar, contrast=self._contrast).T.reshape(-1, *self._space.grid)
+        return smoothed(maps) if self._smooth else maps
+
+
+def occluded(
+    pixels: NDArray[np.uint8], grid: tuple[int, int], size: int
+) -> list[NDArray[np.uint8]]:
+    """A face [h w 3] as the model sees it, once for each place of a grid, the place blurred.
+
+    Row by row, each RGB uint8 [size size 3].
+    """
+    clear = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+    blurred = np.asarray(clear.filter(ImageFilter.GaussianBlur(BLUR * size)))
+    rows, columns = (np.linspace(0, size, count + 1).round().astype(int) for count in grid)
+    shown = []
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
+            picture = np.array(clear)
+            picture[top:bottom, left:right] = blurred[top:bottom, left:right]
+            shown.append(picture)
+    return shown
+
+
+def occlusion_heat(
+    whole: NDArray[np.float64], logits: NDArray[np.float64], grid: tuple[int, int]
+) -> Floats:
+    """Maps [c rows columns] of logits [c] of a face and [n c] of `occluded`: falls of log odds.
+
+    They order places as falls of the probability do, also where it is nearly 0 or 1.
+    """
+    falls = _log_odds(whole) - _log_odds(logits)
+    maps: Floats = falls.T.reshape(-1, *grid).astype(np.float32)
+    return maps
+
+
+def _log_odds(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log p / (1 - p) of each class: its logit less the log of the others' sum of powers."""
+    count = logits.shape[-1]
+    others = np.where(np.eye(count, dtype=bool), -np.inf, logits[..., None, :])
+    found: NDArray[np.float64] = logits - np.logaddexp.reduce(others, axis=-1)
+    return found
 
 
 def heat_of(similar: Floats, *, contrast: Contrast) -> Floats:

@@ -23,7 +23,14 @@ from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.faces.places import GivenBoxes, check_region, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
 from fervor.faces.types import Box
-from fervor.inference.attribution import PLACES, Explainer, Explanation
+from fervor.inference.attribution import (
+    PLACES,
+    Explainer,
+    Explanation,
+    Heat,
+    occluded,
+    occlusion_heat,
+)
 from fervor.inference.classifier import NOT_FINITE, FaceClassifier, softmax
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
@@ -355,14 +362,21 @@ class Predictor:
         faces = self._cutter()([_readable(picture)])[0]
         return self.classifier.embeddings([face.pixels for face in faces])
 
-    def explain(self, picture: Picture | Frame) -> list[Explanation]:
-        """Like a call with one picture, each face with what speaks for its answer, in one pass.
+    def explain(self, picture: Picture | Frame, *, heat: Heat = "occlusion") -> list[Explanation]:
+        """Like a call with one picture, each face with what speaks for its answer.
+
+        Args:
+            picture: as for a call, or a frame.
+            heat: occlusion, which points best and takes a pass of the model more for each place,
+                49 for the shipped models; or similarity, which takes none (docs/explain.md).
 
         Raises:
             InputError: a path that does not exist, or a picture that cannot be read.
             ModelError: the model has no places or no class vectors to compare them with, or an
                 answer that is no finite number.
         """
+        if heat not in get_args(Heat):
+            raise UsageError(f"heat={heat!r}: expected one of {', '.join(get_args(Heat))}")
         explainer = self._explainer
         frame = self._fitting(_readable(picture))
         found: list[Explanation] = []
@@ -380,8 +394,17 @@ class Predictor:
                 if answer.status == "error" or not np.isfinite(places).all():
                     where = frame.source or "picture"
                     raise ModelError(f"{where}: {NOT_FINITE.format(len(found))}")
-                found.append(explainer(answer, places, face.square))
+                maps = self._occlusion(face, row) if heat == "occlusion" else None
+                found.append(explainer(answer, places, face.square, occlusion=maps))
         return found
+
+    def _occlusion(self, face: Cutout, row: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Heat [c rows columns] of a face with logits [c], by a pass for each place."""
+        grid = self._explainer.grid
+        logits = self.classifier.logits(occluded(face.pixels, grid, self.info.input.size))
+        if not np.isfinite(logits).all():
+            raise ModelError(NOT_FINITE.format("where a place is blurred"))
+        return occlusion_heat(row, logits, grid)
 
     def check_explainable(self) -> None:
         """Raises ModelError, in one line, where `explain` would."""

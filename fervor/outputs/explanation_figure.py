@@ -22,6 +22,8 @@ STRONGEST = 0.75
 
 LEAST = 0.005
 """Probability below which a class is not drawn."""
+UNITS = {"occlusion": "fall of log odds", "similarity": "difference of cosines"}
+"""Of heat, by how it was made."""
 COLUMNS = 3
 """Pictures for which a figure has room at least: words are below them."""
 
@@ -56,7 +58,7 @@ def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -
         draw.text((left, GAP), short(title, LETTERS, PANEL), fill=BLACK, font=font(LETTERS))
         sheet.paste(panel, (left, GAP + LINE))
     below = GAP + LINE + PANEL + LINE // 2
-    _legend(draw, below, scale)
+    _legend(draw, below, f"{scale:.2g} ({UNITS[explanation.heat_by]})")
     for number, (title, lines) in enumerate(texts):
         left = GAP + number * (width // 2)
         room = width // 2 - 2 * GAP
@@ -91,15 +93,14 @@ def _whole(image: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
     return panel
 
 
-def _legend(draw: ImageDraw.ImageDraw, top: int, scale: float) -> None:
+def _legend(draw: ImageDraw.ImageDraw, top: int, strongest: str) -> None:
     """The two colours with what they mean."""
     left = GAP
     for colour, text in ((FOR, "speaks for the class"), (AGAINST, "speaks against it")):
         draw.rectangle((left, top, left + LETTERS, top + LETTERS), fill=colour, outline=DARK)
         draw.text((left + LINE, top - 1), text, fill=DARK, font=font(LETTERS))
         left += LINE + font(LETTERS).getlength(text) + 2 * GAP
-    text = f"strongest: {scale:.2g} (difference of cosines)"
-    draw.text((left, top - 1), text, fill=DARK, font=font(LETTERS))
+    draw.text((left, top - 1), f"strongest: {strongest}", fill=DARK, font=font(LETTERS))
 
 
 def _texts(explanation: Explanation) -> list[tuple[str, list[str]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fervor.errors import ModelError, UsageError
-from fervor.inference.attribution import Explanation
+from fervor.inference.attribution import Explanation, Heat
 from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
@@ -23,11 +23,18 @@ from fervor.outputs.tables import TextTable
 __all__ = ["FIELDS", "ROWS", "run"]
 
 ROWS = "explanations.jsonl"
-FIELDS = ("heat", "cues_for", "cues_against", "square", "drawing")
+FIELDS = ("heat", "heat_by", "cues_for", "cues_against", "square", "drawing")
 """What a row holds behind those of `fervor predict`; `drawing` is the picture's name."""
 
 
-def run(predictor: Predictor, inputs: Sequence[str], folder: Path, *, top: int) -> Counter[str]:
+def run(
+    predictor: Predictor,
+    inputs: Sequence[str],
+    folder: Path,
+    *,
+    top: int,
+    heat: Heat = "occlusion",
+) -> Counter[str]:
     """Number of rows by status; NAME-faceN.png for each face, and all rows in explanations.jsonl.
 
     Raises:
@@ -52,7 +59,7 @@ def run(predictor: Predictor, inputs: Sequence[str], folder: Path, *, top: int) 
         for frame in frames:
             found, nothing = [], without_face(frame, predictor.name)
             try:
-                found = [] if frame.image is None else predictor.explain(frame)
+                found = [] if frame.image is None else predictor.explain(frame, heat=heat)
             except ModelError as error:
                 nothing = failed(frame, predictor.name, str(error))
             answers = [one.prediction for one in found] or [nothing]

@@ -28,6 +28,7 @@ MEANINGS |= dict.fromkeys(("x", "y", "width", "height"), "pixels of the upright 
 
 EXPLAINED = {
     "heat": "for each class a grid of rows over the face; above 0 speaks for the class",
+    "heat_by": "similarity: a difference of cosines",
     "cues_for": "described cues that match the answer, best first",
     "cues_against": "cues of other expressions that match better, best first",
     "square": "map [2 3] from the grid, a square of side 1, to pixels of the upright picture",
@@ -76,6 +77,7 @@ def explained(labels: Sequence[str]) -> dict[str, Any]:
     cue = {"type": "object", "properties": {**texts, "score": {"type": "number"}}}
     more: dict[str, dict[str, Any]] = {
         "heat": {"type": ["object", "null"], "additionalProperties": grid},
+        "heat_by": {"type": ["string", "null"]},
         "cues_for": {"type": ["array", "null"], "items": cue},
         "cues_against": {"type": ["array", "null"], "items": cue},
         "square": {"type": ["array", "null"], "items": grid["items"]},

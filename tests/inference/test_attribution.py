@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from fervor.artifacts.joint_space import Cues, JointSpace, read_cues, unit
 from fervor.artifacts.model_info import EMBEDDED, SHIPPED, ModelInfo
-from fervor.errors import InputError, ModelError
-from fervor.inference.attribution import PLACES, Explainer, extent, heat_of, matched, smoothed
+from fervor.errors import InputError, ModelError, UsageError
+from fervor.inference.attribution import (
+    PLACES,
+    Explainer,
+    extent,
+    heat_of,
+    matched,
+    occluded,
+    occlusion_heat,
+    smoothed,
+)
+from fervor.inference.classifier import softmax
 from fervor.inference.prediction import Prediction
 from fervor.inference.predictor import Predictor
 from tests.support.models import LABELS, write_model
@@ -108,7 +119,8 @@ def test_predictor_explains_what_it_predicts(tmp_path: Path) -> None:
     predictor = Predictor(model, threads=1, faces="precropped")
     picture = np.zeros((40, 80, 3), np.uint8)
     picture[:, :40, 0], picture[:, 40:, 1] = 255, 200
-    (found,) = predictor.explain(picture)
+    (found,) = predictor.explain(picture, heat="similarity")
+    assert found.heat_by == "similarity"
     assert found.prediction == predictor(picture)[0]
     assert found.answer == found.prediction.label == "neutral"
     assert list(found.heat) == list(LABELS)
@@ -117,6 +129,60 @@ def test_predictor_explains_what_it_predicts(tmp_path: Path) -> None:
     assert heat[:, :2].min() > 0 > heat[:, 5:].max()
     np.testing.assert_array_equal(found.square, [[80, 0, 0], [0, 40, 0]])
     assert json.loads(json.dumps(found.row()))["square"] == [[80, 0, 0], [0, 40, 0]]
+
+
+def test_a_place_is_blurred_and_nothing_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    size, grid = 40, (3, 4)
+    clear = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    shown = occluded(pixels, grid, size)
+    changed = [(picture != clear).any(axis=2) for picture in shown]
+    assert len(shown) == 12
+    assert (np.sum(changed, axis=0) <= 1).all()
+    rows, columns = np.nonzero(changed[5])  # the second of the second row
+    assert (rows.min(), rows.max()) == (13, 26)
+    assert (columns.min(), columns.max()) == (10, 19)
+
+
+def log_odds(share: float) -> float:
+    return float(np.log(share / (1 - share)))
+
+
+def test_heat_by_occlusion_is_a_fall_of_log_odds() -> None:
+    numbers = np.random.default_rng(0)
+    whole, logits = numbers.normal(size=3) * 4, numbers.normal(size=(6, 3)) * 4
+    heat = occlusion_heat(whole, logits, (2, 3))
+    for label in range(3):
+        for place in range(6):
+            before, after = (softmax(row[None])[0, label] for row in (whole, logits[place]))
+            fall = log_odds(before) - log_odds(after)
+            assert heat[label, place // 3, place % 3] == pytest.approx(fall, rel=1e-5)
+    certain = occlusion_heat(np.array([60.0, 0, 0]), np.array([[50.0, 0, 0]]), (1, 1))
+    assert certain[0, 0, 0] == pytest.approx(10)
+
+
+def test_the_predictor_blurs_each_place_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(write_model(tmp_path / "model"), threads=1, faces="precropped")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    seen, real = [], predictor.classifier.logits
+
+    def logits(crops: list[np.ndarray]) -> np.ndarray:
+        seen.extend(crops)
+        return real(crops)
+
+    monkeypatch.setattr(predictor.classifier, "logits", logits)
+    (found,) = predictor.explain(picture)
+    assert found.heat_by == "occlusion" and len(seen) == 49
+    assert found.row()["heat_by"] == "occlusion"
+    before = predictor.classify([picture])[0]
+    after = predictor.classify([occluded(picture, (7, 7), predictor.info.input.size)[24]])[0]
+    for label, own, other in zip(LABELS, before, after, strict=True):
+        assert own == pytest.approx(found.prediction.probabilities[label])
+        assert found.heat[label][3, 3] == pytest.approx(log_odds(own) - log_odds(other), abs=1e-4)
+    with pytest.raises(UsageError, match="heat='gradient': expected one of occlusion, similarity"):
+        predictor.explain(picture, heat="gradient")  # type: ignore[arg-type]
 
 
 def test_unreadable_and_unexplainable_are_one_line(tmp_path: Path) -> None:
@@ -154,6 +220,8 @@ def test_shipped_cues_speak_of_the_bank(name: str) -> None:
 def test_the_photograph_smiles() -> None:
     (found,) = Predictor(EMBEDDED, threads=1).explain(PHOTOGRAPH)
     assert found.answer == "happiness"
+    rows, columns = np.unravel_index(found.heat["happiness"].argmax(), (7, 7))
+    assert rows >= 4 and 1 <= columns <= 5  # the mouth
     assert ("mouth", "lip corners pulled up in a smile") in [cue[:2] for cue in found.cues_for]
     assert found.heat["happiness"].mean() > found.heat["sadness"].mean()
     x, y, width, height = found.prediction.box or (0, 0, 0, 0)

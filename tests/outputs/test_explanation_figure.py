@@ -43,8 +43,8 @@ def test_a_drawing_has_a_panel_for_each_class_and_a_line_for_each_cue() -> None:
     heat = {name: np.full((7, 7), value, np.float32) for name, value in (("a", 1), ("b", -1))}
     cues = [Cue("mouth", "a smile", 0.5, "a")]
     square = np.array([[60, 0, 0], [0, 60, 0]], float)
-    short = Explanation(answer(a=0.9, b=0.1), heat, cues, [], square)
-    long = Explanation(answer(a=0.9, b=0.1), heat, cues * 4, [], square)
+    short = Explanation(answer(a=0.9, b=0.1), heat, "occlusion", cues, [], square)
+    long = Explanation(answer(a=0.9, b=0.1), heat, "occlusion", cues * 4, [], square)
     one, two, tall = drawn(picture, short, top=1), drawn(picture, short), drawn(picture, long)
     assert one.width == two.width and two.height < tall.height  # words below need the room of three
     pixels = np.asarray(two).reshape(-1, 3)
@@ -58,7 +58,9 @@ def test_classes_of_no_probability_have_no_map_and_no_part_in_the_scale() -> Non
     strengths = (("a", 1.0), ("b", 9.0), ("c", -9.0))
     heat = {name: np.full((7, 7), value, np.float32) for name, value in strengths}
     square = np.array([[60, 0, 0], [0, 60, 0]], float)
-    shown = drawn(picture, Explanation(answer(a=0.998, b=0.001, c=0.001), heat, [], [], square))
+    shown = drawn(
+        picture, Explanation(answer(a=0.998, b=0.001, c=0.001), heat, "occlusion", [], [], square)
+    )
     pixels = np.asarray(shown)
     maps = pixels[LINE + GAP : LINE + GAP + PANEL, PANEL + 2 * GAP :]
     strongest = np.rint(128 + STRONGEST * (np.array(FOR) - 128))
@@ -71,6 +73,6 @@ def test_long_cues_are_not_cut() -> None:
     heat = {"a": np.ones((7, 7), np.float32)}
     square = np.array([[60, 0, 0], [0, 60, 0]], float)
     cue = Cue("mouth", "corners of the mouth that are drawn far apart " * 5, 0.5, "a")
-    explained = Explanation(answer(a=1.0), heat, [cue], [cue], square)
+    explained = Explanation(answer(a=1.0), heat, "occlusion", [cue], [cue], square)
     pixels = np.asarray(drawn(picture, explained))
     assert (pixels[:, -GAP:] == 255).all()

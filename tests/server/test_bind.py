@@ -314,7 +314,8 @@ def test_explanations_are_those_of_python(server: Running, astronauts: list[byte
     predictor = Predictor(threads=1)
     pair = np.asarray(Image.open(io.BytesIO(astronauts[4])))
     expected = [
-        row_of(one.prediction, predictor.labels) | one.row() for one in predictor.explain(pair)
+        row_of(one.prediction, predictor.labels) | one.row()
+        for one in predictor.explain(pair, heat="similarity")
     ]
     found = server.post(EXPLAIN, [("pair.jpg", astronauts[4])]).json["faces"]
     same([found], [expected])

@@ -14,7 +14,9 @@ def explain(
     labels: str = "",
     faces: Literal["all", "largest", "precropped"] = "all",
     output: str = "explanations",
+    heat: Literal["occlusion", "similarity"] = "occlusion",
     top: int = 3,
+    smallest_face: float = 0.0,
     threads: int = 0,
     strict: bool = False,
 ) -> int:
@@ -28,14 +30,24 @@ def explain(
             or by semicolons where they hold commas.
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: folder of the drawings, one for each face, and of their rows.
+        heat: occlusion, by how much the odds of an expression fall where a place of the face is
+            blurred, in 49 more passes of the model for each face; or similarity of places with
+            the expression's text, in none.
         top: heat maps in a drawing, those of the most probable expressions.
+        smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
         threads: threads of each network; 0 for all cores.
         strict: exit with 1 where a picture cannot be read or shows no face.
     """
     from fervor.inference.predictor import Predictor
     from fervor.outputs.explanations import ROWS, run
 
-    predictor = Predictor(model or None, labels=listed(labels), faces=faces, threads=threads)
-    counts = run(predictor, inputs, Path(output), top=top)
+    predictor = Predictor(
+        model or None,
+        labels=listed(labels),
+        faces=faces,
+        threads=threads,
+        smallest_face=smallest_face,
+    )
+    counts = run(predictor, inputs, Path(output), top=top, heat=heat)
     print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
     return FOUND if strict and counts["no_face"] + counts["error"] else DONE
