@@ -4,8 +4,9 @@
 """
 
 import re
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +182,125 @@ def words_not_in_captions() -> str:
     return "\n".join(lines)
 
 
+FROZEN = RESULTS / "ke/frozen-rows.json"
+EXPLORED = RESULTS / "ke/frozen-explored.json"
+FROZEN_FIGURES = {
+    "accuracy": "accuracy",
+    "mean_class_accuracy": "mean class accuracy",
+    "neutral_recall": "neutral recall",
+    "accuracy_even_prior": "accuracy, even prior",
+    "mean_class_accuracy_even_prior": "mean class, even prior",
+}
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]], figure: str) -> str:
+    """Mean and standard deviation over the seeds, in percent."""
+    values = [100 * row[figure] for row in rows]
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def _pulls(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What L_t and L_c pull together, in percent of L_s's pull; means over the seeds."""
+    pulls = [row["activity"]["pull"] for row in rows]
+    return f"{statistics.mean(100 * (one['L_t'] + one['L_c']) / one['L_s'] for one in pulls):.0f} %"
+
+
+def _moved(rows: Sequence[Mapping[str, Any]], first: str, less: str = "") -> str:
+    """A cosine (or a difference of two) before and after, mean over the seeds."""
+
+    def value(figures: Mapping[str, float]) -> float:
+        return figures[first] - (figures[less] if less else 0)
+
+    start, end = (
+        statistics.mean(value(row["activity"][when]) for row in rows) for when in ("start", "end")
+    )
+    return f"{start:+.2f} to {end:+.2f}"
+
+
+def _inactive(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Names of the parts that did nothing in a seed."""
+    names = {part.split(" (")[0] for row in rows for part in row["activity"]["inactive"]}
+    return ", ".join(sorted(names)) or "none"
+
+
+def frozen_ke() -> str:
+    """KE-FER's losses on frozen features: rows, tests, and what the parts did."""
+    if not FROZEN.is_file():
+        return "Not yet measured."
+    result = read(FROZEN)
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        groups.setdefault((row["setting"]["size"], row["setting"]["weight"]), []).append(row)
+    count, seeds = result["rows"][0]["count"], len(result["run"]["seed"])
+    lines = [
+        f"FERPlus, protocol `{result['data']['protocol']}`, split test, {count:,} images, {seeds} "
+        "seeds, commit "
+        f"`{result['commit'][:10]}`; `results/ke/frozen-rows.json`. Mean and deviation in percent.",
+        "",
+        "| trained on | losses | temperature | " + " | ".join(FROZEN_FIGURES.values()) + " |",
+        "|---" * (3 + len(FROZEN_FIGURES)) + "|",
+    ]
+    for (size, weight), rows in groups.items():
+        losses = f"L_s + {weight} (L_t + L_c)" if weight else "L_s"
+        cells = " | ".join(_over_seeds(rows, figure) for figure in FROZEN_FIGURES)
+        lines.append(f"| {size} | {losses} | {rows[0]['setting']['temperature']} | {cells} |")
+    lines += [
+        "",
+        "| trained on | gain of L_t + L_c in | points | 95 % | p | corrected |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in result["tests"]:
+        low, high = (100 * bound for bound in one["interval"])
+        figure = FROZEN_FIGURES[one["figure"]] + (" (**primary**)" if one["primary"] else "")
+        corrected = "" if one["primary"] else f"{one['p_value_holm']:.3f}"
+        lines.append(
+            f"| {one['size']} | {figure} | {100 * one['gain']:+.2f} | {low:+.2f} to {high:+.2f} | "
+            f"{one['p_value']:.3f} | {corrected} |"
+        )
+    lines += [
+        "",
+        "| trained on | cos(f - G(f), t - t_neutral) | cos(f, t) - cos(G(f), t) | "
+        "cos(G(f), t_neutral) | pull of L_t + L_c at the end, of L_s's | inactive |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (size, weight), rows in groups.items():
+        if weight:
+            lines.append(
+                f"| {size} | {_moved(rows, 'change')} | {_moved(rows, 'own', 'calm_own')} | "
+                f"{_moved(rows, 'calm_neutral')} | {_pulls(rows)} | {_inactive(rows)} |"
+            )
+    return "\n".join(lines)
+
+
+def explored_ke() -> str:
+    """Texts, centring and forms of L_c at 4,000 images, on valid."""
+    if not EXPLORED.is_file():
+        return "Not yet measured."
+    result = read(EXPLORED)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        groups.setdefault(row["name"], []).append(row)
+    lines = [
+        f"Split valid, {result['rows'][0]['count']:,} images, {len(result['run']['seed'])} seeds; "
+        "`results/ke/frozen-explored.json`.",
+        "",
+        "| 4,000 images, complete loss but for | "
+        + " | ".join(FROZEN_FIGURES.values())
+        + " | pull of L_t + L_c, of L_s's | inactive |",
+        "|---" * (3 + len(FROZEN_FIGURES)) + "|",
+    ]
+    for name, rows in groups.items():
+        cells = " | ".join(_over_seeds(rows, figure) for figure in FROZEN_FIGURES)
+        lines.append(f"| {name} | {cells} | {_pulls(rows)} | {_inactive(rows)} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "README.md": {"embedded": embedded},
     "docs/results.md": {
         "embedded": embedded,
+        "ke-frozen": frozen_ke,
+        "ke-frozen-explored": explored_ke,
         "ke-table2": published("ke-table2", "mobilenet"),
         "mpa-ablation": published("mpa-ablation", "embedded"),
         "lacovl-ablation": published("lacovl-ablation", "embedded"),
