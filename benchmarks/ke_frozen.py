@@ -51,7 +51,7 @@ Logits = NDArray[np.float32]
 RESULTS = Path(__file__).parents[1] / "results" / "ke"
 NAME = "ke/frozen-pooled-160"
 
-SIZES = {"1,000": 1000, "4,000": 4000, "all": 0}
+SIZES = {"4,000": 4000, "1,000": 1000, "all": 0}
 """Training pictures; 0 for all."""
 PRIMARY = "4,000"
 EPOCHS = {"1,000": 60, "4,000": 30, "all": 8}
@@ -130,6 +130,8 @@ class Features:
         plain_label: its classes.
         faces: of valid, for activity.
         labels: the classes' names.
+        split: name of what is measured on.
+        folder: where rows are kept as soon as they are trained; None for nowhere.
     """
 
     views: Sequence[frozen_features.Halves]
@@ -138,6 +140,8 @@ class Features:
     plain_label: Tensor
     faces: Batch
     labels: tuple[str, ...]
+    split: str = ""
+    folder: Path | None = None
 
 
 def in_proportion(label: Tensor, count: int, seed: int) -> Tensor:
@@ -254,7 +258,19 @@ def figures(logits: Logits, label: NDArray[Any], prior: NDArray[Any]) -> dict[st
 
 
 def trained(found: Features, setting: Setting, seed: int) -> dict[str, Any]:
-    """One training's row of a result file."""
+    """One training's row of a result file; an earlier start's, where it was kept."""
+    if found.folder is None:
+        return _trained(found, setting, seed)
+    asked = {"setting": asdict(setting), "seed": seed, "split": found.split}
+    path = found.folder / f"row-{results.fingerprint(asked)}.json"
+    if not path.is_file():
+        row = _trained(found, setting, seed)
+        provenance.write_text(path, json.dumps(row) + "\n")
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
+def _trained(found: Features, setting: Setting, seed: int) -> dict[str, Any]:
     method, activity = fit(found, setting, seed)
     logits, label = answers(method, found), found.plain_label.numpy()
     prior = np.bincount(found.label.numpy(), minlength=len(found.labels)) / len(found.label)
@@ -389,7 +405,8 @@ def load(root: str, folder: Path, split: str) -> tuple[Features, Pictures]:
     plain = torch.from_numpy(frozen_features.plain(measured, folder, split).copy())
     step = len(valid) // FACES
     sample = _batch(faces[::step], valid.label[::step], len(valid.labels))
-    return Features(views, train.label, plain, measured.label, sample, train.labels), measured
+    found = Features(views, train.label, plain, measured.label, sample, train.labels, split, folder)
+    return found, measured
 
 
 def store(
@@ -411,6 +428,7 @@ def store(
         },
         "sha256": {"trunk.onnx": weights},
         "data": {"name": "ferplus", "protocol": "majority", "split": split},
+        "count": rows[0]["count"],
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         **more,

@@ -127,7 +127,7 @@ def ferplus(root: str, cache: str, steps: int) -> None:
     small = dataclasses.replace(splits, train=splits.train.subset(torch.arange(VIEWED)))
     viewed = dataclasses.replace(viewed, data=dataclasses.replace(viewed.data, views=1))
     method = build_method(viewed, build_networks(viewed), small)
-    compared(small, viewed, view_batches(method.image, small.train, viewed), method, steps)
+    compared(small, viewed, view_batches(method.frozen_stage(), small.train, viewed), method, steps)
 
 
 def compared(

@@ -1,6 +1,6 @@
 """Say how much more often one row is right than another: the same pictures, paired by seed.
 
-    python benchmarks/paired_gain.py --first results/a-seed*-test-*.json --second results/b-seed*-test-*.json
+    python benchmarks/paired_gain.py --first A-seed*-test-*.json --second B-seed*-test-*.json
 
 takes result files of `fervor evaluate`, one for each seed of either row, and prints the gain in
 accuracy with its 95 % interval and p value (`significance.gain`), and the parts of the first row's
