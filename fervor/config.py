@@ -58,7 +58,7 @@ class Data:
             targets; empty for the target alone (ours).
         teachers_share: of the mixed target that is the teachers' (ours).
         teachers_temperature: that the stored logits are divided by before their softmax (ours).
-        cache: folder of decoded pictures and of cached views (25 kB to 100 kB a picture and view),
+        cache: folder of decoded pictures and of cached views (2 kB to 200 kB a picture and view),
             read by all runs; empty decodes into memory each time and has no views.
     """
 

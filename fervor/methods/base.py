@@ -25,6 +25,9 @@ class Method(nn.Module):
     pairs: ClassVar[bool] = False
     """Whether a training batch shall also hold a same-class partner of each picture."""
 
+    has_frozen_stage: ClassVar[bool] = False
+    """Whether the method itself, and not its encoder, has a `lower` for caches."""
+
     companions: ClassVar[tuple[str, ...]] = ()
     """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
 
@@ -56,6 +59,14 @@ class Method(nn.Module):
             UsageError: its classes are learned, and no words.
         """
         raise UsageError("has learned its classes, which are no words")
+
+    def frozen_stage(self) -> "ImageEncoder | Method":
+        """What makes the maps that stand for a picture in a cache of views, by its `lower`."""
+        return self.image
+
+    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+        """Maps that every pass of this method takes in place of pictures, where it makes them."""
+        raise NotImplementedError
 
     def pictures_to_prepare(self) -> int | None:
         """Pictures of each class that `prepare` wants to see: 0 for all, None for none."""

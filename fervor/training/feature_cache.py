@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from fervor.config import Augment, Run
@@ -32,8 +33,14 @@ from fervor.models.amp import has_bfloat16
 from fervor.models.image import ImageEncoder
 
 
+Stage = ImageEncoder | Method
+"""What has layers that are frozen: an encoder, or a method with more than one network."""
+
 CHUNK = 64
 """Pictures augmented together; part of what a view is."""
+
+PROBED = 2048
+"""Values by which weights are told apart: more are averaged."""
 
 
 class ViewBatches(Dataset[Batch]):
@@ -69,7 +76,7 @@ class ViewBatches(Dataset[Batch]):
 
 
 def view_batches(
-    encoder: ImageEncoder, pictures: Pictures, run: Run, *, pairs: bool = False
+    encoder: Stage, pictures: Pictures, run: Run, *, pairs: bool = False
 ) -> ViewBatches:
     """The run's batches from its cached views; computes those that are not there yet.
 
@@ -101,8 +108,9 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
 
     The frozen layers run in single precision here, as they do in evaluation.
     """
-    encoder = method.image
-    whole = method.companions or run.encoder.mirror  # these look at the pictures themselves
+    encoder = method.frozen_stage()
+    # these look at the pictures themselves
+    whole = run.encoder.mirror or (method.companions and encoder is method.image)
     if whole or not run.data.views or not encoder.has_frozen_stage:
         yield from evaluation_batches(pictures, size=run.encoder.size)
         return
@@ -117,7 +125,7 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
 
 
 @torch.no_grad()
-def _write_plain(encoder: ImageEncoder, pictures: Pictures, path: Path, *, size: int) -> None:
+def _write_plain(encoder: Stage, pictures: Pictures, path: Path, *, size: int) -> None:
     """Maps [n i j d] of the pictures as they are, whole or not at all."""
 
     def maps() -> Iterator[NDArray[Any]]:
@@ -131,9 +139,7 @@ def _write_plain(encoder: ImageEncoder, pictures: Pictures, path: Path, *, size:
     encoder.train(training)
 
 
-def _fingerprint(
-    encoder: ImageEncoder, pictures: Pictures, run: Run, augment: Augment | None
-) -> str:
+def _fingerprint(encoder: Stage, pictures: Pictures, run: Run, augment: Augment | None) -> str:
     """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
     layers = asdict(replace(run.encoder, weights="", mirror=False))  # the probe below tells weights
     changes = None if augment is None else asdict(augment)
@@ -144,6 +150,8 @@ def _fingerprint(
     with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
         probe = torch.linspace(0, 1, run.encoder.size).expand(1, 3, run.encoder.size, -1)
         maps = encoder.eval().lower(probe).mean(dim=(2, 3))
+        if maps.shape[1] > PROBED:  # of many values some lie where rounding turns
+            maps = F.adaptive_avg_pool1d(maps, PROBED)
     found.update(np.round(maps.double().numpy(), 2).tobytes())
     return found.hexdigest()[:16]
 
@@ -154,7 +162,7 @@ def _path(folder: Path, view: int) -> Path:
 
 @torch.no_grad()
 def _compute(
-    encoder: ImageEncoder,
+    encoder: Stage,
     pictures: Pictures,
     run: Run,
     folder: Path,
@@ -207,7 +215,7 @@ def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool 
                 file.write(np.ascontiguousarray(part).data)
 
 
-def _lower(encoder: ImageEncoder, image: Tensor) -> NDArray[np.uint16]:
+def _lower(encoder: Stage, image: Tensor) -> NDArray[np.uint16]:
     image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         maps = encoder.eval().lower(image)

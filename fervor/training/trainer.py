@@ -274,7 +274,7 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
 def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
     """Augmented anew each time, or from fixed views whose frozen layers are cached."""
     if run.data.views:
-        return view_batches(method.image, pictures, run, pairs=method.pairs)
+        return view_batches(method.frozen_stage(), pictures, run, pairs=method.pairs)
     return TrainingBatches(pictures, run, pairs=method.pairs)
 
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from fervor.artifacts.model_info import TextInfo
+from fervor.artifacts.model_info import ModelInfo, TextInfo
 from fervor.config import Encoder
 from fervor.data.batch import Batch
 from fervor.errors import ModelError, UsageError
@@ -22,7 +22,14 @@ from fervor.evaluation.evaluate import torch_logits
 from fervor.graphs.onnx import export
 from fervor.inference.predictor import Predictor
 from fervor.labels import BASIC
-from fervor.methods.build import load_model, own_state, save_model, save_weights, tower_checksums
+from fervor.methods.build import (
+    load_model,
+    own_state,
+    save_model,
+    save_weights,
+    tower_checksums,
+    with_words,
+)
 from fervor.methods.mpa import MPA
 from fervor.models.image import build_image_encoder
 from fervor.models.image.base import TransformerEncoder
@@ -595,6 +602,22 @@ def test_changed_or_missing_towers_are_one_line(tower: str, tmp_path: Path) -> N
     (tmp_path / "clip").rename(tmp_path / "moved")
     with pytest.raises(ModelError, match="clip"):
         load_model(tmp_path / "run")
+
+
+def test_its_context_stands_in_front_of_other_words(
+    clip: str, tmp_path: Path, faces: Batch
+) -> None:
+    """Learned prompts are kept; a class's logits depend on its own word alone."""
+    image = faces.image[:, :, :32, :32]
+    method = saved(tmp_path / "run", clip).eval()
+    other = with_words(ModelInfo.read(tmp_path / "run"), ["surprise", LABELS[2], LABELS[0]])
+    assert isinstance(other, MPA)
+    assert torch.equal(other.soft.context, method.soft.context)
+    with torch.no_grad():
+        torch.testing.assert_close(other(image)[:, 1:], method(image)[:, [2, 0]])
+    saved(tmp_path / "own", clip, class_context=True)
+    with pytest.raises(UsageError, match="has a context for each of its classes, and none for"):
+        with_words(ModelInfo.read(tmp_path / "own"), ["surprise", "fear"])
 
 
 @pytest.mark.parametrize("half", [False, True])

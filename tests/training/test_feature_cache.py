@@ -19,8 +19,10 @@ from fervor.data.samplers import EpochSampler, Key, mixed_seed
 from fervor.errors import UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.methods.base import Method
+from fervor.methods.lacovl.method import LaCoVL
 from fervor.models.image import FaceEncoder, build_image_encoder
 from fervor.training.feature_cache import CHUNK, plain_batches, view_batches
+from tests.support.drawn import DrawnText
 
 
 @pytest.fixture
@@ -208,3 +210,23 @@ def test_the_name_of_an_encoders_weights_does_not_matter(
         next(method.image.parts()[0].parameters()).mul_(2)
     list(plain_batches(method, pictures, run))
     assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 2
+
+
+def test_a_method_of_several_networks_has_views_of_them_all(pictures: Pictures, run: Run) -> None:
+    """Maps at three scales are cached for pictures, partners, and what is measured on."""
+    run = replace(run, encoder=Encoder(size=64, grey=True, last_stride=1, frozen_blocks=13))
+    options = LaCoVL.Options(resolution=64, width=24, heads=3)
+    method = LaCoVL(built(run), DrawnText(12), ("neutral", "anger"), options)
+    batches = view_batches(method.frozen_stage(), pictures, run, pairs=True)
+    batch = batches[Key(1, 0, (0, 3, 69))]
+    assert batch.positive is not None and batch.image.shape == batch.positive.shape
+    assert batch.image.shape[1] == 16 * 16 * 128 + 8 * 8 * 256 + 4 * 4 * 1024
+    method.losses(batch)["loss"].backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    cached = torch_logits(method, plain_batches(method, pictures, run))
+    anew = torch_logits(method, evaluation_batches(pictures, size=64))
+    np.testing.assert_allclose(cached, anew, atol=1e-5)
+    other = LaCoVL(built(run), DrawnText(12), ("neutral", "anger"), options)
+    folders = set(Path(run.data.cache).iterdir())
+    view_batches(other.frozen_stage(), pictures, run, pairs=True)
+    assert set(Path(run.data.cache).iterdir()) == folders  # one cache for runs that are compared

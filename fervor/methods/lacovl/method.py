@@ -51,6 +51,9 @@ EFFECT = 1e-3
 LEVEL = 0.01
 """Distance from one half within which a gate has decided nothing (ours)."""
 
+CHANNELS_OF_PICTURES = 3
+"""By which they are told from the maps that `lower` makes of them."""
+
 
 class LaCoVL(Method):
     """Image maps guided by landmarks, pairs of one class, and a frozen vision-language model."""
@@ -172,6 +175,7 @@ class LaCoVL(Method):
             )
 
     pairs = True
+    has_frozen_stage = True
     companions = ("landmarks", "teacher")
     options: Options
 
@@ -201,6 +205,7 @@ class LaCoVL(Method):
         super().__init__(image, text, labels, options)
         _check(image, options, teacher)
         self.landmarks, self.teacher = landmarks, teacher
+        self._shapes: list[torch.Size] = []
         for network in (landmarks, teacher):
             if network is not None:
                 network.requires_grad_(False).eval()
@@ -340,8 +345,7 @@ class LaCoVL(Method):
         `landmarks` is how far the tokens move when every face gets its neighbour's landmarks, as a
         share of their length.
         """
-        frozen = self._frozen(batch.image)
-        maps = self.image.scales(resized(batch.image, self.options.resolution))
+        frozen, maps = self._frozen(batch.image), self._scales(batch.image)
         looks = frozen[:3] if self.landmarks is not None else ()
         found: dict[str, float] = {}
         for scale, mixture in zip(
@@ -389,6 +393,8 @@ class LaCoVL(Method):
 
     def _frozen(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
         """Landmark maps (three) and teacher tokens (one), as far as there are such networks."""
+        if image.shape[1] != CHANNELS_OF_PICTURES:
+            return tuple(self._unpacked(image)[len(STRIDES) :])
         found: list[Tensor] = []
         if self.landmarks is not None:
             found += self.landmarks(resized(image, self.options.resolution))
@@ -398,10 +404,43 @@ class LaCoVL(Method):
             found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
         return tuple(found)
 
+    def _scales(self, image: Float[Tensor, "b d h w"]) -> list[Tensor]:
+        """The image encoder's maps at three scales."""
+        if image.shape[1] != CHANNELS_OF_PICTURES:
+            return self._unpacked(image)[: len(STRIDES)]
+        return self.image.scales(resized(image, self.options.resolution))
+
+    def frozen_stage(self) -> Method:
+        """The method: a picture's maps are those of three scales and of the networks beside."""
+        return self
+
+    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d 1 1"]:
+        """All that frozen networks make of pictures, one map behind the other in a row.
+
+        Raises:
+            UsageError: the image encoder learns.
+        """
+        if any(parameter.requires_grad for parameter in self.image.parameters()):
+            raise UsageError(
+                "lacovl takes maps of several blocks: for data.views freeze them all with "
+                f"--encoder.frozen_blocks {len(self.image.parts()) - 1}, or set data.views to 0"
+            )
+        parts = [*self._scales(image), *self._frozen(image)]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)[:, :, None, None]
+
+    def _unpacked(self, row: Float[Tensor, "b d 1 1"]) -> list[Tensor]:
+        """The maps that `lower` put behind each other."""
+        if not self._shapes:
+            size = self.image.size
+            with torch.no_grad():
+                one = torch.zeros(1, CHANNELS_OF_PICTURES, size, size, device=row.device)
+                self._shapes = [part.shape[1:] for part in (*self._scales(one), *self._frozen(one))]
+        lengths = [shape.numel() for shape in self._shapes]
+        parts = row.flatten(1).split(lengths, dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
     def _guided(self, image: Float[Tensor, "b 3 h w"], frozen: tuple[Tensor, ...]) -> Summary:
-        if image.shape[1] != 3:
-            raise UsageError("lacovl needs whole pictures: set data.views to 0")
-        maps = self.image.scales(resized(image, self.options.resolution))
+        maps = self._scales(image)
         summary: Summary = self.guided(maps, frozen[:3] if self.landmarks is not None else ())
         return summary
 

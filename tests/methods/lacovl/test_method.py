@@ -442,8 +442,32 @@ def test_encoders_that_do_not_fit_are_one_line() -> None:
         build({}, image=build_image_encoder(Encoder("face-resnet")))
     with pytest.raises(UsageError, match=r"set encoder\.mirror false"):
         build({}, image=build_image_encoder(Encoder(mirror=True)))
-    with pytest.raises(UsageError, match=r"needs whole pictures: set data\.views to 0"):
-        build({})(torch.zeros(2, 64, 7, 7))
+    with pytest.raises(
+        UsageError, match=r"freeze them all with --encoder\.frozen_blocks \d+, or set"
+    ):
+        build({}).lower(torch.zeros(2, 3, 48, 48))
+
+
+# Maps in place of pictures
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_maps_of_frozen_networks_stand_for_pictures(
+    beside: bool, companions: dict[str, Any]
+) -> None:
+    """Losses, answers and activity are the same, and no picture is looked at."""
+    faces = pairs(2)
+    method = build(companions if beside else {})
+    method.image.requires_grad_(False)
+    assert faces.positive is not None
+    with torch.no_grad():
+        rows, partners = method.lower(faces.image), method.lower(faces.positive)
+        assert rows.shape[2:] == (1, 1)
+        cached = faces._replace(image=rows, positive=partners)
+        expected, found = method.losses(faces), method.losses(cached)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(method(rows), method(faces.image))
+        assert method.activity(cached) == pytest.approx(method.activity(faces), rel=1e-4)
 
 
 # Model folders
