@@ -57,8 +57,9 @@ def paired(first: Sequence[Path], second: Sequence[Path]) -> Estimate:
     label = numbers(answers["label"])
     unit = units(answers["person"].split(), len(label))
 
-    def right(row: dict[int, dict[str, Any]]) -> NDArray[np.bool_]:
-        return np.stack([numbers(row[seed]["answers"]["answer"]) == label for seed in sorted(row)])
+    def right(row: dict[int, dict[str, Any]]) -> NDArray[np.float64]:
+        told = [numbers(row[seed]["answers"]["answer"]) == label for seed in sorted(row)]
+        return np.stack(told).astype(np.float64)
 
     return gain(right(ours), right(theirs), unit)
 
