@@ -2,7 +2,8 @@
 
 On the data set that a model was trained on, its classes stay as they are and an unknown one is
 wrong use. On any other, classes are matched by name: what only one side knows is left out and
-reported. Where the model is asked for other words, these are matched with the data set's classes.
+reported; a folder or table with an unknown class is another one than the model's. Where the model
+is asked for other words, these are matched with the data set's classes.
 """
 
 from collections import Counter
@@ -15,6 +16,10 @@ from fervor.data import datasets
 from fervor.data.datasets import Sample
 from fervor.errors import DataError, UsageError
 from fervor.labels import canonical
+
+
+ANYBODYS = ("folder", "csv")
+"""Data sets whose name does not say whose pictures they hold."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,14 @@ def scope(info: ModelInfo, name: str, protocol: str, samples: Sequence[Sample]) 
     trained_on = info.data.name
     if name == trained_on:
         unknown = sorted({sample.label for sample in samples} - set(known))
-        if unknown:
+        if not unknown:
+            return Scope(known, tuple(range(len(known))), tuple(samples), None)
+        if name not in ANYBODYS:
             raise UsageError(
                 f"{name} under {protocol} holds {', '.join(unknown)}, the model knows "
                 f"{', '.join(known)}: choose a protocol with these classes, or name classes with "
                 "--labels, which a model that compares with texts can answer"
             )
-        return Scope(known, tuple(range(len(known))), tuple(samples), None)
     asked = datasets.labels_of(name, samples, protocol)
     shared = tuple(label for label in known if label in asked)
     if len(shared) < 2:

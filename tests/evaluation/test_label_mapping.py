@@ -43,6 +43,16 @@ def test_the_papers_protocol_drops_nothing() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["folder", "csv"])
+def test_another_folder_than_the_models_is_matched_by_class_names(name: str) -> None:
+    own = info(name, ("neutral", "happiness", "anger"))
+    assert scope(own, name, "", samples("anger", "neutral")).report is None
+    found = scope(own, name, "", samples("anger", "fear", "neutral"))
+    assert (found.labels, found.columns) == (("neutral", "anger"), (0, 2))
+    assert [sample.label for sample in found.samples] == ["anger", "neutral"]
+    assert found.report is not None and found.report["data_only"] == {"fear": 1}
+
+
 NAMES = st.lists(st.sampled_from(EXPRESSIONS), min_size=2, max_size=8, unique=True)
 
 
