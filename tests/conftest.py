@@ -1,10 +1,15 @@
 """Fixtures and settings that several test files share."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+
+if find_spec("beartype") is not None:
+    import tests.support.shapes  # noqa: F401  # jaxtyping takes it from here, as an attribute
 
 
 # A busy machine is no reason to fail: no deadline for a single example.

@@ -53,7 +53,7 @@ class Pictures:
         """Pictures per class."""
         return torch.bincount(self.label, minlength=self.votes.shape[1]).tolist()
 
-    def take(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b k h w"]:
+    def take(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b _ h w"]:
         """The pictures with the given numbers, in memory."""
         return self.images[indices if self.rows is None else self.rows[indices]]
 
@@ -62,7 +62,7 @@ class Pictures:
         found = part_boxes(self.images, cache)
         return found if self.rows is None else found[self.rows]
 
-    def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b k h w"]]:
+    def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b _ h w"]]:
         """All pictures in order, so many at a time."""
         for indices in torch.arange(len(self)).split(count):
             yield self.take(indices)

@@ -27,7 +27,7 @@ def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int = 128) 
         yield Batch(_inputs(images, size), pictures.label[indices], pictures.votes[indices])
 
 
-def _inputs(images: UInt8[Tensor, "b k h w"], size: int) -> Float[Tensor, "b 3 i j"]:
+def _inputs(images: UInt8[Tensor, "b _ h w"], size: int) -> Float[Tensor, "b 3 i j"]:
     if images.shape[2:] == (size, size):  # what to_input does, without its loop over pictures
         return (images.float() / 255).expand(-1, 3, -1, -1)
     arrays = images.permute(0, 2, 3, 1).numpy()

@@ -94,11 +94,11 @@ class Method(nn.Module):
         """What was subtracted from raw text vectors before they became class vectors."""
         return torch.zeros_like(self.class_vectors()[0])
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """Prediction, in train and in eval mode alike: logits."""
         raise NotImplementedError
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """What `forward` compares with the class vectors, whole and place by place."""
         raise NotImplementedError
 

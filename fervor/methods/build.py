@@ -38,7 +38,7 @@ class _KnownWidth:
 
     width: int
 
-    def encode(self, sentences: list[str]) -> Float[Tensor, "n d"]:
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Places for the vectors that the weights bring."""
         return torch.zeros(len(sentences), self.width)
 

@@ -54,7 +54,7 @@ class Classifier(Method):
         """The linear layer's rows, in the space of the features."""
         return self.head.weight
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """The encoder's own features."""
         features: Features = self.image(image)
         return features
@@ -64,7 +64,7 @@ class Classifier(Method):
         scores: Tensor = self.head(features.pooled)
         return scores
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """Scores of the linear layer."""
         return self.logits(self.features(image))
 

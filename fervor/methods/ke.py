@@ -176,7 +176,7 @@ class KE(Method):
         """The mean over the eight expressions, zeros where texts are not centred."""
         return self._texts()[2]
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """The encoder's features, joined to the width of the texts, not normalised."""
         features: Features = self.image(image)
         return Features(self.joint(features.pooled), self.joint(features.tokens), features.grid)
@@ -185,7 +185,7 @@ class KE(Method):
         """Cosine / temperature (eq. 4 and 5)."""
         return similarities(features.pooled, self.class_vectors()) / self.options.temperature
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """Cosine / temperature; G is for training only."""
         return self.logits(self.features(image))
 

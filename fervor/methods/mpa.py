@@ -235,7 +235,7 @@ class MPA(Method):
         with self.soft.held(self.text):
             yield
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """The prompted tower's class token and patches (eq. 5), each of unit length."""
         found = self.image.prompted(image, () if self.visual is None else self.visual)
         pooled, tokens = (F.normalize(part.float(), dim=-1) for part in found[:2])
@@ -245,7 +245,7 @@ class MPA(Method):
         """S / tau (eq. 10 and 11)."""
         return self._scores(features, self.class_vectors())
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """S / tau: neither hard prompts nor prototypes take part."""
         return self.logits(self.features(image))
 

@@ -100,7 +100,7 @@ class VLM(Method):
         """The mean of each class's sentences under the nine templates, unit length."""
         return ensemble(self.projection(self.texts))
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """The encoder's features; it ends in the joint space."""
         features: Features = self.image(image)
         return features
@@ -109,7 +109,7 @@ class VLM(Method):
         """Cosine times scale."""
         return similarities(features.pooled, self.class_vectors()) * self.scale()
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """Cosines with sentences that stand in no caption of the training, times scale."""
         return self.logits(self.features(image))
 

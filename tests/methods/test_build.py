@@ -132,7 +132,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "schema": (lambda folder: change(folder, schema=2), "schema is 2 instead of 1"),
     "method": (
         lambda folder: change(folder, method="clip-er"),
-        "names method 'clip-er', expected one of classifier, ke",
+        "unknown method 'clip-er': expected one of classifier, ke",
     ),
     "another method": (
         lambda folder: change(folder, method="classifier", options={}),

@@ -47,7 +47,7 @@ class Augmentation:
         self.changes = changes
 
     def __call__(
-        self, images: UInt8[Tensor, "b k h w"], boxes: Float[Tensor, "b p 4"] | None = None
+        self, images: UInt8[Tensor, "b _ h w"], boxes: Float[Tensor, "b p 4"] | None = None
     ) -> Float[Tensor, "b k i j"]:
         """The batch changed; `boxes` say where the faces' parts lie, for `occlude`."""
         image = self.degraded(images.float() / 255)
@@ -61,7 +61,7 @@ class Augmentation:
             return placed
         return colour_cast(placed, 1 + _uniform((len(placed), 3), self.config.colour))
 
-    def degraded(self, image: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+    def degraded(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b k h w"]:
         """The stored pictures with fewer details."""
         config, (batch, _, height, _) = self.config, image.shape
         if config.low_resolution:
@@ -84,7 +84,7 @@ class Augmentation:
             image = change(image)
         return image.clamp(0, 1)
 
-    def grid(self, image: Float[Tensor, "b k h w"]) -> Float[Tensor, "b i j 2"]:
+    def grid(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b i j 2"]:
         """Where each pixel of the result comes from, x and y in -1..1 from edge to edge."""
         batch = len(image)
         grid = grid_of(self.placements(batch), self.size)
@@ -142,14 +142,14 @@ def grid_of(placements: Float[Tensor, "b 2 3"], size: int) -> Float[Tensor, "b i
 
 
 def sampled(
-    image: Float[Tensor, "b k h w"], grid: Float[Tensor, "b i j 2"]
+    image: Float[Tensor, "b _ h w"], grid: Float[Tensor, "b i j 2"]
 ) -> Float[Tensor, "b k i j"]:
     """The picture at the grid's places, bilinear; the border is replicated."""
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 def warped(
-    image: Float[Tensor, "b k h w"], placements: Float[Tensor, "b 2 3"], size: int
+    image: Float[Tensor, "b _ h w"], placements: Float[Tensor, "b 2 3"], size: int
 ) -> Float[Tensor, "b k i j"]:
     """Square pictures: each place takes what its placement points at."""
     return sampled(image, grid_of(placements, size))

@@ -30,8 +30,8 @@ LUMINANCE_STEPS = (
 
 
 def fewer_pixels(
-    image: Float[Tensor, "b k h w"], side: Int[Tensor, " b"]
-) -> Float[Tensor, "b k h w"]:
+    image: Float[Tensor, "b _ h w"], side: Int[Tensor, " b"]
+) -> Float[Tensor, "b _ h w"]:
     """Each image shrunk to `side` rows and enlarged again; columns in proportion.
 
     Shrinking averages over all pixels that fall into one, enlarging is bilinear, as in
@@ -55,7 +55,7 @@ def _there_and_back(length: int, small: int) -> Float[Tensor, "n n"]:
     return F.interpolate(shrunk, (length, length), mode="bilinear")[0, 0]
 
 
-def jpeg(image: Float[Tensor, "b k h w"], quality: Float[Tensor, " b"]) -> Float[Tensor, "b k h w"]:
+def jpeg(image: Float[Tensor, "b _ h w"], quality: Float[Tensor, " b"]) -> Float[Tensor, "b k h w"]:
     """Each image after JPEG's loss at a quality of 1 to 100, every channel as luminance is coded.
 
     Blocks start at the top left corner; the right and lower edges are repeated to fill the last.
@@ -86,15 +86,15 @@ def _cosines() -> Float[Tensor, "8 8"]:
 
 
 def sharpened(
-    image: Float[Tensor, "b k h w"], strength: Float[Tensor, " b"]
-) -> Float[Tensor, "b k h w"]:
+    image: Float[Tensor, "b _ h w"], strength: Float[Tensor, " b"]
+) -> Float[Tensor, "b _ h w"]:
     """Unsharp masking: each image plus `strength` times what a mean over 3 x 3 pixels removes."""
     mean = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return (image + strength[:, None, None, None] * (image - mean)).clamp(0, 1)
 
 
 def colour_cast(
-    image: Float[Tensor, "b k h w"], gains: Float[Tensor, "b 3"]
+    image: Float[Tensor, "b _ h w"], gains: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b 3 h w"]:
     """Each channel times its gain, in RGB; a grey image becomes one that is tinted."""
     return (image * gains[:, :, None, None]).clamp(0, 1)

@@ -269,7 +269,7 @@ class LaCoVL(Method):
         """The sentences' vectors, unit length; without a teacher the visual head's rows."""
         return self.head.weight if self.semantic is None else self.semantic.texts
 
-    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """The picture in the space of the sentences, not normalised, and its logits.
 
         Tokens are patch tokens (mean over the scales) behind the same projection; without a
@@ -290,7 +290,7 @@ class LaCoVL(Method):
         assert features.scores is not None, "features of another method"
         return features.scores
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """Log probabilities of both heads' mean, or one head's logits; see `Options.predict`."""
         return self.logits(self.features(image))
 
@@ -330,7 +330,7 @@ class LaCoVL(Method):
         return {"loss": torch.stack(weighted).sum(), **parts}
 
     def pair_logits(
-        self, images: Float[Tensor, "2*b 3 h w"], frozen: tuple[Tensor, ...]
+        self, images: Float[Tensor, "p _ h w"], frozen: tuple[Tensor, ...]
     ) -> tuple[Logits, Logits]:
         """Logits of anchors and partners, which follow the anchors in `images` and `frozen`."""
         summary = self._guided(images, frozen)
@@ -391,7 +391,7 @@ class LaCoVL(Method):
 
     # The parts
 
-    def _frozen(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
+    def _frozen(self, image: Float[Tensor, "b _ h w"]) -> tuple[Tensor, ...]:
         """Landmark maps (three) and teacher tokens (one), as far as there are such networks."""
         if image.shape[1] != CHANNELS_OF_PICTURES:
             return tuple(self._unpacked(image)[len(STRIDES) :])
@@ -404,7 +404,7 @@ class LaCoVL(Method):
             found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
         return tuple(found)
 
-    def _scales(self, image: Float[Tensor, "b d h w"]) -> list[Tensor]:
+    def _scales(self, image: Float[Tensor, "b _ h w"]) -> list[Tensor]:
         """The image encoder's maps at three scales."""
         if image.shape[1] != CHANNELS_OF_PICTURES:
             return self._unpacked(image)[: len(STRIDES)]
@@ -439,7 +439,7 @@ class LaCoVL(Method):
         parts = row.flatten(1).split(lengths, dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
-    def _guided(self, image: Float[Tensor, "b 3 h w"], frozen: tuple[Tensor, ...]) -> Summary:
+    def _guided(self, image: Float[Tensor, "b _ h w"], frozen: tuple[Tensor, ...]) -> Summary:
         maps = self._scales(image)
         summary: Summary = self.guided(maps, frozen[:3] if self.landmarks is not None else ())
         return summary
@@ -478,7 +478,7 @@ def _check(image: ImageEncoder, options: LaCoVL.Options, teacher: ImageEncoder |
         raise UsageError("predict sem needs a teacher: name one with --teacher.name")
 
 
-def _both(batch: Batch) -> Float[Tensor, "2*b 3 h w"]:
+def _both(batch: Batch) -> Float[Tensor, "p _ h w"]:
     """Anchors and then partners; each picture is its own where the batch holds no partners."""
     partner = batch.image if batch.positive is None else batch.positive
     return torch.cat([batch.image, partner])

@@ -47,7 +47,7 @@ class FaceEncoder(ImageEncoder):
         if isinstance(trunk, FaceMobileNet) and trunk.last_stride == 1:
             self.scale_widths, self.scale_strides = (128, 256, 1024), (4, 8, 16)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """Features of RGB pictures in 0..1, or of what `lower` made of them (by its channels)."""
         features = self.upper(self.lower(image) if image.shape[1] == 3 else image)
         if self.training or not self.mirror:

@@ -162,7 +162,7 @@ class TransformerEncoder(ImageEncoder):
         """The transformer's layers, in the order in which they are applied."""
         raise NotImplementedError
 
-    def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
+    def embed(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b n k"]:
         """What the first layer gets: class token and patches with their positions."""
         raise NotImplementedError
 
@@ -170,13 +170,13 @@ class TransformerEncoder(ImageEncoder):
         """The last normalisation and the projection; the class token becomes `pooled`."""
         raise NotImplementedError
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+    def forward(self, image: Float[Tensor, "b _ h w"]) -> Features:
         """Features of RGB pictures in 0..1."""
         return self.prompted(image, ())
 
     def prompted(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b _ h w"],
         prompts: Float[Tensor, "l p k"] | Sequence[Float[Tensor, "p k"]],
     ) -> Features:
         """Features with prompts [p k] among the states of the first layers, one set for each.

@@ -91,7 +91,7 @@ class VisionTower(TransformerEncoder):
         """The transformer's layers, in the order in which they are applied."""
         return self.transformer
 
-    def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
+    def embed(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b n k"]:
         """What the first layer gets; takes pictures, or what `lower` made of them (by channels)."""
         maps = self.lower(image) if image.shape[1] == 3 else image
         for part in self.parts()[self._frozen :]:
