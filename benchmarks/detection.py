@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
-from fervor.faces.types import Box, Face, overlap
+from fervor.faces.types import Box, Face, iou
 from fervor.io.provenance import commit, versions
 
 
@@ -70,7 +70,7 @@ def pieces(paths: Sequence[Path]) -> list[Piece]:
     detector, found = FaceDetector(1, high=REFERENCE), []
     for path in paths:
         photo = read(path)
-        for face in detector.detect([photo], looks=1)[0]:
+        for face in detector.detect([photo], passes=1)[0]:
             x, y, w, h = face.box
             half = AROUND * max(w, h) / 2
             left, top = max(0, int(x + w / 2 - half)), max(0, int(y + h / 2 - half))
@@ -102,7 +102,7 @@ def pictures(
 
 def hits(faces: Sequence[Face], boxes: Sequence[Box]) -> int:
     """How many of the boxes are found."""
-    return sum(any(overlap(face.box, box) > SAME for face in faces) for box in boxes)
+    return sum(any(iou(face.box, box) > SAME for face in faces) for box in boxes)
 
 
 def recall(

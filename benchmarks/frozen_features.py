@@ -27,7 +27,7 @@ from fervor.data.loading import evaluation_batches
 from fervor.data.samplers import mixed_seed
 from fervor.data.splits import load_samples
 from fervor.graphs.onnx import write_checked
-from fervor.io.atomic import aside
+from fervor.io.atomic import atomic_write
 from fervor.models.image import FaceEncoder, build_image_encoder
 from fervor.recipes import recipe_path
 
@@ -100,7 +100,7 @@ def _kept(path: Path, folder: Path, images: Iterator[Tensor], count: int) -> Hal
             parts.append(session.run(None, {"image": image.numpy()})[0].astype(np.float16))
             if len(parts) % 50 == 0:
                 logger.info("%s: %d of %d pictures", path.name, sum(map(len, parts)), count)
-        with aside(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.save(file, np.concatenate(parts))
     found: Halves = np.load(path, mmap_mode="r")
     return found

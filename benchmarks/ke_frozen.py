@@ -69,7 +69,7 @@ EXPLORING = (0, 1)
 FACES = 512
 """Of valid, on which activity is measured."""
 
-FIGURES = (
+METRICS = (
     *("accuracy", "mean_class_accuracy", "neutral_recall"),
     *("accuracy_even_prior", "mean_class_accuracy_even_prior"),
 )
@@ -102,11 +102,11 @@ class Setting:
         return Optim(
             epochs=EPOCHS[self.size],
             batch_size=BATCH,
-            rate=self.rate,
+            learning_rate=self.rate,
             nesterov=True,
             decay_all=False,
             schedule="step",
-            warmup_rate=0,
+            warmup_learning_rate=0,
         )
 
     def options(self) -> KE.Options:
@@ -154,9 +154,9 @@ def in_proportion(label: Tensor, count: int, seed: int) -> Tensor:
     if not count:
         return torch.arange(len(label))
     numbers = torch.bincount(label)
-    shares = count * numbers.double() / len(label)
-    wanted = shares.floor().long()
-    largest = torch.argsort(wanted - shares, stable=True)
+    probabilities = count * numbers.double() / len(label)
+    wanted = probabilities.floor().long()
+    largest = torch.argsort(wanted - probabilities, stable=True)
     wanted[largest[: count - int(wanted.sum())]] += 1
     order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
     chosen = [order[label[order] == number][:n] for number, n in enumerate(wanted.tolist())]
@@ -203,7 +203,7 @@ def fit(found: Features, setting: Setting, seed: int) -> tuple[KE, dict[str, Any
     optim = setting.optim()
     places = in_proportion(found.label, SIZES[setting.size], seed)
     steps = len(places) // BATCH
-    optimizer = optimizer_of(method.parameter_groups(optim.rate), optim)
+    optimizer = optimizer_of(method.parameter_groups(optim.learning_rate), optim)
     for group in optimizer.param_groups:
         group["fused"] = True  # one pass over the weights in place of five
     scheduler = torch.optim.lr_scheduler.LambdaLR(

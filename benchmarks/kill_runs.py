@@ -238,8 +238,10 @@ class Serve(Work):
 
     def prepare(self) -> None:
         write_model(self.base / "model")
-        film = write_video(self.base / "film.mp4", moving(12, lambda number: (60 + 4 * number, 60)))
-        self.film = film.read_bytes()
+        video = write_video(
+            self.base / "film.mp4", moving(12, lambda number: (60 + 4 * number, 60))
+        )
+        self.video = video.read_bytes()
         self.temporary = self.base / "temporary"
         self.port = 0
         self.answers: list[Any] = []
@@ -271,7 +273,7 @@ class Serve(Work):
             for path, file in (
                 (PREDICT, picture),
                 (EXPLAIN, picture),
-                (VIDEO, ("a.mp4", self.film)),
+                (VIDEO, ("a.mp4", self.video)),
             ):
                 self.answers.append(asked(self.port, path, file))
         except (OSError, http.client.HTTPException):

@@ -29,7 +29,7 @@ from fervor.methods.lacovl.method import LaCoVL, Logits
 
 
 ANSWERS: tuple[Literal["sum", "vis", "sem"], ...] = ("sum", "vis", "sem")
-FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
+METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def main() -> None:
     rows = {}
     for answer, parts in logits.items():
         found = summary(softmax(np.concatenate(parts), 1.0), label, method.labels)
-        rows[answer] = {name: found[name] for name in FIGURES}
+        rows[answer] = {name: found[name] for name in METRICS}
     print(json.dumps(rows, indent=1))
     if arguments.output:
         data = {"name": "ferplus", "protocol": "majority", "split": "valid"}

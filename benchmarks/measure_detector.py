@@ -26,7 +26,7 @@ from PIL import Image
 from fervor.faces.alignment import crop, square
 from fervor.faces.anchors import letterbox, place
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
-from fervor.faces.types import Face, overlap
+from fervor.faces.types import Face, iou
 
 
 Pixels = NDArray[np.uint8]
@@ -167,7 +167,7 @@ def seen_at(detector: FaceDetector, photo: Pixels, side: int) -> list[Face]:
     canvas = np.empty((480, 480, 3), np.uint8)
     place(photo, frame, canvas)
     found = []
-    for face in detector.detect([canvas], looks=1)[0]:
+    for face in detector.detect([canvas], passes=1)[0]:
         x, y, width, height = (np.reshape(face.box, (2, 2)) * frame.scale).ravel().tolist()
         found.append(Face((x, y, width, height), face.points * frame.scale, face.score))
     return found
@@ -182,15 +182,15 @@ def by_size(photos: list[Pixels], weights: Path) -> dict[str, Any]:
     """
     counts: defaultdict[int, list[float]] = defaultdict(list)
     detector = FaceDetector(1, weights=weights)
-    reference = FaceDetector(1, high=1280).detect(photos, looks=1)
+    reference = FaceDetector(1, high=1280).detect(photos, passes=1)
     false = 0
     for side in range(160, 420, 10):
         for photo, faces in zip(photos, reference, strict=True):
             small = seen_at(detector, photo, side)
             hits = 0
             for face in faces:
-                best = max(small, key=lambda other: overlap(other.box, face.box), default=None)
-                hit = best is not None and overlap(best.box, face.box) > 0.4
+                best = max(small, key=lambda other: iou(other.box, face.box), default=None)
+                hit = best is not None and iou(best.box, face.box) > 0.4
                 hits += hit
                 away = np.abs(best.points - face.points).mean() if hit and best else np.inf
                 shown = max(face.box[2:]) * side / max(photo.shape[:2])

@@ -118,17 +118,17 @@ class Measure:
         for name in scores:
             weights = extent(name, self.space.grid)
             shown.append(np.where(self.spread(weights > weights.max() / 2), blurred, clear))
-        share = self.predictor.classify(shown)[:, answer]
-        whole, none = share[:2]
+        probability = self.predictor.classify(shown)[:, answer]
+        whole, none = probability[:2]
         curves, start = {}, 2
         for name in orders:
-            pairs = share[start : start + 2 * (STEPS - 1)].reshape(-1, 2)
+            pairs = probability[start : start + 2 * (STEPS - 1)].reshape(-1, 2)
             start += pairs.size
             curves[name] = (
                 area([whole, *pairs[:, 0], none]),
                 area([none, *pairs[:, 1], whole]),
             )
-        drops = dict(zip(scores, (whole - share[start:]).tolist(), strict=True))
+        drops = dict(zip(scores, (whole - probability[start:]).tolist(), strict=True))
         return {"curves": curves, "drops": self.ranked(scores, drops)}
 
     def orders(self, local: Floats, answer: int, number: int) -> Mapping[str, NDArray[np.int64]]:

@@ -185,7 +185,7 @@ def affectnet(count: int, cache: str) -> None:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).split(64)[:300]
     plain = (len(pictures.take(chosen).float().div(255)) for chosen in order)
     rate("plain batches in random order, 112 px, float", plain)
-    print(f"{'  peak of the memory in use, mapped pages included':50}{peak():10,.0f} MB")
+    print(f"{'  peak of the memory in use, map_ordered pages included':50}{peak():10,.0f} MB")
 
 
 def peak() -> float:

@@ -80,7 +80,7 @@ def corrected(one: Sequence, labels: tuple[str, ...], mode: str) -> tuple[Logits
     return frames[neutral_baseline.LEAST : REST], frames[REST:]
 
 
-def shares(
+def probabilities(
     sequences: list[Sequence], labels: tuple[str, ...], mode: str
 ) -> tuple[float, float, float]:
     """Frames at rest read as neutral, those read as sadness or anger, emotions read rightly."""
@@ -122,11 +122,11 @@ def main() -> None:
     print("choose  margin largest   auto: rest neutral, misread, emotion right")
     for margin, largest in itertools.product((0.0, 0.5, 1.0, 2.0), (1.5, 3.0, 6.0)):
         with mock.patch.multiple(neutral_baseline, MARGIN=margin, LARGEST=largest):
-            row = shares(choose, labels, "auto")
+            row = probabilities(choose, labels, "auto")
         print(f"        {margin:6} {largest:7}   " + "  ".join(f"{value:6.1%}" for value in row))
     print(f"report ({len(report)} sequences)  rest neutral, read as sad or angry, emotion right")
     for mode in ("none", "auto", "given"):
-        row = shares(report, labels, mode)
+        row = probabilities(report, labels, mode)
         print(f"        {mode:6} " + "  ".join(f"{value:6.1%}" for value in row))
     wrong = [labels.index(name) for name in neutral_baseline.CORRECTED]
     always = [
@@ -136,7 +136,7 @@ def main() -> None:
     ]
     print(f"sad or angry throughout ({len(always)} sequences): emotion right")
     for mode in ("none", "auto"):
-        print(f"        {mode:6} {shares(always, labels, mode)[2]:6.1%}")
+        print(f"        {mode:6} {probabilities(always, labels, mode)[2]:6.1%}")
 
 
 if __name__ == "__main__":

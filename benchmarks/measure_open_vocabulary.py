@@ -139,10 +139,12 @@ def synonyms(encode: Encode) -> dict[str, Any]:
 def mixtures(encode: Encode, samples: Sequence[Sample], seen: Floats) -> dict[str, Any]:
     """How often the sentence on the right two expressions is nearest, of all pairs of them."""
     least, most = MIXED
-    shares = np.array([[one.votes.get(name, 0.0) for name in EXPRESSIONS] for one in samples])
-    shares = shares / shares.sum(1, keepdims=True)
-    order = (-shares).argsort(1, kind="stable")[:, :2]
-    top = np.take_along_axis(shares, order, 1)
+    probabilities = np.array(
+        [[one.votes.get(name, 0.0) for name in EXPRESSIONS] for one in samples]
+    )
+    probabilities = probabilities / probabilities.sum(1, keepdims=True)
+    order = (-probabilities).argsort(1, kind="stable")[:, :2]
+    top = np.take_along_axis(probabilities, order, 1)
     chosen = (top[:, 0] <= most) & (top[:, 1] >= least)
     pairs = list(combinations(range(len(EXPRESSIONS)), 2))
     sentences = [f"A face between {EXPRESSIONS[a]} and {EXPRESSIONS[b]}." for a, b in pairs]

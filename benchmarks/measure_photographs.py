@@ -33,31 +33,35 @@ def answers(predictor: Predictor, images: list[Path]) -> NDArray[np.float64]:
     """Probabilities [n c]; zeros where no face is found."""
     rows = []
     for faces in predictor([str(path) for path in images]):
-        shares = faces[0].probabilities if faces else None
-        rows.append([0.0] * len(predictor.labels) if shares is None else [*shares.values()])
+        probabilities = faces[0].probabilities if faces else None
+        rows.append(
+            [0.0] * len(predictor.labels) if probabilities is None else [*probabilities.values()]
+        )
     return np.array(rows)
 
 
 def figures(
-    shares: NDArray[np.float64], label: NDArray[np.int64], least: float
+    probabilities: NDArray[np.float64], label: NDArray[np.int64], least: float
 ) -> dict[str, float]:
     """What one operating point gets right; `least` is its threshold."""
-    found = shares.sum(1) > 0
-    answer = np.where(found, shares.argmax(1), -1)
+    found = probabilities.sum(1) > 0
+    answer = np.where(found, probabilities.argmax(1), -1)
     right, classes = answer == label, np.unique(label)
     random, balanced = np.random.default_rng(0), []
     members = [np.flatnonzero(label == number) for number in classes]
     for _ in range(1000):
         draws = [right[random.choice(rows, len(rows))].mean() for rows in members]
         balanced.append(np.mean(draws))
-    sure = shares.max(1) >= least
-    scores = per_class(label, np.where(found, answer, shares.shape[1]), shares.shape[1] + 1)
+    sure = probabilities.max(1) >= least
+    scores = per_class(
+        label, np.where(found, answer, probabilities.shape[1]), probabilities.shape[1] + 1
+    )
     return {
         "balanced_accuracy": float(np.mean([right[rows].mean() for rows in members])),
         "standard_error": float(np.std(balanced)),
         "accuracy": float(right.mean()),
         "macro_f1": scores.macro_f1(),
-        "calibration_error": expected_calibration_error(shares[found], label[found]),
+        "calibration_error": expected_calibration_error(probabilities[found], label[found]),
         "abstain": least,
         "coverage": float(sure.mean()),
         "accuracy_of_covered": float(right[sure].mean()) if sure.any() else 0.0,

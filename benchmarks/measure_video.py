@@ -24,9 +24,9 @@ from PIL import Image
 
 from fervor import Predictor
 from fervor.data.datasets import load
-from fervor.faces.types import overlap
+from fervor.faces.types import iou
 from fervor.io.frame import Frame, Span
-from fervor.io.prefetch import ahead
+from fervor.io.prefetch import prefetch
 from fervor.io.sources import AHEAD_PIXELS, MAX_PIXELS
 from fervor.io.video import read_video
 from fervor.outputs.tables import open_table
@@ -77,11 +77,11 @@ def resident() -> float:
     return pages * 4096 / 2**20
 
 
-def film(clip: Path, output: Path, minutes: float, threads: int) -> None:
+def video(clip: Path, output: Path, minutes: float, threads: int) -> None:
     """Run the film and print a line for each of its minutes."""
     predictor = Predictor(threads=threads)
     count = round(minutes * 60 * RATE)
-    frames = ahead(looped(clip, count), weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+    frames = prefetch(looped(clip, count), weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
     print("minute  frames/s  ms of processor a frame  MB")
     rows = 0
     started, worked = time.perf_counter(), time.process_time()
@@ -130,14 +130,14 @@ def following(root: str) -> None:
         if one[0].status == "ok" and one[0].frame % 10  # frames 0 and 10 are looked at either way
     ]
     kept = [(one, other) for one, other in pairs if other.box is not None]
-    shared = [overlap(one.box, other.box) for one, other in kept if one.box and other.box]
+    shared = [iou(one.box, other.box) for one, other in kept if one.box and other.box]
     apart = [
         max(abs(one.probabilities[name] - other.probabilities[name]) for name in one.probabilities)
         for one, other in kept
     ]
     same = [one.label == other.label for one, other in kept]
     print(f"{len(pairs)} frames with a face that was followed: {len(kept)} kept it")
-    print(f"  overlap of the boxes: mean {np.mean(shared):.3f}, least {min(shared):.3f}")
+    print(f"  iou of the boxes: mean {np.mean(shared):.3f}, least {min(shared):.3f}")
     print(f"  same expression: {np.mean(same):.1%}")
     print(f"  largest difference of a probability: mean {np.mean(apart):.3f}")
     # How much a pixel's move changes the same answer by itself: neighbours, whole looks.
@@ -160,7 +160,7 @@ def main() -> None:
         following(given.ferplus)
     with tempfile.TemporaryDirectory() as folder:
         write_clip(Path(folder) / "clip.mp4")
-        film(Path(folder) / "clip.mp4", Path(folder) / "rows.csv", given.minutes, given.threads)
+        video(Path(folder) / "clip.mp4", Path(folder) / "rows.csv", given.minutes, given.threads)
 
 
 if __name__ == "__main__":

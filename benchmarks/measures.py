@@ -131,14 +131,14 @@ def of_processes(
 def of_drivers(
     tools: dict[str, Tool],
     photo: str,
-    film: tuple[str, int],
+    video: tuple[str, int],
     faces: Sequence[str],
     *,
     threads: int,
     count: int,
 ) -> list[Measure]:
     """One photo, its parts, and a film, by tools that are loaded and warm; seconds of one run."""
-    path, frames = film
+    path, frames = video
     jobs: dict[str, tuple[str, int, dict[str, Any]]] = {
         "one photo, warm": ("photos", 5, {"paths": [photo]}),
         "detector alone, 640 x 480": ("detect", 5, {"path": photo}),

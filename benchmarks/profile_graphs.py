@@ -58,7 +58,7 @@ def seconds(graph: Path, rounds: int) -> float:
     return best
 
 
-def shares(graph: Path, rounds: int) -> list[tuple[str, float]]:
+def probabilities(graph: Path, rounds: int) -> list[tuple[str, float]]:
     """Operations and their shares of the time in 0..1, the largest first."""
     with tempfile.TemporaryDirectory() as folder:
         session = opened(graph, profile=str(Path(folder) / "profile"))
@@ -83,8 +83,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     print("| graph | a picture | operations that take most of it |\n|---|---|---|")
     for graph in sorted(WEIGHTS.rglob("*.onnx")):
-        most = shares(graph, rounds)[:NAMED]
-        named = ", ".join(f"{name} {share:.0%}" for name, share in most)
+        most = probabilities(graph, rounds)[:NAMED]
+        named = ", ".join(f"{name} {fraction:.0%}" for name, fraction in most)
         name = graph.relative_to(WEIGHTS).as_posix()
         print(f"| `{name}` | {1000 * seconds(graph, rounds):.1f} ms | {named} |", flush=True)
 

@@ -178,7 +178,7 @@ def measured(graph: Path, size: int, rounds: int) -> tuple[dict[int, float], flo
     return {batch: seconds[str(batch)] for batch in BATCHES}, peak, 2 * COPIED / seconds["copy"]
 
 
-def shares(graph: Path, size: int) -> Counter[str]:
+def probabilities(graph: Path, size: int) -> Counter[str]:
     """Microseconds of one run of a batch of 8 by operator, as onnxruntime's profile tells."""
     with tempfile.TemporaryDirectory() as folder:
         ready = session(graph, profile=f"{folder}/profile")
@@ -247,7 +247,7 @@ def main() -> None:
                 f"{part.kind:7}{part.operations / 1e6:8.2f} million operations "
                 f"{part.moved / 1e6:6.2f} MB  {part.name}"
             )
-        total = sum((found := shares(graph, size)).values())
+        total = sum((found := probabilities(graph, size)).values())
         for name, spent in found.most_common(8):
             print(f"{spent / total:6.1%} of onnxruntime's time in {name}")
     if given.output:

@@ -25,7 +25,7 @@ from accuracy import measure as measure_accuracy
 from measures import BASE, Measure, of_commands, of_drivers, of_processes
 from peers import TOOLS, Tool, install
 from processes import Driver, Failed
-from scenes import write_film, write_photos
+from scenes import write_photos, write_video
 from table import write_pages
 
 from fervor.data.datasets import load
@@ -77,7 +77,7 @@ def timed(given: argparse.Namespace, tools: dict[str, Tool], folder: Path) -> li
         photos = sources.find([given.photos])[: given.count]
     else:
         photos = write_photos(folder / "photos", given.count)
-    film = (write_film(folder / "film.mp4", given.frames), given.frames)
+    video = (write_video(folder / "film.mp4", given.frames), given.frames)
     faces = [sample.path for sample in load("ferplus", given.root, "test", protocol="majority7")]
     say("commands")
     measures = of_commands(tools, photos[0], given.processes)
@@ -85,7 +85,7 @@ def timed(given: argparse.Namespace, tools: dict[str, Tool], folder: Path) -> li
         say(f"new processes, {threads} thread(s)")
         measures += of_processes(tools, photos, threads, given.processes)
         say(f"warm, {threads} thread(s)")
-        measures += of_drivers(tools, photos[0], film, faces, threads=threads, count=given.rounds)
+        measures += of_drivers(tools, photos[0], video, faces, threads=threads, count=given.rounds)
     return measures
 
 

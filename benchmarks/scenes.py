@@ -36,7 +36,7 @@ def write_photos(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def write_film(path: Path, frames: int) -> str:
+def write_video(path: Path, frames: int) -> str:
     """The face on its way through 640 x 480, H.264, 30 frames a second."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=RATE)

@@ -17,6 +17,14 @@ Target = Literal["majority", "probability", "cross_entropy"]
 Selection = Literal["honest", "paper"]
 Sampling = Literal["plain", "imbalance", "balanced"]
 
+RENAMED = {
+    "data.epoch_share": "data.epoch_fraction",
+    "data.teachers_share": "data.teachers_weight",
+    "optim.rate": "optim.learning_rate",
+    "optim.warmup_rate": "optim.warmup_learning_rate",
+}
+"""Settings of version 0.1 by their names since."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -51,12 +59,12 @@ class Data:
         sampling: plain = every picture once an epoch; imbalance = drawn with replacement, weighted
             by 1 / pictures of its class (SCN's for AffectNet); balanced = equally many of each
             class (DCS's for AffectNet).
-        epoch_share: pictures of an epoch as a share of the split (DCS on AffectNet: 0.125).
+        epoch_fraction: pictures of an epoch as a share of the split (DCS on AffectNet: 0.125).
         views: fixed augmented views per picture, taken in turn by epoch, their frozen layers
             computed once and cached; 0 draws anew each time.
         teachers: file of stored logits (tools/weights/store_logits.py) that are mixed into the
             targets; empty for the target alone (ours).
-        teachers_share: of the mixed target that is the teachers' (ours).
+        teachers_weight: of the mixed target that is the teachers' (ours).
         teachers_temperature: that the stored logits are divided by before their softmax (ours).
         cache: folder of decoded pictures and of cached views (2 kB to 200 kB a picture and view),
             read by all runs; empty decodes into memory each time and has no views.
@@ -78,10 +86,10 @@ class Data:
     label_noise: float = 0.0
     priors: str = ""
     sampling: Sampling = "plain"
-    epoch_share: float = 1.0
+    epoch_fraction: float = 1.0
     views: int = 0
     teachers: str = ""
-    teachers_share: float = 0.5
+    teachers_weight: float = 0.5
     teachers_temperature: float = 1.0
     cache: str = "runs/cache"
 
@@ -238,7 +246,7 @@ class Optim:
             adamw, whose momentum is its first beta (for transformers from scratch; ours).
         epochs: passes over the training split (paper: 50).
         batch_size: pictures a step (paper: 64); the last, smaller batch is dropped.
-        rate: learning rate (paper: 2e-3).
+        learning_rate: (paper: 2e-3).
         momentum: of sgd (paper: 0.9), and the first beta of adamw; adam has its own moments.
         nesterov: look-ahead momentum (ours; the paper's is plain).
         weight_decay: (paper: 5e-4)
@@ -249,7 +257,7 @@ class Optim:
             = times `gamma` after each epoch (DCS).
         gamma: of the exponential schedule (DCS: 0.98).
         warmup_epochs: epochs before the cosine (released code: 1).
-        warmup_rate: constant rate of the warm-up (released code: 1e-4); 0 rises linearly.
+        warmup_learning_rate: constant rate of the warm-up (released code: 1e-4); 0 rises linearly.
         average: decay of the moving average of the weights that is evaluated and kept; 0 = off.
         clip: largest gradient norm; 0 = off.
         clip_each: clip every group of parameters by itself (ours: a prompt with a large gradient
@@ -261,7 +269,7 @@ class Optim:
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     epochs: int = 50
     batch_size: int = 64
-    rate: float = 2e-3
+    learning_rate: float = 2e-3
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -270,7 +278,7 @@ class Optim:
     schedule: Literal["epoch", "step", "exponential"] = "epoch"
     gamma: float = 0.98
     warmup_epochs: int = 1
-    warmup_rate: float = 1e-4
+    warmup_learning_rate: float = 1e-4
     average: float = 0.0
     clip: float = 0.0
     clip_each: bool = False
@@ -328,8 +336,11 @@ class Run:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Run":
-        """A run of a recipe's plain values; what they lack is as by default."""
-        plain = cls()
+        """A run of a recipe's plain values; what they lack is as by default.
+
+        Stored values of version 0.1 are understood, too.
+        """
+        plain, values = cls(), with_new_names(values)
         found: dict[str, Any] = {}
         for setting in fields(cls):
             if setting.name in values:
@@ -376,12 +387,24 @@ class Run:
         return replace(self, output="", data=data).resolved()
 
 
+def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings with the names that version 0.1 had for some in today's words."""
+    renamed: dict[str, Any] = {}
+    for group, value in values.items():
+        if isinstance(value, Mapping):
+            names = {key: RENAMED.get(f"{group}.{key}", f"{group}.{key}") for key in value}
+            value = {names[key].removeprefix(f"{group}."): part for key, part in value.items()}
+        renamed[group] = value
+    return renamed
+
+
 def differences(before: Mapping[str, Any], run: Run) -> dict[str, tuple[Any, Any]]:
     """Settings by their dotted names that differ from earlier plain values: then, and now.
 
     A setting that is not among them had the value that is its default.
     """
-    then, now = {**_flat(asdict(Run())), **_flat(before)}, _flat(run.resolved())
+    then = {**_flat(asdict(Run())), **_flat(with_new_names(before))}
+    now = _flat(run.resolved())
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return {name: (then.get(name), now.get(name)) for name in names}
 

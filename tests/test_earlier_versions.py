@@ -13,7 +13,7 @@ import torch
 
 from fervor import Predictor
 from fervor.artifacts.model_info import ModelInfo
-from fervor.config import Run
+from fervor.config import Run, with_new_names
 from fervor.methods.build import load_model
 from fervor.training.trainer import read_run
 from tests.support.drawn import batch, pictures
@@ -48,13 +48,8 @@ def test_a_model_folder_gives_the_same_probabilities(logits: np.ndarray) -> None
 
 def test_a_configuration_is_a_run_of_today() -> None:
     """What 0.1 did not know is off, so that a run means what it meant."""
-    values = read_run(FOLDER / "run")
-    sections = {
-        name: type(getattr(Run(), name))(**value)
-        for name, value in values.items()
-        if isinstance(value, dict) and name != "options"
-    }
-    run = Run(**{**values, **sections})
+    values = with_new_names(read_run(FOLDER / "run"))
+    run = Run.from_values(values)
     assert run.data.root == "faces" and run.augment.rotation == 5
     for section in ("data", "augment", "encoder", "optim"):
         for name in vars(getattr(run, section)).keys() - values[section].keys():

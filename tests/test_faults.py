@@ -263,9 +263,9 @@ def test_a_clock_that_went_back_does_not_stop_a_run(
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log.err").read_text()
-    ahead = time.time() + 365 * 24 * 3600
+    prefetch = time.time() + 365 * 24 * 3600
     for path in run.rglob("*"):
-        os.utime(path, (ahead, ahead))
+        os.utime(path, (prefetch, prefetch))
     assert main(["train", "--resume", str(run)]) == 0
     assert history(run) == history(trained)
 
@@ -276,11 +276,11 @@ def test_a_clock_that_went_back_does_not_stop_the_cache(pictures: Path, tmp_path
 
     samples = [Sample(str(path), "anger") for path in sorted(pictures.iterdir())]
     whole = decoded(samples, Reading(64), str(tmp_path / "cache")).images
-    ahead = time.time() + 365 * 24 * 3600
+    prefetch = time.time() + 365 * 24 * 3600
     stopped = tmp_path / "cache" / "pictures-stopped"
     stopped.mkdir()
     for path in [*(tmp_path / "cache").rglob("*"), *pictures.iterdir()]:
-        os.utime(path, (ahead, ahead))
+        os.utime(path, (prefetch, prefetch))
     again = decoded(samples, Reading(64), str(tmp_path / "cache")).images
     assert np.array_equal(again, whole)
     assert stopped.exists()  # who is to say that it is old

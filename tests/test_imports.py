@@ -88,8 +88,11 @@ PLAIN_MEASURES = (
     "corruptions",
 )
 
+INTERFACE = frozenset("inference outputs data methods evaluation training graphs".split())
+"""Where the names of `fervor` come from; none of it is loaded before a name is used."""
+
 EXCEPTIONS = {
-    "fervor": replace(PACKAGES["top"], imports=frozenset({"inference", "outputs"}), lazy=True),
+    "fervor": replace(PACKAGES["top"], imports=INTERFACE, lazy=True),
     "__main__": replace(PACKAGES["top"], imports=frozenset({"cli"})),
     "inference.cluster": replace(PACKAGES["inference"], never=("torch", "transformers")),
     **{f"data.{name}": replace(PACKAGES["data"], never=LIGHTNING, torch=True) for name in BATCHES},

@@ -51,8 +51,8 @@ class Fer:
 
     def video(self, path: str) -> int:
         """Frame by frame, as its own Video does, whose windows a headless OpenCV lacks."""
-        film, frames = cv2.VideoCapture(path), 0
-        while (read := film.read())[0]:
+        video, frames = cv2.VideoCapture(path), 0
+        while (read := video.read())[0]:
             self.tool.detect_emotions(read[1])
             frames += 1
         return frames

@@ -73,22 +73,22 @@ class Fervor:
 
     def classify(self, paths: list[str]) -> list[str]:
         """The expression of each picture, which is one face."""
-        shares = self.together.classify(self.pictures(paths))
-        return [self.predictor.labels[best] for best in shares.argmax(axis=1)]
+        probabilities = self.together.classify(self.pictures(paths))
+        return [self.predictor.labels[best] for best in probabilities.argmax(axis=1)]
 
     def classify_known(self, paths: list[str]) -> list[str]:
         """The same among the seven expressions that the peers know."""
-        shares = self.together.classify(self.pictures(paths))
-        shares[:, self.predictor.labels.index(FOREIGN)] = 0
-        return [self.predictor.labels[best] for best in shares.argmax(axis=1)]
+        probabilities = self.together.classify(self.pictures(paths))
+        probabilities[:, self.predictor.labels.index(FOREIGN)] = 0
+        return [self.predictor.labels[best] for best in probabilities.argmax(axis=1)]
 
     def recognise(self, paths: list[str]) -> list[str]:
         """The expression of the largest face found among the seven; empty where none is."""
         answers = []
         for faces in self.predictor([Path(path) for path in paths]):
-            shares = dict(faces[0].probabilities) if faces else {"": 1.0}
-            shares.pop(FOREIGN, None)
-            answers.append(max(shares, key=shares.__getitem__))
+            probabilities = dict(faces[0].probabilities) if faces else {"": 1.0}
+            probabilities.pop(FOREIGN, None)
+            answers.append(max(probabilities, key=probabilities.__getitem__))
         return answers
 
 

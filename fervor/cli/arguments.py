@@ -12,7 +12,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from fervor.config import Run
+from fervor.config import RENAMED, Run, with_new_names
 from fervor.errors import UsageError
 from fervor.recipes import (
     LISTED,
@@ -110,7 +110,8 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
         if not path.is_file():
             raise UsageError(f"--resume {run}: expected a run folder; it has no config.yaml")
         check_file(path)
-        return "", ["--config", str(path), *rest]
+        stored = with_new_names(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return "", ["--config", yaml.safe_dump(stored), *rest]
     path = recipe_path(str(recipe))
     check_file(path)
     return name_of(path), ["--config", str(path), *_of_another_set(path, rest), *rest]
@@ -177,6 +178,8 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
 
 
 def _unknown(wrong: str, parser: ArgumentParser) -> str:
+    if wrong in RENAMED:
+        return f"--{wrong} has a new name: --{RENAMED[wrong]}"
     names = nearest(wrong, {*parser.get_defaults().keys(), "help"})
     names = [name for name in names if f"--{name}" in parser.format_help()]
     shown = ", ".join(f"--{name}" for name in names[:LISTED])

@@ -105,9 +105,9 @@ def read_pictures(
     found = decoded(samples, Reading(size, faces, margin, crop or CROP), cache)
     votes = np.zeros((len(samples), len(labels)), np.float32)
     for row, sample in enumerate(samples):
-        for name, share in (sample.votes or {sample.label: 1.0}).items():
+        for name, fraction in (sample.votes or {sample.label: 1.0}).items():
             if name in numbers:  # seven classes of eight votes
-                votes[row, numbers[name]] = share
+                votes[row, numbers[name]] = fraction
     votes /= votes.sum(1, keepdims=True)
     groups = tuple(sample.group for sample in samples)
     with warnings.catch_warnings():
@@ -137,7 +137,7 @@ def _without(pictures: Pictures, missing: Sequence[int]) -> Pictures:
 
 
 def hold_out(
-    samples: Sequence[Sample], labels: Sequence[str], share: float, seed: int
+    samples: Sequence[Sample], labels: Sequence[str], fraction: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
     """Split off a validation share, class by class; at least one picture of a class stays.
 
@@ -152,12 +152,12 @@ def hold_out(
     grouped = any(sample.group for sample in samples)
     if grouped:
         groups = [sample.group for sample in samples]
-        held = _held_groups(number, groups, len(labels), share, generator)
+        held = _held_groups(number, groups, len(labels), fraction, generator)
     else:
-        held = _held_pictures(number, len(labels), share, generator)
+        held = _held_pictures(number, len(labels), fraction, generator)
     if not held.any():
         raise DataError(
-            f"{len(samples)} pictures are too few to hold {share:.0%} out for validation"
+            f"{len(samples)} pictures are too few to hold {fraction:.0%} out for validation"
         )
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     for sample, away in zip(samples, held.tolist(), strict=True):
@@ -165,17 +165,19 @@ def hold_out(
     return parts
 
 
-def _held_pictures(label: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
+def _held_pictures(
+    label: Tensor, classes: int, fraction: float, generator: torch.Generator
+) -> Tensor:
     held = torch.zeros(len(label), dtype=torch.bool)
     for number in range(classes):
         members = torch.nonzero(label == number).flatten()
         order = members[torch.randperm(len(members), generator=generator)]
-        held[order[: max(0, min(len(members) - 1, round(share * len(members))))]] = True
+        held[order[: max(0, min(len(members) - 1, round(fraction * len(members))))]] = True
     return held
 
 
 def _held_groups(
-    label: Tensor, groups: Sequence[str], classes: int, share: float, generator: torch.Generator
+    label: Tensor, groups: Sequence[str], classes: int, fraction: float, generator: torch.Generator
 ) -> Tensor:
     """Groups in random order, each held where that brings the classes nearer to their shares."""
     names = [name or f"\0{row}" for row, name in enumerate(groups)]  # none: by itself
@@ -187,7 +189,7 @@ def _held_groups(
     taken, chosen = torch.zeros_like(total), torch.zeros(len(number), dtype=torch.bool)
     for place in torch.randperm(len(number), generator=generator).tolist():
         more = taken + table[place]
-        nearer = (more - share * total).abs().sum() < (taken - share * total).abs().sum()
+        nearer = (more - fraction * total).abs().sum() < (taken - fraction * total).abs().sum()
         if nearer and bool(((more < total) | (total == 0)).all()):
             taken, chosen[place] = more, True
     return chosen[group]

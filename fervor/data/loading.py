@@ -64,7 +64,7 @@ class TrainingBatches(Dataset[Batch]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
             if self.teachers is not None:
-                target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_share)
+                target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_weight)
             image = self._augmented(indices)
             if self.run.augment.mixup:
                 classes = soft_target(label, votes.shape[1])
@@ -93,8 +93,8 @@ def teachers_of(pictures: Pictures, data: Data) -> Float[Tensor, "n c"] | None:
     """
     if not data.teachers:
         return None
-    if not 0 < data.teachers_share <= 1:
-        raise UsageError(f"--data.teachers_share {data.teachers_share}: expected above 0 up to 1")
+    if not 0 < data.teachers_weight <= 1:
+        raise UsageError(f"--data.teachers_weight {data.teachers_weight}: expected above 0 up to 1")
     if not 0 < data.teachers_temperature < math.inf:
         raise UsageError(
             f"--data.teachers_temperature {data.teachers_temperature}: expected above 0"
@@ -114,12 +114,12 @@ def _mixed_pairs(
     image: Tensor, target: Tensor, classes: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mixup (Zhang et al., 2018): each picture with another of the batch, and what it is of."""
-    share = torch.distributions.Beta(alpha, alpha).sample((len(image), 1))
-    share = torch.maximum(share, 1 - share)
+    fraction = torch.distributions.Beta(alpha, alpha).sample((len(image), 1))
+    fraction = torch.maximum(fraction, 1 - fraction)
     order = torch.randperm(len(image))
 
     def mixed(part: Tensor) -> Tensor:
-        own = share.reshape(-1, *[1] * (part.ndim - 1))
+        own = fraction.reshape(-1, *[1] * (part.ndim - 1))
         return own * part + (1 - own) * part[order]
 
     return mixed(image), mixed(target), mixed(classes)
@@ -134,7 +134,7 @@ def training_loader(
         run.optim.batch_size,
         seed=run.seed,
         sampling=run.data.sampling,
-        epoch_share=run.data.epoch_share,
+        epoch_fraction=run.data.epoch_fraction,
         rank=rank,
         world=world,
     )

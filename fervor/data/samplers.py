@@ -29,8 +29,8 @@ class Key(NamedTuple):
     @property
     def own(self) -> slice:
         """The part of the batch's rows that this process gets."""
-        share = len(self.indices) // self.world
-        return slice(self.rank * share, (self.rank + 1) * share)
+        shard = len(self.indices) // self.world
+        return slice(self.rank * shard, (self.rank + 1) * shard)
 
 
 class EpochSampler(Sampler[Key]):
@@ -40,7 +40,7 @@ class EpochSampler(Sampler[Key]):
         label: class numbers of the training split.
         batch_size: pictures of a batch, over all processes.
         sampling: see `config.Data.sampling`.
-        epoch_share: length of an epoch as a share of the split, above 0 up to 1.
+        epoch_fraction: length of an epoch as a share of the split, above 0 up to 1.
         rank: number of this process among `world`.
 
     Raises:
@@ -55,13 +55,13 @@ class EpochSampler(Sampler[Key]):
         *,
         seed: int,
         sampling: Sampling = "plain",
-        epoch_share: float = 1.0,
+        epoch_fraction: float = 1.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if not 0 < epoch_share <= 1:
-            raise UsageError(f"--data.epoch_share {epoch_share}: expected above 0 up to 1")
-        self.length = round(epoch_share * len(label))
+        if not 0 < epoch_fraction <= 1:
+            raise UsageError(f"--data.epoch_fraction {epoch_fraction}: expected above 0 up to 1")
+        self.length = round(epoch_fraction * len(label))
         if self.length < batch_size:
             raise DataError(
                 f"{self.length} training pictures do not fill a batch of {batch_size}: "
@@ -138,8 +138,8 @@ class Partners:
     def draw(self, indices: Int[Tensor, " b"], generator: torch.Generator) -> Int[Tensor, " b"]:
         """The partners' numbers."""
         others = self.count[indices] - 1
-        ahead = (torch.rand(len(indices), generator=generator, dtype=torch.float64) * others).long()
-        place = (self.place[indices] + 1 + ahead) % self.count[indices]
+        drawn = torch.rand(len(indices), generator=generator, dtype=torch.float64)
+        place = (self.place[indices] + 1 + (drawn * others).long()) % self.count[indices]
         return self.members[self.first[indices] + place]
 
 

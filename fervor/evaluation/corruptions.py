@@ -93,8 +93,8 @@ def _grid(image: Floats) -> tuple[Floats, Floats]:
 
 def _covered(image: Floats, inside: Floats, shade: float) -> Floats:
     """Paint where `inside` [h w] is above 0, fully from 1 on: edges are one pixel soft."""
-    share = np.clip(inside, 0, 1)[:, :, None]
-    painted: Floats = image * (1 - share) + shade * share
+    fraction = np.clip(inside, 0, 1)[:, :, None]
+    painted: Floats = image * (1 - fraction) + shade * fraction
     return painted
 
 

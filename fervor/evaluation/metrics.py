@@ -78,8 +78,8 @@ class CoverageRisk(NamedTuple):
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
     """Probabilities [n c] of logits [n c]."""
-    shares: Floats = special.softmax(logits.astype(np.float64) / temperature, axis=1)
-    return shares
+    probabilities: Floats = special.softmax(logits.astype(np.float64) / temperature, axis=1)
+    return probabilities
 
 
 def confusion(label: Ints, predicted: Ints, classes: int) -> Ints:
@@ -174,8 +174,10 @@ def fitted_temperature(logits: Floats, label: Ints) -> float:
     """
 
     def loss(log_temperature: float) -> float:
-        shares = special.log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
-        return float(-shares[np.arange(len(label)), label].mean())
+        probabilities = special.log_softmax(
+            logits.astype(np.float64) / np.exp(log_temperature), axis=1
+        )
+        return float(-probabilities[np.arange(len(label)), label].mean())
 
     found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))

@@ -29,8 +29,8 @@ RIGHT = 0.9
 def log_prior(counts: Sequence[int]) -> Floats:
     """Logarithm of the training classes' shares [c]; a class without images counts as one."""
     count = np.maximum(np.asarray(counts, np.float64), 1)
-    shares: Floats = np.log(count / count.sum())
-    return shares
+    probabilities: Floats = np.log(count / count.sum())
+    return probabilities
 
 
 def fitted_points(logits: Floats, label: Ints, counts: Sequence[int]) -> OperatingPoints:
@@ -41,17 +41,19 @@ def fitted_points(logits: Floats, label: Ints, counts: Sequence[int]) -> Operati
     """
     prior = log_prior(counts)
     natural = _figures(logits, label)
-    best, share = natural, 0.0
+    best, fraction = natural, 0.0
     for candidate in PRIOR_SHARES:
         figures = _figures(logits - candidate * prior, label)
         affordable = figures["accuracy"] >= natural["accuracy"] - GIVEN - 1e-12
         if affordable and figures["mean_class_accuracy"] > best["mean_class_accuracy"]:
-            best, share = figures, candidate
+            best, fraction = figures, candidate
     return OperatingPoints(
         log_prior=tuple(round(float(value), 6) for value in prior),
-        prior_share=share,
+        prior_share=fraction,
         natural=OperatingPoint(**natural, abstain=threshold(softmax(logits), label)),
-        balanced=OperatingPoint(**best, abstain=threshold(softmax(logits - share * prior), label)),
+        balanced=OperatingPoint(
+            **best, abstain=threshold(softmax(logits - fraction * prior), label)
+        ),
     )
 
 
@@ -62,9 +64,9 @@ def threshold(probabilities: Floats, label: Ints, *, right: float = RIGHT) -> fl
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
     order = np.argsort(-confidence, kind="stable")
-    share = np.cumsum(correct[order]) / np.arange(1, len(label) + 1)
+    fraction = np.cumsum(correct[order]) / np.arange(1, len(label) + 1)
     ends = np.append(np.diff(confidence[order]) < 0, True)  # equal confidences stay together
-    good = np.flatnonzero((share >= right) & ends)
+    good = np.flatnonzero((fraction >= right) & ends)
     place = int(good[-1]) if len(good) else 0
     return float(np.floor(confidence[order][place] * 1e6) / 1e6)
 
@@ -95,8 +97,8 @@ def figures_at_points(
     found = {}
     for name, point, moved in both:
         counted = moved[:, list(columns)]
-        shares, correct = softmax(counted), counted.argmax(1) == label
-        sure = shares.max(1) >= point.abstain
+        probabilities, correct = softmax(counted), counted.argmax(1) == label
+        sure = probabilities.max(1) >= point.abstain
         found[name] = {
             **_figures(counted, label),
             "abstain": point.abstain,

@@ -154,9 +154,9 @@ def _predictions(found: Answers, root: str) -> Iterable[list[Any]]:
     labels = found.scope.labels
     yield ["path", "label", "answer", *(f"p_{name}" for name in labels)]
     for sample, row in zip(found.samples, found.probabilities, strict=True):
-        shares = [f"{share:.6f}" for share in row]
+        probabilities = [f"{fraction:.6f}" for fraction in row]
         path = harmless(_relative(sample.path, root), path=True)
-        yield [path, sample.label, labels[row.argmax()], *shares]
+        yield [path, sample.label, labels[row.argmax()], *probabilities]
 
 
 def _relative(path: str, root: str) -> str:
@@ -218,11 +218,14 @@ def page(result: dict[str, Any], drawings: dict[str, str]) -> str:
 
 
 def _figures(result: dict[str, Any]) -> list[list[str]]:
-    shares = {"accuracy": "accuracy", "mean_class_accuracy": "mean class accuracy"}
-    shares |= {"macro_f1": "macro F1", "top_2_accuracy": "accuracy of the two most probable"}
-    shares |= {"calibration_error": "calibration error", "coverage_risk_area": "area under risk"}
+    titles = {"accuracy": "accuracy", "mean_class_accuracy": "mean class accuracy"}
+    titles |= {"macro_f1": "macro F1", "top_2_accuracy": "accuracy of the two most probable"}
+    titles |= {
+        "calibration_error": "calibration error",
+        "coverage_risk_area": "area under risk",
+    }
     rows = []
-    for key, title in shares.items():
+    for key, title in titles.items():
         pair = result["bootstrap_intervals"].get(key)
         interval = f"{pair[0]:.2%} to {pair[1]:.2%}" if pair else ""
         rows.append([title, f"{result[key]:.2%}", interval])

@@ -18,8 +18,8 @@ __all__ = [
     "accuracy_interval",
     "bootstrap_intervals",
     "bootstrap_mean_interval",
-    "equal_shares",
-    "equal_shares_of_persons",
+    "equal_proportions",
+    "equal_proportions_of_persons",
     "estimate",
     "gain",
     "grouped_intervals",
@@ -222,7 +222,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Discordant:
     return Discordant(ours, theirs, float(p_value))
 
 
-def equal_shares(correct: Sequence[int], counts: Sequence[int]) -> tuple[str, float]:
+def equal_proportions(correct: Sequence[int], counts: Sequence[int]) -> tuple[str, float]:
     """Test of whether groups have one accuracy: the test's name and its p value.
 
     Fisher's exact test for two groups with fewer than five expected right or wrong answers,
@@ -238,7 +238,7 @@ def equal_shares(correct: Sequence[int], counts: Sequence[int]) -> tuple[str, fl
     return "chi-square", float(stats.chi2_contingency(table, correction=False).pvalue)
 
 
-def equal_shares_of_persons(
+def equal_proportions_of_persons(
     correct: NDArray[np.bool_], number: Ints, unit: Ints
 ) -> tuple[str, float]:
     """Wald's test of whether groups have one accuracy, whose covariance is that between persons.
@@ -255,13 +255,13 @@ def equal_shares_of_persons(
     np.add.at(hits, (rows, number), correct)
     np.add.at(counts, (rows, number), 1)
     total = counts.sum(0)
-    shares = hits.sum(0) / total
-    if groups < 2 or persons <= groups or len(set(shares)) == 1:
+    probabilities = hits.sum(0) / total
+    if groups < 2 or persons <= groups or len(set(probabilities)) == 1:
         return "none", 1.0
-    spread = (hits - shares * counts) / total
+    spread = (hits - probabilities * counts) / total
     covariance = spread.T @ spread * persons / (persons - 1)
     contrast = np.hstack([np.eye(groups - 1), -np.ones((groups - 1, 1))])
-    apart = contrast @ shares
+    apart = contrast @ probabilities
     wald = apart @ np.linalg.pinv(contrast @ covariance @ contrast.T) @ apart / (groups - 1)
     return "Wald, by person", float(stats.f.sf(wald, groups - 1, persons - 1))
 

@@ -15,8 +15,8 @@ from fervor.errors import UsageError
 from fervor.evaluation.significance import (
     accuracy_interval,
     bootstrap_mean_interval,
-    equal_shares,
-    equal_shares_of_persons,
+    equal_proportions,
+    equal_proportions_of_persons,
     holm,
     units,
 )
@@ -68,12 +68,12 @@ def _by_attribute(
             "accuracy": hits / count,
             "accuracy_interval": list(interval),
         }
-    test, p_value = equal_shares(
+    test, p_value = equal_proportions(
         [group["correct"] for group in groups.values()],
         [group["count"] for group in groups.values()],
     )
     if any(persons):
         present = np.array([bool(value) for value in values])
         number = np.array([names.index(value) for value in values if value])
-        test, p_value = equal_shares_of_persons(correct[present], number, unit[present])
+        test, p_value = equal_proportions_of_persons(correct[present], number, unit[present])
     return {"groups": groups, "without": values.count(""), "test": test, "p_value": p_value}

@@ -186,10 +186,10 @@ def settings_that_differ(result: Mapping[str, Any], run: Run) -> list[str]:
     return [name for name in differences(before, run) if name not in UNESSENTIAL]
 
 
-def run_all(jobs: Sequence[Job], *, side_by_side: int = 1) -> list[Job]:
+def run_all(jobs: Sequence[Job], *, max_workers: int = 1) -> list[Job]:
     """Run what is unfinished, so many at a time; returns the jobs that failed."""
     left = [job for job in jobs if not job.finished()]
-    with ThreadPoolExecutor(max(1, side_by_side)) as pool:
+    with ThreadPoolExecutor(max(1, max_workers)) as pool:
         succeeded = list(pool.map(Job.run, left))
     return [job for job, done in zip(left, succeeded, strict=True) if not done]
 

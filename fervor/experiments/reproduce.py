@@ -225,7 +225,7 @@ def reproduce(
         if shown.test and not test_root:
             raise UsageError(f"{name} tests on {shown.test['name']}: give its folder, --test_root")
         todo = [setting.job(shown, row, seed, runs) for seed in setting.seeds for row in chosen]
-        failed = run_all(todo, side_by_side=jobs)
+        failed = run_all(todo, max_workers=jobs)
     return markdown(shown, setting), failed
 
 

@@ -68,7 +68,7 @@ def sweep(
     Args:
         run: the recipe.
         vary: settings and their values, such as options.temperature=0.05,0.1 (each of a list) or
-            optim.rate=0.001..0.1:log (a range, uniform in the logarithm).
+            optim.learning_rate=0.001..0.1:log (a range, uniform in the logarithm).
         figure: what ranks; all but the negative log likelihood are to be high.
         trials: how many; 0 for every combination of lists.
         folder: of the journal, the runs and the rows.

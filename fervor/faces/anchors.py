@@ -120,9 +120,7 @@ def decode(anchor: Floats, box: Floats, points: Floats) -> tuple[Floats, Floats]
     return corners, centre + points.reshape(-1, 5, 2) * CENTRE_VARIANCE * side
 
 
-def suppress(
-    corners: Floats, score: Floats, overlap: float, *, inside: float = np.inf
-) -> NDArray[np.intp]:
+def nms(corners: Floats, score: Floats, iou: float, *, inside: float = np.inf) -> NDArray[np.intp]:
     """Indices of boxes [n 4], best score first, that overlap no better one by more than `overlap`.
 
     Overlap is intersection over union; `inside` is the most of the smaller one of two boxes that
@@ -139,7 +137,7 @@ def suppress(
         shared = np.prod(np.maximum(high - low, 0), axis=1)
         union = np.maximum(area[best] + area[rest] - shared, 1e-9)
         smaller = np.maximum(np.minimum(area[best], area[rest]), 1e-9)
-        order = rest[(shared / union <= overlap) & (shared / smaller <= inside)]
+        order = rest[(shared / union <= iou) & (shared / smaller <= inside)]
     return np.array(kept, dtype=np.intp)
 
 
@@ -150,14 +148,14 @@ def read(
     frame: Letterbox,
     *,
     threshold: float,
-    overlap: float,
+    iou: float,
 ) -> tuple[Floats, Floats, Floats]:
     """One picture's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k]."""
     found = np.flatnonzero(score >= threshold)
     if found.size > CANDIDATES:
         found = found[np.argsort(-score[found], kind="stable")[:CANDIDATES]]
     corners, marks = decode(anchors(*frame.outer)[found], box[found], points[found])
-    kept = suppress(corners, score[found], overlap)
+    kept = nms(corners, score[found], iou)
     corners = corners[kept].reshape(-1, 2, 2) * frame.scale
     corners = np.clip(corners, 0, np.array([frame.width, frame.height], np.float32))
     return corners.reshape(-1, 4), marks[kept] * frame.scale, score[found][kept]

@@ -17,12 +17,12 @@ from PIL import Image
 
 from fervor.errors import UsageError
 from fervor.faces.alignment import check
-from fervor.faces.anchors import Letterbox, letterbox, place, read, suppress
+from fervor.faces.anchors import Letterbox, letterbox, nms, place, read
 from fervor.faces.pyramid import FINEST, SEEN, Tile, finest_scale, pyramid
-from fervor.faces.types import Box, Face, Floats, Pixels, overlap
+from fervor.faces.types import Box, Face, Floats, Pixels, iou
 from fervor.io.image import Decoded, shape_of
 from fervor.io.onnx_session import open_packaged
-from fervor.io.prefetch import cores, mapped
+from fervor.io.prefetch import cores, map_ordered
 
 
 __all__ = ["FaceDetector", "Mode", "select"]
@@ -37,7 +37,7 @@ where no other is asked for."""
 MEASURED = 0.8
 """A box's longer side over the true one at least: what smaller boxes than a smallest face count."""
 THRESHOLD = 0.65
-SURE, LEAST = 0.95, 0.12
+MIN_SCORE, LEAST = 0.95, 0.12
 """Score, and side as a share of the picture's shorter side, of a face that only enlarging shows."""
 
 NEAR_SIDE, NEAR_SPAN = 160, 2.0
@@ -76,7 +76,7 @@ class FaceDetector:
         threads: int = 0,
         *,
         threshold: float = THRESHOLD,
-        overlap: float = OVERLAP,
+        iou: float = OVERLAP,
         high: int = HIGH,
         smallest: float = 0.0,
         most: int = 0,
@@ -87,7 +87,7 @@ class FaceDetector:
         if not 0 <= smallest < np.inf:
             raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
         self._session = open_packaged(weights, "the face detector", threads=threads, device=device)
-        self.threshold, self.overlap, self.high = threshold, overlap, high
+        self.threshold, self.iou, self.high = threshold, iou, high
         self.smallest, self.most = smallest, most
         self._at_once = at_once or threads or cores()
 
@@ -96,7 +96,7 @@ class FaceDetector:
         """Longer side in pixels of the smallest face that is found in a picture of any size."""
         return max(self.smallest or SMALLEST, SEEN / FINEST)
 
-    def detect(self, images: Sequence[Decoded], *, looks: int = 3) -> list[list[Face]]:
+    def detect(self, images: Sequence[Decoded], *, passes: int = 3) -> list[list[Face]]:
         """Faces of each picture, an array or PIL's, largest first.
 
         The first look is at the whole picture, and at the tiles of its pyramid where the smallest
@@ -108,7 +108,7 @@ class FaceDetector:
         sizes = [check(image) for image in images]
         found: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
-        for look in range(max(1, looks)):
+        for look in range(max(1, passes)):
             if all(found):
                 break
             views: list[tuple[int, Tile]] = []
@@ -117,7 +117,7 @@ class FaceDetector:
                 if found[index] or whole.frame in tried[index]:
                     continue
                 tried[index].add(whole.frame)
-                if look == 0 < looks:
+                if look == 0 < passes:
                     views += ((index, tile) for tile in self._pyramid(height, width))
                 views.append((index, whole))
             parts: defaultdict[int, list[list[Face]]] = defaultdict(list)
@@ -134,10 +134,10 @@ class FaceDetector:
             for index, several in parts.items():
                 enlarged = look == 2
                 side = max(LEAST * min(sizes[index]) if enlarged else 0.0, MEASURED * self.smallest)
-                sure = SURE if enlarged else 0.0
+                sure = MIN_SCORE if enlarged else 0.0
                 found[index] = [
                     face
-                    for face in _merged(several, self.overlap)
+                    for face in _merged(several, self.iou)
                     if face.score >= sure and max(face.box[2:]) >= side
                 ]
         return [faces[: self.most or None] for faces in found]
@@ -175,8 +175,8 @@ class FaceDetector:
         found: list[Face | None] = [None] * len(boxes)
         parts = [_part(image, tile) for tile in tiles]
         for index, faces in zip(expected, self._look(parts, [*enumerate(tiles)]), strict=True):
-            best = max(faces, key=lambda face: overlap(face.box, boxes[index]), default=None)
-            if best is not None and overlap(best.box, boxes[index]) >= NEAR_OVERLAP:
+            best = max(faces, key=lambda face: iou(face.box, boxes[index]), default=None)
+            if best is not None and iou(best.box, boxes[index]) >= NEAR_OVERLAP:
                 found[index] = best
         return found
 
@@ -200,7 +200,7 @@ class FaceDetector:
         seen = [[views[number] for number in chunk] for chunk in chunks]
         ran: Iterator[list[list[Face]]] = map(self._run, repeat(images), seen)
         if count > 1:
-            ran = mapped(partial(self._run, images), seen, count)
+            ran = map_ordered(partial(self._run, images), seen, count)
         for chunk, answers in zip(chunks, ran, strict=True):
             for number, faces in zip(chunk, answers, strict=True):
                 found[number] = faces
@@ -222,7 +222,7 @@ class FaceDetector:
 
     def _faces(self, score: Floats, box: Floats, points: Floats, frame: Letterbox) -> list[Face]:
         boxes, marks, scores = read(
-            score, box, points, frame, threshold=self.threshold, overlap=self.overlap
+            score, box, points, frame, threshold=self.threshold, iou=self.iou
         )
         faces = [
             Face((float(x0), float(y0), float(x1 - x0), float(y1 - y0)), five, float(value))
@@ -250,14 +250,14 @@ def _part(image: Decoded, tile: Tile) -> Decoded:
     return image[top:bottom, left:right]
 
 
-def _merged(parts: Sequence[Sequence[Face]], overlap: float) -> list[Face]:
+def _merged(parts: Sequence[Sequence[Face]], iou: float) -> list[Face]:
     """Each face of several parts once, the surest of those that overlap, largest first."""
     if len(parts) == 1:
         return list(parts[0])
     faces = [face for part in parts for face in part]
     corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (face.box for face in faces)])
     score = np.array([face.score for face in faces])
-    kept = suppress(corners.reshape(-1, 4), score, overlap, inside=INSIDE)
+    kept = nms(corners.reshape(-1, 4), score, iou, inside=INSIDE)
     return sorted((faces[index] for index in kept), key=lambda face: -face.area)
 
 

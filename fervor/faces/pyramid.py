@@ -26,7 +26,7 @@ LEVEL_RATIO = 3
 LARGEST = 128.0
 """Longer side, in pixels of the network's input, of the largest face that a level answers for.
 Larger ones are seen in a coarser level too, where blurred textures pass for faces less often."""
-LARGEST_SURE, SURE = 256.0, 0.9
+LARGEST_CERTAIN, MIN_SCORE = 256.0, 0.9
 """The same for faces of so high a score: what was pasted into an image, without the surroundings of
 a face, is missed where it is small."""
 TILE_OVERLAP = 160
@@ -72,7 +72,7 @@ class Tile:
         border = BORDER / self.scale
         left, top, right, bottom = self.region
         return (
-            max(box[2:]) * self.scale <= (LARGEST_SURE if score >= SURE else LARGEST)
+            max(box[2:]) * self.scale <= (LARGEST_CERTAIN if score >= MIN_SCORE else LARGEST)
             and (left == 0 or box[0] >= left + border)
             and (top == 0 or box[1] >= top + border)
             and (right == width or box[0] + box[2] <= right - border)
@@ -114,9 +114,9 @@ def _level(height: int, width: int, scale: float) -> Iterator[Tile]:
 
 def _cut(length: int, scale: float) -> tuple[int, list[int]]:
     """Length of the pieces of one side, in pixels of the image, and where they begin."""
-    side, overlap = int(TILE_SIDE / scale), int(TILE_OVERLAP / scale)
+    side, iou = int(TILE_SIDE / scale), int(TILE_OVERLAP / scale)
     if length <= side:
         return length, [0]
-    count = -(-(length - overlap) // (side - overlap))
-    piece = -(-(length + (count - 1) * overlap) // count)
+    count = -(-(length - iou) // (side - iou))
+    piece = -(-(length + (count - 1) * iou) // count)
     return piece, [(length - piece) * number // (count - 1) for number in range(count)]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.faces.types import Box, Face, overlap
+from fervor.faces.types import Box, Face, iou
 
 
 __all__ = ["Cuts", "Detector", "FaceTracker", "Motion", "Tracked", "assign"]
@@ -25,7 +25,7 @@ RETRY = 1.0
 """Seconds from one thorough look at a frame without a face to the next."""
 MEMORY = 1.0
 """Seconds for which a face that is out of sight keeps its number."""
-LEAST_OVERLAP = 0.2
+MIN_IOU = 0.2
 """Intersection over union with where a track leads that makes a face its next one."""
 SAME = 0.5
 """Boxes that overlap by more are the same face."""
@@ -42,7 +42,7 @@ BLOCKS, BINS, CHANGED = 4, 8, 0.4
 class Detector(Protocol):
     """What finds faces: `fervor.faces.detector.FaceDetector`, or a stand-in."""
 
-    def detect(self, images: Sequence[Pixels], *, looks: int = 3) -> list[list[Face]]:
+    def detect(self, images: Sequence[Pixels], *, passes: int = 3) -> list[list[Face]]:
         """Faces of each RGB picture [h w 3], largest first; `looks` of 0 may miss small ones."""
         ...
 
@@ -104,7 +104,7 @@ def assign(before: Sequence[Box], now: Sequence[Box], least: float) -> dict[int,
 
     Each box has one partner at most, and partners overlap by `least` or more.
     """
-    pairs = [(overlap(a, b), i, j) for i, a in enumerate(before) for j, b in enumerate(now)]
+    pairs = [(iou(a, b), i, j) for i, a in enumerate(before) for j, b in enumerate(now)]
     chosen: dict[int, int] = {}
     for shared, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
         if shared >= least and i not in chosen and j not in chosen.values():
@@ -139,8 +139,8 @@ def _histograms(image: Pixels) -> NDArray[np.float64]:
     bins = small.transpose(0, 2, 4, 1, 3).reshape(BLOCKS**2 * 3, -1).astype(np.intp) * BINS // 256
     bins += np.arange(BLOCKS**2 * 3)[:, None] * BINS
     counts = np.bincount(bins.ravel(), minlength=BLOCKS**2 * 3 * BINS)
-    shares: NDArray[Any] = counts.reshape(BLOCKS**2, 3, BINS) / (16 * 16)
-    return shares
+    probabilities: NDArray[Any] = counts.reshape(BLOCKS**2, 3, BINS) / (16 * 16)
+    return probabilities
 
 
 @dataclass(slots=True, eq=False)
@@ -211,7 +211,7 @@ class FaceTracker:
         """Faces anywhere, besides those already found; what belongs to no track begins one."""
         thorough = thorough or self._time - self._thorough >= RETRY
         tiles = thorough or bool(self._tracks) or self._since_tiles >= self._whole_every
-        (faces,) = self._detector.detect([image], looks=3 if thorough else int(tiles))
+        (faces,) = self._detector.detect([image], passes=3 if thorough else int(tiles))
         if thorough:
             self._thorough = self._time
         if tiles:
@@ -220,7 +220,7 @@ class FaceTracker:
         faces = [face for face in faces if _is_new(face, list(found.values()))]
         tracks = [track for track in self._tracks if track not in found]
         chosen = assign(
-            [track.motion.box for track in tracks], [face.box for face in faces], LEAST_OVERLAP
+            [track.motion.box for track in tracks], [face.box for face in faces], MIN_IOU
         )
         matched = {tracks[i]: faces[j] for i, j in chosen.items()}
         for index, face in enumerate(faces):
@@ -243,4 +243,4 @@ class FaceTracker:
 
 
 def _is_new(face: Face, others: Sequence[Face]) -> bool:
-    return all(overlap(face.box, other.box) <= SAME for other in others)
+    return all(iou(face.box, other.box) <= SAME for other in others)

@@ -37,7 +37,7 @@ class Face:
         return self.box[2] * self.box[3]
 
 
-def overlap(a: Box, b: Box) -> float:
+def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes x, y, width, height; 0 where one is empty."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])

@@ -27,7 +27,7 @@ from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import CARD, CLASS_VECTORS, DESCRIPTION, GRAPH, WEIGHTS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.io import provenance
-from fervor.io.atomic import aside, lock_folder
+from fervor.io.atomic import atomic_write, lock_folder
 from fervor.methods import build
 from fervor.methods.base import Method
 
@@ -109,7 +109,7 @@ def _together(folder: Path, *names: str) -> Iterator[dict[str, Path]]:
     A full disk leaves an earlier export as it was.
     """
     with ExitStack() as stack:
-        yield {name: stack.enter_context(aside(folder / name)) for name in names}
+        yield {name: stack.enter_context(atomic_write(folder / name)) for name in names}
 
 
 def write_checked(

@@ -34,7 +34,7 @@ from fervor.data.splits import load_samples
 from fervor.errors import ModelError, UsageError
 from fervor.graphs.onnx import store_half, write_method
 from fervor.io import provenance, sources
-from fervor.io.atomic import aside
+from fervor.io.atomic import atomic_write
 from fervor.io.frame import Frame
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
@@ -129,9 +129,9 @@ def add_int8(folder: Path, faces: Faces) -> Report:
         ModelError: the graph has no convolutions to quantise, or answers otherwise in eight bits.
     """
     info = ModelInfo.read(folder)
-    with aside(folder / INT8_GRAPH) as part:
+    with atomic_write(folder / INT8_GRAPH) as part:
         with tempfile.TemporaryDirectory() as temporary:
-            quantise(_unmirrored(info, Path(temporary)), part, faces)
+            quantize_model(_unmirrored(info, Path(temporary)), part, faces)
         agreement = float((answers(folder / GRAPH, faces) == answers(part, faces)).mean())
         if agreement < AGREEMENT:
             raise ModelError(
@@ -163,7 +163,7 @@ def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
     return found
 
 
-def quantise(source: Path, target: Path, faces: Faces) -> None:
+def quantize_model(source: Path, target: Path, faces: Faces) -> None:
     """Write a graph's copy with its convolutions in eight bits."""
     compute_in_eight_bits(
         source, target, _batches(faces), operations=("Conv", "Clip"), kept=_first_of_each_pass
@@ -212,12 +212,12 @@ def compute_in_eight_bits(
     graph = onnx.load(target)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         raise ModelError(f"{source} has no convolutions that eight bits would make faster")
-    _share(graph.graph)
+    _share_constants(graph.graph)
     store_half(graph)
     onnx.save(graph, target)
 
 
-def _share(graph: onnx.GraphProto) -> None:
+def _share_constants(graph: onnx.GraphProto) -> None:
     """Keep equal tensors once: a face and its mirror image pass the same kernels."""
     first: dict[bytes, str] = {}
     kept, named = [], {}

@@ -95,8 +95,8 @@ class Explanation:
     @property
     def answer(self) -> str:
         """The class with the highest probability, whatever the label says under `abstain`."""
-        shares = self.prediction.probabilities
-        return max(shares, key=lambda label: shares[label])
+        probabilities = self.prediction.probabilities
+        return max(probabilities, key=lambda label: probabilities[label])
 
     def row(self) -> dict[str, Any]:
         """As JSON takes it: lists, numbers and texts; the fields beside the prediction's."""

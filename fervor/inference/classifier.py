@@ -11,7 +11,7 @@ from fervor.errors import ModelError
 from fervor.inference.open_vocabulary import Vocabulary
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
-from fervor.io.prefetch import mapped
+from fervor.io.prefetch import map_ordered
 
 
 __all__ = ["NOT_FINITE", "FaceClassifier", "softmax"]
@@ -97,7 +97,7 @@ class FaceClassifier:
         """
         step = max(1, -(-len(crops) // self._at_once))
         parts = [crops[start : start + step] for start in range(0, len(crops), step)] or [crops]
-        logits = np.concatenate([*mapped(self.logits, parts, self._at_once)])
+        logits = np.concatenate([*map_ordered(self.logits, parts, self._at_once)])
         if (wrong := np.flatnonzero(~np.isfinite(logits).all(axis=1))).size:
             raise ModelError(NOT_FINITE.format(wrong[0]))
         return softmax(logits)

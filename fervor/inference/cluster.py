@@ -33,7 +33,7 @@ from fervor.inference.predictor import Predictor
 from fervor.io import remote
 from fervor.io import sources as media
 from fervor.io.frame import Frame
-from fervor.io.prefetch import ahead, in_order
+from fervor.io.prefetch import in_order, prefetch
 
 
 __all__ = ["Losses", "Worker", "answers", "find", "joined"]
@@ -265,7 +265,7 @@ class Worker:
         return pyarrow.table({"number": piece["number"], "answer": answer})
 
     def _answers(self, frames: Generator[Frame]) -> Iterator[bytes]:
-        read = ahead(frames, weight=lambda frame: frame.pixels, limit=media.AHEAD_PIXELS)
+        read = prefetch(frames, weight=lambda frame: frame.pixels, limit=media.AHEAD_PIXELS)
         with closing(read):
             for frame, answer in self._predictor.with_frames(read):
                 points = (

@@ -62,9 +62,10 @@ class Prediction:
         face = "" if self.thumbnail is None else _img(self.thumbnail)
         rows = "".join(
             f"<tr><td style='text-align:left'>{escape(label)}</td><td style='width:12em'>"
-            f"<div style='background:#0072B2;height:0.8em;width:{100 * share:.1f}%'></div></td>"
-            f"<td>{share:.3f}</td></tr>"
-            for label, share in self.probabilities.items()
+            f"<div style='background:#0072B2;height:0.8em;"
+            f"width:{100 * probability:.1f}%'></div></td>"
+            f"<td>{probability:.3f}</td></tr>"
+            for label, probability in self.probabilities.items()
         )
         return (
             f"<div>{head}</div><div style='display:flex;align-items:center;gap:1em'>{face}"
@@ -128,7 +129,7 @@ def row_of(
 ) -> dict[str, Any]:
     """One row, columns in their order, those of `smooth` where given; None is an empty field."""
     x, y, width, height = prediction.box or (None, None, None, None)
-    shares = prediction.probabilities
+    probabilities = prediction.probabilities
     return {
         "source": _encodable(prediction.source),
         "frame": prediction.frame,
@@ -143,7 +144,7 @@ def row_of(
         "det_score": prediction.det_score,
         "label": prediction.label,
         "prob": prediction.prob,
-        **{f"p_{label}": shares.get(label) for label in labels},
+        **{f"p_{label}": probabilities.get(label) for label in labels},
         "model": prediction.model,
         "schema": SCHEMA,
         "error": None if prediction.error is None else _encodable(prediction.error),

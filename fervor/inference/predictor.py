@@ -38,7 +38,7 @@ from fervor.inference.precision import Precision, open_precision
 from fervor.inference.prediction import Gallery, Prediction, failed, to_rows, without_face
 from fervor.io.frame import Frame, Span
 from fervor.io.onnx_session import Device
-from fervor.io.prefetch import bounded, cores, mapped
+from fervor.io.prefetch import bounded, cores, map_ordered
 from fervor.io.sources import (
     LONGEST_NAME,
     WHOLE,
@@ -197,7 +197,7 @@ class Predictor:
                 weights=WEIGHTS if single else INT8_WEIGHTS,
                 at_once=(threads or cores()) if device == "cpu" else 1,
             )
-        self._stills = self._cutter()
+        self._stills = self._cropper()
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
 
@@ -314,13 +314,13 @@ class Predictor:
     def _answered(
         self, frames: Iterable[Frame], *, thumbnails: bool = False
     ) -> Iterator[tuple[Frame, list[Prediction]]]:
-        cutter = self._cutter()
+        cropper = self._cropper()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
         groups = self._begun(
-            cutter, _groups(map(self._fitting, frames), self._batch_size, self._at_once)
+            cropper, _groups(map(self._fitting, frames), self._batch_size, self._at_once)
         )
-        answered = mapped(
-            partial(self._seen, cutter),
+        answered = map_ordered(
+            partial(self._seen, cropper),
             groups,
             self._at_once,
             urgent=lambda begun: begun[0][0].live,
@@ -335,17 +335,17 @@ class Predictor:
                     yield frame, self._answer(frame, faces, rows, thumbnails)
                 del group, found, frame, faces  # not held while the next ones are awaited
 
-    def _begun(self, cutter: FaceCutter, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
+    def _begun(self, cropper: FaceCutter, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
         """Groups with their faces, where these must be found in order or by somebody's detector."""
         ours = self._detector is None or isinstance(self._detector, FaceDetector)
         for group in groups:
             apart = ours and not any(frame.moving for frame in group)
-            yield group, None if apart else cutter(group)
+            yield group, None if apart else cropper(group)
 
-    def _seen(self, cutter: FaceCutter, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
+    def _seen(self, cropper: FaceCutter, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
         """A group, its faces and their logits; several groups at a time, each in a thread."""
         group, found = begun
-        found = cutter(group) if found is None else found
+        found = cropper(group) if found is None else found
         return (
             group,
             found,
@@ -359,7 +359,7 @@ class Predictor:
             InputError: a path that does not exist, or a picture that cannot be read.
             ModelError: the model's graph gives no embedding, or one that is no finite number.
         """
-        faces = self._cutter()([_readable(picture)])[0]
+        faces = self._cropper()([_readable(picture)])[0]
         return self.classifier.embeddings([face.pixels for face in faces])
 
     def explain(self, picture: Picture | Frame, *, heat: Heat = "occlusion") -> list[Explanation]:
@@ -380,7 +380,7 @@ class Predictor:
         explainer = self._explainer
         frame = self._fitting(_readable(picture))
         found: list[Explanation] = []
-        faces = self._cutter()([frame])[0]
+        faces = self._cropper()([frame])[0]
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
             logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
@@ -439,7 +439,7 @@ class Predictor:
         """
         return self.classifier.probabilities(crops)
 
-    def _cutter(self) -> FaceCutter:
+    def _cropper(self) -> FaceCutter:
         return FaceCutter(
             self._detector,
             side=self.info.input.crop,
@@ -472,8 +472,8 @@ class Predictor:
     def _resting(self, picture: Picture) -> NDArray[np.float64]:
         """Logits [c] of the largest face in a picture of a person at rest."""
         frame = frame_of(picture)
-        cutter = FaceCutter(self._detector, side=self.info.input.crop, largest=True)
-        faces = cutter([frame])[0]
+        cropper = FaceCutter(self._detector, side=self.info.input.crop, largest=True)
+        faces = cropper([frame])[0]
         if not faces:
             reason = frame.error or "shows no face"
             name = f"neutral picture {frame.source}".rstrip()
@@ -509,9 +509,9 @@ class Predictor:
         """The answer to one face, from its logits [c]."""
         if not np.isfinite(row).all():
             return failed(frame, self.name, NOT_FINITE.format(number))
-        shares = softmax(row[None])[0]
-        best = int(shares.argmax())
-        prob = float(shares[best])
+        probabilities = softmax(row[None])[0]
+        best = int(probabilities.argmax())
+        prob = float(probabilities[best])
         return Prediction(
             source=frame.source,
             frame=frame.frame,
@@ -523,7 +523,7 @@ class Predictor:
             det_score=face.score,
             label=UNCERTAIN if prob < self._abstain else self.labels[best],
             prob=prob,
-            probabilities=dict(zip(self.labels, shares.tolist(), strict=True)),
+            probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             model=self.name,
             error=None,
             thumbnail=_thumbnail(face.pixels) if thumbnail else None,

@@ -18,7 +18,7 @@ TRACKS = 256
 @dataclass(slots=True)
 class _State:
     time: float
-    shares: list[float]
+    probabilities: list[float]
 
 
 class Smoother:
@@ -51,10 +51,11 @@ class Smoother:
         if state is None or time < state.time:  # a new track, or the video from its start again
             state = _State(time, list(now.values()))
         weight = 1 - math.exp((state.time - time) / self._seconds)
-        shares = [
-            old + weight * (new - old) for old, new in zip(state.shares, now.values(), strict=True)
+        probabilities = [
+            old + weight * (new - old)
+            for old, new in zip(state.probabilities, now.values(), strict=True)
         ]
-        self._states[key] = _State(time, shares)  # the last seen stands last
+        self._states[key] = _State(time, probabilities)  # the last seen stands last
         if len(self._states) > TRACKS:
             del self._states[next(iter(self._states))]
-        return dict(zip(now, shares, strict=True))
+        return dict(zip(now, probabilities, strict=True))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RowFile",
-    "aside",
+    "atomic_write",
     "beside",
     "forget_partial",
     "lock_file",
@@ -46,7 +46,7 @@ def beside(path: Path, *, before: str = "", after: str = "") -> Path:
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside `path`, with the same ending, that takes its name when the block ends well.
 
     Whatever ends it otherwise, an interruption or a full disk too, leaves nothing behind. Every
@@ -64,7 +64,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    with aside(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

@@ -12,7 +12,7 @@ from threading import Condition, Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 
-__all__ = ["ahead"]
+__all__ = ["prefetch"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ PATIENCE = 5.0
 """Seconds that closing waits for an item under way; a camera that hangs must not hang the end."""
 
 
-def ahead(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> Generator[T]:
+def prefetch(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> Generator[T]:
     """The same items in the same order, made by a thread while the reader works.
 
     At most `limit` weight waits, and always room for one item. What the iterator raises is raised
@@ -139,7 +139,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def mapped(
+def map_ordered(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     count: int,

@@ -25,7 +25,7 @@ from fervor.errors import FervorError, InputError
 from fervor.io.frame import WEBCAM, Frame, Span
 from fervor.io.image import rgb_image, to_rgb
 from fervor.io.image_header import check_header, is_heif, read_header
-from fervor.io.prefetch import ahead, mapped
+from fervor.io.prefetch import map_ordered, prefetch
 from fervor.io.video import ENDINGS as VIDEO_ENDINGS
 from fervor.io.video import check_webcam, is_container, need_av, read_video, read_webcam
 
@@ -145,7 +145,7 @@ def read(
     follow each other at a time.
     """
     frames = _read(sources, span, max_pixels, decoders)
-    return ahead(frames, weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+    return prefetch(frames, weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
 
 
 def _read(sources: Iterable[str], span: Span, max_pixels: int, decoders: int) -> Generator[Frame]:
@@ -154,7 +154,9 @@ def _read(sources: Iterable[str], span: Span, max_pixels: int, decoders: int) ->
         if moving:
             yield from _read_moving(several, span, max_pixels)
         else:
-            yield from mapped(decode, several, decoders, weight=_stated_pixels, limit=AHEAD_PIXELS)
+            yield from map_ordered(
+                decode, several, decoders, weight=_stated_pixels, limit=AHEAD_PIXELS
+            )
 
 
 def _stated_pixels(source: str) -> int:

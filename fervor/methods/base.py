@@ -28,7 +28,7 @@ class Method(nn.Module):
     has_frozen_stage: ClassVar[bool] = False
     """Whether the method itself, and not its encoder, has a `lower` for caches."""
 
-    companions: ClassVar[tuple[str, ...]] = ()
+    auxiliary: ClassVar[tuple[str, ...]] = ()
     """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
 
     uses_text: ClassVar[bool] = True
@@ -122,6 +122,6 @@ class Method(nn.Module):
         """Parts whose effect on these faces is none, by the figures before and after."""
         return []
 
-    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Learning rates by part; by default one for everything that trains."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": rate}]
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": learning_rate}]

@@ -27,7 +27,7 @@ from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options
 from fervor.methods.validation import check_architecture
-from fervor.models.auxiliary import build_companions
+from fervor.models.auxiliary import build_auxiliary
 from fervor.models.image import build_image_encoder
 from fervor.models.text.encoders import STORED, build_text_encoder
 
@@ -137,13 +137,13 @@ def _built(info: ModelInfo, tensors: Mapping[str, Tensor]) -> Method:
     text: Any = _KnownWidth(info.text.width)
     if "text" in info.towers:
         text = build_text_encoder(info.text.name)
-    companions = build_companions(
+    auxiliary = build_auxiliary(
         info.method,
-        chosen.companions,
+        chosen.auxiliary,
         info.companions.landmarks or Landmarks(),
         info.companions.teacher or Teacher(),
     )
-    method: Method = chosen(encoder, text, info.labels, options, **companions)
+    method: Method = chosen(encoder, text, info.labels, options, **auxiliary)
     return method
 
 

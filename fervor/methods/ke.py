@@ -197,8 +197,8 @@ class KE(Method):
         vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         logits = similarities(pooled, vectors) / self.options.temperature
         similarity = text_similarity_loss(logits, target)
-        shares = None if batch.mixture is None else gathered(batch.mixture)
-        mixed = Batch(batch.image, label, target, mixture=shares).classes()
+        probabilities = None if batch.mixture is None else gathered(batch.mixture)
+        mixed = Batch(batch.image, label, target, mixture=probabilities).classes()
         rows, numbers, weight = mixed or (torch.arange(len(label)), label, None)
         transformation, contrast = self._neutral_losses(
             pooled[rows], vectors, neutral, numbers, weight

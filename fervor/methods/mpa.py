@@ -257,12 +257,12 @@ class MPA(Method):
 
     # What the parts do
 
-    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The text context at the rate; visual prompts at their own, where there is one."""
-        groups: list[dict[str, Any]] = [{"params": [self.soft.context], "lr": rate}]
+        groups: list[dict[str, Any]] = [{"params": [self.soft.context], "lr": learning_rate}]
         if self.visual is not None:
             own = self.options.visual_learning_rate
-            groups.append({"params": [self.visual], "lr": own or rate})
+            groups.append({"params": [self.visual], "lr": own or learning_rate})
         return groups
 
     def activity(self, batch: Batch) -> dict[str, float]:

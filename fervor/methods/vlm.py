@@ -88,9 +88,9 @@ class VLM(Method):
         with torch.no_grad():
             self.projection.bias.copy_(-(self.projection.weight @ texts.mean((0, 1))))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
-        vectors, shares = _captions(text, self.labels, options.captions_seed)
+        vectors, probabilities = _captions(text, self.labels, options.captions_seed)
         self.register_buffer("caption_vectors", vectors, persistent=False)
-        self.register_buffer("caption_shares", shares, persistent=False)
+        self.register_buffer("caption_shares", probabilities, persistent=False)
 
     def scale(self) -> Float[Tensor, ""]:
         """What cosines are multiplied by: one over the temperature."""
@@ -117,10 +117,10 @@ class VLM(Method):
         """The soft-target contrast between the pictures and the step's captions."""
         features = self.features(batch.image)
         with torch.autocast(features.pooled.device.type, enabled=False):
-            shares = gathered(batch.target.float())
-            chosen = self._chosen(shares)
+            probabilities = gathered(batch.target.float())
+            chosen = self._chosen(probabilities)
             texts = self.projection(self.caption_vectors[chosen])
-            wanted = agreement(shares, self.caption_shares[chosen])
+            wanted = agreement(probabilities, self.caption_shares[chosen])
             whole, local = (
                 soft_contrastive_loss(similarities(vectors, texts) * self.scale(), wanted)
                 for vectors in map(gathered, (features.pooled, features.tokens.float().mean(1)))
@@ -128,21 +128,22 @@ class VLM(Method):
         loss = whole + self.options.local_weight * local
         return {"loss": loss, "whole": whole, "local": local, "scale": self.scale().detach()}
 
-    def _chosen(self, shares: Float[Tensor, "b c"]) -> Int[Tensor, " m"]:
+    def _chosen(self, probabilities: Float[Tensor, "b c"]) -> Int[Tensor, " m"]:
         """Numbers of the step's captions: one for each picture by agreement, others evenly."""
-        wanted = agreement(shares, self.caption_shares) ** self.options.sharpness
+        wanted = agreement(probabilities, self.caption_shares) ** self.options.sharpness
         own = torch.multinomial(wanted, 1).flatten()
         count = len(self.caption_shares)
         others = torch.randint(count, (min(self.options.drawn, count),), device=own.device)
         return torch.cat([own, others])
 
-    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The text projection learns more slowly than the rest."""
         text = {id(parameter) for parameter in self.projection.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
+        slower = learning_rate * self.options.text_rate
         return [
-            {"params": [p for p in trained if id(p) not in text], "lr": rate},
-            {"params": [p for p in trained if id(p) in text], "lr": rate * self.options.text_rate},
+            {"params": [p for p in trained if id(p) not in text], "lr": learning_rate},
+            {"params": [p for p in trained if id(p) in text], "lr": slower},
         ]
 
 
@@ -153,12 +154,14 @@ def _captions(
     known = [
         caption
         for caption in captions.compose(seed)
-        if all(name in labels for name, share in caption.shares.items() if share)
+        if all(name in labels for name, fraction in caption.probabilities.items() if fraction)
     ]
     if not known:
         raise UsageError(f"no captions for {', '.join(labels)}: expected some of the expressions")
-    shares = [[caption.shares.get(label, 0.0) for label in labels] for caption in known]
-    return _encoded(text, [caption.text for caption in known]), torch.tensor(shares)
+    probabilities = [
+        [caption.probabilities.get(label, 0.0) for label in labels] for caption in known
+    ]
+    return _encoded(text, [caption.text for caption in known]), torch.tensor(probabilities)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ NONE = "none"
 """The name that leaves a network out."""
 
 
-def build_companions(
+def build_auxiliary(
     method: str, wanted: Sequence[str], landmarks: Landmarks, teacher: Teacher
 ) -> dict[str, Any]:
     """The networks that are named, as keywords of the method.

@@ -41,12 +41,12 @@ def wanted(processes: int) -> tuple[int, int]:
     return local, int(os.environ["WORLD_SIZE"]) // local
 
 
-def share(count: int) -> Int[Tensor, " m"]:
+def shard(count: int) -> Int[Tensor, " m"]:
     """The numbers below `count` that are this process's."""
     return torch.arange(count).tensor_split(world())[distributed.get_rank() if _together() else 0]
 
 
-def collected(part: NDArray[Any]) -> list[NDArray[Any]]:
+def all_gather_arrays(part: NDArray[Any]) -> list[NDArray[Any]]:
     """Every process's rows, in the order of the processes."""
     if not _together():
         return [part]

@@ -56,7 +56,7 @@ class Annotator:
                 )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"annotate {folder} is a file: expected a folder")
-        self._film: _Film | None = None
+        self._video: _Film | None = None
         self._tiles: list[Image.Image] = []
         self._sheets = 0
         self._pictures = sum(not name.endswith(".mp4") for name in self._names.values())
@@ -70,20 +70,20 @@ class Annotator:
     ) -> None:
         """Draw one frame; `points` are each prediction's landmarks, where they are wanted."""
         path = self._folder / self._names[frame.source]
-        film = self._film
-        if film is not None and (film.source != frame.source or film.frame >= frame.frame):
+        video = self._video
+        if video is not None and (video.source != frame.source or video.frame >= frame.frame):
             self._finish()
         if path.suffix == ".mp4":
-            if self._film is None:
+            if self._video is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._film = _Film(frame.source, path)
-            self._film.add(frame, predictions, points)
+                self._video = _Film(frame.source, path)
+            self._video.add(frame, predictions, points)
             return
         self._tile(frame, predictions)
         if frame.image is None:
             return
-        shares = [prediction.probabilities for prediction in predictions]
-        drawn = annotated(frame.image, predictions, shares, points)
+        probabilities = [prediction.probabilities for prediction in predictions]
+        drawn = annotated(frame.image, predictions, probabilities, points)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(path, drawn, KEPT[path.suffix.lower()], quality=92)
 
@@ -102,9 +102,9 @@ class Annotator:
         self._tiles, self._sheets = [], self._sheets + 1
 
     def _finish(self, *, complete: bool = True) -> None:
-        if self._film is not None:
-            film, self._film = self._film, None
-            film.close(complete=complete)
+        if self._video is not None:
+            video, self._video = self._video, None
+            video.close(complete=complete)
 
     def __enter__(self) -> Self:
         self._lock.enter_context(lock_folder(self._folder))
@@ -193,13 +193,13 @@ class _Film:
         self, frame: Frame, predictions: Sequence[Prediction], points: Sequence[Points | None]
     ) -> None:
         self.frame = frame.frame
-        shares = self._smoother(predictions)
-        self._timeline.add(predictions, shares, frame.image)
+        probabilities = self._smoother(predictions)
+        self._timeline.add(predictions, probabilities, frame.image)
         if frame.image is None or frame.time_s is None:
             return
         import av
 
-        drawn = annotated(frame.image, predictions, shares, points, extend=False)
+        drawn = annotated(frame.image, predictions, probabilities, points, extend=False)
         if self._container is None:
             self._open(drawn)
         if drawn.size != (self._stream.width, self._stream.height):

@@ -103,7 +103,7 @@ def draw(
 def annotated(
     image: NDArray[np.uint8],
     predictions: Sequence[Prediction],
-    shares: Sequence[Mapping[str, float]],
+    probabilities: Sequence[Mapping[str, float]],
     points: Sequence[Points | None] = (),
     *,
     extend: bool = True,
@@ -120,7 +120,7 @@ def annotated(
     if times > 1:
         large = (picture.width * times, picture.height * times)
         picture = picture.resize(large, Image.Resampling.BICUBIC)
-    faces = arranged(picture.size, [_larger(one, times) for one in predictions], shares)
+    faces = arranged(picture.size, [_larger(one, times) for one in predictions], probabilities)
     if extend and len(faces) == 1 and faces[0].tag is None:
         picture = faces[0].below(picture)
     draw = ImageDraw.Draw(picture)
@@ -136,13 +136,13 @@ def annotated(
 def arranged(
     canvas: tuple[int, int],
     predictions: Sequence[Prediction],
-    shares: Sequence[Mapping[str, float]],
+    probabilities: Sequence[Mapping[str, float]],
 ) -> "list[_Face]":
     """What is drawn of each face in a picture of `canvas` (width, height), and where."""
     size = round(min(max(min(canvas) / 30, SMALLEST), LARGEST))
     faces = [
         _Face(prediction, drawn, size)
-        for prediction, drawn in zip(predictions, shares, strict=True)
+        for prediction, drawn in zip(predictions, probabilities, strict=True)
         if prediction.box is not None and drawn
     ]
     room = Room(canvas, [face.box for face in faces])
@@ -176,15 +176,17 @@ def _dots(draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], size
 class _Face:
     """One face's answer: what of it is drawn, where, and the drawing."""
 
-    def __init__(self, prediction: Prediction, shares: Mapping[str, float], size: int) -> None:
+    def __init__(
+        self, prediction: Prediction, probabilities: Mapping[str, float], size: int
+    ) -> None:
         assert prediction.box is not None, "a face has a box"
-        self.shares, self.labels = shares, tuple(shares)
+        self.probabilities, self.labels = probabilities, tuple(probabilities)
         self.box: Box = prediction.box
-        best = max(shares, key=lambda label: shares[label])
+        best = max(probabilities, key=lambda label: probabilities[label])
         # Without smoothing the name is the answer's, which may be "uncertain".
-        known = prediction.label in shares and shares != prediction.probabilities
+        known = prediction.label in probabilities and probabilities != prediction.probabilities
         self.label = best if known else str(prediction.label)
-        self.share = shares[best]
+        self.fraction = probabilities[best]
         self.track = prediction.track
         width, height = self.box[2:]
         # Words beside a small face are small, so that they are seen to be its own.
@@ -204,9 +206,9 @@ class _Face:
         """What a tag may say, from all to the least."""
         label = self.label if len(self.label) <= LONGEST else f"{self.label[: LONGEST - 3]}..."
         if self.track is None:
-            return [f"{label} {self.share:.0%}", label, f"{label[:3]}."]
+            return [f"{label} {self.fraction:.0%}", label, f"{label[:3]}."]
         return [
-            f"#{self.track} {label} {self.share:.0%}",
+            f"#{self.track} {label} {self.fraction:.0%}",
             f"#{self.track} {label}",
             f"#{self.track}",
         ]
@@ -264,8 +266,11 @@ class _Face:
         return max(SMALLEST, round(self.size * 0.85))
 
     def _listed(self) -> list[str]:
-        ranked = sorted(self.labels, key=lambda label: -self.shares[label])[:LISTED]
-        return [ranked[0], *(label for label in ranked[1:] if self.shares[label] >= LEAST_LISTED)]
+        ranked = sorted(self.labels, key=lambda label: -self.probabilities[label])[:LISTED]
+        return [
+            ranked[0],
+            *(label for label in ranked[1:] if self.probabilities[label] >= LEAST_LISTED),
+        ]
 
     def _list_size(self) -> tuple[float, float]:
         names = max(font(self._small).getlength(label) for label in self._listed())
@@ -295,7 +300,7 @@ class _Face:
         left, top, end, bottom = bar
         width = end - left
         for label in self.labels:
-            right = left + self.shares[label] * width
+            right = left + self.probabilities[label] * width
             if right - left >= 0.5:
                 colour = colour_of(label, self.labels)
                 draw.rectangle((left, top, right, bottom), fill=colour)
@@ -313,7 +318,7 @@ class _Face:
             place = (left + small // 3, middle)
             draw.text(place, label, fill=WHITE, font=letters, anchor="lm")
             start = left + names + small * 2 // 3
-            end = start + self.shares[label] * (right - start - small // 3)
+            end = start + self.probabilities[label] * (right - start - small // 3)
             edges = (start, middle - small * 0.35, max(end, start + 1), middle + small * 0.35)
             draw.rectangle(edges, fill=colour_of(label, self.labels))
 

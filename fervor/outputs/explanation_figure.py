@@ -38,15 +38,15 @@ def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -
     cues for and against the answer. Maps have one scale, that of all classes whose probability is
     not nothing; the others have no map. The page draws the same (server/static/heat.js).
     """
-    shares = explanation.prediction.probabilities
-    ranked = sorted(shares, key=lambda label: -shares[label])
-    likely = [label for label in ranked if shares[label] >= LEAST] or ranked[:1]
+    probabilities = explanation.prediction.probabilities
+    ranked = sorted(probabilities, key=lambda label: -probabilities[label])
+    likely = [label for label in ranked if probabilities[label] >= LEAST] or ranked[:1]
     scale = max(float(np.abs(explanation.heat[label]).max()) for label in likely)
     shown = likely[:top]
     face = grey_face(image, explanation.square)
     panels = [_whole(image, explanation.prediction)]
     panels += [overlaid(face, explanation.heat[label], scale) for label in shown]
-    titles = ["the face", *(f"{label} {shares[label]:.1%}" for label in shown)]
+    titles = ["the face", *(f"{label} {probabilities[label]:.1%}" for label in shown)]
     texts = _texts(explanation)
     most = max(len(lines) for _, lines in texts)
     width = max(len(panels), COLUMNS) * (PANEL + GAP) + GAP
@@ -81,8 +81,8 @@ def overlaid(face: NDArray[np.uint8], heat: NDArray[np.float32], scale: float) -
     values = np.clip(heat / max(scale, 1e-12), -1, 1).astype(np.float32)
     smooth = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
     colour = np.where(smooth[..., None] > 0, FOR, AGAINST)
-    share = STRONGEST * np.abs(smooth)[..., None]
-    return Image.fromarray(np.rint(face * (1 - share) + colour * share).astype(np.uint8))
+    fraction = STRONGEST * np.abs(smooth)[..., None]
+    return Image.fromarray(np.rint(face * (1 - fraction) + colour * fraction).astype(np.uint8))
 
 
 def _whole(image: NDArray[np.uint8], prediction: Prediction) -> Image.Image:

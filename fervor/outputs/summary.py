@@ -69,12 +69,12 @@ class Summary:
         if frame.source != self._source:
             self._finish()
             self._source = frame.source
-        shares = [prediction.probabilities for prediction in predictions]
+        probabilities = [prediction.probabilities for prediction in predictions]
         if self._smoother is not None:
-            shares = self._smoother(predictions)
+            probabilities = self._smoother(predictions)
         faces = {
             prediction.track: own
-            for prediction, own in zip(predictions, shares, strict=True)
+            for prediction, own in zip(predictions, probabilities, strict=True)
             if prediction.track is not None and own
         }
         self._frames += 1
@@ -85,13 +85,13 @@ class Summary:
         self._waiting = (frame.time_s, faces)
 
     def _count(self, time: float, faces: dict[int, dict[str, float]], step: float) -> None:
-        for number, shares in faces.items():
+        for number, probabilities in faces.items():
             track = self._tracks.setdefault(number, _Track())
             track.frames += 1
             track.seconds += step
-            best = max(shares, key=lambda label: shares[label])
-            for label, share in shares.items():
-                track.expressions.setdefault(label, _Expression()).weighted += share * step
+            best = max(probabilities, key=lambda label: probabilities[label])
+            for label, fraction in probabilities.items():
+                track.expressions.setdefault(label, _Expression()).weighted += fraction * step
             shown = track.expressions[best]
             shown.seconds += step
             if best != track.label or time - track.last > LONGEST_STEP:

@@ -37,7 +37,7 @@ class Lane:
 
     track: int
     times: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
 
 
 class Timeline:
@@ -47,21 +47,21 @@ class Timeline:
         self.labels = tuple(labels)
         self.duration = 0.0
         self._times: dict[int, array[float]] = {}
-        self._shares: dict[int, array[float]] = {}
+        self._probabilities: dict[int, array[float]] = {}
         self.faces: dict[int, Image.Image] = {}
         self._areas: dict[int, float] = {}
 
     def add(
         self,
         predictions: Sequence[Prediction],
-        shares: Sequence[Mapping[str, float]],
+        probabilities: Sequence[Mapping[str, float]],
         image: NDArray[np.uint8] | None = None,
     ) -> None:
         """Take in one frame's faces with the shares that are drawn.
 
         Of the frame's `image` [h w 3] each track keeps its face, where it is the largest so far.
         """
-        for prediction, drawn in zip(predictions, shares, strict=True):
+        for prediction, drawn in zip(predictions, probabilities, strict=True):
             if prediction.time_s is not None:
                 self.duration = max(self.duration, prediction.time_s)
             if prediction.track is None or prediction.time_s is None or not drawn:
@@ -70,7 +70,7 @@ class Timeline:
             if image is not None and prediction.box is not None:
                 self._keep_face(prediction.track, prediction.box, image)
             self._times.setdefault(prediction.track, array("d")).append(prediction.time_s)
-            row = self._shares.setdefault(prediction.track, array("f"))
+            row = self._probabilities.setdefault(prediction.track, array("f"))
             row.extend(drawn[label] for label in self.labels)
 
     def _keep_face(self, track: int, box: Box, image: NDArray[np.uint8]) -> None:
@@ -98,29 +98,29 @@ class Timeline:
 
     def _lane(self, track: int) -> Lane:
         times = np.array(self._times[track])
-        shares = np.array(self._shares[track], np.float64).reshape(len(times), -1)
+        probabilities = np.array(self._probabilities[track], np.float64).reshape(len(times), -1)
         step = max(self.duration, 1e-9) / POINTS
         cells, starts = np.unique(np.minimum(times / step, POINTS - 1) // 1, return_index=True)
         sizes = np.diff(np.append(starts, len(times)))
         times = np.add.reduceat(times, starts) / sizes
-        shares = np.add.reduceat(shares, starts, axis=0) / sizes[:, None]
+        probabilities = np.add.reduceat(probabilities, starts, axis=0) / sizes[:, None]
         gaps = np.flatnonzero(np.diff(times) > max(BREAK, 2 * step)) + 1
         assert len(cells) == len(times)
         return Lane(
             track,
             np.insert(times, gaps, times[gaps - 1] if gaps.size else []),
-            np.insert(shares, gaps, np.nan, axis=0),
+            np.insert(probabilities, gaps, np.nan, axis=0),
         )
 
 
 def _runs(lane: Lane) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """A lane's parts without interruption: times [n] and edges of the stacked bands [n c + 1]."""
-    broken = np.flatnonzero(np.isnan(lane.shares[:, 0]))
+    broken = np.flatnonzero(np.isnan(lane.probabilities[:, 0]))
     parts = []
     for part in np.split(np.arange(len(lane.times)), broken):
-        part = part[~np.isnan(lane.shares[part, 0])]
+        part = part[~np.isnan(lane.probabilities[part, 0])]
         if part.size:
-            edges = np.cumsum(lane.shares[part], axis=1)
+            edges = np.cumsum(lane.probabilities[part], axis=1)
             parts.append((lane.times[part], np.hstack([np.zeros((part.size, 1)), edges])))
     return parts
 
@@ -227,10 +227,10 @@ def page(timeline: Timeline, title: str) -> str:
 
 
 def _data(lane: Lane) -> dict[str, object]:
-    kept = ~np.isnan(lane.shares[:, 0])
+    kept = ~np.isnan(lane.probabilities[:, 0])
     return {
         "times": np.round(lane.times[kept], 3).tolist(),
-        "shares": np.round(lane.shares[kept], 3).tolist(),
+        "shares": np.round(lane.probabilities[kept], 3).tolist(),
     }
 
 
@@ -262,7 +262,7 @@ def _svg_lane(lane: Lane, timeline: Timeline, colours: Mapping[str, str]) -> str
 
 def _spoken(lane: Lane, labels: Sequence[str]) -> str:
     """A lane in words: when it is there, and its mean shares."""
-    mean = np.nanmean(lane.shares, axis=0)
+    mean = np.nanmean(lane.probabilities, axis=0)
     named = [f"{labels[k]} {mean[k]:.0%}" for k in np.argsort(-mean)[:3]]
     return f"{_clock(float(lane.times[0]))} to {_clock(float(lane.times[-1]))}, {', '.join(named)}"
 

@@ -34,7 +34,7 @@ class Caption:
     """A sentence, and the share of each expression that it speaks of (they sum to 1)."""
 
     text: str
-    shares: Mapping[str, float]
+    probabilities: Mapping[str, float]
 
 
 @cache
@@ -126,10 +126,10 @@ def _joined(parts: Sequence[str]) -> str:
 def _slightly(name: str, draw: random.Random) -> Iterator[Caption]:
     """A weak expression: part of the raters see none."""
     own, templates = words()["expressions"][name], words()["templates"]
-    shares = {name: SLIGHT, NEUTRAL: 1 - SLIGHT}
+    probabilities = {name: SLIGHT, NEUTRAL: 1 - SLIGHT}
     while True:
         word = draw.choice(templates["slight"]).format(draw.choice(own["adjectives"]))
-        yield Caption(_sentence(draw.choice(templates["adjectives"]), word), shares)
+        yield Caption(_sentence(draw.choice(templates["adjectives"]), word), probabilities)
 
 
 def _mixed(name: str, other: str, draw: random.Random) -> Iterator[Caption]:
@@ -137,11 +137,11 @@ def _mixed(name: str, other: str, draw: random.Random) -> Iterator[Caption]:
     known, templates = words()["expressions"], words()["templates"]
     while True:
         even = draw.random() < 0.5
-        shares = {name: EVEN, other: EVEN} if even else {name: STRONGER, other: WEAKER}
+        probabilities = {name: EVEN, other: EVEN} if even else {name: STRONGER, other: WEAKER}
         parts = [draw.choice(known[part]["nouns"]) for part in (name, other)]
         parts += [draw.choice(known[part]["adjectives"]) for part in (name, other)]
         template = draw.choice(templates["both" if even else "mostly"])
-        yield Caption(_sentence(template, *parts), shares)
+        yield Caption(_sentence(template, *parts), probabilities)
 
 
 def _sentence(template: str, *parts: str) -> str:

@@ -143,7 +143,14 @@ LEAST: dict[str, float] = {
     "optim.epochs": 1,
     "optim.warmup_epochs": 0,
     **dict.fromkeys(
-        ("optim.rate", "optim.warmup_rate", "optim.momentum", "optim.weight_decay", "optim.sam"), 0
+        (
+            "optim.learning_rate",
+            "optim.warmup_learning_rate",
+            "optim.momentum",
+            "optim.weight_decay",
+            "optim.sam",
+        ),
+        0,
     ),
     **dict.fromkeys(("optim.gamma", "optim.average", "optim.clip", "data.margin", "data.fold"), 0),
     **dict.fromkeys(("data.views", "workers", "threads", "seed"), 0),
@@ -180,8 +187,10 @@ def check_run(run: Run) -> None:
     for name in SHARES:
         if not 0 <= setting(name) <= 1:
             raise UsageError(f"--{name} {setting(name)}: expected a share, 0 to 1")
-    if not run.optim.rate:
-        raise UsageError(f"--optim.rate {run.optim.rate}: expected a number above 0")
+    if not run.optim.learning_rate:
+        raise UsageError(
+            f"--optim.learning_rate {run.optim.learning_rate}: expected a number above 0"
+        )
     for name, value in run.options.items():
         if isinstance(value, int) and abs(value) > OPTION:
             raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")

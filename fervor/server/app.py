@@ -23,7 +23,7 @@ from fervor.server.description import describe
 from fervor.server.guard import CLIENT, Access, Guard
 from fervor.server.limits import Limits, Refused, Shares
 from fervor.server.metrics import CONTENT_TYPE, Metrics
-from fervor.server.uploads import Disconnected, Most, Upload, while_connected
+from fervor.server.uploads import Disconnected, Upload, UploadLimits, while_connected
 
 
 __all__ = ["application"]
@@ -167,7 +167,7 @@ class Service:
         limits = self.limits
         size = limits.video_bytes if film else limits.file_bytes
         whole = limits.video_bytes if film else limits.request_bytes
-        most = Most(files, size, whole, limits.upload_seconds)
+        most = UploadLimits(files, size, whole, limits.upload_seconds)
         memory = video.memory if film else uploads.BytesIO
         return await uploads.receive(request, most, self.held, request.scope[CLIENT], memory=memory)
 

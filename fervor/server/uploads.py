@@ -20,7 +20,15 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from fervor.server.limits import Refused, Shares
 
 
-__all__ = ["BytesIO", "Disconnected", "Most", "Upload", "give_back", "receive", "while_connected"]
+__all__ = [
+    "BytesIO",
+    "Disconnected",
+    "Upload",
+    "UploadLimits",
+    "give_back",
+    "receive",
+    "while_connected",
+]
 
 T = TypeVar("T")
 
@@ -40,7 +48,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Most:
+class UploadLimits:
     """How much one request may upload: files, bytes of each and of all, seconds."""
 
     files: int
@@ -55,7 +63,7 @@ class Disconnected(Exception):
 
 async def receive(
     request: Request,
-    most: Most,
+    most: UploadLimits,
     held: Shares,
     client: str,
     *,
@@ -138,7 +146,7 @@ def _boundary(request: Request) -> bytes:
     return options[b"boundary"]
 
 
-def _too_large(what: str, most: Most) -> Refused:
+def _too_large(what: str, most: UploadLimits) -> Refused:
     return Refused(
         413,
         "request_too_large",
@@ -152,7 +160,7 @@ class _Parts:
     def __init__(
         self,
         boundary: bytes,
-        most: Most,
+        most: UploadLimits,
         take: Callable[[int], None],
         memory: Callable[[], BinaryIO],
     ) -> None:

@@ -100,7 +100,7 @@ class Activity:
 
 def inactive(method: Method, start: Mapping[str, float], now: Mapping[str, Any]) -> list[str]:
     """Parts that did nothing: that stand still, or whose effect the method does not see."""
-    still = [part for part, share in now["moved"].items() if share < STILL]
+    still = [part for part, fraction in now["moved"].items() if fraction < STILL]
     return [*(f"{part} (did not move)" for part in still), *method.inactive(start, now)]
 
 

@@ -27,7 +27,7 @@ from fervor.data.image_set import Pictures
 from fervor.data.loading import evaluation_batches, pair_generator, teachers_of
 from fervor.data.samplers import Key, Partners, mixed_seed
 from fervor.errors import UsageError
-from fervor.io.atomic import aside
+from fervor.io.atomic import atomic_write
 from fervor.methods.base import Method
 from fervor.models.amp import has_bfloat16
 from fervor.models.image import ImageEncoder
@@ -63,7 +63,7 @@ class ViewBatches(Dataset[Batch]):
             torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
             target = targets(label, votes, self.run.data.target)
         if self.teachers is not None:
-            target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_share)
+            target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_weight)
         positive = None
         if self.partners is not None:
             partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
@@ -110,7 +110,7 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
     """
     encoder = method.frozen_stage()
     # these look at the pictures themselves
-    whole = run.encoder.mirror or (method.companions and encoder is method.image)
+    whole = run.encoder.mirror or (method.auxiliary and encoder is method.image)
     if whole or not run.data.views or not encoder.has_frozen_stage:
         yield from evaluation_batches(pictures, size=run.encoder.size)
         return
@@ -205,7 +205,7 @@ def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool 
             return
         for left in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
             left.unlink()
-        with aside(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             for part in parts:
                 if not file.tell():
                     shape = (count, *part.shape[1:])

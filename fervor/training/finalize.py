@@ -38,7 +38,7 @@ from fervor.training.resume import starts
 
 LAST = "last.ckpt"
 BEST = "best.safetensors"
-FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
+METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
 """What is measured after each epoch; the first chooses."""
 
 
@@ -61,7 +61,7 @@ def finish(
         mode=run.selection,
         split=splits.selected_on,
         epoch=best["epoch"],
-        **{name: best[name] for name in FIGURES},
+        **{name: best[name] for name in METRICS},
         calibration_error=figures["calibration_error"],
     )
     info = _description(run, splits, method, selection=selection, temperature=temperature)
@@ -94,7 +94,7 @@ def _description(
     size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
         rows, columns = method.eval().features(torch.zeros(1, 3, size, size)).grid
-    auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.companions}
+    auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.auxiliary}
     data, stated = run.data, terms(run)
     return ModelInfo(
         name=run.name or plugins.title(run.method),

@@ -11,10 +11,14 @@ from fervor.config import Optim
 
 
 def learning_rate(step: int, steps_per_epoch: int, optim: Optim) -> float:
-    """The rate of a step (from 0) as a share of `optim.rate`: warm-up, then the schedule."""
+    """The rate of a step (from 0) as a fraction of `optim.learning_rate`."""
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return optim.warmup_rate / optim.rate if optim.warmup_rate else (step + 1) / warmup
+        return (
+            optim.warmup_learning_rate / optim.learning_rate
+            if optim.warmup_learning_rate
+            else (step + 1) / warmup
+        )
     total = optim.epochs * steps_per_epoch
     if optim.schedule == "exponential":
         return optim.gamma ** ((step - warmup) // steps_per_epoch)
@@ -30,7 +34,7 @@ def optimizer_of(groups: Sequence[dict[str, Any]], optim: Optim) -> torch.optim.
     SAM (Foret et al., 2021, https://arxiv.org/abs/2010.01412), not adaptive.
     """
     split = [part for group in groups for part in decayed(group, optim)]
-    settings: dict[str, Any] = {"lr": optim.rate}
+    settings: dict[str, Any] = {"lr": optim.learning_rate}
     kind: type[torch.optim.Optimizer] = torch.optim.Adam
     if optim.name == "sgd":
         kind = torch.optim.SGD
@@ -65,9 +69,9 @@ def moving_average(decay: float) -> Any:
 
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        fraction = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
         if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, share)
+            torch._foreach_lerp_(averaged, current, fraction)
         else:
             torch._foreach_copy_(averaged, current)
 

@@ -40,14 +40,14 @@ from fervor.methods import build, method_class
 from fervor.methods.base import Method
 from fervor.methods.options import method_options, with_sentences
 from fervor.models import amp, distributed
-from fervor.models.auxiliary import build_companions
+from fervor.models.auxiliary import build_auxiliary
 from fervor.models.image import ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
 from fervor.recipes import check_run
 from fervor.training.activity import FACES, Activity, gradient_norms
 from fervor.training.feature_cache import plain_batches, view_batches
-from fervor.training.finalize import BEST, FIGURES, LAST, finish, forget_state
+from fervor.training.finalize import BEST, LAST, METRICS, finish, forget_state
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
 from fervor.training.prepare import prepare
 from fervor.training.progress import Progress
@@ -228,7 +228,7 @@ class Networks(NamedTuple):
 
     image: ImageEncoder
     text: TextEncoder
-    companions: dict[str, Any]
+    auxiliary: dict[str, Any]
 
 
 def build_networks(run: Run) -> Networks:
@@ -238,18 +238,18 @@ def build_networks(run: Run) -> Networks:
         UsageError: names or options that do not fit.
         ModelError: weights that are missing or do not fit.
     """
-    wanted = method_class(run.method).companions
-    companions = build_companions(run.method, wanted, run.landmarks, run.teacher)
+    wanted = method_class(run.method).auxiliary
+    auxiliary = build_auxiliary(run.method, wanted, run.landmarks, run.teacher)
     image = build_image_encoder(run.encoder)
-    return Networks(image, build_text_encoder(run.text.name), companions)
+    return Networks(image, build_text_encoder(run.text.name), auxiliary)
 
 
 def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     """The run's method with its starting weights."""
     chosen: Any = method_class(run.method)
     options = method_options(run.method, run.options)
-    encoder, text, companions = networks
-    method: Method = chosen(encoder, text, splits.labels, options, **companions)
+    encoder, text, auxiliary = networks
+    method: Method = chosen(encoder, text, splits.labels, options, **auxiliary)
     if "image" in method.frozen() and run.encoder.weights == "random":
         raise UsageError(
             f"method {run.method} leaves the image encoder as it came, and a random "
@@ -333,7 +333,7 @@ class Training(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over the method's groups, its rates set anew for each step."""
         optim = self.run.optim
-        optimizer = optimizer_of(self.method.parameter_groups(optim.rate), optim)
+        optimizer = optimizer_of(self.method.parameter_groups(optim.learning_rate), optim)
         steps = int(self.trainer.estimated_stepping_batches) // optim.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, optim)
@@ -431,10 +431,10 @@ class Training(lightning.LightningModule):
         row = {
             "epoch": self.current_epoch,
             "selected_on": self.splits.selected_on,
-            **{name: figures[name] for name in FIGURES},
+            **{name: figures[name] for name in METRICS},
         }
         split = "test" if self.run.selection == "paper" else "valid"
-        for name in FIGURES:
+        for name in METRICS:
             self.log(f"{split}/{name}", row[name], prog_bar=name == "accuracy")
         best = max((past["accuracy"] for past in self.history), default=-1.0)
         self.history.append(row)
@@ -451,11 +451,11 @@ class Training(lightning.LightningModule):
     def _selection_logits(self) -> NDArray[np.float32]:
         """Logits [n c] on the selection split, each process's share of it put together."""
         pictures = self.splits.selection
-        share = pictures.subset(distributed.share(len(pictures)))
+        shard = pictures.subset(distributed.shard(len(pictures)))
         own = np.empty((0, len(self.splits.labels)), np.float32)
-        if len(share):
-            own = torch_logits(self.kept(), plain_batches(self.kept(), share, self.run))
-        return np.concatenate(distributed.collected(own))
+        if len(shard):
+            own = torch_logits(self.kept(), plain_batches(self.kept(), shard, self.run))
+        return np.concatenate(distributed.all_gather_arrays(own))
 
     def _keep_last(self) -> None:
         """The whole state, for `--resume`; a callback would save it before the epoch's figures."""
@@ -481,7 +481,7 @@ class Training(lightning.LightningModule):
             ValueError: the state is none that a run leaves.
         """
         for row in saved["history"]:
-            if not all(isinstance(row[name], float) for name in FIGURES):
+            if not all(isinstance(row[name], float) for name in METRICS):
                 raise ValueError("its history has no figures")
         if len(saved["optimizer_states"]) != 1:
             raise ValueError(f"it has {len(saved['optimizer_states'])} optimisers, expected 1")

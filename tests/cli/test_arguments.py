@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fervor.cli.arguments import arguments_of
-from fervor.config import Data, Encoder, Run
+from fervor.config import RENAMED, Data, Encoder, Run
 from fervor.data.augmentation import Augmentation
 from fervor.errors import UsageError
 from fervor.labels import BASIC, EXPRESSIONS
@@ -26,7 +26,7 @@ def look(
     model: str,
     faces: Literal["all", "largest"] = "all",
     threads: int = 0,
-    share: float = 0.5,
+    fraction: float = 0.5,
     strict: bool = False,
 ) -> int:
     """Look at pictures.
@@ -36,7 +36,7 @@ def look(
         model: a folder.
         faces: which faces.
         threads: how many.
-        share: of the faces.
+        fraction: of the faces.
         strict: stop early.
     """
     return 0
@@ -84,9 +84,9 @@ def run_of(*given: str) -> Run:
 
 
 def test_values_and_defaults() -> None:
-    assert looked("a", "b", "--model", "12", "--strict", "--share=0.25") == {
+    assert looked("a", "b", "--model", "12", "--strict", "--fraction=0.25") == {
         **{"inputs": ["a", "b"], "model": "12", "faces": "all", "threads": 0},
-        **{"share": 0.25, "strict": True},
+        **{"fraction": 0.25, "strict": True},
     }
 
 
@@ -135,7 +135,7 @@ def test_dataclass_by_dots() -> None:
         (["a", "--model", "m", "--threads", "two"], "--threads two: expected a whole number"),
         (["a", "--model", "m", "--threads", "1.5"], "--threads 1.5: expected a whole number"),
         (["a", "--model", "m", "--threads"], "--threads: expected a value"),
-        (["a", "--model", "m", "--share", "x\ny"], "--share x y: expected a number"),
+        (["a", "--model", "m", "--fraction", "x\ny"], "--fraction x y: expected a number"),
         (["a", "--model", "m", "--faces", "some"], "--faces some: expected one of all, largest"),
         (["a"], "missing --model: see fervor look --help"),
         (["--model", "m"], "missing INPUT: see fervor look --help"),
@@ -150,22 +150,22 @@ def test_mistakes_are_one_line(given: list[str], line: str) -> None:
 
 
 def test_right_names_come_nearest_first() -> None:
-    assert nearest("thread", ["model", "share", "threads"])[0] == "threads"
+    assert nearest("thread", ["model", "fraction", "threads"])[0] == "threads"
     with pytest.raises(
-        UsageError, match=r"^unknown option --optim.rat: expected one of --optim.rate"
+        UsageError, match=r"^unknown option --optim.learning: expected one of --optim.learning_rate"
     ):
-        run_of("--optim.rat", "1")
+        run_of("--optim.learning", "1")
 
 
 def test_options_override_a_recipe_wherever_it_stands(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("optim: {rate: 0.5, epochs: 7}\noptions: {margin: 1, scale: 2}\n")
+    recipe.write_text("optim: {learning_rate: 0.5, epochs: 7}\noptions: {margin: 1, scale: 2}\n")
     for given in (
         ["--config", str(recipe), "--optim.epochs", "3", "--options.scale", "4"],
         ["--optim.epochs", "3", "--options.scale", "4", f"--config={recipe}"],
     ):
         run = run_of(*given)
-        assert (run.optim.rate, run.optim.epochs) == (0.5, 3)
+        assert (run.optim.learning_rate, run.optim.epochs) == (0.5, 3)
         assert run.options == {"margin": 1, "scale": 4}
         assert run.name == "mine"
     assert run_of("--config", str(recipe), "--name", "other").name == "other"
@@ -175,7 +175,10 @@ def test_options_override_a_recipe_wherever_it_stands(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("methd: ke\n", "unknown option --methd: expected one of --method, "),
-        ("optim: {rat: 1}\n", "unknown option --optim.rat: expected one of --optim.rate, "),
+        (
+            "optim: {learning: 1}\n",
+            "unknown option --optim.learning: expected one of --optim.learning_rate, ",
+        ),
         ("seed: many\n", "--seed many: expected a whole number"),
         ("optim: [\n", "RECIPE is no readable YAML: "),
         ("- ke\n", "RECIPE holds no settings: expected lines as `method: ke`"),
@@ -209,8 +212,8 @@ def test_unknown_recipe_lists_the_known() -> None:
     [
         ("--optim.epochs=0", "--optim.epochs 0: expected at least 1"),
         ("--optim.batch_size=0", "--optim.batch_size 0: expected at least 1"),
-        ("--optim.rate=0", "--optim.rate 0.0: expected a number above 0"),
-        ("--optim.rate=nan", "--optim.rate nan: expected a number"),
+        ("--optim.learning_rate=0", "--optim.learning_rate 0.0: expected a number above 0"),
+        ("--optim.learning_rate=nan", "--optim.learning_rate nan: expected a number"),
         ("--seed=-1", "--seed -1: expected at least 0"),
         ("--data.validation=1.5", "--data.validation 1.5: expected a share, 0 to 1"),
         ("--encoder.size=0", "--encoder.size 0: expected at least 1"),
@@ -273,3 +276,21 @@ def test_recipe_of_mpa_builds_with_tiny_towers(recipe: str, tmp_path: Path) -> N
     assert (
         Augmentation(run.augment, 32)(torch.zeros(2, 1, 48, 48, dtype=torch.uint8)).shape[-1] == 32
     )
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_an_earlier_name_is_answered_with_todays(name: str, tmp_path: Path) -> None:
+    group, setting = name.split(".")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{group}: {{{setting}: 0.5}}\n")
+    for given in ([f"--{name}", "0.5"], ["--config", str(path)]):
+        with pytest.raises(UsageError) as refused:
+            run_of(*given)
+        assert str(refused.value) == f"--{name} has a new name: --{RENAMED[name]}"
+
+
+def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("optim: {rate: 0.5, warmup_rate: 0.25, epochs: 7}\n")
+    run = run_of("--resume", str(tmp_path))
+    assert (run.optim.learning_rate, run.optim.warmup_learning_rate) == (0.5, 0.25)
+    assert run.optim.epochs == 7

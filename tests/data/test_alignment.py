@@ -166,9 +166,9 @@ def test_an_annotated_box_says_which_face(tmp_path: Path, monkeypatch: pytest.Mo
             assert np.array_equal(stored, box_crop(picture, sample.box or (0, 0, 1, 1), 48))
         else:
             assert row["box"] == pytest.approx(list(sample.box or ()), abs=0.006)
-    mapped = substitute(samples, "folder", str(tmp_path / "set"), str(output))
-    assert [Path(s.path) for s in mapped] == [output / row["file"] for row in rows]
-    assert all(s.box is None for s in mapped)
+    map_ordered = substitute(samples, "folder", str(tmp_path / "set"), str(output))
+    assert [Path(s.path) for s in map_ordered] == [output / row["file"] for row in rows]
+    assert all(s.box is None for s in map_ordered)
 
 
 # Going on

@@ -99,18 +99,18 @@ def settings(path: Path, **changes: object) -> Run:
     return Run(data=data, encoder=Encoder(size=56), optim=Optim(batch_size=4))
 
 
-@pytest.mark.parametrize("share", [0.25, 1.0])
+@pytest.mark.parametrize("fraction", [0.25, 1.0])
 def test_a_run_mixes_them_with_the_votes(
-    share: float, faces: Pictures, stored: StoredLogits, tmp_path: Path
+    fraction: float, faces: Pictures, stored: StoredLogits, tmp_path: Path
 ) -> None:
     path = tmp_path / "teachers.safetensors"
     write_logits(path, stored)
-    run = settings(path, teachers_share=share, teachers_temperature=1.5)
+    run = settings(path, teachers_weight=fraction, teachers_temperature=1.5)
     names = [name_of(source, "/data") for source in faces.sources]
     teachers = teachers_targets(stored, names, LABELS, temperature=1.5)
     found = TrainingBatches(faces, run)[KEY].target
     rows = list(KEY.indices)
-    expected = (1 - share) * faces.votes[rows] + share * teachers[rows]
+    expected = (1 - fraction) * faces.votes[rows] + fraction * teachers[rows]
     torch.testing.assert_close(found, expected)
     without = TrainingBatches(faces, dataclasses.replace(run, data=Data(target="cross_entropy")))
     assert torch.equal(without[KEY].target, faces.votes[rows])
@@ -122,8 +122,8 @@ def test_a_run_mixes_them_with_the_votes(
 def test_settings_out_of_range(faces: Pictures, stored: StoredLogits, tmp_path: Path) -> None:
     path = tmp_path / "teachers.safetensors"
     write_logits(path, stored)
-    with pytest.raises(UsageError, match="teachers_share 0: expected above 0 up to 1"):
-        TrainingBatches(faces, settings(path, teachers_share=0))
+    with pytest.raises(UsageError, match="teachers_weight 0: expected above 0 up to 1"):
+        TrainingBatches(faces, settings(path, teachers_weight=0))
     with pytest.raises(UsageError, match="teachers_temperature 0: expected above 0"):
         TrainingBatches(faces, settings(path, teachers_temperature=0))
 

@@ -234,16 +234,16 @@ def test_mixup_mixes_pictures_and_targets_alike(faces: Pictures) -> None:
     mixing = TrainingBatches(faces, run(augment=dataclasses.replace(NONE, mixup=1.0)))
     key = Key(0, 0, (0, 1, 2))  # one picture of each class
     plain = TrainingBatches(faces, run(augment=NONE))[key].image
-    shares = []
+    probabilities = []
     for step in range(4):
         mixed = mixing[key._replace(step=step)]
         expected = torch.einsum("bc, c...->b...", mixed.target, plain)
         torch.testing.assert_close(mixed.image, expected, atol=1e-5, rtol=0)
         assert mixed.label.tolist() == mixed.target.argmax(1).tolist() == [0, 1, 2]
         assert torch.equal(mixed.mixture, mixed.target)  # one vote each: what is in it is its aim
-        shares += mixed.target.amax(1).tolist()
-    assert min(shares) >= 0.5
-    assert any(share < 0.95 for share in shares)
+        probabilities += mixed.target.amax(1).tolist()
+    assert min(probabilities) >= 0.5
+    assert any(fraction < 0.95 for fraction in probabilities)
 
 
 def test_targets(faces: Pictures) -> None:
@@ -274,8 +274,8 @@ def test_batches_aim_at_the_target_asked_for(target: str, faces: Pictures) -> No
     elif target == "majority":
         assert torch.equal(found, faces.votes[chosen])
     else:
-        share = float((found == faces.votes[chosen]).all(1).float().mean())
-        assert 0.6 < share < 0.95  # 0.8 expected
+        fraction = float((found == faces.votes[chosen]).all(1).float().mean())
+        assert 0.6 < fraction < 0.95  # 0.8 expected
 
 
 # Augmentation
@@ -376,18 +376,18 @@ def test_each_strength_changes_pictures(name: str) -> None:
     st.floats(0, 1), st.floats(0, 90), st.floats(0, 1), st.sampled_from([1, 3]), st.integers(24, 70)
 )
 def test_any_augmentation_gives_pictures(
-    share: float, rotation: float, strength: float, channels: int, size: int
+    fraction: float, rotation: float, strength: float, channels: int, size: int
 ) -> None:
     augment = Augment(
-        flip=share,
+        flip=fraction,
         rotation=rotation,
         scale=strength,
         shift=strength,
-        erase=share,
+        erase=fraction,
         brightness=strength,
         contrast=strength,
         gamma=strength,
-        blur=share,
+        blur=fraction,
     )
     found = Augmentation(augment, size)(images(2, channels))
     assert found.shape == (2, channels, size, size)
@@ -509,12 +509,12 @@ def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: P
     )
     batches = TrainingBatches(shared, settings, pairs=not mixup)
     alone = list(training_loader(batches, shared, settings))
-    shares = [
+    probabilities = [
         list(training_loader(batches, shared, settings, rank=rank, world=world))
         for rank in range(world)
     ]
     assert len(alone) == 4
-    for whole, *parts in zip(alone, *shares, strict=True):
+    for whole, *parts in zip(alone, *probabilities, strict=True):
         for name, value in whole._asdict().items():
             if value is not None:
                 union = torch.cat([getattr(part, name) for part in parts])
@@ -526,18 +526,18 @@ def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: P
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 12), min_size=3, max_size=3), st.floats(0.2, 0.5), st.integers(0, 9))
-def test_held_out_pictures_part_the_classes(sizes: list[int], share: float, seed: int) -> None:
+def test_held_out_pictures_part_the_classes(sizes: list[int], fraction: float, seed: int) -> None:
     label = torch.tensor([number for number, size in enumerate(sizes) for _ in range(size)])
     split = labelled(label.tolist())
-    expected = [max(0, min(size - 1, round(share * size))) for size in sizes]
+    expected = [max(0, min(size - 1, round(fraction * size))) for size in sizes]
     if not any(expected):
         with pytest.raises(DataError, match=r"too few to hold .*% out for validation"):
-            hold_out(split, NAMES, share, seed)
+            hold_out(split, NAMES, fraction, seed)
         return
-    kept, held = hold_out(split, NAMES, share, seed)
+    kept, held = hold_out(split, NAMES, fraction, seed)
     assert [sum(sample.label == name for sample in held) for name in NAMES[:3]] == expected
     assert sorted(kept + held, key=lambda sample: int(sample.path)) == split
-    assert hold_out(split, NAMES, share, seed)[1] == held
+    assert hold_out(split, NAMES, fraction, seed)[1] == held
 
 
 NAMES = EXPRESSIONS[:5]
@@ -561,17 +561,17 @@ GROUPS = st.lists(
 
 @settings(max_examples=60)
 @given(GROUPS, st.floats(0.15, 0.5), st.integers(0, 9))
-def test_no_group_is_torn_apart(members: list[tuple[int, str]], share: float, seed: int) -> None:
+def test_no_group_is_torn_apart(members: list[tuple[int, str]], fraction: float, seed: int) -> None:
     split = labelled([number for number, _ in members], [group for _, group in members])
     try:
-        kept, held = hold_out(split, NAMES, share, seed)
+        kept, held = hold_out(split, NAMES, fraction, seed)
     except DataError as error:
         assert "too few to hold" in str(error)
         return
     assert sorted(kept + held, key=lambda sample: int(sample.path)) == split
     assert not {s.group for s in kept if s.group} & {s.group for s in held if s.group}
     assert {sample.label for sample in kept} == {sample.label for sample in split}
-    assert hold_out(split, NAMES, share, seed)[1] == held
+    assert hold_out(split, NAMES, fraction, seed)[1] == held
 
 
 def test_many_groups_come_near_the_share() -> None:
@@ -590,11 +590,11 @@ def test_many_groups_come_near_the_share() -> None:
 def test_a_mapped_split_gives_the_same_batches(samples: list[Sample], tmp_path: Path) -> None:
     folder = str(tmp_path / "cache")
     kept = read_pictures(samples, LABELS, size=112)
-    for mapped in (read_pictures(samples, LABELS, size=112, cache=folder) for _ in range(2)):
-        assert torch.equal(mapped.images, kept.images)
-        assert (mapped.sources, mapped.counts()) == (kept.sources, kept.counts())
+    for map_ordered in (read_pictures(samples, LABELS, size=112, cache=folder) for _ in range(2)):
+        assert torch.equal(map_ordered.images, kept.images)
+        assert (map_ordered.sources, map_ordered.counts()) == (kept.sources, kept.counts())
         key = Key(0, 1, (2, 0))
-        assert equal(TrainingBatches(mapped, run())[key], TrainingBatches(kept, run())[key])
+        assert equal(TrainingBatches(map_ordered, run())[key], TrainingBatches(kept, run())[key])
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

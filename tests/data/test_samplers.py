@@ -85,11 +85,11 @@ def test_balanced_takes_equally_many_of_each_class(
     st.sampled_from([0.3, 0.5, 1.0]),
 )
 def test_an_epoch_of_balanced_batches_is_balanced(
-    classes: list[int], batch_size: int, share: float
+    classes: list[int], batch_size: int, fraction: float
 ) -> None:
-    length = round(share * len(classes))
+    length = round(fraction * len(classes))
     label = torch.tensor(classes)
-    sampler = EpochSampler(label, batch_size, seed=3, sampling="balanced", epoch_share=share)
+    sampler = EpochSampler(label, batch_size, seed=3, sampling="balanced", epoch_fraction=fraction)
     times = Counter(label[taken(sampler)].tolist())
     assert len(sampler) == length // batch_size
     assert sum(times.values()) == len(sampler) * batch_size
@@ -109,7 +109,7 @@ def test_balanced_order_is_not_class_by_class() -> None:
 @pytest.mark.parametrize("sampling", KINDS)
 def test_an_epoch_may_be_a_share_of_the_split(sampling: Sampling) -> None:
     label = torch.arange(100) % 4
-    sampler = EpochSampler(label, 4, seed=0, sampling=sampling, epoch_share=0.125)
+    sampler = EpochSampler(label, 4, seed=0, sampling=sampling, epoch_fraction=0.125)
     assert len(sampler) == 3  # round(12.5) = 12 pictures
     assert len(taken(sampler)) == 12
     first = taken(sampler)
@@ -119,17 +119,17 @@ def test_an_epoch_may_be_a_share_of_the_split(sampling: Sampling) -> None:
         assert len(set(first)) == 12
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
-def test_a_share_outside_its_range(share: float) -> None:
-    with pytest.raises(UsageError, match=r"--data\.epoch_share .*: expected above 0 up to 1"):
-        EpochSampler(torch.zeros(9, dtype=torch.int64), 2, seed=0, epoch_share=share)
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5])
+def test_a_share_outside_its_range(fraction: float) -> None:
+    with pytest.raises(UsageError, match=r"--data\.epoch_fraction .*: expected above 0 up to 1"):
+        EpochSampler(torch.zeros(9, dtype=torch.int64), 2, seed=0, epoch_fraction=fraction)
 
 
 def test_too_few_pictures_for_a_batch() -> None:
     with pytest.raises(DataError, match=r"3 training pictures do not fill a batch of 4: lower"):
         EpochSampler(torch.zeros(3, dtype=torch.int64), 4, seed=0)
     with pytest.raises(DataError, match=r"2 training pictures do not fill a batch of 4: lower"):
-        EpochSampler(torch.zeros(9, dtype=torch.int64), 4, seed=0, epoch_share=0.25)
+        EpochSampler(torch.zeros(9, dtype=torch.int64), 4, seed=0, epoch_fraction=0.25)
 
 
 # Processes
@@ -152,8 +152,8 @@ def test_the_shares_of_all_processes_are_the_batch(
         sampler.set_epoch(epoch)
         return list(sampler)
 
-    shares = [keys(rank, world) for rank in range(world)]
-    for alone, *parts in zip(keys(0, 1), *shares, strict=True):
+    probabilities = [keys(rank, world) for rank in range(world)]
+    for alone, *parts in zip(keys(0, 1), *probabilities, strict=True):
         assert alone.indices[alone.own] == alone.indices
         union = [index for part in parts for index in part.indices[part.own]]
         assert tuple(union) == alone.indices

@@ -161,10 +161,10 @@ def test_yaw_is_a_plane_seen_by_a_camera() -> None:
 
 def test_light_and_detail_against_their_formulas() -> None:
     image = colour_face(2)
-    share = image / 255
-    dark = np.rint(share ** CORRUPTIONS["darkness"].amounts[0] * 255)
+    fraction = image / 255
+    dark = np.rint(fraction ** CORRUPTIONS["darkness"].amounts[0] * 255)
     assert distance(corrupt(image, "darkness", 1), dark.astype(np.uint8)) < 1e-9
-    flat = share + 0.3 * (share.mean() - share)
+    flat = fraction + 0.3 * (fraction.mean() - fraction)
     assert distance(corrupt(image, "contrast", 1), np.rint(flat * 255).astype(np.uint8)) < 1e-9
     grey = corrupt(image, "grey", 5)
     assert np.ptp(grey, axis=2).max() == 0

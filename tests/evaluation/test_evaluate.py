@@ -199,10 +199,10 @@ def test_classes_are_matched_by_name(model: Path, tmp_path: Path) -> None:
     logits = logits_of(ModelInfo.read(model), split)
     right, everything = 0, 0
     for row, sample in zip(logits, samples, strict=True):
-        shares = {name: math.exp(x / 1.5) for name, x in zip(LABELS, row, strict=True)}
-        everything += max(shares, key=shares.__getitem__) == sample.label
-        del shares["sadness"]
-        right += max(shares, key=shares.__getitem__) == sample.label
+        probabilities = {name: math.exp(x / 1.5) for name, x in zip(LABELS, row, strict=True)}
+        everything += max(probabilities, key=probabilities.__getitem__) == sample.label
+        del probabilities["sadness"]
+        right += max(probabilities, key=probabilities.__getitem__) == sample.label
     assert (result["correct"], result["count"]) == (right, 9)
     assert cross["accuracy_over_all_classes"] == everything / 9
     assert set(result["classes"]) == {"neutral", "happiness", "anger"}

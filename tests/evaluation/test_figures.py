@@ -60,7 +60,7 @@ def luminance(colour: str) -> float:
     """Relative luminance, 0..1."""
     channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return sum(fraction * c for fraction, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_classes_differ_in_colour_and_sign() -> None:

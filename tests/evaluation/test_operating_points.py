@@ -39,18 +39,18 @@ def test_the_share_is_the_best_that_can_be_afforded(
     logits, label = answers
     points = fitted_points(logits, label, COUNTS)
 
-    def figures(share: float) -> tuple[float, float]:
-        answer = (logits - share * np.log(np.array(COUNTS) / 1000)).argmax(1)
+    def figures(fraction: float) -> tuple[float, float]:
+        answer = (logits - fraction * np.log(np.array(COUNTS) / 1000)).argmax(1)
         recalls = [float((answer[label == c] == c).mean()) for c in range(3)]
         return float((answer == label).mean()), sum(recalls) / 3
 
     natural = figures(0)[0]
     affordable = [s for s in PRIOR_SHARES if figures(s)[0] >= natural - GIVEN]
     best = max(figures(s)[1] for s in affordable)
-    share = points.prior_share
-    assert share == min(s for s in affordable if figures(s)[1] == best) > 0
+    fraction = points.prior_share
+    assert fraction == min(s for s in affordable if figures(s)[1] == best) > 0
     found = asdict(points.balanced)
-    assert (found["accuracy"], found["mean_class_accuracy"]) == pytest.approx(figures(share))
+    assert (found["accuracy"], found["mean_class_accuracy"]) == pytest.approx(figures(fraction))
     assert points.natural.accuracy == natural
     assert found["mean_class_accuracy"] > points.natural.mean_class_accuracy
 
@@ -66,21 +66,21 @@ def test_above_the_threshold_nine_of_ten_are_right(
     answers: tuple[np.ndarray, np.ndarray],
 ) -> None:
     logits, label = answers
-    shares = softmax(logits)
-    found = threshold(shares, label)
-    confidence, correct = shares.max(1), shares.argmax(1) == label
+    probabilities = softmax(logits)
+    found = threshold(probabilities, label)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
     assert correct.mean() < 0.9 <= correct[confidence >= found].mean()
     for lower in confidence[confidence < found - 1e-6]:
         assert correct[confidence >= lower].mean() < 0.9
-    assert threshold(shares, label, right=0.1) <= confidence.min()
+    assert threshold(probabilities, label, right=0.1) <= confidence.min()
 
 
 def test_equal_confidences_stay_together() -> None:
     """Two of the surest three are wrong, and nobody can tell which."""
-    shares = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
-    assert threshold(shares, np.array([0, 1, 1, 0])) == 0.9  # no answer is safe: the highest
-    assert threshold(shares, np.array([0, 0, 0, 1])) == 0.9
-    assert threshold(shares, np.array([0, 0, 0, 0])) == 0.6
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    assert threshold(probabilities, np.array([0, 1, 1, 0])) == 0.9  # no answer is safe: the highest
+    assert threshold(probabilities, np.array([0, 0, 0, 1])) == 0.9
+    assert threshold(probabilities, np.array([0, 0, 0, 0])) == 0.6
 
 
 def test_an_evaluation_states_both_points_and_what_is_covered(

@@ -85,10 +85,10 @@ def test_the_tables_hold_the_answers(written: Path, model: str, root: Path) -> N
     assert len(rows) == 3 * COUNT
     assert rows[0]["path"] == "neutral0.png"  # below the data set's root
     right = 0
-    for row, shares in zip(rows, found.probabilities, strict=True):
+    for row, probabilities in zip(rows, found.probabilities, strict=True):
         stored = [float(row[f"p_{name}"]) for name in LABELS]
-        np.testing.assert_allclose(stored, shares, atol=1e-6)
-        assert row["answer"] == LABELS[int(shares.argmax())]
+        np.testing.assert_allclose(stored, probabilities, atol=1e-6)
+        assert row["answer"] == LABELS[int(probabilities.argmax())]
         right += row["answer"] == row["label"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["correct"], metrics["count"]) == (right, len(rows))

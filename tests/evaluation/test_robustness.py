@@ -60,8 +60,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tiny_answer(image: NDArray[np.uint8]) -> str:
     """What the tiny model says: the class of the strongest mean colour."""
-    shares = to_input(image, SIZE).mean(axis=(1, 2)) @ weights(LABELS)
-    return LABELS[int(shares.argmax())]
+    probabilities = to_input(image, SIZE).mean(axis=(1, 2)) @ weights(LABELS)
+    return LABELS[int(probabilities.argmax())]
 
 
 def test_every_condition_is_counted_as_a_loop_counts_it(

@@ -14,8 +14,8 @@ from fervor.evaluation.significance import (
     accuracy_interval,
     bootstrap_intervals,
     bootstrap_mean_interval,
-    equal_shares,
-    equal_shares_of_persons,
+    equal_proportions,
+    equal_proportions_of_persons,
     estimate,
     gain,
     grouped_intervals,
@@ -32,8 +32,8 @@ from fervor.evaluation.significance import (
 
 @settings(max_examples=30)
 @given(st.integers(1, 5000), st.floats(0, 1))
-def test_the_interval_is_wilsons(count: int, share: float) -> None:
-    correct = round(share * count)
+def test_the_interval_is_wilsons(count: int, fraction: float) -> None:
+    correct = round(fraction * count)
     z, p = 1.959963984540054, correct / count
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
@@ -136,20 +136,20 @@ def test_mcnemar_rejects_a_true_hypothesis_rarely() -> None:
 
 def pearson(correct: list[int], counts: list[int]) -> float:
     """The chi-square statistic, cell by cell."""
-    share = sum(correct) / sum(counts)
+    fraction = sum(correct) / sum(counts)
     total = 0.0
     for hits, count in zip(correct, counts, strict=True):
-        for seen, expected in ((hits, count * share), (count - hits, count * (1 - share))):
+        for seen, expected in ((hits, count * fraction), (count - hits, count * (1 - fraction))):
             total += (seen - expected) ** 2 / expected
     return total
 
 
 def test_equal_shares_against_pearson_and_fisher() -> None:
     correct, counts = [80, 60, 45], [100, 90, 50]
-    name, p_value = equal_shares(correct, counts)
+    name, p_value = equal_proportions(correct, counts)
     assert name == "chi-square"
     assert p_value == pytest.approx(stats.chi2.sf(pearson(correct, counts), 2))
-    name, p_value = equal_shares([3, 9], [10, 10])
+    name, p_value = equal_proportions([3, 9], [10, 10])
     ways = math.comb(20, 12)
     chances = [math.comb(10, k) * math.comb(10, 12 - k) / ways for k in range(2, 11)]
     expected = sum(chance for chance in chances if chance <= chances[1] * (1 + 1e-9))
@@ -158,7 +158,7 @@ def test_equal_shares_against_pearson_and_fisher() -> None:
 
 @pytest.mark.parametrize(("correct", "counts"), [([5, 7], [5, 7]), ([0, 0], [5, 7]), ([3], [7])])
 def test_nothing_to_compare(correct: list[int], counts: list[int]) -> None:
-    assert equal_shares(correct, counts) == ("none", 1.0)
+    assert equal_proportions(correct, counts) == ("none", 1.0)
 
 
 @settings(max_examples=30)
@@ -218,8 +218,8 @@ def test_alone_in_their_groups_pictures_are_pictures() -> None:
     plain = bootstrap_intervals(confusion(label, answer, 2), resamples=4000)["accuracy"]
     assert alone == pytest.approx(plain, abs=0.01)
     right = (label == answer).astype(float)
-    share = right.mean()
-    assert mean_variance(right, unit) == pytest.approx(share * (1 - share) / (len(right) - 1))
+    fraction = right.mean()
+    assert mean_variance(right, unit) == pytest.approx(fraction * (1 - fraction) / (len(right) - 1))
 
 
 def test_flips_of_single_pictures_are_mcnemars_test() -> None:
@@ -266,9 +266,9 @@ def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:
     for _ in range(200):
         label, answer, unit = frames(random, 40)
         correct, number = label == answer, unit % 2
-        rejected["persons"] += equal_shares_of_persons(correct, number, unit)[1] < 0.05
+        rejected["persons"] += equal_proportions_of_persons(correct, number, unit)[1] < 0.05
         hits = [int(correct[number == group].sum()) for group in (0, 1)]
-        rejected["pictures"] += equal_shares(hits, [200, 200])[1] < 0.05
+        rejected["pictures"] += equal_proportions(hits, [200, 200])[1] < 0.05
     assert rejected["persons"] / 200 < 0.1 < 0.3 < rejected["pictures"] / 200
     ones = np.ones(8, bool)
-    assert equal_shares_of_persons(ones, np.arange(8) % 2, np.arange(8)) == ("none", 1.0)
+    assert equal_proportions_of_persons(ones, np.arange(8) % 2, np.arange(8)) == ("none", 1.0)

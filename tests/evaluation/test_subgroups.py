@@ -5,7 +5,7 @@ import pytest
 
 from fervor.data.datasets import Sample
 from fervor.errors import UsageError
-from fervor.evaluation.significance import accuracy_interval, equal_shares
+from fervor.evaluation.significance import accuracy_interval, equal_proportions
 from fervor.evaluation.subgroups import by_attributes
 
 
@@ -25,7 +25,7 @@ def test_groups_are_counted_and_compared() -> None:
         "accuracy": 0.95,
         "accuracy_interval": list(accuracy_interval(38, 40)),
     }
-    assert (found["test"], found["p_value"]) == equal_shares([20, 38], [30, 40])
+    assert (found["test"], found["p_value"]) == equal_proportions([20, 38], [30, 40])
     assert found["p_value_holm"] == found["p_value"] < 0.01
 
 

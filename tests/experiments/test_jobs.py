@@ -145,7 +145,7 @@ def test_a_result_of_another_run_is_not_taken_for_this_one(
         {"data": {**plain["data"], "name": "folder"}},
         {"data": {**plain["data"], "protocol": "argmax8"}},
         {"data": {**plain["data"], "exclude_duplicates": True}},
-        {"run": {**plain["run"], "config": {"optim": {"rate": 0.5}}}},
+        {"run": {**plain["run"], "config": {"optim": {"learning_rate": 0.5}}}},
         {"run": {**plain["run"], "seed": 1}},
     ):
         results.write(path, {**plain, **change}, replace=True)
@@ -153,14 +153,14 @@ def test_a_result_of_another_run_is_not_taken_for_this_one(
     results.write(path, plain, replace=True)
     assert job().finished()
     path.unlink()
-    Path("runs/ke/x-seed0/config.yaml").write_text("optim: {rate: 0.5}")
+    Path("runs/ke/x-seed0/config.yaml").write_text("optim: {learning_rate: 0.5}")
     assert run_all([job()]) == [job()]
-    assert "holds a run of other settings (optim.rate): move it away" in caplog.text
+    assert "holds a run of other settings (optim.learning_rate): move it away" in caplog.text
 
 
 def test_jobs_run_side_by_side_and_each_once() -> None:
     """The same job twice, as of two tables: the second waits, and finds it done."""
     jobs = [job(0), job(1), job(0), job(2)]
-    assert run_all(jobs, side_by_side=4) == []
+    assert run_all(jobs, max_workers=4) == []
     trained = sorted(line.split()[2] for line in commands() if line.startswith("train"))
     assert trained == [f"runs/ke/x-seed{seed}.yaml" for seed in range(3)]

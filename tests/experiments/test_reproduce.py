@@ -221,13 +221,15 @@ def test_parts_of_recipes_are_replaced() -> None:
     hub = {"kakaobrain/align-base": "a", "openai/clip-vit-base-patch16": "c"}
     setting = Setting(
         *("full", "resnet18", Data(name="rafdb"), (0,)),
-        changes=changes_of("optim.epochs=1 optim.rate=0.5 selection=honest encoder.weights=w.pth"),
+        changes=changes_of(
+            "optim.epochs=1 optim.learning_rate=0.5 selection=honest encoder.weights=w.pth"
+        ),
         folders=hub,
     )
     texts = [setting.recipe(shown, row)["text"]["name"] for row in setting.rows_of(shown)]
     assert texts == ["a", "Salesforce/blip-itm-base-coco", "c"]
     recipe = setting.recipe(shown, shown.rows[0])
-    assert (recipe["optim"]["epochs"], recipe["optim"]["rate"]) == (1, 0.5)
+    assert (recipe["optim"]["epochs"], recipe["optim"]["learning_rate"]) == (1, 0.5)
     assert (recipe["selection"], recipe["encoder"]["weights"]) == ("honest", "w.pth")
     with pytest.raises(UsageError, match=r"--set epochs=1: expected words as optim\.epochs=1"):
         changes_of("epochs=1")

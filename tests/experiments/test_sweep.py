@@ -32,13 +32,13 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
 temperature = recipe["options"]["temperature"]
 with open("trained.txt", "a") as file:
-    print(words[1], temperature, recipe["optim"]["rate"], recipe["seed"], file=file)
+    print(words[1], temperature, recipe["optim"]["learning_rate"], recipe["seed"], file=file)
 if pathlib.Path("stop").exists():
     (folder / "last.ckpt").touch()
     raise KeyboardInterrupt
 if temperature == 9:
     sys.exit("diverged")
-accuracy = 1 - (temperature - 0.3) ** 2 - recipe["optim"]["rate"]
+accuracy = 1 - (temperature - 0.3) ** 2 - recipe["optim"]["learning_rate"]
 info = json.loads({description!r})
 info["selection"] |= {{"accuracy": accuracy, "negative_log_likelihood": 1 - accuracy}}
 (folder / "model.json").write_text(json.dumps(info))
@@ -76,13 +76,13 @@ def trained() -> list[str]:
 
 @pytest.mark.usefixtures("stand_in")
 def test_every_combination_once_and_the_best_first() -> None:
-    vary = ["options.temperature=0.1,0.3,1", "optim.rate=0.01,0.1"]
+    vary = ["options.temperature=0.1,0.3,1", "optim.learning_rate=0.01,0.1"]
     found = sweep(RECIPE, vary, folder=Path("s"))
     assert len(trained()) == 6 and len(set(trained())) == 6
     assert {line.split()[3] for line in trained()} == {"7"}
     assert found.rows[0]["settings"] == {
         "options.temperature": 0.3,
-        "optim.rate": 0.01,
+        "optim.learning_rate": 0.01,
     }
     figures = [row["selection"]["accuracy"] for row in found.rows]
     assert figures == sorted(figures, reverse=True) and len(figures) == 6
@@ -97,7 +97,9 @@ def test_every_combination_once_and_the_best_first() -> None:
     assert str(Path.cwd()) not in found.path.read_text()
     again = sweep(RECIPE, vary, folder=Path("s"))
     assert again.rows == found.rows and len(trained()) == 6
-    wider = sweep(RECIPE, ["options.temperature=0.1,0.3,1", "optim.rate=0.01"], folder=Path("w"))
+    wider = sweep(
+        RECIPE, ["options.temperature=0.1,0.3,1", "optim.learning_rate=0.01"], folder=Path("w")
+    )
     assert len(wider.rows) == 3 and len(trained()) == 9
 
 
@@ -143,11 +145,11 @@ def test_a_run_that_fails_is_told_and_not_repeated(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.usefixtures("stand_in")
 def test_ranges_are_drawn_within_their_ends() -> None:
-    vary = ["options.temperature=0.05..0.5:log", "optim.rate=0.01..0.02"]
+    vary = ["options.temperature=0.05..0.5:log", "optim.learning_rate=0.01..0.02"]
     first = sweep(RECIPE, vary, trials=5, folder=Path("s"))
     for row in first.rows:
         assert 0.05 <= row["settings"]["options.temperature"] <= 0.5
-        assert 0.01 <= row["settings"]["optim.rate"] <= 0.02
+        assert 0.01 <= row["settings"]["optim.learning_rate"] <= 0.02
     assert len(first.rows) == len(trained()) == 5
     more = sweep(RECIPE, vary, trials=7, folder=Path("s"))
     assert len(more.rows) == len(trained()) == 7
@@ -157,7 +159,7 @@ def test_ranges_are_drawn_within_their_ends() -> None:
 def test_values_keep_their_kinds() -> None:
     for words, expected in {
         "options.template=1,9": (1, 9),
-        "optim.rate=1e-3,0.1": (0.001, 0.1),
+        "optim.learning_rate=1e-3,0.1": (0.001, 0.1),
         "options.centre=true,false": (True, False),
         "optim.name=sgd,adam": ("sgd", "adam"),
     }.items():
@@ -170,11 +172,11 @@ def test_values_keep_their_kinds() -> None:
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
-        ("optim.rat=1,2", r"--vary optim.rat: no such setting, expected .*optim\.rate"),
-        ("optim.rate", "expected name=value,value or name=low..high"),
-        ("optim.rate=2..1", "expected two rising numbers"),
-        ("optim.rate=a..b", "expected two rising numbers"),
-        ("optim.rate=0.1..0.2", "a range has no end of trials, give --trials"),
+        ("optim.learning=1,2", r"--vary optim.learning: no such setting, .*optim\.learning_rate"),
+        ("optim.learning_rate", "expected name=value,value or name=low..high"),
+        ("optim.learning_rate=2..1", "expected two rising numbers"),
+        ("optim.learning_rate=a..b", "expected two rising numbers"),
+        ("optim.learning_rate=0.1..0.2", "a range has no end of trials, give --trials"),
     ],
 )
 def test_what_is_wrong_is_one_line(vary: str, words: str, tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_what_is_wrong_is_one_line(vary: str, words: str, tmp_path: Path) -> Non
 
 def test_nothing_is_chosen_on_test(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a sweep chooses on validation"):
-        sweep(replace(RECIPE, selection="paper"), ["optim.rate=1,2"], folder=tmp_path)
+        sweep(replace(RECIPE, selection="paper"), ["optim.learning_rate=1,2"], folder=tmp_path)
 
 
 @pytest.mark.slow

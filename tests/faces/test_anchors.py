@@ -45,7 +45,7 @@ def test_anchors_by_loop() -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0.1, 0.9))
-def test_suppress_by_loop(seed: int, count: int, overlap: float) -> None:
+def test_suppress_by_loop(seed: int, count: int, iou: float) -> None:
     generator = np.random.default_rng(seed)
     low = generator.uniform(0, 50, (count, 2))
     corners = np.concatenate([low, low + generator.uniform(1, 40, (count, 2))], axis=1)
@@ -53,17 +53,17 @@ def test_suppress_by_loop(seed: int, count: int, overlap: float) -> None:
     boxes = [(x, y, right - x, bottom - y) for x, y, right, bottom in corners.tolist()]
     expected: list[int] = []
     for index in sorted(range(count), key=lambda i: -score[i]):
-        if all(shared(boxes[index], boxes[kept]) <= overlap for kept in expected):
+        if all(shared(boxes[index], boxes[kept]) <= iou for kept in expected):
             expected.append(index)
-    assert anchors.suppress(corners, score, overlap).tolist() == expected
+    assert anchors.nms(corners, score, iou).tolist() == expected
 
 
 def test_suppress_boxes_inside_others() -> None:
     corners = np.array([[0, 0, 100, 100], [40, 40, 70, 70], [85, 85, 125, 125], [-90, 0, 20, 300]])
     score = np.array([0.9, 0.8, 0.7, 0.6])
-    assert anchors.suppress(corners, score, 0.4).tolist() == [0, 1, 2, 3]
-    assert anchors.suppress(corners, score, 0.4, inside=0.7).tolist() == [0, 2, 3]
-    assert anchors.suppress(corners, score[[1, 0, 2, 3]], 0.4, inside=0.7).tolist() == [1, 2, 3]
+    assert anchors.nms(corners, score, 0.4).tolist() == [0, 1, 2, 3]
+    assert anchors.nms(corners, score, 0.4, inside=0.7).tolist() == [0, 2, 3]
+    assert anchors.nms(corners, score[[1, 0, 2, 3]], 0.4, inside=0.7).tolist() == [1, 2, 3]
 
 
 def test_decode_by_loop() -> None:

@@ -37,15 +37,15 @@ def picture(name: str) -> Frame:
     return Frame(name, 0, None, NOISE, None)
 
 
-def film(count: int, source: str = "a.mp4") -> list[Frame]:
+def video(count: int, source: str = "a.mp4") -> list[Frame]:
     return [Frame(source, number, number / 25, NOISE, None) for number in range(count)]
 
 
 def test_pictures_are_looked_at_together_and_frames_in_turn() -> None:
     detector = Fixed()
-    cutter = FaceCutter(detector, side=24)
+    cropper = FaceCutter(detector, side=24)
     broken = Frame("c.png", 0, None, None, "damaged")
-    found = cutter([picture("a.png"), *film(5), broken, picture("b.png")])
+    found = cropper([picture("a.png"), *video(5), broken, picture("b.png")])
     assert detector.asked == [2, 1]
     assert detector.near_asked == 4
     assert [len(faces) for faces in found] == [2] * 6 + [0, 2]
@@ -55,7 +55,7 @@ def test_pictures_are_looked_at_together_and_frames_in_turn() -> None:
 
 
 def test_pixels_are_the_crop_of_the_face() -> None:
-    for frame in (picture("a.png"), film(1)[0]):
+    for frame in (picture("a.png"), video(1)[0]):
         (faces,) = FaceCutter(Fixed(), side=24)([frame])
         for face, expected in zip(faces, Fixed.FACES, strict=True):
             assert (face.box, face.score) == (expected.box, expected.score)
@@ -63,26 +63,28 @@ def test_pixels_are_the_crop_of_the_face() -> None:
 
 
 def test_largest() -> None:
-    found = FaceCutter(Fixed(), side=24, largest=True)([picture("a.png"), *film(3)])
+    found = FaceCutter(Fixed(), side=24, largest=True)([picture("a.png"), *video(3)])
     assert [[face.box for face in faces] for faces in found] == [[Fixed.FACES[0].box]] * 4
 
 
 def test_a_whole_look_as_often_as_asked() -> None:
     detector = Fixed()
-    FaceCutter(detector, side=24, whole_every=3)(film(9))
+    FaceCutter(detector, side=24, whole_every=3)(video(9))
     assert (len(detector.asked), detector.near_asked) == (3, 6)
 
 
 def test_another_video_and_the_same_one_again_begin_anew() -> None:
     detector = Fixed()
-    cutter = FaceCutter(detector, side=24)
-    cutter([*film(3), *film(3, "b.mp4")])
-    cutter(film(3, "b.mp4"))
+    cropper = FaceCutter(detector, side=24)
+    cropper([*video(3), *video(3, "b.mp4")])
+    cropper(video(3, "b.mp4"))
     assert detector.asked == [1, 1, 1]
 
 
 def test_without_a_detector_a_frame_is_a_face() -> None:
-    found = FaceCutter(None, side=24)([picture("a.png"), film(1)[0], Frame("c", 0, None, None, "")])
+    found = FaceCutter(None, side=24)(
+        [picture("a.png"), video(1)[0], Frame("c", 0, None, None, "")]
+    )
     ((still,), (moving,), none) = found
     assert (still.box, still.score, still.track) == ((0.0, 0.0, 150.0, 100.0), None, None)
     assert still.pixels is NOISE

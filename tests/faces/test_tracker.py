@@ -14,7 +14,7 @@ from fervor.faces import tracker as tracking
 from fervor.faces.alignment import TEMPLATE
 from fervor.faces.detector import FaceDetector
 from fervor.faces.tracker import Cuts, FaceTracker, Motion, Tracked, assign
-from fervor.faces.types import Box, Face, overlap
+from fervor.faces.types import Box, Face, iou
 from tests.support import scenes
 from tests.support.videos import ASTRONAUT, portrait
 
@@ -43,8 +43,8 @@ class Script:
         self.near_calls += 1
         found: list[Face | None] = []
         for box in boxes:
-            seen = [face for face in self.frames[self.now] if overlap(face.box, box) >= 0.3]
-            best = max(seen, key=lambda face: overlap(face.box, box), default=None)
+            seen = [face for face in self.frames[self.now] if iou(face.box, box) >= 0.3]
+            best = max(seen, key=lambda face: iou(face.box, box), default=None)
             found.append(None if self.blind else best)
         return found
 
@@ -120,11 +120,11 @@ class TestAssign:
     def test_pairs(self, before: list[Box], now: list[Box]) -> None:
         chosen = assign(before, now, 0.2)
         assert len(set(chosen.values())) == len(chosen)
-        assert all(overlap(before[i], now[j]) >= 0.2 for i, j in chosen.items())
+        assert all(iou(before[i], now[j]) >= 0.2 for i, j in chosen.items())
         free = [j for j in range(len(now)) if j not in chosen.values()]
         for i in range(len(before)):  # nobody is left with a free partner who would rather have it
             if i not in chosen:
-                assert all(overlap(before[i], now[j]) < 0.2 for j in free)
+                assert all(iou(before[i], now[j]) < 0.2 for j in free)
 
     @given(st.integers(0, 2**32 - 1))
     def test_faces_that_moved_little_find_themselves(self, seed: int) -> None:
@@ -138,7 +138,7 @@ class TestAssign:
         shuffled = [now[k] for k in order]
         best = max(
             permutations(range(4)),
-            key=lambda p: sum(overlap(before[i], shuffled[p[i]]) for i in range(4)),
+            key=lambda p: sum(iou(before[i], shuffled[p[i]]) for i in range(4)),
         )
         assert assign(before, shuffled, 0.2) == dict(enumerate(best))
 
@@ -247,10 +247,10 @@ class TestCuts:
             assert not cuts(picture)
 
     def test_histograms_hold_shares(self) -> None:
-        shares = tracking._histograms(np.full((1, 1, 3), 200, np.uint8))
-        assert shares.shape == (16, 3, 8)
-        np.testing.assert_allclose(shares.sum(axis=-1), 1)
-        np.testing.assert_allclose(shares[..., 200 * 8 // 256], 1)
+        probabilities = tracking._histograms(np.full((1, 1, 3), 200, np.uint8))
+        assert probabilities.shape == (16, 3, 8)
+        np.testing.assert_allclose(probabilities.sum(axis=-1), 1)
+        np.testing.assert_allclose(probabilities[..., 200 * 8 // 256], 1)
 
 
 class TestWithTheRealDetector:
@@ -265,7 +265,7 @@ class TestWithTheRealDetector:
             (one,) = tracker(picture, number / 25)
             (expected,) = detector.detect([picture])[0]
             assert one.track == 0
-            assert overlap(one.face.box, expected.box) > 0.75
+            assert iou(one.face.box, expected.box) > 0.75
             error = np.abs(one.face.points - expected.points).max()
             assert error < 0.12 * max(expected.box[2:])
 
@@ -281,7 +281,7 @@ class TestWithTheRealDetector:
         assert found[1] is found[2] is None
         for one in (found[0], found[3]):
             assert one is not None
-            assert overlap(one.box, face.box) > 0.75
+            assert iou(one.box, face.box) > 0.75
         assert detector.near(picture, []) == []
 
     def test_a_small_face_is_found_soon_in_an_empty_scene(self) -> None:

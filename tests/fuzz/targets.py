@@ -213,7 +213,7 @@ def form(data: bytes) -> None:
     from fastapi import Request
 
     from fervor.server.limits import Shares
-    from fervor.server.uploads import Most, receive
+    from fervor.server.uploads import UploadLimits, receive
 
     middle = len(data) // 2
     chunks = iter([(data[:middle], True), (data[middle:], False)])
@@ -224,7 +224,7 @@ def form(data: bytes) -> None:
 
     kind = (b"content-type", b"multipart/form-data; boundary=a-boundary")
     request = Request({"type": "http", "headers": [kind]}, messages)
-    most, held = Most(4, 10_000, 20_000, 5.0), Shares("bytes", most=50_000, each=50_000)
+    most, held = UploadLimits(4, 10_000, 20_000, 5.0), Shares("bytes", most=50_000, each=50_000)
     asyncio.run(receive(request, most, held, "client"))
 
 

@@ -35,11 +35,16 @@ def random(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def answer(**shares: float) -> Prediction:
-    best = max(shares, key=lambda label: shares[label])
+def answer(**probabilities: float) -> Prediction:
+    best = max(probabilities, key=lambda label: probabilities[label])
     box = (0.0, 0.0, 10.0, 10.0)
     return Prediction(
-        *("", 0, None, 0, None, "ok", box, 1.0), best, shares[best], shares, "drawn", None
+        *("", 0, None, 0, None, "ok", box, 1.0),
+        best,
+        probabilities[best],
+        probabilities,
+        "drawn",
+        None,
     )
 
 
@@ -144,8 +149,8 @@ def test_a_place_is_blurred_and_nothing_else() -> None:
     assert (columns.min(), columns.max()) == (10, 19)
 
 
-def log_odds(share: float) -> float:
-    return float(np.log(share / (1 - share)))
+def log_odds(fraction: float) -> float:
+    return float(np.log(fraction / (1 - fraction)))
 
 
 def test_heat_by_occlusion_is_a_fall_of_log_odds() -> None:

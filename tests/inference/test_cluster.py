@@ -232,8 +232,8 @@ class TestCluster:
         rows, expected = read_rows(output), read_rows(plain)
         addresses = [{**row, "source": f"file://{row['source']}"} for row in expected]
         wrong = expected[int(Path(POISON).stem)]
-        shares = [name for name in wrong if name.startswith("p_")]
-        found = ("face", "x", "y", "width", "height", "label", "prob", *shares)
+        probabilities = [name for name in wrong if name.startswith("p_")]
+        found = ("face", "x", "y", "width", "height", "label", "prob", *probabilities)
         reason = "its worker was lost each time that it was read"
         wrong.update(dict.fromkeys(found), status="error", error=reason)
         for row, right in zip(rows, [*expected, *addresses], strict=True):

@@ -49,8 +49,8 @@ class TestRest:
         for number, row in enumerate(rows):
             rest.add(row, number * 1.0)
             assert (rest.logits is None) == (number + 1 < neutral_baseline.LEAST)
-        shares = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
-        calm = np.argsort(-shares[:, 1])[:10]
+        probabilities = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
+        calm = np.argsort(-probabilities[:, 1])[:10]
         np.testing.assert_allclose(rest.logits, rows[calm].mean(axis=0))
 
     def test_samples_are_apart_and_few(self) -> None:

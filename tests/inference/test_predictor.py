@@ -19,7 +19,7 @@ import fervor
 from fervor.errors import FervorError, InputError, ModelError, UsageError
 from fervor.faces.alignment import TEMPLATE
 from fervor.faces.cropper import Cutout
-from fervor.faces.types import Box, Face, overlap
+from fervor.faces.types import Box, Face, iou
 from fervor.inference.prediction import to_rows
 from fervor.inference.predictor import Prediction, Predictor
 from fervor.io.prefetch import cores
@@ -56,7 +56,7 @@ class SquareDetector:
 
     def near(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Face | None]:
         faces = self._squares(image)
-        return [max(faces, key=lambda face: overlap(face.box, box), default=None) for box in boxes]
+        return [max(faces, key=lambda face: iou(face.box, box), default=None) for box in boxes]
 
     def _squares(self, image: NDArray[np.uint8]) -> list[Face]:
         faces = []
@@ -469,7 +469,7 @@ def test_options_out_of_range(model: Path, options: dict[str, Any]) -> None:
         Predictor(model, **options)
 
 
-def film(*pictures: NDArray[np.uint8], source: str = "film.mp4") -> list[Frame]:
+def video(*pictures: NDArray[np.uint8], source: str = "film.mp4") -> list[Frame]:
     return [Frame(source, n, n / 25, picture, None) for n, picture in enumerate(pictures)]
 
 
@@ -478,10 +478,10 @@ def test_a_video_between_pictures(model: Path, batch_size: int) -> None:
     """Tracks belong to their video; rows stand in the order of the frames, whatever the batch."""
     frames = [
         Frame("a.png", 0, None, drawn(RED), None),
-        *film(drawn(RED, BLUE), drawn(RED, BLUE), drawn()),
+        *video(drawn(RED, BLUE), drawn(RED, BLUE), drawn()),
         Frame("film.mp4", 3, None, None, "damaged part of the video"),
-        *film(drawn(BLUE), source="other.mp4"),
-        *film(drawn(GREEN), source="other.mp4"),
+        *video(drawn(BLUE), source="other.mp4"),
+        *video(drawn(GREEN), source="other.mp4"),
         Frame("b.png", 0, None, drawn(RED), None),
     ]
     rows = list(predictor(model, batch_size=batch_size).stream(frames))
@@ -499,7 +499,7 @@ def test_a_video_between_pictures(model: Path, batch_size: int) -> None:
 
 
 def test_with_frames_keeps_the_frames(model: Path) -> None:
-    frames = film(drawn(RED), drawn())
+    frames = video(drawn(RED), drawn())
     pairs = list(predictor(model).with_frames(frames))
     assert [frame for frame, _ in pairs] == frames
     assert [answer for _, answer in pairs] == list(predictor(model).stream(frames))
@@ -507,12 +507,12 @@ def test_with_frames_keeps_the_frames(model: Path) -> None:
 
 def test_precropped_video_is_one_track(model: Path) -> None:
     ask = Predictor(model, faces="precropped", threads=1)
-    rows = list(ask.stream(film(*[np.full((20, 20, 3), RED, np.uint8)] * 3)))
+    rows = list(ask.stream(video(*[np.full((20, 20, 3), RED, np.uint8)] * 3)))
     assert [[row.track for row in answer] for answer in rows] == [[0]] * 3
 
 
 def test_largest_of_a_video(model: Path) -> None:
-    rows = list(predictor(model, faces="largest").stream(film(drawn(RED, BLUE), drawn(RED, BLUE))))
+    rows = list(predictor(model, faces="largest").stream(video(drawn(RED, BLUE), drawn(RED, BLUE))))
     assert [labels(answer) for answer in rows] == [["neutral"]] * 2
 
 
@@ -587,7 +587,7 @@ class TestOwnNeutral:
             predictor(model, neutral=tmp_path / "empty.png")
         other = write_model(tmp_path / "other", labels=("joy", "grief"))
         with pytest.raises(ModelError, match="'neutral'"):
-            list(predictor(other, neutral="auto").stream(film(drawn(RED))))
+            list(predictor(other, neutral="auto").stream(video(drawn(RED))))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -600,8 +600,8 @@ def test_the_same_pixels_give_the_same_numbers(tmp_path: Path, threads: int) -> 
     (expected,) = Predictor(threads=1)(pixels)
     numbers = list(expected.probabilities.values())
     crowd = ask([drawn(RED), tmp_path / "a.png", pixels, PHOTOGRAPH, portrait(10, 10)])
-    (in_film,) = ask.stream([Frame("film.mp4", 0, 0.0, pixels, None)])
-    for (face,) in (ask(tmp_path / "a.png"), ask(PHOTOGRAPH), *crowd[1:4], in_film):
+    (in_video,) = ask.stream([Frame("film.mp4", 0, 0.0, pixels, None)])
+    for (face,) in (ask(tmp_path / "a.png"), ask(PHOTOGRAPH), *crowd[1:4], in_video):
         assert face.box == pytest.approx(expected.box, abs=1e-3)
         assert list(face.probabilities.values()) == pytest.approx(numbers, abs=1e-5)
 

@@ -13,7 +13,9 @@ from fervor.inference.prediction import Prediction
 from fervor.inference.smoothing import Smoother
 
 
-def face(time: float | None, share: float, *, track: int | None = 0, **changes: Any) -> Prediction:
+def face(
+    time: float | None, fraction: float, *, track: int | None = 0, **changes: Any
+) -> Prediction:
     values: dict[str, Any] = {
         "source": "clip.mp4",
         "frame": 0,
@@ -24,17 +26,17 @@ def face(time: float | None, share: float, *, track: int | None = 0, **changes: 
         "box": (0.0, 0.0, 9.0, 9.0),
         "det_score": 0.9,
         "label": "neutral",
-        "prob": share,
-        "probabilities": {"neutral": share, "anger": 1 - share},
+        "prob": fraction,
+        "probabilities": {"neutral": fraction, "anger": 1 - fraction},
         "model": "tiny",
         "error": None,
     }
     return Prediction(**{**values, **changes})
 
 
-def run(smoother: Smoother, times: list[float], shares: list[float]) -> list[float]:
-    pairs = zip(times, shares, strict=True)
-    return [smoother([face(time, share)])[0]["neutral"] for time, share in pairs]
+def run(smoother: Smoother, times: list[float], probabilities: list[float]) -> list[float]:
+    pairs = zip(times, probabilities, strict=True)
+    return [smoother([face(time, fraction)])[0]["neutral"] for time, fraction in pairs]
 
 
 STEPS = st.lists(st.tuples(st.floats(0, 2), st.floats(0, 1)), min_size=1, max_size=30)
@@ -43,13 +45,13 @@ STEPS = st.lists(st.tuples(st.floats(0, 2), st.floats(0, 1)), min_size=1, max_si
 @given(STEPS, st.floats(0.05, 5))
 def test_against_the_recursion(steps: list[tuple[float, float]], seconds: float) -> None:
     times = np.cumsum([step for step, _ in steps]).tolist()
-    shares = [share for _, share in steps]
-    expected, mean, before = [], shares[0], times[0]
-    for time, share in zip(times, shares, strict=True):
+    probabilities = [fraction for _, fraction in steps]
+    expected, mean, before = [], probabilities[0], times[0]
+    for time, fraction in zip(times, probabilities, strict=True):
         decay = math.exp(-(time - before) / seconds)
-        mean, before = decay * mean + (1 - decay) * share, time
+        mean, before = decay * mean + (1 - decay) * fraction, time
         expected.append(mean)
-    assert run(Smoother(seconds), times, shares) == pytest.approx(expected, abs=1e-12)
+    assert run(Smoother(seconds), times, probabilities) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_step_comes_through_by_its_time_constant() -> None:

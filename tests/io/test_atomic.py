@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fervor.io.atomic import RowFile, aside, lock_file, lock_folder, write_bytes
+from fervor.io.atomic import RowFile, atomic_write, lock_file, lock_folder, write_bytes
 
 
 def test_it_takes_its_name_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.png"
     path.write_text("before")
-    with aside(path) as partial:
+    with atomic_write(path) as partial:
         assert partial.suffix == ".png"
         partial.write_text("after")
         assert path.read_text() == "before"
@@ -27,7 +27,7 @@ def test_an_end_before_it_is_whole_leaves_what_was_there(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_text("before")
-    with pytest.raises(error), aside(path) as partial:
+    with pytest.raises(error), atomic_write(path) as partial:
         partial.write_text("half")
         raise error
     assert path.read_text() == "before"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fervor.io.prefetch import bounded, cores, in_order, in_threads, mapped, progress
+from fervor.io.prefetch import bounded, cores, in_order, in_threads, map_ordered, progress
 
 
 def test_results_come_in_order_whatever_takes_long() -> None:
@@ -61,7 +61,7 @@ def test_mapped_keeps_the_order_and_the_bound(count: int) -> None:
             running -= 1
         return number
 
-    for place, number in enumerate(mapped(slow, items(), count), start=1):
+    for place, number in enumerate(map_ordered(slow, items(), count), start=1):
         assert number == place
         assert taken <= place + (count if count > 1 else 0)
     assert taken == 20
@@ -84,7 +84,7 @@ def test_mapped_holds_no_more_weight_than_it_may() -> None:
         time.sleep(0.01)
         return number
 
-    found = mapped(begin, items(), 4, weight=lambda number: weights[number], limit=6)
+    found = map_ordered(begin, items(), 4, weight=lambda number: weights[number], limit=6)
     for place, number in enumerate(found):
         assert number == place
         with lock:
@@ -105,13 +105,13 @@ def test_thousands_of_threads_are_the_cores_and_said(caplog: pytest.LogCaptureFi
 
 
 def test_mapped_alone_needs_no_thread() -> None:
-    (name,) = mapped(lambda _: threading.current_thread().name, [0], 1)
+    (name,) = map_ordered(lambda _: threading.current_thread().name, [0], 1)
     assert name == threading.current_thread().name
 
 
 def test_mapped_waits_for_what_is_urgent() -> None:
     items = iter([1, 2, 3])
-    found = mapped(abs, items, 3, urgent=lambda number: number == 1)
+    found = map_ordered(abs, items, 3, urgent=lambda number: number == 1)
     assert next(found) == 1
     assert next(items) == 2  # still there: nothing was taken ahead
 
@@ -125,7 +125,7 @@ def test_mapped_raises_in_the_items_place_and_stops() -> None:
         done.append(number)
         return number
 
-    found = mapped(fails, range(500), 4)
+    found = map_ordered(fails, range(500), 4)
     assert [next(found) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(found)
@@ -134,7 +134,7 @@ def test_mapped_raises_in_the_items_place_and_stops() -> None:
 
 def test_mapped_may_be_left() -> None:
     done: list[int] = []
-    found = mapped(done.append, itertools.count(), 2)
+    found = map_ordered(done.append, itertools.count(), 2)
     next(found)
     found.close()
     count = len(done)

@@ -47,8 +47,8 @@ def batch(kind: str) -> Batch:
     if kind == "votes":
         target = 0.6 * target + 0.4 * torch.rand(COUNT, 4, generator=generator).softmax(1)
     if kind == "mixup":
-        share = 0.5 + 0.5 * torch.rand(COUNT, 1, generator=generator)
-        mixture = share * target + (1 - share) * target[[3, 0, 1, 6, 4, 2, 5]]
+        fraction = 0.5 + 0.5 * torch.rand(COUNT, 1, generator=generator)
+        mixture = fraction * target + (1 - fraction) * target[[3, 0, 1, 6, 4, 2, 5]]
         target = 0.9 * mixture + 0.025
     return Batch(torch.zeros(COUNT, 3, 8, 8), label, target, mixture=mixture)
 
@@ -87,12 +87,14 @@ def reference(state: dict[str, Floats], faces: Batch, options: KE.Options) -> di
         logits = [cosine(feature, other) / tau for other in texts]
         total = math.log(sum(math.exp(logit) for logit in logits))
         similarity += sum(t * (total - logit) for t, logit in zip(target, logits, strict=True))
-    shares = nn.functional.one_hot(faces.label, 4) if faces.mixture is None else faces.mixture
+    probabilities = (
+        nn.functional.one_hot(faces.label, 4) if faces.mixture is None else faces.mixture
+    )
     rows = []
-    for feature, share in zip(features, shares.double().numpy(), strict=True):
+    for feature, fraction in zip(features, probabilities.double().numpy(), strict=True):
         hidden = np.maximum(linear(state, "to_neutral.0", feature), 0)
         calm = linear(state, "to_neutral.2", hidden)
-        for label, weight in enumerate(share):
+        for label, weight in enumerate(fraction):
             if weight and LABELS[label] != "neutral":
                 rows.append((weight, feature, calm, texts[label]))
     whole = sum(row[0] for row in rows)

@@ -77,11 +77,12 @@ def test_text_similarity_against_a_loop() -> None:
 
 def test_text_similarity_of_shares_is_their_mixture() -> None:
     logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
-    share = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6]])
+    fraction = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6]])
     parts = sum(
-        (share[:, number] * -torch.log_softmax(logits, 1)[:, number]).mean() for number in range(3)
+        (fraction[:, number] * -torch.log_softmax(logits, 1)[:, number]).mean()
+        for number in range(3)
     )
-    torch.testing.assert_close(text_similarity_loss(logits, share), parts)
+    torch.testing.assert_close(text_similarity_loss(logits, fraction), parts)
 
 
 def test_transformation_against_a_loop(vectors: tuple[Tensor, ...]) -> None:
@@ -173,7 +174,7 @@ def test_zero_features_give_finite_gradients() -> None:
 # MPA-FER
 
 
-def log_share(scores: list[float], own: int) -> float:
+def log_fraction(scores: list[float], own: int) -> float:
     return scores[own] - math.log(sum(math.exp(score) for score in scores))
 
 
@@ -184,8 +185,8 @@ def test_soft_hard_contrast_against_a_slow_loop(over: Any, reduction: Any) -> No
     s, h = soft.tolist(), hard.tolist()
     by_soft = by_hard = 0.0
     for d in range(4):
-        by_soft -= log_share([cosine(s[c], h[d]) / 0.3 for c in range(4)], d)
-        by_hard -= log_share([cosine(s[d], h[c]) / 0.3 for c in range(4)], d)
+        by_soft -= log_fraction([cosine(s[c], h[d]) / 0.3 for c in range(4)], d)
+        by_hard -= log_fraction([cosine(s[d], h[c]) / 0.3 for c in range(4)], d)
     total = {"soft": by_soft, "hard": by_hard, "both": (by_soft + by_hard) / 2}[over]
     found = soft_hard_contrast(soft, hard, temperature=0.3, over=over, reduction=reduction)
     assert float(found) == pytest.approx(total if reduction == "sum" else total / 4, rel=1e-5)
@@ -256,7 +257,7 @@ def test_local_similarities_do_not_know_the_order_of_places() -> None:
 
 
 @pytest.fixture
-def shares() -> tuple[Tensor, Tensor]:
+def probabilities() -> tuple[Tensor, Tensor]:
     """Distributions over four classes: of five pictures and of seven captions."""
     generator = torch.Generator().manual_seed(2)
     first, second = torch.rand(12, 4, generator=generator).double().square().split([5, 7])
@@ -264,18 +265,18 @@ def shares() -> tuple[Tensor, Tensor]:
     return first / first.sum(1, keepdim=True), second / second.sum(1, keepdim=True)
 
 
-def test_agreement_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
-    found = agreement(*shares)
-    for row, first in enumerate(shares[0].tolist()):
-        for column, second in enumerate(shares[1].tolist()):
+def test_agreement_against_a_loop(probabilities: tuple[Tensor, Tensor]) -> None:
+    found = agreement(*probabilities)
+    for row, first in enumerate(probabilities[0].tolist()):
+        for column, second in enumerate(probabilities[1].tolist()):
             root = sum(math.sqrt(p * q) for p, q in zip(first, second, strict=True))
             assert float(found[row, column]) == pytest.approx(root**2)
 
 
 def test_agreement_is_one_for_equals_and_the_share_for_a_pure_caption(
-    shares: tuple[Tensor, Tensor],
+    probabilities: tuple[Tensor, Tensor],
 ) -> None:
-    pictures, captions = shares
+    pictures, captions = probabilities
     torch.testing.assert_close(agreement(pictures, pictures).diagonal(), torch.ones(5).double())
     torch.testing.assert_close(agreement(pictures, captions[:4]), pictures)
     torch.testing.assert_close(agreement(pictures, captions), agreement(captions, pictures).T)
@@ -288,17 +289,17 @@ def slow_soft_contrast(logits: list[list[float]], agreed: list[list[float]]) -> 
         partition = math.log(sum(math.exp(value) for value in row))
         mass = sum(wanted)
         divergence = 0.0
-        for value, share in zip(row, wanted, strict=True):
-            if share:
-                target = share / mass
+        for value, fraction in zip(row, wanted, strict=True):
+            if fraction:
+                target = fraction / mass
                 divergence += target * (math.log(target) - (value - partition))
         total += min(mass, 1) * divergence
         weights += min(mass, 1)
     return total / weights
 
 
-def test_soft_contrast_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
-    wanted = agreement(*shares)
+def test_soft_contrast_against_a_loop(probabilities: tuple[Tensor, Tensor]) -> None:
+    wanted = agreement(*probabilities)
     wanted[:, 5] = 0  # a caption that fits no picture
     logits = 4 * torch.randn(5, 7, generator=torch.Generator().manual_seed(3)).double()
     expected = slow_soft_contrast(logits.tolist(), wanted.tolist())
@@ -307,16 +308,16 @@ def test_soft_contrast_against_a_loop(shares: tuple[Tensor, Tensor]) -> None:
 
 
 def test_soft_contrast_vanishes_where_logits_follow_agreement(
-    shares: tuple[Tensor, Tensor],
+    probabilities: tuple[Tensor, Tensor],
 ) -> None:
-    wanted = agreement(*shares)
+    wanted = agreement(*probabilities)
     perfect = soft_contrastive_loss(wanted.log() + 3, wanted)
     assert float(perfect) == pytest.approx(0, abs=1e-9)
     assert float(soft_contrastive_loss(torch.zeros(5, 7).double(), wanted)) > 0.05
 
 
-def test_soft_contrast_is_symmetric_and_ignores_order(shares: tuple[Tensor, Tensor]) -> None:
-    wanted = agreement(*shares)
+def test_soft_contrast_is_symmetric_and_ignores_order(probabilities: tuple[Tensor, Tensor]) -> None:
+    wanted = agreement(*probabilities)
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(4)).double()
     loss = soft_contrastive_loss(logits, wanted)
     torch.testing.assert_close(soft_contrastive_loss(logits.T, wanted.T), loss)

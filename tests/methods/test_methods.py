@@ -111,8 +111,10 @@ def test_one_step_lowers_the_loss(method: str, encoder: str, encoders: dict[str,
         assert parameter.requires_grad, name
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     length = torch.stack([p.grad.norm() for p in trainable if p.grad is not None]).norm()
-    rate = 1e-3 * float(before.detach()) / float(length) ** 2  # a thousandth less is expected
-    torch.optim.SGD(built.parameter_groups(rate), rate).step()
+    learning_rate = (
+        1e-3 * float(before.detach()) / float(length) ** 2
+    )  # a thousandth less is expected
+    torch.optim.SGD(built.parameter_groups(learning_rate), learning_rate).step()
     with torch.no_grad():
         assert loss(built, faces) < before
 

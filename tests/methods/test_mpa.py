@@ -332,9 +332,9 @@ def test_shares_are_targets(faces: Batch) -> None:
     method = build()
     with torch.no_grad():
         logits = torch.log_softmax(method(faces.image), dim=1)
-        shares = 0.7 * faces.target + 0.1
-        found = method.losses(faces._replace(target=shares))["matching"]
-    torch.testing.assert_close(found, -(shares * logits).sum(1).mean())
+        probabilities = 0.7 * faces.target + 0.1
+        found = method.losses(faces._replace(target=probabilities))["matching"]
+    torch.testing.assert_close(found, -(probabilities * logits).sum(1).mean())
 
 
 def test_permuting_the_labels_permutes_the_logits(faces: Batch) -> None:

@@ -171,10 +171,10 @@ def test_permuting_the_labels_permutes_the_logits(tower: VisionTower, images: Te
 
 def test_each_picture_draws_a_caption_that_fits_it(tower: VisionTower) -> None:
     method = built(tower, sharpness=8.0)
-    shares = torch.eye(8)
-    shares[0] = torch.tensor([0, 0, 0, 0.75, 0, 0, 0.25, 0])
+    probabilities = torch.eye(8)
+    probabilities[0] = torch.tensor([0, 0, 0, 0.75, 0, 0, 0.25, 0])
     torch.manual_seed(0)
-    own = torch.stack([method.caption_shares[method._chosen(shares)[:8]] for _ in range(50)])
+    own = torch.stack([method.caption_shares[method._chosen(probabilities)[:8]] for _ in range(50)])
     assert (own[:, 1:].gather(2, torch.arange(1, 8).expand(50, 7)[..., None]) >= 0.5).all()
     assert (own[:, 0, 3] > 0).float().mean() > 0.9  # sadness is what the mixed picture shows
 

@@ -6,7 +6,7 @@ import torch
 from fervor.config import Encoder, Landmarks, Teacher
 from fervor.errors import ModelError, UsageError
 from fervor.methods import method_class
-from fervor.models.auxiliary import build_companions, build_teacher
+from fervor.models.auxiliary import build_auxiliary, build_teacher
 from fervor.models.image import build_image_encoder
 from fervor.models.mobilefacenet import LandmarkEncoder, MobileFaceNet
 from tests.support import tiny
@@ -27,13 +27,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Landmarks, Teacher]
 
 
 def test_what_is_named_is_built_and_frozen(files: tuple[Landmarks, Teacher]) -> None:
-    found = build_companions("lacovl", WANTED, *files)
+    found = build_auxiliary("lacovl", WANTED, *files)
     assert isinstance(found["landmarks"], LandmarkEncoder)
     for network in found.values():
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert build_companions("lacovl", WANTED, Landmarks(), Teacher()) == {}
-    assert build_companions("ke", (), Landmarks(), Teacher()) == {}
+    assert build_auxiliary("lacovl", WANTED, Landmarks(), Teacher()) == {}
+    assert build_auxiliary("ke", (), Landmarks(), Teacher()) == {}
 
 
 @torch.no_grad()
@@ -61,15 +61,15 @@ def test_what_makes_no_sense_is_one_line(files: tuple[Landmarks, Teacher]) -> No
     with pytest.raises(
         UsageError, match=r"method ke takes no landmarks: set landmarks\.name to none"
     ):
-        build_companions("ke", method_class("ke").companions, landmarks, Teacher())
+        build_auxiliary("ke", method_class("ke").auxiliary, landmarks, Teacher())
     with pytest.raises(UsageError, match="method classifier takes no teacher"):
-        build_companions("classifier", (), Landmarks(), teacher)
+        build_auxiliary("classifier", (), Landmarks(), teacher)
     with pytest.raises(UsageError, match=r"teacher ir50 has random weights.*--teacher\.weights"):
-        build_companions("lacovl", WANTED, landmarks, Teacher("ir50", "", 32))
+        build_auxiliary("lacovl", WANTED, landmarks, Teacher("ir50", "", 32))
     with pytest.raises(UsageError, match=r"landmarks mobilefacenet has random.*--landmarks\.w"):
-        build_companions("lacovl", WANTED, Landmarks("mobilefacenet", "random"), teacher)
+        build_auxiliary("lacovl", WANTED, Landmarks("mobilefacenet", "random"), teacher)
     with pytest.raises(UsageError, match="unknown encoder 'clpi'"):
-        build_companions("lacovl", WANTED, Landmarks(), Teacher("clpi"))
+        build_auxiliary("lacovl", WANTED, Landmarks(), Teacher("clpi"))
     with pytest.raises(ModelError, match="nowhere is no folder") as caught:
-        build_companions("lacovl", WANTED, Landmarks(), Teacher("clip", "nowhere"))
+        build_auxiliary("lacovl", WANTED, Landmarks(), Teacher("clip", "nowhere"))
     assert "\n" not in str(caught.value)

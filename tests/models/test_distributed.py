@@ -101,7 +101,7 @@ def work(rank: int, folder: str) -> None:
     largest = processes.largest(number)
     largest.backward()
     assert (float(largest), number.grad) == (1.0, 2.0 * rank)  # a mean over two comes after it
-    shared = processes.collected(processes.share(7).numpy())
+    shared = processes.all_gather_arrays(processes.shard(7).numpy())
     assert np.concatenate(shared).tolist() == list(range(7))
     assert len(shared) == processes.world() == 2
     if rank == 0:
@@ -150,7 +150,7 @@ def test_one_process_gathers_nothing() -> None:
     part = torch.ones(3, 2, requires_grad=True)
     assert processes.gathered(part) is part
     assert processes.world() == 1
-    assert processes.share(5).tolist() == [0, 1, 2, 3, 4]
+    assert processes.shard(5).tolist() == [0, 1, 2, 3, 4]
     assert float(processes.largest(torch.tensor(2.0))) == 2
     assert processes.wanted(3) == (3, 1)
 
@@ -175,7 +175,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "method": "ke",
         "data": {"name": "folder", "root": str(folder / "faces"), "cache": str(folder / "cache")},
         "encoder": {"name": "vit-b16", "weights": tiny.save_vit(folder / "net"), "size": 32},
-        "optim": {"epochs": 2, "batch_size": 8, "rate": 0.03, "warmup_rate": 0.0, "average": 0.9},
+        "optim": {
+            "epochs": 2,
+            "batch_size": 8,
+            "learning_rate": 0.03,
+            "warmup_learning_rate": 0.0,
+            "average": 0.9,
+        },
         "options": {"temperature": 0.1, "centre": True},
         "threads": 1,
     }

@@ -35,8 +35,8 @@ def slow_attention(block: Attention, queries: Tensor, context: Tensor) -> Tensor
                 ]
                 total = sum(math.exp(score) for score in scores)
                 for other, score in enumerate(scores):
-                    share = math.exp(score) / total
-                    found[picture, place, own] += share * value[picture, other, own]
+                    fraction = math.exp(score) / total
+                    found[picture, place, own] += fraction * value[picture, other, own]
     return block.output(found)
 
 

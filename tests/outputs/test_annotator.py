@@ -103,7 +103,7 @@ class TestFilm:
     def _needs_av(self) -> None:
         pytest.importorskip("av", reason="needs fervor[video]")
 
-    def film(
+    def video(
         self, folder: Path, times: Sequence[float], *, size: tuple[int, int] = (401, 601)
     ) -> None:
         source = str(folder / "clip.mkv")
@@ -117,7 +117,7 @@ class TestFilm:
     def test_frames_keep_their_times(self, tmp_path: Path) -> None:
         random = np.random.default_rng(0)
         times = [0.0, *np.cumsum(random.uniform(0.005, 0.3, 20)).tolist()]
-        self.film(tmp_path, times)
+        self.video(tmp_path, times)
         assert files(tmp_path / "out") == ["clip-timeline.html", "clip-timeline.png", "clip.mp4"]
         read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
         assert [frame.time_s for frame in read] == pytest.approx(times, abs=0.0005)
@@ -128,7 +128,7 @@ class TestFilm:
         assert not changed[250:, 350:].any()
 
     def test_times_that_stand_still_are_kept_apart(self, tmp_path: Path) -> None:
-        self.film(tmp_path, [0.0, 0.0, 0.0, 0.1])
+        self.video(tmp_path, [0.0, 0.0, 0.0, 0.1])
         read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
         assert len(read) == 4
 

@@ -16,15 +16,17 @@ from fervor.outputs.drawing import annotated, colour_of, contact_sheet, font, in
 from tests.inference.test_smoothing import face
 
 
-def shown(label: str, box: tuple[float, float, float, float], share: float = 0.9) -> Prediction:
-    rest = (1 - share) / (len(EXPRESSIONS) - 1)
-    shares = {name: share if name == label else rest for name in EXPRESSIONS}
-    return replace(face(None, share, track=None), label=label, box=box, probabilities=shares)
+def shown(label: str, box: tuple[float, float, float, float], fraction: float = 0.9) -> Prediction:
+    rest = (1 - fraction) / (len(EXPRESSIONS) - 1)
+    probabilities = {name: fraction if name == label else rest for name in EXPRESSIONS}
+    return replace(
+        face(None, fraction, track=None), label=label, box=box, probabilities=probabilities
+    )
 
 
 def drawn(image: np.ndarray, *predictions: Prediction) -> np.ndarray:
-    shares = [prediction.probabilities for prediction in predictions]
-    return np.asarray(annotated(image, predictions, shares))
+    probabilities = [prediction.probabilities for prediction in predictions]
+    return np.asarray(annotated(image, predictions, probabilities))
 
 
 def has(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -55,7 +57,7 @@ def test_a_box_is_where_the_face_is_in_its_colour(label: str) -> None:
 
 def test_the_bar_is_divided_by_the_shares() -> None:
     image = np.full((600, 800, 3), 90, np.uint8)
-    pixels = drawn(image, shown("sadness", (100, 100, 200, 200), share=0.65))
+    pixels = drawn(image, shown("sadness", (100, 100, 200, 200), fraction=0.65))
     bar = pixels[305, 100:301]
     wide = {name: int(has(bar, colour_of(name, EXPRESSIONS)).sum()) for name in EXPRESSIONS}
     assert wide["sadness"] == pytest.approx(130, abs=4)
@@ -123,7 +125,7 @@ def scene(count: int, seed: int, *, track: bool = False) -> tuple[np.ndarray, li
             corner = random.uniform(-0.3 * side, [width - 0.7 * side, height - 0.7 * side])
         label = EXPRESSIONS[number % len(EXPRESSIONS)]
         box = (float(corner[0]), float(corner[1]), float(0.8 * side), float(side))
-        prediction = shown(label, box, share=random.uniform(0.3, 1.0))
+        prediction = shown(label, box, fraction=random.uniform(0.3, 1.0))
         faces.append(replace(prediction, track=number if track else None, face=number))
     return image, faces
 
@@ -152,7 +154,7 @@ def test_no_face_of_a_group_is_drawn_over(count: int, track: bool) -> None:
 
 @pytest.mark.parametrize("count", [2, 8, 20, 40])
 def test_words_lie_beside_their_face_and_are_whole(count: int) -> None:
-    shares = 0
+    probabilities = 0
     for seed in range(4):
         image, faces = scene(count, seed, track=True)
         canvas = (image.shape[1], image.shape[0])
@@ -169,8 +171,8 @@ def test_words_lie_beside_their_face_and_are_whole(count: int) -> None:
                 reach = one.gap + 1
                 near = (x - reach, y - reach, x + width + reach, y + height + reach)
                 assert overlap_of(one.tag, near) > 0
-        shares += sum(one.tag is not None for one in placed)
-    assert shares > 0.7 * 4 * count  # of these scenes, where many lie over one another
+        probabilities += sum(one.tag is not None for one in placed)
+    assert probabilities > 0.7 * 4 * count  # of these scenes, where many lie over one another
 
 
 def overlap_of(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -198,8 +200,8 @@ def test_landmarks_are_seen_above_all_and_small_beside_a_small_face() -> None:
         tuple((x + width * u, y + height * v) for u in (0.1, 0.5, 0.9) for v in (0.1, 0.5, 0.9))
         for x, y, width, height in (face_.box or (0, 0, 0, 0) for face_ in faces)
     ]
-    shares = [face_.probabilities for face_ in faces]
-    pixels = np.asarray(annotated(image, faces, shares, places))
+    probabilities = [face_.probabilities for face_ in faces]
+    pixels = np.asarray(annotated(image, faces, probabilities, places))
     for x, y in (point for points in places for point in points):
         assert pixels[round(y), round(x)].tolist() == [255, 255, 255]
     small = has(pixels[310:370, 110:150], (255, 255, 255)).sum()
@@ -208,8 +210,8 @@ def test_landmarks_are_seen_above_all_and_small_beside_a_small_face() -> None:
 
 
 def linear(colour: tuple[int, int, int]) -> np.ndarray:
-    share = np.array(colour) / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    fraction = np.array(colour) / 255
+    return np.where(fraction <= 0.04045, fraction / 12.92, ((fraction + 0.055) / 1.055) ** 2.4)
 
 
 # H. Brettel, F. Vienot, J. D. Mollon, "Computerized simulation of color appearance for dichromats",
@@ -291,7 +293,7 @@ def test_words_of_any_length_stay_whole() -> None:
 
 def test_classes_of_no_probability_are_not_listed() -> None:
     image = np.full((600, 800, 3), 90, np.uint8)
-    certain = shown("anger", (300, 200, 150, 180), share=1.0)
+    certain = shown("anger", (300, 200, 150, 180), fraction=1.0)
     pixels = drawn(image, certain)[:, 455:]
     assert not has(pixels, colour_of("happiness", EXPRESSIONS)).any()
     assert has(pixels, colour_of("anger", EXPRESSIONS)).any()

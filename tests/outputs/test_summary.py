@@ -24,7 +24,7 @@ def gathered(path: Path, frames: list[tuple[float, Shown]], **options: Any) -> l
         for number, (time, shown) in enumerate(frames):
             frame = Frame("clip.mp4", number, time, None, None)
             faces: list[Prediction] = [
-                face(time, share, track=track) for track, share in shown.items()
+                face(time, fraction, track=track) for track, fraction in shown.items()
             ]
             summary.add(frame, faces or [without_face(frame, "tiny")])
     return list(json.loads(path.read_text()))
@@ -37,14 +37,16 @@ def of(rows: list[dict[str, Any]], track: int | None, label: str) -> dict[str, A
 
 def test_times_shares_and_episodes(tmp_path: Path) -> None:
     """Four frames a second: neutral twice, anger twice, neutral; then half a second without."""
-    shares = [0.9, 0.8, 0.3, 0.1, 0.6]
-    frames: list[tuple[float, Shown]] = [(0.25 * n, {0: share}) for n, share in enumerate(shares)]
+    probabilities = [0.9, 0.8, 0.3, 0.1, 0.6]
+    frames: list[tuple[float, Shown]] = [
+        (0.25 * n, {0: fraction}) for n, fraction in enumerate(probabilities)
+    ]
     frames += [(1.25, {}), (1.5, {})]
     rows = gathered(tmp_path / "a.json", frames)
     neutral, anger = of(rows, 0, "neutral"), of(rows, 0, "anger")
     assert (neutral["face_s"], neutral["label_s"], anger["label_s"]) == (1.25, 0.75, 0.5)
     assert (neutral["share_of_time"], anger["share_of_time"]) == (0.6, 0.4)
-    assert neutral["mean_prob"] == pytest.approx(sum(shares) / 5, abs=1e-4)
+    assert neutral["mean_prob"] == pytest.approx(sum(probabilities) / 5, abs=1e-4)
     assert (neutral["episodes"], anger["episodes"]) == (2, 1)
     assert (neutral["mean_episode_s"], neutral["longest_episode_s"]) == (0.375, 0.5)
     assert (neutral["frames"], neutral["frames_without_face"]) == (5, None)

@@ -273,9 +273,9 @@ def moving(count: int) -> list[list[Prediction]]:
     """A video: two faces, none, and one, in turn."""
     answers = []
     for number in range(count):
-        share = 0.9 if number % 2 else 0.2
-        shares = dict(zip(LABELS, (share, 0.9 - share, 0.1), strict=True))
-        values = {"frame": number, "time_s": number / 25, "probabilities": shares}
+        fraction = 0.9 if number % 2 else 0.2
+        probabilities = dict(zip(LABELS, (fraction, 0.9 - fraction, 0.1), strict=True))
+        values = {"frame": number, "time_s": number / 25, "probabilities": probabilities}
         if number % 3 == 1:
             none = without_face("no_face", source="clip.mp4")
             answers.append([replace(none, frame=number, time_s=number / 25)])

@@ -32,8 +32,8 @@ def filled(*tracks: tuple[float, float, float], rate: int = 25) -> Timeline:
     for number in range(round(last * rate) + 1):
         time = number / rate
         faces = [
-            face(time, share, track=track)
-            for track, (start, end, share) in enumerate(tracks)
+            face(time, fraction, track=track)
+            for track, (start, end, fraction) in enumerate(tracks)
             if start <= time <= end
         ]
         answer.add(faces, [one.probabilities for one in faces])
@@ -44,7 +44,7 @@ def test_lanes_hold_times_and_shares() -> None:
     first, second = filled((0.0, 4.0, 0.25), (1.0, 2.0, 0.75)).lanes()
     assert (first.track, second.track) == (0, 1)
     assert (second.times[0], second.times[-1]) == pytest.approx((1.0, 2.0))
-    np.testing.assert_allclose(second.shares, [[0.75, 0.25]] * 26, atol=1e-6)
+    np.testing.assert_allclose(second.probabilities, [[0.75, 0.25]] * 26, atol=1e-6)
 
 
 def test_a_long_video_is_drawn_by_its_means() -> None:
@@ -54,7 +54,7 @@ def test_a_long_video_is_drawn_by_its_means() -> None:
         long.add([one], [one.probabilities])
     (lane,) = long.lanes()
     assert len(lane.times) <= timeline.POINTS + 1
-    np.testing.assert_allclose(lane.shares, 0.5, atol=0.02)
+    np.testing.assert_allclose(lane.probabilities, 0.5, atol=0.02)
     assert (np.diff(lane.times) > 0).all()
 
 

@@ -48,9 +48,9 @@ def test_no_caption_is_a_sentence_of_the_nine_templates(
 def test_shares_are_distributions_and_even(composed: tuple[captions.Caption, ...]) -> None:
     first: Counter[str] = Counter()
     for caption in composed:
-        assert sum(caption.shares.values()) == pytest.approx(1)
-        assert set(caption.shares) <= set(EXPRESSIONS)
-        first[max(caption.shares, key=lambda name: caption.shares[name])] += 1
+        assert sum(caption.probabilities.values()) == pytest.approx(1)
+        assert set(caption.probabilities) <= set(EXPRESSIONS)
+        first[max(caption.probabilities, key=lambda name: caption.probabilities[name])] += 1
     assert set(first) == set(EXPRESSIONS)
     assert max(first.values()) < 1.2 * min(first.values())
 
@@ -70,15 +70,15 @@ def test_mixtures_name_both_and_say_which_is_stronger() -> None:
     found = {}
     for caption in captions.compose(0):
         if caption.text == "mainly anxiety, a trace of revulsion":
-            found = dict(caption.shares)
-        if len(caption.shares) == 2 and "slight" not in caption.text:
+            found = dict(caption.probabilities)
+        if len(caption.probabilities) == 2 and "slight" not in caption.text:
             named = [
                 name
-                for name in caption.shares
+                for name in caption.probabilities
                 if any(
                     word in caption.text for word in (*own[name]["nouns"], *own[name]["adjectives"])
                 )
             ]
-            strongest = max(caption.shares, key=lambda name: caption.shares[name])
+            strongest = max(caption.probabilities, key=lambda name: caption.probabilities[name])
             assert strongest in named, caption
     assert not found or found == {"fear": captions.STRONGER, "disgust": captions.WEAKER}

@@ -725,12 +725,12 @@ def test_the_interface_is_as_its_description_says(tiny: Path) -> None:
 
 def test_an_answer_that_is_no_number_is_an_error_row(tmp_path: Path) -> None:
     model = spoil_blue(write_model(tmp_path / "model"))
-    film = write_video(tmp_path / "film.mp4", [portrait(200, 100)] * 3)
+    video = write_video(tmp_path / "film.mp4", [portrait(200, 100)] * 3)
     words = ["--model", str(model), "--threads", "1"]
     reason = "the model's answer to face 0 is no finite number"
     with serving(*words) as running:
         (answer,) = running.post(PREDICT, [("a.jpg", ASTRONAUT)]).json["results"]
-        lines = running.post(VIDEO, [("film.mp4", film.read_bytes())]).body.splitlines()
+        lines = running.post(VIDEO, [("film.mp4", video.read_bytes())]).body.splitlines()
         (explained,) = running.post(EXPLAIN, [("a.jpg", ASTRONAUT)]).json["faces"]
     for row in (*answer, *map(json.loads, lines)):
         assert (row["status"], row["error"], row["prob"]) == ("error", reason, None)
@@ -738,7 +738,7 @@ def test_an_answer_that_is_no_number_is_an_error_row(tmp_path: Path) -> None:
     assert explained["status"] == "error" and explained["heat"] is None
     assert explained["error"].endswith(reason)
     rows = tmp_path / "rows.jsonl"
-    given = ["predict", str(PHOTOGRAPH), str(film), *words]
+    given = ["predict", str(PHOTOGRAPH), str(video), *words]
     assert main([*given, "--output", str(rows)]) == 0
     assert main([*given, "--output", str(rows), "--strict"]) == 1
     assert {json.loads(line)["error"] for line in rows.read_text().splitlines()} == {reason}

@@ -130,7 +130,9 @@ def test_a_run_logs_its_parts(each: bool, tmp_path: Path, monkeypatch: pytest.Mo
         augment=Augment(erase=0),
         encoder=Encoder(name="resnet18", weights=tiny.save_resnet(tmp_path / "net"), size=32),
         text=Text("minilm-vectors"),
-        optim=Optim(epochs=2, batch_size=6, rate=0.05, clip=1.0, clip_each=each, warmup_epochs=0),
+        optim=Optim(
+            epochs=2, batch_size=6, learning_rate=0.05, clip=1.0, clip_each=each, warmup_epochs=0
+        ),
         options={"temperature": 0.1},
         output=str(tmp_path / "run"),
     )

@@ -152,10 +152,10 @@ def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run:
         *(EpochSampler(pictures.label, 8, seed=0, rank=rank, world=2) for rank in range(2)),
         strict=True,
     ):
-        whole, shares = batches[alone], [batches[part] for part in parts]
+        whole, probabilities = batches[alone], [batches[part] for part in parts]
         for name, value in whole._asdict().items():
             if value is not None:
-                assert torch.equal(torch.cat([getattr(s, name) for s in shares]), value)
+                assert torch.equal(torch.cat([getattr(s, name) for s in probabilities]), value)
 
 
 class Plain(Method):

@@ -16,7 +16,7 @@ from fervor.training.optim import decayed, learning_rate, moving_average, optimi
 def test_the_rate_is_the_papers() -> None:
     """50 epochs: the first at 1e-4, then a cosine over all of them, stepped each epoch."""
     optim, steps = Optim(), 7
-    rates = [optim.rate * learning_rate(step, steps, optim) for step in range(50 * steps)]
+    rates = [optim.learning_rate * learning_rate(step, steps, optim) for step in range(50 * steps)]
     for step, rate in enumerate(rates):
         epoch = step // steps
         cosine = 2e-3 * (1 + math.cos(math.pi * epoch / 50)) / 2
@@ -25,14 +25,14 @@ def test_the_rate_is_the_papers() -> None:
 
 
 def test_a_rate_can_rise_linearly_and_follow_every_step() -> None:
-    optim = Optim(epochs=5, schedule="step", warmup_epochs=2, warmup_rate=0)
-    shares = [learning_rate(step, 10, optim) for step in range(50)]
-    assert shares[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
-    falling = shares[19:]
+    optim = Optim(epochs=5, schedule="step", warmup_epochs=2, warmup_learning_rate=0)
+    probabilities = [learning_rate(step, 10, optim) for step in range(50)]
+    assert probabilities[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    falling = probabilities[19:]
     assert all(later <= earlier for earlier, later in pairwise(falling))
-    assert shares[20] == pytest.approx(1)
-    assert shares[35] == pytest.approx(0.5)
-    assert 0 < shares[-1] < 0.01
+    assert probabilities[20] == pytest.approx(1)
+    assert probabilities[35] == pytest.approx(0.5)
+    assert 0 < probabilities[-1] < 0.01
     assert learning_rate(0, 10, replace(optim, warmup_epochs=0)) == pytest.approx(1)
 
 
@@ -40,7 +40,7 @@ def test_a_rate_can_fall_by_a_factor_each_epoch() -> None:
     optim = Optim(epochs=4, schedule="exponential", gamma=0.9, warmup_epochs=0)
     for step in range(20):
         assert learning_rate(step, 5, optim) == pytest.approx(0.9 ** (step // 5))
-    late = replace(optim, warmup_epochs=1, warmup_rate=0)
+    late = replace(optim, warmup_epochs=1, warmup_learning_rate=0)
     assert learning_rate(4, 5, late) == pytest.approx(1)
     assert [learning_rate(step, 5, late) for step in (5, 9, 10)] == pytest.approx([1, 1, 0.9])
 
@@ -60,7 +60,7 @@ def quadratic() -> tuple[torch.nn.Linear, torch.nn.Linear, Callable[[], Tensor]]
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_sam_against_a_slow_loop(name: str) -> None:
     """w' = w + rho g / |g| over all groups together; the base optimiser steps from w with g(w')."""
-    optim = Optim(name=name, rate=0.02, sam=0.05, weight_decay=0.0)  # type: ignore[arg-type]
+    optim = Optim(name=name, learning_rate=0.02, sam=0.05, weight_decay=0.0)  # type: ignore[arg-type]
     first, second, loss = quadratic()
     groups = [
         {"params": list(first.parameters()), "lr": 0.02},
@@ -108,7 +108,7 @@ def test_sam_against_a_slow_loop(name: str) -> None:
 
 def test_the_first_beta_of_adamw_is_the_momentum() -> None:
     """The step of AdamW: p -= rate * (decay * p + m / (sqrt(v) + eps)), both without bias."""
-    optim = Optim(name="adamw", rate=0.02, momentum=0.8, weight_decay=0.3, decay_all=True)
+    optim = Optim(name="adamw", learning_rate=0.02, momentum=0.8, weight_decay=0.3, decay_all=True)
     first, second, loss = quadratic()
     parameters = [*first.parameters(), *second.parameters()]
     optimizer = optimizer_of([{"params": parameters, "lr": 0.02}], optim)
@@ -135,7 +135,7 @@ def test_groups_keep_their_rates_and_decay(sam: float) -> None:
         {"params": list(first.parameters()), "lr": 0.02},
         {"params": list(second.parameters()), "lr": 0.2},
     ]
-    optim = Optim(name="adam", rate=0.02, sam=sam, weight_decay=0.3, decay_all=False)
+    optim = Optim(name="adam", learning_rate=0.02, sam=sam, weight_decay=0.3, decay_all=False)
     optimizer = optimizer_of(groups, optim)
     found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     assert found == [(0.02, 0.3), (0.02, 0.0), (0.2, 0.3), (0.2, 0.0)]

@@ -49,7 +49,7 @@ def settings(root: Path, output: Path, **options: Any) -> Run:
         augment=Augment(rotation=5),
         encoder=Encoder(name="clip", weights=clip, size=32),
         text=Text(name=clip),
-        optim=Optim(epochs=3, batch_size=6, rate=0.02, warmup_rate=0.0, clip=1.0),
+        optim=Optim(epochs=3, batch_size=6, learning_rate=0.02, warmup_learning_rate=0.0, clip=1.0),
         options={"top_k": 4, **options},
         output=str(output),
         name="drawn",

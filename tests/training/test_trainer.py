@@ -54,7 +54,7 @@ pytestmark = [
 LABELS = ("neutral", "happiness", "surprise", "anger")
 EPOCHS, STEPS = 3, 3
 """Of a run of `settings`."""
-OPTIM = {"epochs": EPOCHS, "batch_size": 8, "rate": 0.03, "warmup_rate": 0.0}
+OPTIM = {"epochs": EPOCHS, "batch_size": 8, "learning_rate": 0.03, "warmup_learning_rate": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,13 @@ train(settings(root, output, optim=RESUMED[sys.argv[4]]))
 
 RESUMED: dict[str, dict[str, Any]] = {
     "sgd": {"average": 0.5, "schedule": "step"},
-    "sam": {"sam": 0.05, "name": "adam", "rate": 3e-3, "schedule": "exponential", "clip": 0.5},
+    "sam": {
+        "sam": 0.05,
+        "name": "adam",
+        "learning_rate": 3e-3,
+        "schedule": "exponential",
+        "clip": 0.5,
+    },
 }
 """Everything that has a state: momentum, schedule, moving average; SAM around Adam."""
 
@@ -421,9 +427,9 @@ def test_nothing_to_resume(root: Path, tmp_path: Path) -> None:
 
 
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {
-    "rate": (
-        {"optim": {"rate": 0.01}},
-        r"optim\.rate was 0\.03, 0\.01 would make another run of it",
+    "learning_rate": (
+        {"optim": {"learning_rate": 0.01}},
+        r"optim\.learning_rate was 0\.03, 0\.01 would make another run of it",
     ),
     "seed": ({"seed": 30}, "seed was 29, 30 would make"),
     "epochs": ({"optim": {"epochs": 4}}, r"optim\.epochs was 3, 4 would"),
@@ -618,7 +624,7 @@ def test_a_run_starts_from_a_model(finished: Path, root: Path, tmp_path: Path) -
         tmp_path / "tuned",
         data=Data(name="folder", root=str(tmp_path / "faces"), cache=""),
         start=str(finished),
-        optim={"rate": 1e-9, "epochs": 1, "warmup_rate": 0, "weight_decay": 0},
+        optim={"learning_rate": 1e-9, "epochs": 1, "warmup_learning_rate": 0, "weight_decay": 0},
     )
     tuned, original = (load_model(folder) for folder in (train(run), finished))
     assert tuned.labels == ("happiness", "fear")
@@ -767,11 +773,11 @@ def test_sam_takes_the_frozen_features_once(
 
 
 def test_sam_clips_the_gradient_that_is_used(root: Path, tmp_path: Path) -> None:
-    start = train(settings(root, tmp_path / "start", optim={"epochs": 1, "rate": 1e-12}))
+    start = train(settings(root, tmp_path / "start", optim={"epochs": 1, "learning_rate": 1e-12}))
     before = load_file(start / "weights.safetensors")
     lengths = []
     for clip in (1e-6, 0.0):
-        optim = {"epochs": 1, "sam": 0.05, "clip": clip, "rate": 0.5, "momentum": 0.0}
+        optim = {"epochs": 1, "sam": 0.05, "clip": clip, "learning_rate": 0.5, "momentum": 0.0}
         optim |= {"weight_decay": 0.0}
         folder = train(settings(root, tmp_path / f"clip{clip}", optim=optim))
         after = load_file(folder / "weights.safetensors")

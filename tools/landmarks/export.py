@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fervor.graphs.onnx import write_checked
-from fervor.io.atomic import aside
+from fervor.io.atomic import atomic_write
 from fervor.models.mobilefacenet import SIZE, LandmarkEncoder
 
 
@@ -26,5 +26,5 @@ def export_points(encoder: LandmarkEncoder, path: Path) -> None:
     Raises:
         ModelError: the graph's answers differ from torch's by more than 1e-4.
     """
-    with aside(path) as partial:
+    with atomic_write(path) as partial:
         write_checked(_Points(encoder), partial, size=SIZE, outputs=("points",), half=True)

@@ -45,8 +45,8 @@ def summary(found: dict[str, Float[Tensor, " n"]]) -> dict[str, float]:
     """Mean errors, and the share of the faces whose inter-ocular error is a failure."""
     figures = {f"error_{name}": _rounded(values.mean()) for name, values in found.items()}
     for limit in FAILED:
-        share = (found["inter_ocular"] > limit).float().mean()
-        figures[f"failures_above_{limit:g}"] = _rounded(share)
+        fraction = (found["inter_ocular"] > limit).float().mean()
+        figures[f"failures_above_{limit:g}"] = _rounded(fraction)
     return figures
 
 

@@ -257,12 +257,14 @@ class _Training:
             network, multi_avg_fn=moving_average(run.optim.average), use_buffers=True
         )
         trained = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = optimizer_of([{"params": trained, "lr": run.optim.rate}], run.optim)
+        self.optimizer = optimizer_of(
+            [{"params": trained, "lr": run.optim.learning_rate}], run.optim
+        )
         self.sampler = EpochSampler(
             faces.pictures.label,
             run.optim.batch_size,
             seed=run.seed,
-            epoch_share=run.data.epoch_share,
+            epoch_fraction=run.data.epoch_fraction,
         )
         self.batches = TrainingFaces(faces, run.augment, options, run.seed)
         self.history: list[dict[str, Any]] = []
@@ -298,9 +300,9 @@ class _Training:
         self.network.output_layer.bn.eval()
         self.sampler.set_epoch(epoch)
         for step, key in enumerate(self.sampler):
-            share = learning_rate(epoch * len(self.sampler) + step, len(self.sampler), optim)
+            fraction = learning_rate(epoch * len(self.sampler) + step, len(self.sampler), optim)
             for group in self.optimizer.param_groups:
-                group["lr"] = optim.rate * share
+                group["lr"] = optim.learning_rate * fraction
             image, wanted = self.batches.batch(key, size)
             image = (image - self.encoder.mean) / self.encoder.deviation
             image = image.contiguous(memory_format=torch.channels_last)

@@ -64,8 +64,10 @@ def brought(tower: MiniLMText, raw: Floats, classes: Floats) -> Floats:
     """MiniLM's vectors [n d] in the space of class vectors [c d] that no text tower leads to."""
     known = captions.compose(0)
     vectors = encoded(tower, [caption.text for caption in known])
-    shares = np.array([[one.shares.get(name, 0.0) for name in EXPRESSIONS] for one in known])
-    wanted = shares @ classes
+    probabilities = np.array(
+        [[one.probabilities.get(name, 0.0) for name in EXPRESSIONS] for one in known]
+    )
+    wanted = probabilities @ classes
     middle, aim = vectors.mean(0), wanted.mean(0)
     centred = (vectors - middle).astype(np.float64)
     square = centred.T @ centred + RIDGE * np.eye(centred.shape[1])

@@ -86,8 +86,8 @@ def main() -> None:
         return ridge_fit([*fixed, *rows], ridge)
 
     for ridge in RIDGES:
-        share = left_out(words, vectors, classes, ridge, fitted)
-        print(f"ridge {ridge:g}: {share:.3f} of words left out are nearest to their own class")
+        fraction = left_out(words, vectors, classes, ridge, fitted)
+        print(f"ridge {ridge:g}: {fraction:.3f} of words left out are nearest to their own class")
     weight, bias = (part.astype(np.float32) for part in fitted(RIDGE, words))
     names = listed()
     stored = [ensemble(tower.encode(prompts.spoken(name)) @ weight.T + bias) for name in names]
@@ -103,14 +103,16 @@ def known(name: str) -> dict[str, list[str]]:
 def fixed_rows(tower: MiniLM, classes: Floats) -> list[Rows]:
     """The captions, and the class names under the nine templates."""
     composed = captions.compose(0)
-    shares = np.array([[one.shares.get(name, 0.0) for name in EXPRESSIONS] for one in composed])
+    probabilities = np.array(
+        [[one.probabilities.get(name, 0.0) for name in EXPRESSIONS] for one in composed]
+    )
     own = tower.encode([one.text for one in composed])
     templates = tower.encode([text for name in EXPRESSIONS for text in prompts.spoken(name)])
     weights = load_file(FOLDER / WEIGHTS)
     learned = templates @ weights["projection.weight"].astype(np.float64).T
     aims = unit(learned + weights["projection.bias"].astype(np.float64))
     return [
-        (own, unit(shares @ classes), np.ones(len(own))),
+        (own, unit(probabilities @ classes), np.ones(len(own))),
         (templates, aims, np.full(len(templates), ANCHOR)),
     ]
 

@@ -25,7 +25,8 @@ def sweep(
     Args:
         run: the recipe.
         vary: settings with their values, separated by spaces: options.temperature=0.05,0.1 for a
-            list, optim.rate=0.001..0.1 for a range, with :log behind it for a logarithmic one.
+            list, optim.learning_rate=0.001..0.1 for a range, with :log behind it for a logarithmic
+            one.
         figure: what ranks, on the selection split.
         trials: how many; 0 for every combination of lists.
         study: folder of the sweep; empty for runs/sweeps and the recipe's name.

@@ -90,11 +90,11 @@ class Augmentation:
         grid = grid_of(self.placements(batch), self.size)
         if not self.config.partial:
             return grid
-        share = self.config.partial_area * torch.rand(batch)
-        share = share * (torch.rand(batch) < self.config.partial)
+        fraction = self.config.partial_area * torch.rand(batch)
+        fraction = fraction * (torch.rand(batch) < self.config.partial)
         side = torch.randint(4, (batch,))
         bound = torch.ones(batch, 4)  # left, top, right, bottom, as distances from the centre
-        bound[torch.arange(batch), side] -= 2 * share
+        bound[torch.arange(batch), side] -= 2 * fraction
         bound = bound[:, None, None]
         return torch.maximum(torch.minimum(grid, bound[..., 2:]), -bound[..., :2])
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fervor.faces.landmarks import GRAPH, SIZE
-from fervor.io.atomic import aside
+from fervor.io.atomic import atomic_write
 from fervor.io.image import to_input
 from fervor.io.onnx_session import open_packaged
 
@@ -51,7 +51,7 @@ def part_boxes(images: Tensor, cache: str = "") -> Float[Tensor, "n p 4"]:
     path = Path(cache) / f"landmarks-{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as partial:
+        with atomic_write(path) as partial:
             np.save(partial, _points(images).numpy())
     return _boxes(torch.from_numpy(np.load(path)))
 

@@ -179,12 +179,12 @@ def _kept(cache: Path, fingerprint: str) -> Labels | None:
 
 
 def _keep(cache: Path, fingerprint: str, labels: Labels) -> None:
-    aside = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
+    atomic_write = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(aside, fingerprint=np.array(fingerprint), labels=labels)
-        aside.replace(cache)
+        np.savez(atomic_write, fingerprint=np.array(fingerprint), labels=labels)
+        atomic_write.replace(cache)
     except OSError as error:
         with suppress(OSError):
-            aside.unlink()
+            atomic_write.unlink()
         logger.warning("the index of labels is not kept: %s: %s", shown(cache), error.strerror)

@@ -78,7 +78,7 @@ def few(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
 
 
 def noisy(
-    samples: Sequence[Sample], share: float, classes: Sequence[str], seed: int
+    samples: Sequence[Sample], fraction: float, classes: Sequence[str], seed: int
 ) -> list[Sample]:
     """The samples with a share of each class's labels replaced by the other classes, evenly.
 
@@ -88,13 +88,13 @@ def noisy(
     Raises:
         UsageError: a share outside 0 to 1.
     """
-    if not 0 <= share < 1:
-        raise UsageError(f"--data.label_noise {share}: expected a share from 0 to below 1")
+    if not 0 <= fraction < 1:
+        raise UsageError(f"--data.label_noise {fraction}: expected a share from 0 to below 1")
     found = list(samples)
     for name, rows in _by_class(samples).items():
         random = _generator(seed, name)
         others = random.permutation([other for other in classes if other != name])
-        for place, row in enumerate(random.permutation(rows)[: round(share * len(rows))]):
+        for place, row in enumerate(random.permutation(rows)[: round(fraction * len(rows))]):
             other = str(others[place % len(others)])
             found[row] = replace(found[row], label=other, votes={})
     return found

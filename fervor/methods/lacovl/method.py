@@ -176,7 +176,7 @@ class LaCoVL(Method):
 
     pairs = True
     has_frozen_stage = True
-    companions = ("landmarks", "teacher")
+    auxiliary = ("landmarks", "teacher")
     options: Options
 
     def __init__(
@@ -254,7 +254,7 @@ class LaCoVL(Method):
 
     def frozen(self) -> tuple[str, ...]:
         """The networks beside the encoders, as far as there are such."""
-        return tuple(name for name in self.companions if getattr(self, name) is not None)
+        return tuple(name for name in self.auxiliary if getattr(self, name) is not None)
 
     def train(self, mode: bool = True) -> Self:
         """As for every module, but what is frozen stays in eval mode."""
@@ -376,15 +376,15 @@ class LaCoVL(Method):
             found.append("gate (even mixture everywhere)")
         return found
 
-    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The image encoder at the rate, new layers at `new_layers` times it."""
         own = {id(parameter) for parameter in self.image.parameters()}
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in trained if id(p) in own], "lr": rate},
+            {"params": [p for p in trained if id(p) in own], "lr": learning_rate},
             {
                 "params": [p for p in trained if id(p) not in own],
-                "lr": rate * self.options.new_layers,
+                "lr": learning_rate * self.options.new_layers,
             },
         ]
         return [group for group in groups if group["params"]]

@@ -64,8 +64,8 @@ def test_covers_are_drawn_at_the_probability_asked_for() -> None:
     torch.manual_seed(0)
     boxes = torch.rand(1, len(PARTS), 4).expand(2000, -1, -1)
     covers, shade = drawn_covers(boxes, 0.3)
-    share = float((covers[:, 2] > 0).float().mean())
-    assert share == pytest.approx(0.3, abs=0.04)
+    fraction = float((covers[:, 2] > 0).float().mean())
+    assert fraction == pytest.approx(0.3, abs=0.04)
     drawn = covers[covers[:, 2] > 0]
     ratio = drawn[:, None, 2:] / boxes[: len(drawn), :, 2:]
     assert bool(((ratio > 0.999) & (ratio < 1.601)).all(2).any(1).all())

@@ -86,9 +86,9 @@ def test_the_rule_equals_its_restatement(protocol: str, votes: list[int]) -> Non
     decision = decide(votes, protocol)
     assert (decision and decision[0]) == restated(votes, protocol)
     if decision is not None:
-        label, shares = decision
-        assert tuple(shares) == (BASIC if protocol == "majority7" else EXPRESSIONS)
-        assert shares[label] == max(shares.values()) > 0
+        label, probabilities = decision
+        assert tuple(probabilities) == (BASIC if protocol == "majority7" else EXPRESSIONS)
+        assert probabilities[label] == max(probabilities.values()) > 0
 
 
 HALF = ballot(neutral=5, anger=5)

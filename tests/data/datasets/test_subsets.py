@@ -42,20 +42,20 @@ def test_few_shots_are_as_many_of_each_class(shots: int) -> None:
     assert subsets.few(others, shots, seed=3) == same  # a class's draw is its own
 
 
-@pytest.mark.parametrize(("share", "anger"), [(0.1, 2), (0.2, 4), (0.3, 6)])
-def test_noise_replaces_a_share_of_each_class_evenly(share: float, anger: int) -> None:
+@pytest.mark.parametrize(("fraction", "anger"), [(0.1, 2), (0.2, 4), (0.3, 6)])
+def test_noise_replaces_a_share_of_each_class_evenly(fraction: float, anger: int) -> None:
     whole = samples(SIZES)
-    found = subsets.noisy(whole, share, EXPRESSIONS, seed=1)
+    found = subsets.noisy(whole, fraction, EXPRESSIONS, seed=1)
     assert SIZES["anger"] == 20
     for name, size in SIZES.items():
         new = [a for b, a in zip(whole, found, strict=True) if b.label == name != a.label]
-        assert len(new) == round(share * size), name
+        assert len(new) == round(fraction * size), name
         assert not any(sample.votes for sample in new)
         per_class = Counter(sample.label for sample in new)
         spread = [per_class[other] for other in EXPRESSIONS if other != name]
         assert max(spread) - min(spread) <= 1
     changed = sum(a != b for a, b in zip(whole, found, strict=True) if b.label == "anger")
-    assert changed >= 0 and round(share * 20) == anger
+    assert changed >= 0 and round(fraction * 20) == anger
     assert subsets.noisy(whole, 0.0, EXPRESSIONS, seed=1) == whole
     with pytest.raises(UsageError, match=r"--data.label_noise 1.0: expected a share"):
         subsets.noisy(whole, 1.0, EXPRESSIONS, seed=1)

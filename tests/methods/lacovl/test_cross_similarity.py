@@ -11,7 +11,7 @@ from torch import Tensor
 from fervor.methods.lacovl.cross_similarity import (
     CrossSimilarityAttention,
     distances,
-    shares,
+    probabilities,
     similarity_of,
 )
 
@@ -59,9 +59,9 @@ def slow(net: CrossSimilarityAttention, anchor: Tensor, partner: Tensor) -> tupl
         for side, tokens in enumerate((anchor, partner)):
             total = sum(math.exp(value) for value in sums[side])
             for place in range(PLACES):
-                share = math.exp(sums[side][place]) / total
+                fraction = math.exp(sums[side][place]) / total
                 token = tokens[number, place]
-                token = net.norm2(token + share * net.key_value(token)[WIDTH:])
+                token = net.norm2(token + fraction * net.key_value(token)[WIDTH:])
                 results[side][number, place] = token + net.feed_forward(token)
     return results
 
@@ -108,12 +108,12 @@ def test_shares_sum_to_one_and_rise_with_similarity(count: int, places: int, see
     assert (similarity >= 0).all()
     assert similarity.amin((1, 2)).eq(0).all()
     for axis in (1, 2):
-        weight = shares(similarity, axis)
+        weight = probabilities(similarity, axis)
         torch.testing.assert_close(weight.sum(1), torch.ones(count))
     if places > 1:
         nearer = similarity.clone()
         nearer[:, :, 0] = similarity.amax() + 1
-        assert (shares(nearer, 2)[:, 0] >= shares(similarity, 2)[:, 0]).all()
+        assert (probabilities(nearer, 2)[:, 0] >= probabilities(similarity, 2)[:, 0]).all()
 
 
 def test_distances_are_euclids_and_their_gradient_is_finite_at_zero() -> None:

@@ -86,13 +86,13 @@ def slow(net: GatedCrossAttention, image: Tensor, landmarks: Tensor) -> Tensor:
         attended = torch.zeros(PLACES, WIDTH)
         size = WIDTH // HEADS
         for place in range(PLACES):
-            share = torch.ones(WIDTH)
+            fraction = torch.ones(WIDTH)
             if net.gate is not None:
                 logits = net.gate(torch.cat([guide[place], own[place]]))
-                share = torch.sigmoid(logits)
+                fraction = torch.sigmoid(logits)
                 if options.gate == "head":
-                    share = torch.stack([share[channel // size] for channel in range(WIDTH)])
-                share = share * torch.ones(WIDTH)
+                    fraction = torch.stack([fraction[channel // size] for channel in range(WIDTH)])
+                fraction = fraction * torch.ones(WIDTH)
             for head in range(HEADS):
                 part = slice(head * size, (head + 1) * size)
                 scores = slow_scores(net.scores, guide, own, head, place)
@@ -108,7 +108,7 @@ def slow(net: GatedCrossAttention, image: Tensor, landmarks: Tensor) -> Tensor:
                     scores = slow_scores(net.reverse, own, guide, head, place)
                     values = net.reverse.key_value(guide)[:, WIDTH:][:, part]
                     second = torch.tensor(softmax(scores)) @ values
-                attended[place, part] = share[part] * first + (1 - share[part]) * second
+                attended[place, part] = fraction[part] * first + (1 - fraction[part]) * second
         carried = own if options.residual == "normed" else tokens
         carried = carried + net.gamma1 * net.output(attended)
         carried = carried + net.gamma2 * net.feed_forward(net.norm(carried))

@@ -27,7 +27,7 @@ from fervor.graphs.onnx import OUTPUTS, _Graph, _write_graph, export
 from fervor.inference.predictor import Predictor
 from fervor.methods.build import load_model, own_state, save_model, tower_checksums
 from fervor.methods.lacovl.method import LaCoVL, Logits
-from fervor.models.auxiliary import build_companions
+from fervor.models.auxiliary import build_auxiliary
 from fervor.models.image import ImageEncoder, build_image_encoder
 from fervor.models.image.huggingface import TokenEncoder
 from fervor.models.mobilefacenet import PACKAGED, LandmarkEncoder, MobileFaceNet
@@ -65,17 +65,17 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Landmarks, Teacher]
 
 
 @pytest.fixture(scope="module")
-def companions(named: tuple[Landmarks, Teacher]) -> dict[str, Any]:
-    return build_companions("lacovl", LaCoVL.companions, *named)
+def auxiliary(named: tuple[Landmarks, Teacher]) -> dict[str, Any]:
+    return build_auxiliary("lacovl", LaCoVL.auxiliary, *named)
 
 
 def build(
-    companions: dict[str, Any], *, image: ImageEncoder | None = None, **options: Any
+    auxiliary: dict[str, Any], *, image: ImageEncoder | None = None, **options: Any
 ) -> LaCoVL:
     """A small method whose new layers are far from their first values."""
     torch.manual_seed(0)
     settings = LaCoVL.Options(**{**SMALL, **options})
-    method = LaCoVL(image or DrawnScales(), DrawnText(12), LABELS, settings, **companions)
+    method = LaCoVL(image or DrawnScales(), DrawnText(12), LABELS, settings, **auxiliary)
     with torch.no_grad():
         method.head.weight.mul_(4)
         for block in method.similarity:
@@ -95,11 +95,11 @@ def pairs(count: int = 1) -> Batch:
 # The objective
 
 
-def cross_entropy(logits: Tensor, shares: Tensor) -> float:
+def cross_entropy(logits: Tensor, probabilities: Tensor) -> float:
     total = sum(math.exp(float(value)) for value in logits)
     return -sum(
-        float(share) * (float(value) - math.log(total))
-        for value, share in zip(logits, shares, strict=True)
+        float(fraction) * (float(value) - math.log(total))
+        for value, fraction in zip(logits, probabilities, strict=True)
     )
 
 
@@ -136,9 +136,9 @@ def slow_logits(method: LaCoVL, own: Tensor, other: Tensor, *, own_first: bool) 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
 @torch.no_grad()
-def test_the_loss_is_the_printed_one(weight: float, companions: dict[str, Any]) -> None:
+def test_the_loss_is_the_printed_one(weight: float, auxiliary: dict[str, Any]) -> None:
     """L = 1/4 sum over a and p of CE(y_vis) + lambda CE(y_sem)."""
-    method, faces = build(companions, semantic_weight=weight, alpha=0.7), pairs()
+    method, faces = build(auxiliary, semantic_weight=weight, alpha=0.7), pairs()
     assert faces.positive is not None
     visual = semantic = 0.0
     for number in range(len(faces.label)):
@@ -159,8 +159,8 @@ def test_the_loss_is_the_printed_one(weight: float, companions: dict[str, Any]) 
 
 
 @torch.no_grad()
-def test_equal_logits_cost_the_logarithm_of_the_classes(companions: dict[str, Any]) -> None:
-    method = build(companions)
+def test_equal_logits_cost_the_logarithm_of_the_classes(auxiliary: dict[str, Any]) -> None:
+    method = build(auxiliary)
     assert method.semantic is not None
     for layer in (method.head, method.semantic.to_joint):
         nn.init.zeros_(layer.weight)
@@ -169,8 +169,8 @@ def test_equal_logits_cost_the_logarithm_of_the_classes(companions: dict[str, An
 
 
 @torch.no_grad()
-def test_the_base_head_adds_its_own_terms(companions: dict[str, Any]) -> None:
-    method, faces = build(companions, base_head=True), pairs()
+def test_the_base_head_adds_its_own_terms(auxiliary: dict[str, Any]) -> None:
+    method, faces = build(auxiliary, base_head=True), pairs()
     losses = method.losses(faces)
     assert losses.keys() == {"loss", "visual", "semantic", "base"}
     parts = losses["visual"] + losses["semantic"] + losses["base"]
@@ -189,9 +189,9 @@ def test_the_base_head_adds_its_own_terms(companions: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alone", [False, True])
 @torch.no_grad()
 def test_swapping_anchor_and_partner_swaps_the_outputs(
-    alone: bool, companions: dict[str, Any]
+    alone: bool, auxiliary: dict[str, Any]
 ) -> None:
-    method, faces = build({} if alone else companions, base_head=True), pairs()
+    method, faces = build({} if alone else auxiliary, base_head=True), pairs()
     assert faces.positive is not None
     there = torch.cat([faces.image, faces.positive])
     back = torch.cat([faces.positive, faces.image])
@@ -208,8 +208,8 @@ def test_swapping_anchor_and_partner_swaps_the_outputs(
 
 
 @torch.no_grad()
-def test_the_partner_changes_the_visual_answer_alone(companions: dict[str, Any]) -> None:
-    method, faces = build(companions, base_head=True), pairs()
+def test_the_partner_changes_the_visual_answer_alone(auxiliary: dict[str, Any]) -> None:
+    method, faces = build(auxiliary, base_head=True), pairs()
     assert faces.positive is not None
     images = torch.cat([faces.image, faces.positive])
     itself = torch.cat([faces.image, faces.image])
@@ -222,9 +222,9 @@ def test_the_partner_changes_the_visual_answer_alone(companions: dict[str, Any])
     torch.testing.assert_close(own.visual, again.visual, rtol=1e-4, atol=1e-5)
 
 
-def test_a_class_of_one_picture_is_its_own_partner(companions: dict[str, Any]) -> None:
+def test_a_class_of_one_picture_is_its_own_partner(auxiliary: dict[str, Any]) -> None:
     """Without partners in the batch the anchor's target is the partner's too; all stays finite."""
-    method, faces = build(companions).train(), pairs()
+    method, faces = build(auxiliary).train(), pairs()
     alone = method.losses(faces._replace(positive=None))
     own = method.losses(faces._replace(positive=faces.image, target=torch.eye(3)[faces.label]))
     same = method.losses(faces._replace(positive=None, target=torch.eye(3)[faces.label]))
@@ -239,9 +239,9 @@ def test_a_class_of_one_picture_is_its_own_partner(companions: dict[str, Any]) -
 
 
 @torch.no_grad()
-def test_a_picture_is_predicted_as_its_own_partner(companions: dict[str, Any]) -> None:
+def test_a_picture_is_predicted_as_its_own_partner(auxiliary: dict[str, Any]) -> None:
     faces = batch(LABELS, 2)
-    methods = {name: build(companions, predict=name) for name in ("sum", "vis", "sem")}
+    methods = {name: build(auxiliary, predict=name) for name in ("sum", "vis", "sem")}
     twice = torch.cat([faces.image, faces.image])
     logits, _ = methods["sum"].pair_logits(twice, methods["sum"]._frozen(twice))
     assert logits.semantic is not None
@@ -266,8 +266,8 @@ def test_without_a_teacher_the_visual_head_answers() -> None:
 
 
 @torch.no_grad()
-def test_features_are_in_the_space_of_the_sentences(companions: dict[str, Any]) -> None:
-    method, faces = build(companions, alpha=0.0, predict="sem"), batch(LABELS, 2)
+def test_features_are_in_the_space_of_the_sentences(auxiliary: dict[str, Any]) -> None:
+    method, faces = build(auxiliary, alpha=0.0, predict="sem"), batch(LABELS, 2)
     features = method.features(faces.image)
     assert features.grid == (3, 3)
     assert features.tokens.shape == (6, 9, 12)
@@ -280,14 +280,14 @@ def test_features_are_in_the_space_of_the_sentences(companions: dict[str, Any]) 
 
 
 @torch.no_grad()
-def test_pictures_are_shrunk_to_every_second_pixel(companions: dict[str, Any]) -> None:
-    method = build(companions)
+def test_pictures_are_shrunk_to_every_second_pixel(auxiliary: dict[str, Any]) -> None:
+    method = build(auxiliary)
     image = torch.rand(1, 3, 96, 96)
     torch.testing.assert_close(
         method._guided(image, method._frozen(image)).tokens,
         method.guided(
             method.image.scales(image[:, :, ::2, ::2]),
-            companions["landmarks"](image[:, :, ::2, ::2]),
+            auxiliary["landmarks"](image[:, :, ::2, ::2]),
         ).tokens,
     )
 
@@ -295,8 +295,8 @@ def test_pictures_are_shrunk_to_every_second_pixel(companions: dict[str, Any]) -
 # Frozen networks
 
 
-def test_what_is_frozen_neither_learns_nor_moves(companions: dict[str, Any]) -> None:
-    method, faces = build(companions).train(), pairs()
+def test_what_is_frozen_neither_learns_nor_moves(auxiliary: dict[str, Any]) -> None:
+    method, faces = build(auxiliary).train(), pairs()
     before = {key: value.clone() for key, value in method.state_dict().items()}
     assert method.frozen() == ("landmarks", "teacher")
     method.losses(faces)["loss"].backward()
@@ -322,9 +322,9 @@ def test_what_is_frozen_neither_learns_nor_moves(companions: dict[str, Any]) -> 
 
 
 def test_frozen_features_of_a_batch_serve_both_passes(
-    companions: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    auxiliary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, faces = build(companions), pairs()
+    method, faces = build(auxiliary), pairs()
     calls: list[str] = []
     for name in method.frozen():
         plain = method.get_submodule(name).forward
@@ -346,8 +346,8 @@ def test_frozen_features_of_a_batch_serve_both_passes(
     ]
 
 
-def test_new_layers_learn_faster(companions: dict[str, Any]) -> None:
-    method = build(companions, learn_temperature=True, new_layers=7.0)
+def test_new_layers_learn_faster(auxiliary: dict[str, Any]) -> None:
+    method = build(auxiliary, learn_temperature=True, new_layers=7.0)
     groups = {
         group["lr"]: {id(p) for p in group["params"]} for group in method.parameter_groups(0.5)
     }
@@ -360,8 +360,8 @@ def test_new_layers_learn_faster(companions: dict[str, Any]) -> None:
     assert [group["lr"] for group in method.parameter_groups(0.5)] == [3.5]
 
 
-def test_the_scale_starts_from_the_temperature(companions: dict[str, Any]) -> None:
-    head = build(companions).semantic
+def test_the_scale_starts_from_the_temperature(auxiliary: dict[str, Any]) -> None:
+    head = build(auxiliary).semantic
     assert head is not None
     assert float(head.log_scale.exp()) == pytest.approx(5)
     assert "log_scale" not in dict(head.named_parameters())
@@ -382,28 +382,28 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("alone", [False, True])
 def test_every_option_learns(
-    options: dict[str, Any], alone: bool, companions: dict[str, Any]
+    options: dict[str, Any], alone: bool, auxiliary: dict[str, Any]
 ) -> None:
-    method = build({} if alone else companions, **options).train()
+    method = build({} if alone else auxiliary, **options).train()
     faces = pairs()
     before = method.losses(faces)["loss"]
     before.backward()
     trained = [p for p in method.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     length = torch.stack([p.grad.norm() for p in trained if p.grad is not None]).norm()
-    rate = 1e-3 * float(before.detach()) / float(length) ** 2
-    torch.optim.SGD(trained, rate).step()
+    learning_rate = 1e-3 * float(before.detach()) / float(length) ** 2
+    torch.optim.SGD(trained, learning_rate).step()
     with torch.no_grad():
         assert method.losses(faces)["loss"] < before
 
 
 @torch.no_grad()
-def test_alpha_nothing_is_the_fixed_prompts(companions: dict[str, Any]) -> None:
+def test_alpha_nothing_is_the_fixed_prompts(auxiliary: dict[str, Any]) -> None:
     faces = batch(LABELS, 1).image
     answers = {
-        (alpha, renormalise): build(
-            companions, predict="sem", alpha=alpha, renormalise=renormalise
-        )(faces).softmax(1)
+        (alpha, renormalise): build(auxiliary, predict="sem", alpha=alpha, renormalise=renormalise)(
+            faces
+        ).softmax(1)
         for alpha in (0.0, 0.5)
         for renormalise in (True, False)
     }
@@ -483,9 +483,9 @@ CONFIG = Encoder(size=48)
 
 
 @pytest.fixture(scope="module")
-def trained(companions: dict[str, Any]) -> LaCoVL:
+def trained(auxiliary: dict[str, Any]) -> LaCoVL:
     """Small, on the face-pretrained MobileNet, its BatchNorm statistics in use."""
-    method = build(companions, image=build_image_encoder(CONFIG), temperature=0.2)
+    method = build(auxiliary, image=build_image_encoder(CONFIG), temperature=0.2)
     with torch.no_grad():
         method.train().losses(pairs(2))
     return method.eval()
@@ -517,7 +517,7 @@ def test_changed_or_missing_frozen_weights_are_one_line(network: str, tmp_path: 
     torch.save(state, path)
     clip = tiny.save_clip(tmp_path / "clip")
     named = Landmarks("mobilefacenet", str(path)), Teacher("clip", clip, 32)
-    beside = build_companions("lacovl", LaCoVL.companions, *named)
+    beside = build_auxiliary("lacovl", LaCoVL.auxiliary, *named)
     saved(tmp_path / "run", build(beside, image=build_image_encoder(CONFIG)), CONFIG, named)
     load_model(tmp_path / "run")
     if network == "landmarks":
@@ -584,10 +584,10 @@ def test_the_graph_of_a_single_picture_equals_torch(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_option_exports(
-    options: dict[str, Any], companions: dict[str, Any], tmp_path: Path
+    options: dict[str, Any], auxiliary: dict[str, Any], tmp_path: Path
 ) -> None:
     """Without face networks, whose export takes a minute and knows no option."""
-    method = build({"teacher": companions["teacher"]}, **options)
+    method = build({"teacher": auxiliary["teacher"]}, **options)
     check_graph(method, tmp_path / "model.onnx")
 
 
@@ -627,7 +627,7 @@ def test_every_recipe_builds_with_tiny_encoders(
     assert method.guided.transformer.positions.shape[1] == 3 * places + 1
     assert evidence or places == 49
     assert method.frozen() == tuple(name for name, left_out in without.items() if not left_out)
-    optimizer = optimizer_of(method.parameter_groups(run.optim.rate), run.optim)
+    optimizer = optimizer_of(method.parameter_groups(run.optim.learning_rate), run.optim)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates[-1] / rates[0] == pytest.approx(method.options.new_layers)
     if evidence:
@@ -669,7 +669,7 @@ def test_a_run_with_sam_goes_on_after_an_interruption(
             epochs=2,
             batch_size=4,
             name="adam",
-            rate=1e-3,
+            learning_rate=1e-3,
             sam=0.05,
             schedule="exponential",
             warmup_epochs=0,
@@ -799,12 +799,12 @@ def test_the_published_size_takes_a_step() -> None:
     assert count(method) == sum(map(count, (method.image, landmarks, teacher))) + new
 
 
-def test_the_embedded_size_takes_a_step(companions: dict[str, Any]) -> None:
+def test_the_embedded_size_takes_a_step(auxiliary: dict[str, Any]) -> None:
     """112 pixels, width 256, two layers, 147 tokens, on the face-pretrained MobileNet."""
     torch.manual_seed(0)
     image = build_image_encoder(Encoder(size=112, frozen_blocks=2, grey=True))
     options = LaCoVL.Options(width=256)
-    method = LaCoVL(image, DrawnText(12), LABELS, options, **companions).train()
+    method = LaCoVL(image, DrawnText(12), LABELS, options, **auxiliary).train()
     assert method.guided.transformer.positions.shape == (1, 148, 256)
     assert len(method.guided.transformer.layers) == 2
     faces = batch(LABELS, 1, size=112)

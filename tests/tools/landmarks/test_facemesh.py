@@ -17,8 +17,8 @@ from tools.landmarks.facemesh import IBUG, MIRRORED, FaceMesh, mirrored, taught
 class Places:
     """A mesh whose vertices lie where a table says, whatever it sees, on the border's scale."""
 
-    def __init__(self, shares: NDArray[np.float64], score: float = 3.0) -> None:
-        self.shares, self.score, self.runs = shares, score, 0
+    def __init__(self, probabilities: NDArray[np.float64], score: float = 3.0) -> None:
+        self.probabilities, self.score, self.runs = probabilities, score, 0
 
     def get_input_details(self) -> list[dict[str, int]]:
         return [{"index": 0}]
@@ -41,7 +41,7 @@ class Places:
         if index == 2:
             return np.array([[[[self.score]]]], np.float32)
         mesh = np.zeros((468, 3))
-        mesh[:, :2] = 192 * (self.shares + 1 / 6) / (1 + 2 / 6)
+        mesh[:, :2] = 192 * (self.probabilities + 1 / 6) / (1 + 2 / 6)
         return mesh.reshape(1, 1, 1, -1).astype(np.float32)
 
 
@@ -51,8 +51,8 @@ def mesh_of(
 ) -> Callable[[NDArray[np.float64]], Places]:
     """Puts vertices in the place of the installed network's."""
 
-    def put(shares: NDArray[np.float64]) -> Places:
-        network = Places(shares)
+    def put(probabilities: NDArray[np.float64]) -> Places:
+        network = Places(probabilities)
 
         class Runtime:
             Interpreter = staticmethod(lambda **_: network)
@@ -75,12 +75,12 @@ def mesh_of(
 
 def symmetric_face() -> NDArray[np.float64]:
     """Shares of 468 vertices whose iBUG points are their own mirror image."""
-    shares = np.random.default_rng(0).uniform(0.2, 0.8, (468, 2))
-    points = shares[list(IBUG)]
+    probabilities = np.random.default_rng(0).uniform(0.2, 0.8, (468, 2))
+    points = probabilities[list(IBUG)]
     swapped = points[list(MIRRORED)]
     swapped[:, 0] = 1 - swapped[:, 0]
-    shares[list(IBUG)] = (points + swapped) / 2
-    return shares
+    probabilities[list(IBUG)] = (points + swapped) / 2
+    return probabilities
 
 
 def test_the_order_names_every_point_once_and_its_mirror_image_back() -> None:
@@ -92,10 +92,10 @@ def test_the_order_names_every_point_once_and_its_mirror_image_back() -> None:
 def test_points_are_shares_of_the_face_without_its_border(
     mesh_of: Callable[[NDArray[np.float64]], Places],
 ) -> None:
-    shares = symmetric_face()
-    network = mesh_of(shares)
+    probabilities = symmetric_face()
+    network = mesh_of(probabilities)
     found = FaceMesh()(np.zeros((2, 1, 48, 48), np.uint8))
-    np.testing.assert_allclose(found.points, np.stack([shares[list(IBUG)]] * 2), atol=1e-6)
+    np.testing.assert_allclose(found.points, np.stack([probabilities[list(IBUG)]] * 2), atol=1e-6)
     np.testing.assert_allclose(found.presence, 1 / (1 + np.exp(-3.0)), rtol=1e-6)
     assert found.spread.max() < 1e-6
     assert network.runs == 4  # each face and its mirror image

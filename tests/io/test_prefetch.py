@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fervor.io.prefetch import ahead
+from fervor.io.prefetch import prefetch
 
 
 def counted(weights: list[int], made: list[int]) -> Generator[int]:
@@ -21,7 +21,7 @@ def counted(weights: list[int], made: list[int]) -> Generator[int]:
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
 def test_order_and_bound(weights: list[int], limit: int) -> None:
     made: list[int] = []
-    items = ahead(counted(weights, made), weight=lambda number: weights[number], limit=limit)
+    items = prefetch(counted(weights, made), weight=lambda number: weights[number], limit=limit)
     for expected, item in enumerate(items):
         assert item == expected
         time.sleep(0.0002)
@@ -37,7 +37,7 @@ def test_order_and_bound(weights: list[int], limit: int) -> None:
 
 def test_it_does_run_ahead() -> None:
     made: list[int] = []
-    items = ahead(counted([1] * 100, made), weight=lambda _: 1, limit=10)
+    items = prefetch(counted([1] * 100, made), weight=lambda _: 1, limit=10)
     next(items)
     deadline = time.monotonic() + 30
     while len(made) < 12 and time.monotonic() < deadline:
@@ -53,7 +53,7 @@ def test_an_error_comes_after_what_was_made_before_it() -> None:
         yield 2
         raise OSError("gone")
 
-    items = ahead(failing(), weight=lambda _: 1, limit=10)
+    items = prefetch(failing(), weight=lambda _: 1, limit=10)
     assert [next(items), next(items)] == [1, 2]
     with pytest.raises(OSError, match="gone"):
         next(items)
@@ -69,7 +69,7 @@ def test_leaving_early_closes_the_source_and_its_thread() -> None:
         finally:
             closed.set()
 
-    items = ahead(endless(), weight=lambda _: 1, limit=3)
+    items = prefetch(endless(), weight=lambda _: 1, limit=3)
     next(items)
     items.close()
     assert closed.is_set()
