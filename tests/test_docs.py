@@ -151,6 +151,13 @@ def test_tables_of_results_are_those_of_their_files() -> None:
     run([sys.executable, "tools/release/write_results.py", "--check"], ROOT)
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").iterdir()), ids=lambda path: path.name)
+def test_tests_that_scripts_name_exist(script: Path) -> None:
+    """They run by hand, so that nobody sees when tests move."""
+    for name in re.findall(r"\btests/[a-z]\w*(?:/\w+|\.py)*", script.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
+
+
 def test_readme_tree_exists() -> None:
     tree = next(text for _, language, text in blocks("README.md") if language == "text")
     for line in tree.splitlines():

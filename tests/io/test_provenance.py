@@ -13,6 +13,7 @@ from fervor.io import provenance
 
 
 def test_versions_name_what_decides_numbers() -> None:
+    pytest.importorskip("torch", reason="needs fervor[train]")
     found = provenance.versions()
     assert found["torch"] == version("torch")
     assert found["numpy"] == version("numpy")
