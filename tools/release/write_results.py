@@ -203,7 +203,7 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], figure: str) -> str:
 def _pulls(rows: Sequence[Mapping[str, Any]]) -> str:
     """What L_t and L_c pull together, in percent of L_s's pull; means over the seeds."""
     pulls = [row["activity"]["pull"] for row in rows]
-    return f"{statistics.mean(100 * (one['L_t'] + one['L_c']) / one['L_s'] for one in pulls):.0f} %"
+    return f"{statistics.mean(100 * (one['L_t'] + one['L_c']) / one['L_s'] for one in pulls):.1f} %"
 
 
 def _moved(rows: Sequence[Mapping[str, Any]], first: str, less: str = "") -> str:
