@@ -102,8 +102,9 @@ class FaceDetector:
         The first look is at the whole picture, and at the tiles of its pyramid where the smallest
         face would be too small in it. A picture without a face is looked at again at the lowest
         size, where a face that fills all of it is found, and then at twice its size, where blurred
-        ones are. What looks like a face only there must be surer and larger (SURE, LEAST): textures
-        pass for faces too. `looks` of 1 or 2 stops after as many, 0 after the whole picture.
+        ones are. What looks like a face only there must be surer and larger (MIN_SCORE, LEAST):
+        textures pass for faces too. `passes` of 1 or 2 stops after as many, 0 after the whole
+        picture.
         """
         sizes = [check(image) for image in images]
         found: list[list[Face]] = [[] for _ in images]

@@ -43,7 +43,7 @@ class Detector(Protocol):
     """What finds faces: `fervor.faces.detector.FaceDetector`, or a stand-in."""
 
     def detect(self, images: Sequence[Pixels], *, passes: int = 3) -> list[list[Face]]:
-        """Faces of each RGB picture [h w 3], largest first; `looks` of 0 may miss small ones."""
+        """Faces of each RGB picture [h w 3], largest first; `passes` of 0 may miss small ones."""
         ...
 
     def near(self, image: Pixels, boxes: Sequence[Box]) -> list[Face | None]:

@@ -21,7 +21,7 @@ class Fixed:
         self.asked: list[int] = []
         self.near_asked = 0
 
-    def detect(self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3) -> list[list[Face]]:
+    def detect(self, images: Sequence[NDArray[np.uint8]], *, passes: int = 3) -> list[list[Face]]:
         self.asked.append(len(images))
         return [list(self.FACES) for _ in images]
 

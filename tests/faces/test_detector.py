@@ -480,7 +480,7 @@ class TestSmallest:
 
     def test_in_a_small_picture(self) -> None:
         picture, boxes = scene(200, 120, [(20, 130, 60)])
-        assert_found(FaceDetector(1, smallest=20).detect([picture], looks=1)[0], boxes)
+        assert_found(FaceDetector(1, smallest=20).detect([picture], passes=1)[0], boxes)
 
     def test_what_is_found(self) -> None:
         sizes = [FaceDetector(1, smallest=smallest).smallest_found for smallest in (0, 24, 100, 5)]

@@ -35,8 +35,8 @@ class Script:
         self.whole: list[tuple[int, int]] = []
         self.near_calls = 0
 
-    def detect(self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3) -> list[list[Face]]:
-        self.whole.append((self.now, looks))
+    def detect(self, images: Sequence[NDArray[np.uint8]], *, passes: int = 3) -> list[list[Face]]:
+        self.whole.append((self.now, passes))
         return [sorted(self.frames[self.now], key=lambda face: -face.area)]
 
     def near(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Face | None]:
@@ -195,8 +195,8 @@ class TestTracks:
         script = Script(*[[]] * 60, *[[at(10, 50)]] * 10, *[[]] * 30)
         script.run(rate=25)
         assert {number for number, _ in script.whole} == {*range(61), *range(70, 100)}
-        assert [number for number, looks in script.whole if looks == 3] == [0, 25, 50, 70, 95]
-        tiles = [number for number, looks in script.whole if looks]
+        assert [number for number, passes in script.whole if passes == 3] == [0, 25, 50, 70, 95]
+        tiles = [number for number, passes in script.whole if passes]
         assert tiles == [0, 10, 20, 25, 35, 45, 50, 60, 70, *range(70, 96)]
 
     def test_two_tracks_never_share_a_face(self) -> None:

@@ -50,7 +50,7 @@ class SquareDetector:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def detect(self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3) -> list[list[Face]]:
+    def detect(self, images: Sequence[NDArray[np.uint8]], *, passes: int = 3) -> list[list[Face]]:
         self.calls.append(len(images))
         return [self._squares(image) for image in images]
 
@@ -343,10 +343,10 @@ def test_thousands_of_threads_start_no_more_than_there_are_cores(
 def test_a_stand_in_for_the_detector_stays_in_one_thread(model: Path) -> None:
     class Watching(SquareDetector):
         def detect(
-            self, images: Sequence[NDArray[np.uint8]], *, looks: int = 3
+            self, images: Sequence[NDArray[np.uint8]], *, passes: int = 3
         ) -> list[list[Face]]:
             seen.add(threading.get_ident())
-            return super().detect(images, looks=looks)
+            return super().detect(images, passes=passes)
 
     seen: set[int] = set()
     answers = predictor(model, threads=4, detector=Watching())([drawn(RED)] * 12)
