@@ -188,7 +188,7 @@ def first_losses(method: str) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["classifier", "ke", "mpa", "lacovl", "vlm"])
 def test_the_first_losses_are_the_stored_ones(method: str) -> None:
     """To within a thousandth. Where a change is meant: delete the file, run, look, and commit."""
     path, found = GOLDEN / f"{method}.json", first_losses(method)
