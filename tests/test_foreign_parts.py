@@ -236,7 +236,7 @@ def test_a_strangers_model_imports_nothing(
     elif entry == "encoder":
         info = replace(info, encoder=replace(info.encoder, name=name))
     else:
-        info = replace(info, auxiliary=replace(info.auxiliary, teacher=Teacher(name=name)))
+        info = replace(info, companions=replace(info.companions, teacher=Teacher(name=name)))
     save_model(tmp_path / "m", method.state_dict(), info, "")
     with pytest.raises(ModelError, match="stranger:It, which no installed package declares"):
         load_model(tmp_path / "m")

@@ -131,6 +131,7 @@ def test_a_recipe_is_read_with_changes() -> None:
     ("changes", "message"),
     [
         ({"data.rot": "x"}, r"^no setting data\.rot: expected options\.NAME or one of data\.root,"),
+        ({"optim.rate": 0.1}, r"^optim\.rate has a new name: optim\.learning_rate$"),
         ({"data": {"root": "x"}}, "^no setting data: "),
         ({"optim.epochs": "many"}, r"^finetune/folder: .*optim\.epochs.*many$"),
         ({"optim.epochs": 0}, r"^--optim\.epochs 0: expected at least 1$"),
@@ -172,7 +173,7 @@ def test_the_page_s_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (example,) = (block for block in blocks if "fervor.train(" in block)
-    folder_of_faces(tmp_path / "faces", 5)
+    folder_of_faces(tmp_path / "faces", 8)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     done = subprocess.run(
         [sys.executable, "-c", example],

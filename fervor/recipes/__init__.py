@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fervor import plugins
-from fervor.config import Data, Run
+from fervor.config import RENAMED, Data, Run
 from fervor.errors import UsageError
 
 
@@ -280,6 +280,10 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Run)
+    groups = {group: part for group, part in values.items() if isinstance(part, dict)}
+    for name in (*changes, *(f"{group}.{key}" for group, part in groups.items() for key in part)):
+        if name in RENAMED:
+            raise UsageError(f"{name} has a new name: {RENAMED[name]}")
     known = setting_names()
     for name in changes:
         if name not in known and not name.startswith("options."):
