@@ -284,7 +284,7 @@ def explored_ke() -> str:
     for row in result["rows"]:
         groups.setdefault(row["name"], []).append(row)
     lines = [
-        f"Split valid, {result['rows'][0]['count']:,} images, seeds "
+        f"Split valid, {result['rows'][0]['count']:,} images, seed "
         f"{', '.join(map(str, result['run']['seed']))}; `results/ke/frozen-explored.json`.",
         "",
         "| 4,000 images, complete loss but for | "
