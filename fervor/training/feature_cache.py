@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from fervor.config import Augment, Run
+from fervor.config import Augment, Encoder, Run
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, targets
 from fervor.data.image_set import Pictures
@@ -93,7 +93,7 @@ def view_batches(
         )
     if run.augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
-    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, run.augment)
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run.encoder, run.augment)
     numbers = range(run.data.views)
     for number in numbers:  # what another process is at can wait until the rest is there
         _compute(encoder, pictures, run, folder, number, wait=False)
@@ -114,7 +114,7 @@ def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batc
     if whole or not run.data.views or not encoder.has_frozen_stage:
         yield from evaluation_batches(pictures, size=run.encoder.size)
         return
-    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run, None)
+    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run.encoder, None)
     path = folder / "plain.npy"
     if not path.is_file():
         _write_plain(encoder, pictures, path, size=run.encoder.size)
@@ -139,16 +139,18 @@ def _write_plain(encoder: Stage, pictures: Pictures, path: Path, *, size: int) -
     encoder.train(training)
 
 
-def _fingerprint(encoder: Stage, pictures: Pictures, run: Run, augment: Augment | None) -> str:
+def _fingerprint(
+    encoder: Stage, pictures: Pictures, config: Encoder, augment: Augment | None
+) -> str:
     """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
-    layers = asdict(replace(run.encoder, weights="", mirror=False))  # the probe below tells weights
+    layers = asdict(replace(config, weights="", mirror=False))  # the probe below tells weights
     changes = None if augment is None else asdict(augment)
     settings = {"augment": changes, "encoder": layers, "chunk": CHUNK}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for images in pictures.blocks():
         found.update(images.numpy().data)
     with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
-        probe = torch.linspace(0, 1, run.encoder.size).expand(1, 3, run.encoder.size, -1)
+        probe = torch.linspace(0, 1, config.size).expand(1, 3, config.size, -1)
         maps = encoder.eval().lower(probe).mean(dim=(2, 3))
         if maps.shape[1] > PROBED:  # of many values some lie where rounding turns
             maps = F.adaptive_avg_pool1d(maps, PROBED)

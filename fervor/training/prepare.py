@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,7 +25,9 @@ def prepare(method: Method, pictures: Pictures, run: Run) -> None:
         return
     if wanted:
         pictures = pictures.subset(_of_each_class(pictures.label, wanted, run.seed))
-    path = Path(run.data.cache) / f"prepared-{_fingerprint(method, pictures, run)}.safetensors"
+    settings: dict[str, Any] = {"size": run.encoder.size, "grey": run.encoder.grey}
+    settings["precision"] = run.optim.precision
+    path = Path(run.data.cache) / f"prepared-{_fingerprint(method, pictures, settings)}.safetensors"
     kept = load_file(path) if run.data.cache and path.is_file() else None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     method.to(device or "cpu")
@@ -43,11 +47,9 @@ def _of_each_class(label: Tensor, count: int, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _fingerprint(method: Method, pictures: Pictures, run: Run) -> str:
+def _fingerprint(method: Method, pictures: Pictures, settings: Mapping[str, Any]) -> str:
     """What a preparation depends on, as a name: the pictures, their classes, the frozen towers."""
-    settings = {name: getattr(run.encoder, name) for name in ("size", "grey")}
-    settings["precision"] = run.optim.precision
-    found = hashlib.sha256(json.dumps([settings, build.tower_checksums(method)]).encode())
+    found = hashlib.sha256(json.dumps([dict(settings), build.tower_checksums(method)]).encode())
     for images in pictures.blocks():
         found.update(images.numpy().data)
     found.update(pictures.label.numpy().data)

@@ -724,7 +724,7 @@ def test_few_frames_lie_between_train_and_a_loss(
         assert len(stack) <= (6 if sam else 5), stack
 
 
-RUN_SIGNATURES = 22
+RUN_SIGNATURES = 20
 """Functions below `train` that take a whole run: fewer is better, eight are the aim."""
 
 
