@@ -453,11 +453,11 @@ def test_encoders_that_do_not_fit_are_one_line() -> None:
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_maps_of_frozen_networks_stand_for_pictures(
-    beside: bool, companions: dict[str, Any]
+    beside: bool, auxiliary: dict[str, Any]
 ) -> None:
     """Losses, answers and activity are the same, and no picture is looked at."""
     faces = pairs(2)
-    method = build(companions if beside else {})
+    method = build(auxiliary if beside else {})
     method.image.requires_grad_(False)
     assert faces.positive is not None
     with torch.no_grad():
