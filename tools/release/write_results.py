@@ -231,19 +231,21 @@ def frozen_ke() -> str:
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in result["rows"]:
         groups.setdefault((row["setting"]["size"], row["setting"]["weight"]), []).append(row)
-    count, seeds = result["rows"][0]["count"], len(result["run"]["seed"])
+    count = result["count"]
     lines = [
-        f"FERPlus, protocol `{result['data']['protocol']}`, split test, {count:,} images, {seeds} "
-        "seeds, commit "
+        f"FERPlus, protocol `{result['data']['protocol']}`, split test, {count:,} images, commit "
         f"`{result['commit'][:10]}`; `results/ke/frozen-rows.json`. Mean and deviation in percent.",
         "",
-        "| trained on | losses | temperature | " + " | ".join(FROZEN_FIGURES.values()) + " |",
-        "|---" * (3 + len(FROZEN_FIGURES)) + "|",
+        "| trained on | losses | temperature | seeds | "
+        + " | ".join(FROZEN_FIGURES.values())
+        + " |",
+        "|---" * (4 + len(FROZEN_FIGURES)) + "|",
     ]
     for (size, weight), rows in groups.items():
         losses = f"L_s + {weight} (L_t + L_c)" if weight else "L_s"
         cells = " | ".join(_over_seeds(rows, figure) for figure in FROZEN_FIGURES)
-        lines.append(f"| {size} | {losses} | {rows[0]['setting']['temperature']} | {cells} |")
+        temperature = rows[0]["setting"]["temperature"]
+        lines.append(f"| {size} | {losses} | {temperature} | {len(rows)} | {cells} |")
     lines += [
         "",
         "| trained on | gain of L_t + L_c in | points | 95 % | p | corrected |",
