@@ -65,7 +65,7 @@ TEMPERATURES = (0.02, 0.05, 0.1)
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 CHOOSING = 100
 SEEDS = {"4,000": 5, "1,000": 5, "all": 3}
-EXPLORING = (0, 1)
+EXPLORING = (0,)
 FACES = 512
 """Of valid, on which activity is measured."""
 

@@ -194,9 +194,10 @@ FROZEN_FIGURES = {
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]], figure: str) -> str:
-    """Mean and standard deviation over the seeds, in percent."""
+    """Mean and, of several seeds, standard deviation, in percent."""
     values = [100 * row[figure] for row in rows]
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def _pulls(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -283,8 +284,8 @@ def explored_ke() -> str:
     for row in result["rows"]:
         groups.setdefault(row["name"], []).append(row)
     lines = [
-        f"Split valid, {result['rows'][0]['count']:,} images, {len(result['run']['seed'])} seeds; "
-        "`results/ke/frozen-explored.json`.",
+        f"Split valid, {result['rows'][0]['count']:,} images, seeds "
+        f"{', '.join(map(str, result['run']['seed']))}; `results/ke/frozen-explored.json`.",
         "",
         "| 4,000 images, complete loss but for | "
         + " | ".join(FROZEN_FIGURES.values())
