@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fervor.artifacts.packaged import WEIGHTS
 from fervor.config import Encoder
 from fervor.graphs.onnx import export
-from fervor.methods import METHODS
+from fervor.plugins import METHODS
 from tests.graphs.test_onnx import save
 from tests.support import tiny
 

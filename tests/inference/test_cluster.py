@@ -76,6 +76,7 @@ def test_without_ray_it_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "fervor.inference.cluster", raising=False)
+    monkeypatch.delattr("fervor.inference.cluster", raising=False)  # another test's import
     monkeypatch.setitem(sys.modules, "pyarrow", sys.modules[__name__])
     line = refused([str(pictures), "--cluster"], capsys)
     assert 'needs ray, which is not installed: pip install "fervor[cluster]"' in line

@@ -125,7 +125,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         data=Data(cache=""),
         augment=replace(AUGMENT, rotation=5),
         optim=Optim(
-            name="adamw", epochs=2, batch_size=5, rate=1e-3, schedule="step", average=0.5, clip=5
+            name="adamw",
+            epochs=2,
+            batch_size=5,
+            learning_rate=1e-3,
+            schedule="step",
+            average=0.5,
+            clip=5,
         ),
         options={"small": 32, "small_epochs": 1},
         output=str(tmp_path / "run"),
