@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fervor.methods import losses
-from fervor.methods.lacovl.cross_similarity import distances, probabilities, similarity_of
+from fervor.methods.lacovl.cross_similarity import distances, place_weights, similarity_of
 
 
 EXTREMES = (0.0, -0.0, 1e-45, 1e-30, -1e-12, 1.0, -3.0, 1e4, -1e12, 1e18, -1e30, 3e38)
@@ -45,7 +45,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         F.normalize(a, dim=-1), torch.tensor([0, 2]), 3
     ).sum(),
     "cross similarity": lambda a, b, c: (
-        probabilities(
+        place_weights(
             similarity_of(distances(F.normalize(a)[None], F.normalize(b)[None])), 1
         ).square()
     ).sum(),

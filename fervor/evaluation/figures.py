@@ -62,20 +62,20 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def confusion_figure(matrix: Ints, labels: Sequence[str]) -> Figure:
-    """Shares of each true class's answers (rows), with counts written beside them."""
+    """Fractions of each true class's answers (rows), with counts written beside them."""
     side = 1.6 + 0.62 * len(labels)
     figure, axes = _axes(side + 0.8, side)
-    probabilities = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    drawn = axes.imshow(probabilities, cmap="cividis_r", vmin=0, vmax=1)
+    fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    drawn = axes.imshow(fractions, cmap="cividis_r", vmin=0, vmax=1)
     for row, column in np.ndindex(*matrix.shape):
         axes.text(
             column,
             row,
-            f"{100 * probabilities[row, column]:.1f}\n({matrix[row, column]})",
+            f"{100 * fractions[row, column]:.1f}\n({matrix[row, column]})",
             ha="center",
             va="center",
             fontsize=7,
-            color="white" if probabilities[row, column] > DARK else "black",
+            color="white" if fractions[row, column] > DARK else "black",
         )
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), labels)

@@ -174,10 +174,10 @@ def fitted_temperature(logits: Floats, label: Ints) -> float:
     """
 
     def loss(log_temperature: float) -> float:
-        probabilities = special.log_softmax(
+        log_probabilities = special.log_softmax(
             logits.astype(np.float64) / np.exp(log_temperature), axis=1
         )
-        return float(-probabilities[np.arange(len(label)), label].mean())
+        return float(-log_probabilities[np.arange(len(label)), label].mean())
 
     found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))

@@ -255,13 +255,13 @@ def equal_proportions_of_persons(
     np.add.at(hits, (rows, number), correct)
     np.add.at(counts, (rows, number), 1)
     total = counts.sum(0)
-    probabilities = hits.sum(0) / total
-    if groups < 2 or persons <= groups or len(set(probabilities)) == 1:
+    proportions = hits.sum(0) / total
+    if groups < 2 or persons <= groups or len(set(proportions)) == 1:
         return "none", 1.0
-    spread = (hits - probabilities * counts) / total
+    spread = (hits - proportions * counts) / total
     covariance = spread.T @ spread * persons / (persons - 1)
     contrast = np.hstack([np.eye(groups - 1), -np.ones((groups - 1, 1))])
-    apart = contrast @ probabilities
+    apart = contrast @ proportions
     wald = apart @ np.linalg.pinv(contrast @ covariance @ contrast.T) @ apart / (groups - 1)
     return "Wald, by person", float(stats.f.sf(wald, groups - 1, persons - 1))
 

@@ -54,8 +54,8 @@ class PointFinder:
         for start in range(0, len(boxes), FACES):
             squares = [self._square(box) for box in boxes[start : start + FACES]]
             inputs = np.stack([self._seen(image, square) for square in squares])
-            (probabilities,) = self._session.run(["points"], {"image": inputs})
-            found.extend(map(_placed, probabilities, squares))
+            (fractions,) = self._session.run(["points"], {"image": inputs})
+            found.extend(map(_placed, fractions, squares))
         return found
 
     def _seen(self, image: NDArray[np.uint8], square: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -74,6 +74,6 @@ class PointFinder:
         return np.array([[side, 0, corner[0]], [0, side, corner[1]]])
 
 
-def _placed(probabilities: NDArray[np.float32], square: NDArray[np.float64]) -> Points:
-    places = np.round(probabilities @ square[:, :2].T + square[:, 2], 2)
+def _placed(fractions: NDArray[np.float32], square: NDArray[np.float64]) -> Points:
+    places = np.round(fractions @ square[:, :2].T + square[:, 2], 2)
     return tuple((float(x), float(y)) for x, y in places)

@@ -139,8 +139,8 @@ def _histograms(image: Pixels) -> NDArray[np.float64]:
     bins = small.transpose(0, 2, 4, 1, 3).reshape(BLOCKS**2 * 3, -1).astype(np.intp) * BINS // 256
     bins += np.arange(BLOCKS**2 * 3)[:, None] * BINS
     counts = np.bincount(bins.ravel(), minlength=BLOCKS**2 * 3 * BINS)
-    probabilities: NDArray[Any] = counts.reshape(BLOCKS**2, 3, BINS) / (16 * 16)
-    return probabilities
+    histograms: NDArray[Any] = counts.reshape(BLOCKS**2, 3, BINS) / (16 * 16)
+    return histograms
 
 
 @dataclass(slots=True, eq=False)

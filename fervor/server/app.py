@@ -128,23 +128,23 @@ class Service:
         `every` takes every N-th frame.
         """
         client = request.scope[CLIENT]
-        (film,) = await self._received(request, 1, film=True)
+        (clip,) = await self._received(request, 1, video_limits=True)
         try:
             self.videos.take(client)
         except Refused:
-            uploads.give_back([film], self.held, client)
+            uploads.give_back([clip], self.held, client)
             raise
-        decoder = video.decoder(film)
+        decoder = video.decoder(clip)
 
         def done() -> None:
             decoder.close()
-            uploads.give_back([film], self.held, client)
+            uploads.give_back([clip], self.held, client)
             self.videos.give(client)
 
         try:
-            await asyncio.to_thread(video.check, film, decoder, self.limits)
+            await asyncio.to_thread(video.check, clip, decoder, self.limits)
             rows = video.lines(
-                film, decoder, self.predictor, self.limits, self.metrics, every=every
+                clip, decoder, self.predictor, self.limits, self.metrics, every=every
             )
             return video.Film(rows, done)
         except BaseException:
@@ -163,12 +163,14 @@ class Service:
         """Counts for Prometheus."""
         return PlainTextResponse(self.metrics.text(), media_type=CONTENT_TYPE)
 
-    async def _received(self, request: Request, files: int, *, film: bool = False) -> list[Upload]:
+    async def _received(
+        self, request: Request, files: int, *, video_limits: bool = False
+    ) -> list[Upload]:
         limits = self.limits
-        size = limits.video_bytes if film else limits.file_bytes
-        whole = limits.video_bytes if film else limits.request_bytes
+        size = limits.video_bytes if video_limits else limits.file_bytes
+        whole = limits.video_bytes if video_limits else limits.request_bytes
         most = UploadLimits(files, size, whole, limits.upload_seconds)
-        memory = video.memory if film else uploads.BytesIO
+        memory = video.memory if video_limits else uploads.BytesIO
         return await uploads.receive(request, most, self.held, request.scope[CLIENT], memory=memory)
 
     def _pixels(self, files: Sequence[Upload]) -> list[int]:

@@ -234,16 +234,16 @@ def test_mixup_mixes_pictures_and_targets_alike(faces: Pictures) -> None:
     mixing = TrainingBatches(faces, run(augment=dataclasses.replace(NONE, mixup=1.0)))
     key = Key(0, 0, (0, 1, 2))  # one picture of each class
     plain = TrainingBatches(faces, run(augment=NONE))[key].image
-    probabilities = []
+    weights = []
     for step in range(4):
         mixed = mixing[key._replace(step=step)]
         expected = torch.einsum("bc, c...->b...", mixed.target, plain)
         torch.testing.assert_close(mixed.image, expected, atol=1e-5, rtol=0)
         assert mixed.label.tolist() == mixed.target.argmax(1).tolist() == [0, 1, 2]
         assert torch.equal(mixed.mixture, mixed.target)  # one vote each: what is in it is its aim
-        probabilities += mixed.target.amax(1).tolist()
-    assert min(probabilities) >= 0.5
-    assert any(fraction < 0.95 for fraction in probabilities)
+        weights += mixed.target.amax(1).tolist()
+    assert min(weights) >= 0.5
+    assert any(fraction < 0.95 for fraction in weights)
 
 
 def test_targets(faces: Pictures) -> None:
@@ -509,12 +509,12 @@ def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: P
     )
     batches = TrainingBatches(shared, settings, pairs=not mixup)
     alone = list(training_loader(batches, shared, settings))
-    probabilities = [
+    shards = [
         list(training_loader(batches, shared, settings, rank=rank, world=world))
         for rank in range(world)
     ]
     assert len(alone) == 4
-    for whole, *parts in zip(alone, *probabilities, strict=True):
+    for whole, *parts in zip(alone, *shards, strict=True):
         for name, value in whole._asdict().items():
             if value is not None:
                 union = torch.cat([getattr(part, name) for part in parts])

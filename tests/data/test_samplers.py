@@ -152,8 +152,8 @@ def test_the_shares_of_all_processes_are_the_batch(
         sampler.set_epoch(epoch)
         return list(sampler)
 
-    probabilities = [keys(rank, world) for rank in range(world)]
-    for alone, *parts in zip(keys(0, 1), *probabilities, strict=True):
+    shards = [keys(rank, world) for rank in range(world)]
+    for alone, *parts in zip(keys(0, 1), *shards, strict=True):
         assert alone.indices[alone.own] == alone.indices
         union = [index for part in parts for index in part.indices[part.own]]
         assert tuple(union) == alone.indices

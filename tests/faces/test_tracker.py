@@ -247,10 +247,10 @@ class TestCuts:
             assert not cuts(picture)
 
     def test_histograms_hold_shares(self) -> None:
-        probabilities = tracking._histograms(np.full((1, 1, 3), 200, np.uint8))
-        assert probabilities.shape == (16, 3, 8)
-        np.testing.assert_allclose(probabilities.sum(axis=-1), 1)
-        np.testing.assert_allclose(probabilities[..., 200 * 8 // 256], 1)
+        histograms = tracking._histograms(np.full((1, 1, 3), 200, np.uint8))
+        assert histograms.shape == (16, 3, 8)
+        np.testing.assert_allclose(histograms.sum(axis=-1), 1)
+        np.testing.assert_allclose(histograms[..., 200 * 8 // 256], 1)
 
 
 class TestWithTheRealDetector:

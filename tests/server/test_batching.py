@@ -255,20 +255,20 @@ def test_the_end_refuses_what_waits(line: Line) -> None:
 
 
 def test_shares_are_taken_and_given_back() -> None:
-    probabilities = Shares("bytes", most=10, each=6)
-    probabilities.take("a", 6)
+    shares = Shares("bytes", most=10, each=6)
+    shares.take("a", 6)
     with pytest.raises(Refused, match="at most 6 bytes at once from one address") as refused:
-        probabilities.take("a")
+        shares.take("a")
     assert (refused.value.status, refused.value.code) == (429, "client_busy")
-    probabilities.take("b", 4)
+    shares.take("b", 4)
     with pytest.raises(Refused, match="too many bytes at once") as refused:
-        probabilities.take("c")
+        shares.take("c")
     assert (refused.value.status, refused.value.code) == (503, "busy")
-    probabilities.give("a", 6)
-    with probabilities.one("c"):
-        assert probabilities.taken == 5
-    probabilities.give("b", 4)
-    assert probabilities.taken == 0 and not probabilities._taken
+    shares.give("a", 6)
+    with shares.one("c"):
+        assert shares.taken == 5
+    shares.give("b", 4)
+    assert shares.taken == 0 and not shares._taken
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def similarity_of(
     return distance.amax(dim=(1, 2), keepdim=True) - distance
 
 
-def probabilities(similarity: Float[Tensor, "b n m"], axis: int) -> Float[Tensor, "b k"]:
+def place_weights(similarity: Float[Tensor, "b n m"], axis: int) -> Float[Tensor, "b k"]:
     """Weight of each place along `axis`: how similar the other picture's places are to it.
 
     Each row of the other picture's places has length 1 before the rows are added; the weights sum
@@ -79,8 +79,8 @@ class CrossSimilarityAttention(nn.Module):
         extremes: Extremes = self.extremes if self.training else "pair"
         similarity = similarity_of(distances(keys_partner, keys_anchor), extremes=extremes)
         return (
-            self._grown(anchor, values_anchor, probabilities(similarity, 2)),
-            self._grown(partner, values_partner, probabilities(similarity, 1)),
+            self._grown(anchor, values_anchor, place_weights(similarity, 2)),
+            self._grown(partner, values_partner, place_weights(similarity, 1)),
         )
 
     def _grown(self, tokens: Tensor, values: Tensor, weight: Tensor) -> Tensor:

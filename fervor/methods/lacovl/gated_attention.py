@@ -129,8 +129,8 @@ class GatedCrossAttention(nn.Module):
             self.reverse = Scores(width, heads, side, project_query=query)
         self.gate: nn.Linear | None = None
         if options.branches != "dense_only":
-            probabilities = {"channel": width, "head": heads, "token": 1}[options.gate]
-            self.gate = nn.Linear(2 * width, probabilities)
+            gates = {"channel": width, "head": heads, "token": 1}[options.gate]
+            self.gate = nn.Linear(2 * width, gates)
             nn.init.trunc_normal_(self.gate.weight, std=0.02)
             nn.init.zeros_(self.gate.bias)
         self.output = nn.Linear(width, width)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fervor.methods.lacovl.cross_similarity import (
     CrossSimilarityAttention,
     distances,
-    probabilities,
+    place_weights,
     similarity_of,
 )
 
@@ -108,12 +108,12 @@ def test_shares_sum_to_one_and_rise_with_similarity(count: int, places: int, see
     assert (similarity >= 0).all()
     assert similarity.amin((1, 2)).eq(0).all()
     for axis in (1, 2):
-        weight = probabilities(similarity, axis)
+        weight = place_weights(similarity, axis)
         torch.testing.assert_close(weight.sum(1), torch.ones(count))
     if places > 1:
         nearer = similarity.clone()
         nearer[:, :, 0] = similarity.amax() + 1
-        assert (probabilities(nearer, 2)[:, 0] >= probabilities(similarity, 2)[:, 0]).all()
+        assert (place_weights(nearer, 2)[:, 0] >= place_weights(similarity, 2)[:, 0]).all()
 
 
 def test_distances_are_euclids_and_their_gradient_is_finite_at_zero() -> None:
