@@ -160,8 +160,8 @@ class Encoder:
     """The image encoder.
 
     Attributes:
-        name: face-mobilenet, face-resnet, vlm, ir50, resnet18, swin-t-112, swin-t, vit-b16, clip,
-            align, blip.
+        name: face-mobilenet, face-resnet, vlm, ir50, mobilefacenet, resnet18, swin-t-112, swin-t,
+            vit-b16, clip, align, blip.
         weights: where to start: empty for the packaged weights of face nets and vlm (random
             elsewhere), random, a local folder or hub name of transformers, or a state dict
             (.safetensors, .pt, .pth); for vlm also embedded: the embedded classifier's trunk.

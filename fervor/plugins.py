@@ -45,6 +45,7 @@ IMAGE_ENCODERS = {
     "face-resnet": "fervor.models.image:build_face_encoder",
     "vlm": "fervor.models.image.vlm:build_vlm",
     "ir50": "fervor.models.image:build_ir50",
+    "mobilefacenet": "fervor.models.image.mobilefacenet:build_mobilefacenet",
     **dict.fromkeys(
         ("resnet18", "swin-t-112", "swin-t", "vit-b16", "clip", "align", "blip"),
         "fervor.models.image.huggingface:build_tower",

@@ -469,8 +469,8 @@ class LaCoVL(Method):
 def _check(image: ImageEncoder, options: LaCoVL.Options, teacher: ImageEncoder | None) -> None:
     if len(image.scale_widths) != len(STRIDES):
         raise UsageError(
-            "lacovl needs an image encoder with maps at three scales: expected ir50, or "
-            "face-mobilenet with last_stride 1"
+            "lacovl needs an image encoder with maps at three scales: expected ir50, "
+            "mobilefacenet, or face-mobilenet with last_stride 1"
         )
     if image.mirror:
         raise UsageError("lacovl does not predict from mirrored pictures: set encoder.mirror false")

@@ -433,7 +433,7 @@ def test_wrong_options_are_one_line(case: str) -> None:
 
 def test_encoders_that_do_not_fit_are_one_line() -> None:
     with pytest.raises(
-        UsageError, match="three scales: expected ir50, or face-mobilenet with last"
+        UsageError, match="three scales: expected ir50, mobilefacenet, or face-mob"
     ):
         build({}, image=TinyEncoder())
     with pytest.raises(UsageError, match="three scales"):
