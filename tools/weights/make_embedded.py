@@ -6,9 +6,9 @@
         runs/ke/ferplus-mobilenet-seed0 runs/ke/ferplus-mobilenet-refined-seed0
 
 Averaging the weights of runs that share their beginning: Wortsman et al., 2022, "Model soups". One
-run alone is taken as it is. The model predicts from the mean with the mirror image, at twice the time,
-only with --mirror; both are measured on validation, where the temperature is fitted anew. Then it is
-exported in half precision. Test is not read.
+run alone is taken as it is. The model predicts from the mean with the mirror image, at twice the
+time, only with --mirror; both are measured on validation, where the temperature is fitted anew.
+Then it is exported in half precision. Test is not read.
 """
 
 import argparse
