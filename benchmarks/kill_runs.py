@@ -37,6 +37,7 @@ from safetensors import safe_open
 from fervor.artifacts.model_info import ModelInfo
 from fervor.artifacts.reader import open_session
 from fervor.errors import ModelError
+from fervor.models.pickles import read_tensors
 from fervor.outputs.tables import partial_of
 from tests.support.faults import begun, write_recipe
 from tests.support.models import write_model
@@ -104,7 +105,7 @@ class Train(Work):
 
 
 class Predict(Work):
-    """Four hundred pictures to rows; killed, it starts anew."""
+    """Four hundred images to rows over an earlier file of rows; killed, it starts anew."""
 
     ending = ""
 
@@ -117,7 +118,6 @@ class Predict(Work):
             picture.save(self.base / "pictures" / name)
 
     def words(self, folder: Path) -> list[str | Path]:
-        folder.mkdir(exist_ok=True)
         words: list[str | Path] = [
             "predict",
             self.base / "pictures",
@@ -125,27 +125,40 @@ class Predict(Work):
             self.base / "model",
         ]
         return [*words, *"--faces precropped --batch_size 2 --threads 1 --output".split(),
-                folder / f"rows{self.ending}"]  # fmt: skip
+                self.output(folder)]  # fmt: skip
+
+    def output(self, folder: Path) -> Path:
+        """Where the rows go."""
+        return folder / f"rows{self.ending}"
+
+    def begun(self, folder: Path, log: Path) -> BaseProcess:
+        if not folder.exists():
+            folder.mkdir()
+            self.output(folder).write_bytes(EARLIER)
+        return super().begun(folder, log)
 
     def check(self, folder: Path) -> str:
-        path = folder / f"rows{self.ending}"
-        if not path.is_file():
-            path = partial_of(path)
-        if not path.is_file():
-            return "before the first row"
-        text = path.read_text()
-        assert not text or text.endswith("\n"), text[-200:]
-        rows = self.rows(text)
+        output = self.output(folder)
+        if output.read_bytes() != EARLIER:
+            assert self.rows(output) == PICTURES
+            return "the new rows"
+        partial = partial_of(output)
+        rows = self.unfinished(partial) if partial.is_file() else []
         assert rows == PICTURES[: len(rows)], rows
-        return "with all rows" if len(rows) == len(PICTURES) else "with some rows"
+        return f"the earlier rows, and {'some' if rows else 'none'} of the new"
 
-    def rows(self, text: str) -> list[str]:
-        """Names of the pictures that the rows are of."""
+    def rows(self, path: Path) -> list[str]:
+        """Names of the images that the rows of a file are of."""
         raise NotImplementedError
 
+    def unfinished(self, path: Path) -> list[str]:
+        """Likewise of a file that a killed process has left."""
+        text = path.read_bytes()
+        assert not text or text.endswith(b"\n"), text[-200:]
+        return self.rows(path)
+
     def answer(self, folder: Path) -> Any:
-        text = (folder / f"rows{self.ending}").read_text()
-        return self.rows(text), sorted(path.name for path in folder.iterdir())
+        return self.rows(self.output(folder)), sorted(path.name for path in folder.iterdir())
 
 
 class PredictLines(Predict):
@@ -153,8 +166,9 @@ class PredictLines(Predict):
 
     name, ending = "predict to JSON Lines", ".jsonl"
 
-    def rows(self, text: str) -> list[str]:
-        return [Path(json.loads(line)["source"]).name for line in text.splitlines()]
+    def rows(self, path: Path) -> list[str]:
+        lines = path.read_text().splitlines()
+        return [Path(json.loads(line)["source"]).name for line in lines]
 
 
 class PredictTable(Predict):
@@ -162,10 +176,26 @@ class PredictTable(Predict):
 
     name, ending = "predict to CSV", ".csv"
 
-    def rows(self, text: str) -> list[str]:
-        lines = text.splitlines()
+    def rows(self, path: Path) -> list[str]:
+        lines = path.read_text().splitlines()
         assert all(line.count(",") == lines[0].count(",") for line in lines)
         return [Path(line.split(",")[0]).name for line in lines[1:]]
+
+
+class PredictParquet(Predict):
+    """To Parquet, whose last bytes say where all others are: an unfinished file has no rows."""
+
+    name, ending = "predict to Parquet", ".parquet"
+
+    def rows(self, path: Path) -> list[str]:
+        from pyarrow import parquet
+
+        table = parquet.read_table(path, columns=["source"])
+        return [Path(source).name for source in table["source"].to_pylist()]
+
+    def unfinished(self, path: Path) -> list[str]:
+        whole = path.read_bytes()[4:].endswith(b"PAR1")  # killed before it took its name
+        return self.rows(path) if whole else []
 
 
 class Align(Work):
@@ -308,7 +338,8 @@ def asked(port: int, path: str, file: tuple[str, bytes]) -> str:
 
 
 PICTURES = [f"{number:03d}.png" for number in range(400)]
-WORKS = (Train, PredictLines, PredictTable, Align, Export, Serve)
+EARLIER = b"earlier rows\n"
+WORKS = (Train, PredictLines, PredictTable, PredictParquet, Align, Export, Serve)
 
 
 def check_whole(folder: Path) -> None:
@@ -326,9 +357,7 @@ def check_whole(folder: Path) -> None:
 
 
 def checkpoint(folder: Path) -> Any:
-    import torch
-
-    return torch.load(folder / "last.ckpt", weights_only=False)
+    return read_tensors(folder / "last.ckpt")
 
 
 def campaign(work: Work, kills: int, draw: random.Random) -> dict[str, Any]:
