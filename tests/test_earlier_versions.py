@@ -15,7 +15,7 @@ from fervor import Predictor
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Run, with_new_names
 from fervor.methods.build import load_model
-from fervor.training.trainer import read_run
+from fervor.recipes import read_settings
 from tests.support.drawn import batch, pictures
 
 
@@ -48,7 +48,7 @@ def test_a_model_folder_gives_the_same_probabilities(logits: np.ndarray) -> None
 
 def test_a_configuration_is_a_run_of_today() -> None:
     """What 0.1 did not know is off, so that a run means what it meant."""
-    values = with_new_names(read_run(FOLDER / "run"))
+    values = with_new_names(read_settings(FOLDER / "run" / "config.yaml"))
     run = Run.from_values(values)
     assert run.data.root == "faces" and run.augment.rotation == 5
     for section in ("data", "augment", "encoder", "optim"):

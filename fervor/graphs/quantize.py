@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import yaml
 from numpy.typing import NDArray
 from onnxruntime import quantization
 
@@ -39,6 +38,7 @@ from fervor.io.frame import Frame
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 from fervor.methods.build import build
+from fervor.recipes import read_settings
 
 
 __all__ = ["Report", "add_int8", "faces_of"]
@@ -104,8 +104,8 @@ def faces_of(model: str, pictures: str = "") -> Faces:
 def _recorded(path: Path) -> Data:
     """What a run wrote of its data."""
     try:
-        return Data(**yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        return Data(**read_settings(path)["data"])
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} is no run's configuration; name a folder of training faces, cut out, "
             "with --pictures"

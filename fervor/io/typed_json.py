@@ -8,7 +8,7 @@ where it is fine.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-__all__ = ["DEEPEST", "decoded", "encoded", "read_object"]
+__all__ = ["DEEPEST", "decoded", "encoded", "read_json", "read_object"]
 
 LARGEST = 10_000_000
 """Bytes; the largest file that fervor writes has a few hundred thousand."""
@@ -116,11 +116,13 @@ def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
-def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
-    """The object that a file holds.
+def read_json(
+    path: Path, *, largest: int = LARGEST, constant: Callable[[str], Any] | None = None
+) -> Any:
+    """The value that a file holds; `constant` takes NaN and the infinities, which are no JSON.
 
     Raises:
-        ValueError: larger, nested deeper, no UTF-8, no JSON (NaN is none), or no object at the top.
+        ValueError: larger, nested deeper, no UTF-8 or no JSON.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -128,12 +130,23 @@ def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
     if len(content) > largest:
         raise ValueError(f"larger than {largest:,} bytes")
     try:
-        found = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+        found = json.loads(content.decode("utf-8"), parse_constant=constant)
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
+    _check_depth(found)
+    return found
+
+
+def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
+    """The object that a file holds.
+
+    Raises:
+        ValueError: larger, nested deeper, no UTF-8, no JSON (NaN is none), or no object at the top.
+        OSError: it cannot be read.
+    """
+    found = read_json(path, largest=largest, constant=_refuse)
     if not isinstance(found, dict):
         raise ValueError("holds no object")
-    _check_depth(found)
     try:
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -145,8 +158,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"holds {constant}, which is no JSON")
 
 
-def _check_depth(found: dict[str, Any]) -> None:
-    level: list[Any] = [found]
+def _check_depth(found: Any) -> None:
+    level: list[Any] = [found] if isinstance(found, dict | list) else []
     for _ in range(DEEPEST):
         parts = (part.values() if isinstance(part, dict) else part for part in level)
         level = [value for part in parts for value in part if isinstance(value, dict | list)]

@@ -23,6 +23,7 @@ __all__ = [
     "nearest",
     "of_another_set",
     "read_recipe",
+    "read_settings",
     "recipe_path",
     "recipes",
     "setting_names",
@@ -72,6 +73,15 @@ def check_file(path: Path) -> None:
     """Look at a recipe before anything is made of it.
 
     Raises:
+        UsageError: see `read_settings`; or it names code that the user has not agreed to.
+    """
+    _check_parts(read_settings(path), path)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The plain values of a recipe, or of a run's config.yaml.
+
+    Raises:
         UsageError: too large, no YAML in UTF-8, tags that would make objects, or references that
             unfold to more than a recipe can hold.
     """
@@ -92,7 +102,11 @@ def check_file(path: Path) -> None:
             f"{path} unfolds to {values:,} values in {levels} levels: expected at most {MOST:,} "
             f"in {DEEPEST}"
         )
-    _check_parts(yaml.safe_load(text), path)
+    try:
+        settings: dict[str, Any] = yaml.safe_load(text)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from None
+    return settings
 
 
 def _check_parts(values: dict[str, Any], path: Path) -> None:
@@ -277,7 +291,7 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
 
     path = recipe_path(str(recipe))
     check_file(path)
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_settings(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Run)
     groups = {group: part for group, part in values.items() if isinstance(part, dict)}

@@ -1,16 +1,19 @@
 """A run folder between two starts: which settings may change, and what is noted of each start."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
 from fervor.config import Run, differences
 from fervor.errors import UsageError
 from fervor.io import provenance
-from fervor.io.typed_json import read_object
+from fervor.io.typed_json import decoded, read_json, read_object
+from fervor.recipes import read_settings
+from fervor.training.activity import ACTIVITY
 
 
 CONFIG = "config.yaml"
@@ -27,9 +30,11 @@ def check_resume(folder: Path, run: Run) -> dict[str, tuple[Any, Any]]:
     What may change is of the machine, and the number of epochs where rates do not depend on it.
 
     Raises:
-        UsageError: another setting differs, or fewer epochs are asked for than are done.
+        UsageError: another setting differs, fewer epochs are asked for than are done, or a file of
+            the folder is damaged.
     """
-    before = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    check_notes(folder)
+    before = read_settings(folder / CONFIG)
     found, done = differences(before, run), epochs_done(folder)
     free = MACHINE | ({"optim.epochs"} if run.optim.schedule == "exponential" else set())
     for name, (then, now) in found.items():
@@ -44,6 +49,53 @@ def check_resume(folder: Path, run: Run) -> dict[str, tuple[Any, Any]]:
             "expected as many or more"
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """What STARTS holds."""
+
+    starts: tuple[Mapping[str, Any], ...]
+
+
+def _unnumbered(epochs: Sequence[Mapping[str, Any]]) -> str:
+    numbered = all(type(epoch.get("epoch")) is int for epoch in epochs)
+    return "" if numbered else "has an epoch without its number"
+
+
+@dataclass(frozen=True, slots=True)
+class _Activity:
+    """What ACTIVITY holds."""
+
+    start: Mapping[str, Any]
+    epochs: Annotated[tuple[Mapping[str, Any], ...], _unnumbered]
+    inactive: tuple[str, ...]
+
+
+NOTES: dict[str, Any] = {
+    HISTORY: tuple[Mapping[str, Any], ...],
+    STARTS: _Starts,
+    ACTIVITY: _Activity,
+}
+"""Files of a run folder, which may be a stranger's, and what they hold."""
+
+
+def check_notes(folder: Path) -> None:
+    """Look at what a run has noted, in a folder that may be a stranger's.
+
+    Raises:
+        UsageError: a file of NOTES holds something else.
+    """
+    for name, kind in NOTES.items():
+        path = folder / name
+        try:
+            if path.is_file():
+                decoded(kind, read_json(path), "the whole")
+        except ValueError as error:
+            raise UsageError(
+                f"{path} is damaged: {error}; copy the run again, or train anew with another "
+                "--output"
+            ) from None
 
 
 def epochs_done(folder: Path) -> int:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-import yaml
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -208,19 +207,6 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
 def run_folder(run: Run) -> Path:
     """Where a run's files go."""
     return Path(run.output or f"runs/{run.name or plugins.title(run.method)}-seed{run.seed}")
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The configuration of a run folder, as plain values.
-
-    Raises:
-        UsageError: the folder holds no run.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return values
 
 
 class Networks(NamedTuple):
