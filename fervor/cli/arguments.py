@@ -21,6 +21,7 @@ from fervor.recipes import (
     name_of,
     nearest,
     of_another_set,
+    read_settings,
     recipe_path,
 )
 
@@ -110,7 +111,7 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
         if not path.is_file():
             raise UsageError(f"--resume {run}: expected a run folder; it has no config.yaml")
         check_file(path)
-        stored = with_new_names(yaml.safe_load(path.read_text(encoding="utf-8")))
+        stored = with_new_names(read_settings(path))
         return "", ["--config", yaml.safe_dump(stored), *rest]
     path = recipe_path(str(recipe))
     check_file(path)
@@ -120,7 +121,7 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
 def _of_another_set(recipe: Path, given: Sequence[str]) -> list[str]:
     """See `recipes.of_another_set`; what is given itself comes behind."""
     asked, _ = _taken("--data.name", given)
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    values = read_settings(recipe)
     return [f"--{name}={value}" for name, value in of_another_set(values, asked).items()]
 
 
@@ -180,8 +181,9 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
 def _unknown(wrong: str, parser: ArgumentParser) -> str:
     if wrong in RENAMED:
         return f"--{wrong} has a new name: --{RENAMED[wrong]}"
+    options = parser.format_help()  # takes longer than all else here
     names = nearest(wrong, {*parser.get_defaults().keys(), "help"})
-    names = [name for name in names if f"--{name}" in parser.format_help()]
+    names = [name for name in names if f"--{name}" in options]
     shown = ", ".join(f"--{name}" for name in names[:LISTED])
     more = f" (all: {parser.prog} --help)" if len(names) > LISTED else ""
     return f"unknown option --{wrong}: expected one of {shown}{more}"

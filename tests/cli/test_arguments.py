@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from fervor.cli.arguments import arguments_of
 from fervor.config import RENAMED, Data, Encoder, Run
@@ -147,6 +148,17 @@ def test_mistakes_are_one_line(given: list[str], line: str) -> None:
         looked(*given)
     message = " ".join(str(refused.value).split())
     assert message.startswith(line)
+
+
+def test_an_unknown_option_writes_the_help_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each known option took a second."""
+    plain, texts = ArgumentParser.format_help, []
+    monkeypatch.setattr(
+        ArgumentParser, "format_help", lambda parser: texts.append(plain(parser)) or texts[-1]
+    )
+    with pytest.raises(UsageError, match=r"unknown option --optim\.epoch: expected"):
+        run_of("--optim.epoch", "3")
+    assert len(texts) == 1
 
 
 def test_right_names_come_nearest_first() -> None:
