@@ -87,8 +87,9 @@ class GivenBoxes:
         try:
             for line, row in _rows(_text(self.path), self.path):
                 self._add(line, row)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text in UTF-8"
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            text = str(error) if isinstance(error, csv.Error) else "not a text in UTF-8"
+            reason = getattr(error, "strerror", None) or text
             raise InputError(f"boxes {path} cannot be read: {reason}") from error
 
     def _add(self, line: int, row: dict[str, Any]) -> None:
@@ -105,8 +106,8 @@ class GivenBoxes:
             if not math.isfinite(x + y) or not 0 < min(width, height) <= max(width, height) < 1e6:
                 raise ValueError
             face = GivenFace((x, y, width, height), None if track in (None, "") else int(track))
-        except (TypeError, ValueError):
-            values = ", ".join(str(row[name]) for name in FIELDS[1:])
+        except (TypeError, ValueError, OverflowError):
+            values = ", ".join(f"{row[name]!s:.60}" for name in FIELDS[1:])
             raise InputError(
                 f"boxes {self.path}, line {line}: {values} is no box; expected x, y, width and "
                 "height in pixels, width and height above 0"
@@ -149,7 +150,7 @@ def _rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]
             if text.strip():
                 try:
                     row = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     row = None
                 if not isinstance(row, dict):
                     raise InputError(f"boxes {path}, line {line}: expected a JSON object")

@@ -136,6 +136,18 @@ class TestBoxes:
             ("a.csv", "source,x,y,width,height\na.png,1,2,3\n", "is no box"),
             ("a.jsonl", '{"source": "a.png"\n', "line 1: expected a JSON object"),
             ("a.jsonl", "[1]\n", "line 1: expected a JSON object"),
+            ("a.jsonl", "[" * 100_000, "line 1: expected a JSON object"),
+            (
+                "a.jsonl",
+                f'{{"source": "a.png", "x": 1{"0" * 400}, "y": 1, "width": 1, "height": 1}}',
+                r"line 1: 10+, 1, 1, 1 is no box",
+            ),
+            (
+                "a.jsonl",
+                '{"source": "a.png", "x": 1, "y": 1, "width": 1, "height": 1, "frame": Infinity}',
+                "line 1: 1, 1, 1, 1 is no box",
+            ),
+            ("a.csv", f"source,x\n{'a' * 200_000},1", "cannot be read: field larger than"),
             ("a.txt", "", r"ends in \.csv or \.jsonl"),
             ("a.jsonl", "\xff", "cannot be read: not a text in UTF-8"),
         ],
@@ -144,7 +156,7 @@ class TestBoxes:
         (tmp_path / name).write_bytes(content.encode("latin-1"))
         with pytest.raises(InputError, match=reason) as refused:
             GivenBoxes(tmp_path / name)
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
 
     @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
     def test_the_rows_of_a_run_that_was_killed(self, tmp_path: Path, ending: str) -> None:
