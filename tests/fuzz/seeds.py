@@ -6,6 +6,7 @@ PYTHONPATH=. python tests/fuzz/seeds.py
 import io
 import json
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,36 @@ def descriptions() -> Iterator[tuple[str, str]]:
     yield "aligned/rows.jsonl", json.dumps(row) + "\n" + json.dumps({**row, "source": "b"}) + "\n"
 
 
+def of_runs() -> Iterator[tuple[str, bytes]]:
+    """What runs leave, and what they are given: notes, checkpoints, teachers, boxes."""
+    import torch
+
+    from fervor.data.distillation import StoredLogits, write_logits
+
+    history = [{"epoch": 0, "accuracy": 0.5, "selected_on": "valid"}]
+    yield "notes/history.json", json.dumps(history).encode()
+    starts = [{"epoch": 0, "commit": "", "versions": {}, "changed": []}]
+    yield "notes/starts.json", json.dumps({"starts": starts}).encode()
+    activity = {"start": {"part": 0.5}, "epochs": [{"epoch": 0, "moved": {}}], "inactive": []}
+    yield "notes/activity.json", json.dumps(activity).encode()
+    state = {"state_dict": {"weight": torch.ones(2, 3)}, "epoch": 3}
+    for name, zipped in {"plain": True, "old": False}.items():
+        buffer = io.BytesIO()
+        torch.save(state, buffer, _use_new_zipfile_serialization=zipped)
+        yield f"checkpoint/{name}.pt", buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "logits.safetensors"
+        teacher = {"model": "tiny", "seed": 0, "sha256": "0" * 64}
+        logits = torch.ones(1, 1, 2)
+        write_logits(path, StoredLogits(("a.png",), ("anger", "fear"), logits, (teacher,)))
+        yield "teachers/plain.safetensors", path.read_bytes()
+    row = {"source": "a.png", "frame": 0, "x": 1.5, "y": 2, "width": 30, "height": 40, "track": 1}
+    rows = [row, row | {"x": None, "y": None, "width": None, "height": None}]
+    yield "boxes/plain.jsonl", "".join(json.dumps(one) + "\n" for one in rows).encode()
+    cells = [",".join("" if cell is None else str(cell) for cell in one.values()) for one in rows]
+    yield "boxes/plain.csv", "\n".join([",".join(row), *cells, ""]).encode()
+
+
 def binaries() -> Iterator[tuple[str, bytes]]:
     """Files of numpy and safetensors, and an upload."""
     for name, array in {"number": np.array(3), "word": np.array("3"), "row": np.arange(3)}.items():
@@ -128,7 +159,7 @@ def main() -> None:
     """Write the corpus anew."""
     found = {f"picture/{name}": content for name, content in pictures()}
     found |= {name: text.encode() for name, text in (*tables(), *descriptions())}
-    found |= dict(binaries())
+    found |= dict((*binaries(), *of_runs()))
     for name, content in found.items():
         path = CORPUS / name
         path.parent.mkdir(parents=True, exist_ok=True)

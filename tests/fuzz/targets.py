@@ -208,6 +208,47 @@ def aligned(data: bytes) -> None:
     manifest.settings_of(place)
 
 
+def boxes(data: bytes) -> None:
+    """Places of faces: JSON Lines where they begin as such, else CSV."""
+    from fervor.faces.places import GivenBoxes
+
+    path = folder() / ("boxes.jsonl" if data.startswith(b"{") else "boxes.csv")
+    path.write_bytes(data)
+    GivenBoxes(path)
+
+
+def notes(data: bytes) -> None:
+    """What a run has noted, before it goes on."""
+    from fervor.training import resume
+
+    place = folder() / "run"
+    place.mkdir(exist_ok=True)
+    for name in resume.NOTES:
+        (place / name).write_bytes(data)
+        resume.check_notes(place)
+        (place / name).unlink()
+
+
+def checkpoint(data: bytes) -> None:
+    """A file of torch's."""
+    from fervor.models.convert import convert
+
+    path = folder() / "weights.pt"
+    path.write_bytes(data)
+    output = folder() / "weights.safetensors"
+    output.unlink(missing_ok=True)
+    convert(path, output)
+
+
+def teachers(data: bytes) -> None:
+    """What other models say of the training images."""
+    from fervor.data.distillation import read_logits
+
+    path = folder() / "logits.safetensors"
+    path.write_bytes(data)
+    read_logits(path)
+
+
 def form(data: bytes) -> None:
     """The body of an upload, in two chunks."""
     from fastapi import Request
@@ -253,5 +294,9 @@ TARGETS: dict[str, Target] = {
     "result": result,
     "descriptions": descriptions,
     "aligned": aligned,
+    "boxes": boxes,
+    "notes": notes,
+    "checkpoint": checkpoint,
+    "teachers": teachers,
     "form": form,
 }
