@@ -72,7 +72,7 @@ def plain(pictures: Pictures, folder: Path, split: str) -> Halves:
 
     def images() -> Iterator[Tensor]:
         for batch in evaluation_batches(pictures, size=SIZE):
-            yield batch.image
+            yield batch.images()
 
     return _kept(folder / f"{split}.npy", folder, images(), len(pictures))
 

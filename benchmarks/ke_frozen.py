@@ -165,7 +165,8 @@ def in_proportion(label: Tensor, count: int, seed: int) -> Tensor:
 
 def _batch(features: Tensor, label: Tensor, classes: int) -> Batch:
     """Pooled features as maps of a single place, which the frozen encoder hands on."""
-    return Batch(features.float()[:, :, None, None], label, soft_target(label, classes))
+    maps = features.float()[:, :, None, None]
+    return Batch(None, label, soft_target(label, classes), maps=maps)
 
 
 def _batches(found: Features, places: Tensor, setting: Setting, seed: int) -> Iterator[Batch]:
@@ -183,12 +184,13 @@ def _batches(found: Features, places: Tensor, setting: Setting, seed: int) -> It
 def pulls(method: KE, batch: Batch) -> dict[str, float]:
     """Length of each weighted loss's gradient in the joined features, mean over the pictures."""
     parts = {"similarity": "L_s", "transformation": "L_t", "contrast": "L_c"}
-    pooled = method.joint(batch.image.flatten(1)).detach().requires_grad_(True)
+    assert batch.maps is not None
+    pooled = method.joint(batch.maps.flatten(1)).detach().requires_grad_(True)
     joint, method.joint = method.joint, torch.nn.Identity()
     lengths = {}
     for name, shown in parts.items():
         weight = getattr(method.options, f"{name}_weight")
-        loss = weight * method.losses(batch._replace(image=pooled[:, :, None, None]))[name]
+        loss = weight * method.losses(batch._replace(maps=pooled[:, :, None, None]))[name]
         (gradient,) = torch.autograd.grad(loss, pooled, allow_unused=True)
         lengths[shown] = 0.0 if gradient is None else float(gradient.norm(dim=1).sum())
     method.joint = joint

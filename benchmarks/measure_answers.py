@@ -57,7 +57,7 @@ def main() -> None:
 
     method.answer = every_answer  # type: ignore[method-assign, assignment]
     for batch in evaluation_batches(pictures, size=info.input.size):
-        method(batch.image)
+        method(batch.images())
     label = pictures.label.numpy()
     rows = {}
     for answer, parts in logits.items():

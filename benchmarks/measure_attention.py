@@ -90,12 +90,12 @@ def measure(method: LaCoVL, pictures: Pictures) -> dict[str, dict[str, dict[str,
     """The mean of every measure over the pictures, by scale and kind."""
     sums: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for batch in evaluation_batches(pictures, size=112, batch_size=20):
-        plain = [kinds(mixture) for mixture in mixtures(method, batch.image)]
+        plain = [kinds(mixture) for mixture in mixtures(method, batch.images())]
         for scale, found in zip(("fine", "middle", "coarse"), plain, strict=True):
             for kind, weights in found.items():
                 sums[scale, kind, "similarity"] += similarity(weights).mean(1).tolist()
                 sums[scale, kind, "entropy"] += entropy(weights).mean(1).tolist()
-        for name, image in changed(batch.image):
+        for name, image in changed(batch.images()):
             again = [kinds(mixture) for mixture in mixtures(method, image)]
             for scale, first, second in zip(
                 ("fine", "middle", "coarse"), plain, again, strict=True
@@ -113,8 +113,8 @@ def measure(method: LaCoVL, pictures: Pictures) -> dict[str, dict[str, dict[str,
 def draw(method: LaCoVL, pictures: Pictures, path: Path) -> None:
     """A row for each picture: itself, and at each scale the gate and what is attended to."""
     batch = next(evaluation_batches(pictures.subset(torch.arange(DRAWN)), size=112))
-    tiles = [[_grey(image.mean(0)) for image in batch.image]]
-    for mixture in mixtures(method, batch.image):
+    tiles = [[_grey(image.mean(0)) for image in batch.images()]]
+    for mixture in mixtures(method, batch.images()):
         for kind, weights in kinds(mixture).items():
             if kind != "mixed":
                 tiles.append([_grey(_square(row)) for row in weights.mean((1, 2))])

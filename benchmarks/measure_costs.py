@@ -81,7 +81,7 @@ def measured(row: str, given: argparse.Namespace) -> dict[str, float]:
 
     def step(batch: Batch) -> None:
         if isinstance(method, KE):
-            loss = text_similarity_loss(method(batch.image), batch.target)
+            loss = text_similarity_loss(method(batch.images()), batch.target)
         else:
             loss = method.losses(batch)["loss"]
         loss.backward()
@@ -108,7 +108,7 @@ def measured(row: str, given: argparse.Namespace) -> dict[str, float]:
 
 
 def _first(batch: Batch, count: int) -> Batch:
-    return Batch(batch.image[:count], batch.label[:count], batch.target[:count])
+    return Batch(batch.images()[:count], batch.label[:count], batch.target[:count])
 
 
 def main() -> None:

@@ -90,10 +90,9 @@ def stepped(method: Method, run: Run, batches: list[Batch]) -> Iterator[int]:
     )
     method.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for batch in batches:
-        image = batch.image.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=optim.precision == "bf16"):
-            loss = method.losses(batch._replace(image=image))["loss"]
+            loss = method.losses(batch.to(torch.device("cpu")))["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), optim.clip or torch.inf)
         optimizer.step()
@@ -109,7 +108,7 @@ def ferplus(root: str, cache: str, steps: int) -> None:
         start, used = time.perf_counter(), time.process_time()
         pictures = read_pictures(samples, labels, size=run.encoder.size, cache=cache)
         told(name, len(pictures), time.perf_counter() - start, time.process_time() - used)
-    splits = read_splits(run)
+    splits = read_splits(run.pipeline)
     indices = [torch.tensor(key.indices) for key in keys(splits, run, 200)]
     plain = (len(splits.train.take(chosen).float().div(255)) for chosen in indices)
     rate("plain batches of the split, 48 px, float", plain)
@@ -120,14 +119,14 @@ def ferplus(root: str, cache: str, steps: int) -> None:
     compared(
         splits,
         run,
-        TrainingBatches(splits.train, run),
+        TrainingBatches(splits.train, run.pipeline),
         build_method(run, build_networks(run), splits),
         steps,
     )
     small = dataclasses.replace(splits, train=splits.train.subset(torch.arange(VIEWED)))
     viewed = dataclasses.replace(viewed, data=dataclasses.replace(viewed.data, views=1))
     method = build_method(viewed, build_networks(viewed), small)
-    compared(small, viewed, view_batches(method.frozen_stage(), small.train, viewed), method, steps)
+    compared(small, viewed, view_batches(method, small.train, viewed.pipeline), method, steps)
 
 
 def compared(

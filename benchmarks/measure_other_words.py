@@ -102,7 +102,9 @@ def pictures(root: Path, split: str, protocol: str) -> Pictures:
 @torch.no_grad()
 def embeddings(method: VLM, split: Pictures) -> Floats:
     """Unit vectors [n d] of the pictures in the joint space."""
-    pooled = [method.features(batch.image).pooled for batch in evaluation_batches(split, size=112)]
+    pooled = [
+        method.features(batch.images()).pooled for batch in evaluation_batches(split, size=112)
+    ]
     found: Floats = torch.nn.functional.normalize(torch.cat(pooled), dim=-1).numpy()
     return found
 

@@ -7,6 +7,7 @@ are of KE-FER (arXiv 2409.08598); (ours) is this project's choice.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from fervor import plugins
@@ -16,6 +17,7 @@ from fervor.errors import UsageError
 Target = Literal["majority", "probability", "cross_entropy"]
 Selection = Literal["honest", "paper"]
 Sampling = Literal["plain", "imbalance", "balanced"]
+Precision = Literal["bf16", "fp32"]
 
 RENAMED = {
     "data.epoch_share": "data.epoch_fraction",
@@ -282,7 +284,68 @@ class Optim:
     average: float = 0.0
     clip: float = 0.0
     clip_each: bool = False
-    precision: Literal["bf16", "fp32"] = "fp32"
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How images become batches: the part of a run that reads, crops, resizes and augments them.
+
+    Attributes:
+        data: which images.
+        augment: how those to train on vary.
+        encoder: whose input they are resized to, and which of its layers are cached.
+        seed: of their order and augmentation.
+    """
+
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    encoder: Encoder = field(default_factory=Encoder)
+    seed: int = 0
+
+
+SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
+"""Largest side in pixels, largest number of anything, largest whole number among the options."""
+
+HIGHEST = {
+    "encoder.size": SIDE,
+    "teacher.size": SIDE,
+    "optim.batch_size": COUNT,
+    "optim.epochs": COUNT,
+    "data.views": 1000,
+    "workers": 1024,
+    "processes": 1024,
+    "threads": 1024,
+}
+
+LOWEST: dict[str, float] = {
+    "encoder.size": 1,
+    "encoder.frozen_blocks": 0,
+    "teacher.size": 1,
+    "optim.batch_size": 1,
+    "optim.epochs": 1,
+    "optim.warmup_epochs": 0,
+    **dict.fromkeys(
+        (
+            "optim.learning_rate",
+            "optim.warmup_learning_rate",
+            "optim.momentum",
+            "optim.weight_decay",
+            "optim.sam",
+        ),
+        0,
+    ),
+    **dict.fromkeys(("optim.gamma", "optim.average", "optim.clip", "data.margin", "data.fold"), 0),
+    **dict.fromkeys(("data.views", "workers", "threads", "seed"), 0),
+    "processes": 1,
+}
+"""Smallest values that a run can have."""
+
+FRACTIONS = (
+    *("data.validation", "augment.flip", "augment.erase", "augment.erase_area", "augment.blur"),
+    *("augment.crop_area", "augment.shift", "optim.average", "optim.momentum"),
+)
+"""Parts of one: none may exceed it."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +396,51 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", plugins.stored("methods", self.method))
+
+    @property
+    def title(self) -> str:
+        """What it is filed under."""
+        return self.name or plugins.title(self.method)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return Path(self.output or f"runs/{self.title}-seed{self.seed}")
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The part of it that makes batches."""
+        return Pipeline(self.data, self.augment, self.encoder, self.seed)
+
+    def check(self) -> None:
+        """Refuse what no machine could do, before memory is asked for.
+
+        Raises:
+            UsageError: a number beyond its limits.
+        """
+
+        def setting(name: str) -> Any:
+            value: Any = self
+            for part in name.split("."):
+                value = getattr(value, part)
+            return value
+
+        for name, limit in HIGHEST.items():
+            if setting(name) > limit:
+                raise UsageError(f"--{name} {setting(name)}: expected at most {limit:,}")
+        for name, least in LOWEST.items():
+            if not setting(name) >= least:
+                raise UsageError(f"--{name} {setting(name)}: expected at least {least}")
+        for name in FRACTIONS:
+            if not 0 <= setting(name) <= 1:
+                raise UsageError(f"--{name} {setting(name)}: expected a share, 0 to 1")
+        if not self.optim.learning_rate:
+            raise UsageError(
+                f"--optim.learning_rate {self.optim.learning_rate}: expected a number above 0"
+            )
+        for name, value in self.options.items():
+            if isinstance(value, int) and abs(value) > OPTION:
+                raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Run":
@@ -398,13 +506,13 @@ def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def differences(before: Mapping[str, Any], run: Run) -> dict[str, tuple[Any, Any]]:
-    """Settings by their dotted names that differ from earlier plain values: then, and now.
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings by their dotted names that differ between two runs' plain values: then, and now.
 
-    A setting that is not among them had the value that is its default.
+    A setting that is not among the earlier ones had the value that is its default.
     """
     then = {**_flat(asdict(Run())), **_flat(with_new_names(before))}
-    now = _flat(run.resolved())
+    now = _flat(after)
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return {name: (then.get(name), now.get(name)) for name in names}
 

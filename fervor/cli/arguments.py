@@ -17,7 +17,6 @@ from fervor.errors import UsageError
 from fervor.recipes import (
     LISTED,
     check_file,
-    check_run,
     name_of,
     nearest,
     of_another_set,
@@ -52,7 +51,7 @@ def arguments_of(
     if takes_run:
         run = Run(**{field.name: values.pop(field.name) for field in fields(Run)})
         values.pop("config")
-        check_run(run)
+        run.check()
         values["run"] = run if run.name else replace(run, name=recipe)
     return values
 

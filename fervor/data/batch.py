@@ -1,6 +1,6 @@
 """Training batches, and the distributions over classes that losses aim at."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -11,19 +11,41 @@ from fervor.config import Target
 
 
 class Batch(NamedTuple):
-    """Pictures in RGB 0..1, their classes, and the shares of the classes that a loss aims at.
+    """Images or the maps that a frozen stage made of them, their classes, and what a loss aims at.
 
-    `positive` holds another picture of each one's class where the method asks for pairs; `frozen`
-    what the method's frozen networks made of both, where that was computed before. Where pictures
-    were mixed (mixup), `mixture` holds how much of each class is in them, and `label` the largest.
+    Attributes:
+        image: RGB in 0..1; None where the batch holds `maps`.
+        label: numbers of the classes; of a mixed image (mixup) the largest one's.
+        target: fractions of the classes.
+        positive: another image of each one's class, where the method asks for pairs.
+        maps: in place of images, what `Method.frozen_stage` made of them.
+        positive_maps: the same in place of `positive`.
+        frozen: what frozen networks made of images and partners, for two passes over one batch.
+        mixture: how much of each class is in a mixed image.
     """
 
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"] | None
     label: Int[Tensor, " b"]
     target: Float[Tensor, "b c"]
     positive: Float[Tensor, "b 3 h w"] | None = None
+    maps: Float[Tensor, "b d i j"] | None = None
+    positive_maps: Float[Tensor, "b d i j"] | None = None
     frozen: tuple[Tensor, ...] | None = None
     mixture: Float[Tensor, "b c"] | None = None
+
+    def images(self) -> Float[Tensor, "b 3 h w"]:
+        """The images of a batch that must hold some."""
+        assert self.image is not None, "the batch holds maps of a frozen stage, no images"
+        return self.image
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device, its images and maps with channels last."""
+        places = {
+            name: value.to(device, memory_format=torch.channels_last)
+            for name in ("image", "positive", "maps", "positive_maps")
+            if (value := getattr(self, name)) is not None
+        }
+        return self._replace(label=self.label.to(device), target=self.target.to(device), **places)
 
     def classes(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Pictures, classes and shares of a mixed batch, a row of each that occurs; else None.

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fervor.config import Data, Run
+from fervor.config import Data, Pipeline
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, soft_target, targets
 from fervor.data.distillation import name_of, read_logits, teachers_targets
@@ -46,14 +46,15 @@ class TrainingBatches(Dataset[Batch]):
         UsageError: pairs shall be mixed.
     """
 
-    def __init__(self, pictures: Pictures, run: Run, *, pairs: bool = False) -> None:
-        if pairs and run.augment.mixup:
-            raise UsageError(f"method {run.method} pairs pictures: set augment.mixup to 0")
+    def __init__(self, pictures: Pictures, pipeline: Pipeline, *, pairs: bool = False) -> None:
+        data, augment = pipeline.data, pipeline.augment
+        if pairs and augment.mixup:
+            raise UsageError("the method pairs images: set augment.mixup to 0")
         self.pictures = pictures
-        self.run = run
-        self.augmentation = Augmentation(run.augment, run.encoder.size)
-        self.boxes = pictures.boxes(run.data.cache) if run.augment.occlude else None
-        self.teachers = teachers_of(pictures, run.data)
+        self.data, self.seed, self.mixup = data, pipeline.seed, augment.mixup
+        self.augmentation = Augmentation(augment, pipeline.encoder.size)
+        self.boxes = pictures.boxes(data.cache) if augment.occlude else None
+        self.teachers = teachers_of(pictures, data)
         self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
@@ -61,19 +62,17 @@ class TrainingBatches(Dataset[Batch]):
         label, votes = self.pictures.label[indices], self.pictures.votes[indices]
         positive = mixture = None
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
-            target = targets(label, votes, self.run.data.target)
+            torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
+            target = targets(label, votes, self.data.target)
             if self.teachers is not None:
-                target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_weight)
+                target = torch.lerp(target, self.teachers[indices], self.data.teachers_weight)
             image = self._augmented(indices)
-            if self.run.augment.mixup:
+            if self.mixup:
                 classes = soft_target(label, votes.shape[1])
-                image, target, mixture = _mixed_pairs(
-                    image, target, classes, self.run.augment.mixup
-                )
+                image, target, mixture = _mixed_pairs(image, target, classes, self.mixup)
                 label, mixture = mixture.argmax(1), mixture[key.own]
             if self.partners is not None:
-                partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
+                partners = self.partners.draw(indices, pair_generator(self.seed, key))
                 positive = self._augmented(partners)
                 positive = positive[key.own].expand(-1, 3, -1, -1)
         image = image[key.own].expand(-1, 3, -1, -1)
@@ -126,15 +125,22 @@ def _mixed_pairs(
 
 
 def training_loader(
-    batches: Dataset[Batch], pictures: Pictures, run: Run, *, rank: int = 0, world: int = 1
+    batches: Dataset[Batch],
+    pictures: Pictures,
+    pipeline: Pipeline,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[Batch]:
-    """The run's batches in their order; process `rank` of `world` gets its share of each."""
+    """Batches in a run's order; process `rank` of `world` gets its part of each."""
     sampler = EpochSampler(
         pictures.label,
-        run.optim.batch_size,
-        seed=run.seed,
-        sampling=run.data.sampling,
-        epoch_fraction=run.data.epoch_fraction,
+        batch_size,
+        seed=pipeline.seed,
+        sampling=pipeline.data.sampling,
+        epoch_fraction=pipeline.data.epoch_fraction,
         rank=rank,
         world=world,
     )
@@ -142,6 +148,6 @@ def training_loader(
         batches,
         batch_size=None,
         sampler=sampler,  # a whole batch by its key
-        num_workers=run.workers,
-        persistent_workers=run.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )

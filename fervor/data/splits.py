@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fervor.config import Data, Run
+from fervor.config import Data, Pipeline, Selection
 from fervor.data import datasets
 from fervor.data.datasets import subsets
 from fervor.data.image_set import Pictures, hold_out, read_pictures
@@ -27,26 +27,26 @@ class Splits:
     selected_on: str
 
 
-def read_splits(run: Run) -> Splits:
-    """Training and selection pictures under the run's protocols.
+def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Splits:
+    """Training and selection pictures under a run's protocols; see `config.Run.selection`.
 
     Raises:
         UsageError: no test split under `paper`, or one protocol for training and another for a
             selection that is held out of train.
         DataError: a training picture is of a class that the protocol does not have.
     """
-    data = run.data
+    data, encoder, seed = pipeline.data, pipeline.encoder, pipeline.seed
 
     def samples(split: str, protocol: str) -> list[datasets.Sample]:
         return load_samples(data, split, protocol=protocol)[0]
 
-    split = "test" if run.selection == "paper" else "valid"
+    split = "test" if selection == "paper" else "valid"
     shots, chosen = subsets.shots(data.subset), samples(split, data.protocol)
     train = samples("train", data.train_protocol or data.protocol)
     labels = subsets.class_names(data.classes) or datasets.labels_of(
         data.name, train, data.protocol
     )
-    if not chosen and run.selection == "paper":
+    if not chosen and selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
     selected_on = split
     if not chosen:
@@ -55,21 +55,20 @@ def read_splits(run: Run) -> Splits:
                 f"{data.name} has no validation split, so train and selection share one protocol: "
                 "leave --data.train_protocol out"
             )
-        train, chosen = hold_out(train, labels, data.validation, run.seed)
+        train, chosen = hold_out(train, labels, data.validation, seed)
         selected_on = f"{data.validation:.0%} of train, held out"
-    train = restricted(train, data, labels, run.seed)
+    train = restricted(train, data, labels, seed)
     if shots and selected_on != "test":
-        chosen = subsets.few(chosen, subsets.VALID_SHOTS, run.seed)
-    size = run.encoder.size
+        chosen = subsets.few(chosen, subsets.VALID_SHOTS, seed)
 
     def pictures(those: list[datasets.Sample]) -> Pictures:
         return read_pictures(
             those,
             labels,
-            size=size,
+            size=encoder.size,
             faces=data.faces,
             margin=data.margin,
-            crop=run.encoder.crop,
+            crop=encoder.crop,
             cache=data.cache,
         )
 

@@ -67,7 +67,7 @@ def torch_logits(method: Method, batches: Iterable[Batch]) -> Floats:
     device = next(method.parameters()).device
     with method.constant_text():
         logits = [
-            method(batch.image.to(device, memory_format=torch.channels_last)).float().cpu().numpy()
+            method.logits(method.batch_features(batch.to(device))).float().cpu().numpy()
             for batch in batches
         ]
     method.train(training)
@@ -79,7 +79,7 @@ def torch_embedding(method: Method, batches: Iterable[Batch]) -> Floats:
     """What a method compares with its class vectors, [n d], over batches; for drawings."""
     with method.constant_text():
         return np.concatenate(
-            [method.features(batch.image).pooled.float().numpy() for batch in batches]
+            [method.features(batch.images()).pooled.float().numpy() for batch in batches]
         )
 
 
@@ -88,7 +88,7 @@ def onnx_output(
 ) -> Floats:
     """One output of an exported model over batches: logits [n c], or embedding [n d]."""
     return np.concatenate(
-        [session.run([name], {"image": batch.image.numpy()})[0] for batch in batches]
+        [session.run([name], {"image": batch.images().numpy()})[0] for batch in batches]
     )
 
 

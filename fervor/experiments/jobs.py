@@ -80,9 +80,9 @@ class Job:
     def result(self) -> tuple[Path, dict[str, Any]] | None:
         """What its evaluation has written: of this data, and of a run of these settings."""
         assert self.test is not None
-        run = self.asked()
+        settings = self.asked().resolved()
         for path, result in found_results(self.output, self.name, self.seed, self.test):
-            if not settings_that_differ(result, run):
+            if not settings_that_differ(result["run"]["config"], settings):
                 return path, result
         return None
 
@@ -151,8 +151,7 @@ class Job:
         if not path.is_file():
             return []
         before = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        run = self.asked()
-        return settings_that_differ({"run": {"config": before}}, run)
+        return settings_that_differ(before, self.asked().resolved())
 
     def _prepare(self) -> None:
         """Write the recipe, and remove what a run left that ended before its first epoch did."""
@@ -180,10 +179,9 @@ def found_results(
     return found
 
 
-def settings_that_differ(result: Mapping[str, Any], run: Run) -> list[str]:
-    """Dotted names of settings in which a result's run was another one, but for its machine."""
-    before = result["run"]["config"]
-    return [name for name in differences(before, run) if name not in UNESSENTIAL]
+def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Dotted names of settings in which two runs differ, but for those of their machines."""
+    return [name for name in differences(before, after) if name not in UNESSENTIAL]
 
 
 def run_all(jobs: Sequence[Job], *, max_workers: int = 1) -> list[Job]:

@@ -146,10 +146,11 @@ class Setting:
         differ: set[str] = set()
         for seed in self.seeds:
             job = self.job(shown, row, seed)
+            settings = job.asked().resolved()
             named = found_results(self.output, job.name, seed, self.tested(shown))
             ranked = sorted(
                 (
-                    (settings_that_differ(result, job.asked()), path, result)
+                    (settings_that_differ(result["run"]["config"], settings), path, result)
                     for path, result in named
                 ),
                 key=lambda item: (len(item[0]), item[0]),
@@ -298,7 +299,7 @@ def unlike(shown: Table, setting: Setting, row: Row, ours: Found) -> list[str]:
     conditions, test = shown.conditions, setting.tested(shown)
     recipe = Run.from_values(setting.recipe(shown, row))
     plain = replace(setting, changes={}, folders={}).recipe(shown, row)
-    changed = settings_that_differ({"run": {"config": Run.from_values(plain).resolved()}}, recipe)
+    changed = settings_that_differ(Run.from_values(plain).resolved(), recipe.resolved())
     differ = sorted({*ours.differ, *changed})
     found = [name for name in differ if name not in (*WEIGHTS, "selection")]
     modes = {result["run"]["selection"]["mode"] for result in ours.results.values()}

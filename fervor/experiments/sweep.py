@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,6 @@ from optuna.distributions import (
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
-from fervor import plugins
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
@@ -91,10 +91,12 @@ def sweep(
             if not trials:
                 for settings in grid or ():
                     study.enqueue_trial(settings, skip_if_exists=True)
-            _work(study, space, trials or len(grid or ()), run, figure, folder)
-            rows = _rows(study, figure, folder, run)
+            data = replace(run.data, name="", root="")  # all of it stands in the recipe
+            recipe = Job(run.title, run.seed, run.resolved(), data, None, runs=folder)
+            _work(study, space, trials or len(grid or ()), recipe, figure)
+            rows = _rows(study, figure, recipe)
             if any("selection" in row for row in rows):
-                results.write(folder / ROWS, _result(run, figure, rows), replace=True)
+                results.write(folder / ROWS, _result(recipe, figure, rows), replace=True)
     except Timeout:
         raise UsageError(
             f"{folder}: another process sweeps in it; wait, or give --output"
@@ -166,32 +168,30 @@ def _work(
     study: optuna.Study,
     space: Mapping[str, BaseDistribution],
     trials: int,
-    run: Run,
+    recipe: Job,
     figure: Figure,
-    folder: Path,
 ) -> None:
     """Run trials until so many have ended; one whose training fails counts, without a figure."""
     while len(study.get_trials(states=ENDED)) < trials:
         trial = study.ask(dict(space))
-        job = job_of(run, trial.params, folder)
+        job = job_of(recipe, trial.params)
         if job.finished() or job.run():
             study.tell(trial, getattr(ModelInfo.read(job.folder).selection, figure))
         else:
             study.tell(trial, state=TrialState.PRUNED)
 
 
-def job_of(run: Run, settings: Mapping[str, Any], folder: Path) -> Job:
+def job_of(recipe: Job, settings: Mapping[str, Any]) -> Job:
     """The run of one trial; its folder is named by its settings, so that it is found again."""
-    recipe = run.resolved()
+    changed = deepcopy(recipe.recipe)
     for name, value in settings.items():
         group, _, key = name.partition(".")
         if key:
-            recipe[group][key] = value
+            changed[group][key] = value
         else:
-            recipe[group] = value
+            changed[group] = value
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
-    data = replace(run.data, name="", root="")  # all of it stands in the recipe
-    return Job(f"trial-{digest[:12]}", run.seed, recipe, data, None, runs=folder)
+    return replace(recipe, name=f"trial-{digest[:12]}", recipe=changed)
 
 
 def _outcome(job: Job) -> dict[str, Any]:
@@ -205,12 +205,13 @@ def _outcome(job: Job) -> dict[str, Any]:
     }
 
 
-def _result(run: Run, figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _result(recipe: Job, figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a sweep found and where it comes from; folders by their names alone."""
+    run = recipe.asked()
     done = [row for row in rows if "selection" in row]
     commits = sorted({row["commit"] for row in done})
     return {
-        "model": run.name or plugins.title(run.method),
+        "model": run.title,
         "run": {
             "config": run.published(),
             "seed": run.seed,
@@ -233,14 +234,14 @@ def _result(run: Run, figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[st
     }
 
 
-def _rows(study: optuna.Study, figure: Figure, folder: Path, run: Run) -> list[dict[str, Any]]:
+def _rows(study: optuna.Study, figure: Figure, recipe: Job) -> list[dict[str, Any]]:
     """One row for each trial that ended, the best first, failed ones last."""
     rows: dict[str, dict[str, Any]] = {}
     for trial in study.get_trials(states=ENDED):
-        job = job_of(run, trial.params, folder)
+        job = job_of(recipe, trial.params)
         done = trial.state == TrialState.COMPLETE
         row: dict[str, Any] = {"settings": trial.params, "state": "complete" if done else "failed"}
-        row |= {"seed": run.seed, "folder": job.folder.name}
+        row |= {"seed": job.seed, "folder": job.folder.name}
         rows[job.folder.name] = row | (_outcome(job) if done else {})
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
 

@@ -98,7 +98,7 @@ def faces_of(model: str, pictures: str = "") -> Faces:
     samples, _ = load_samples(data, "train", protocol=rule)
     some = random.Random(0).sample(samples, min(FACES, len(samples)))
     read = read_pictures(some, info.labels, size=size, faces=data.faces, margin=data.margin)
-    return np.concatenate([batch.image.numpy() for batch in evaluation_batches(read, size=size)])
+    return np.concatenate([batch.images().numpy() for batch in evaluation_batches(read, size=size)])
 
 
 def _recorded(path: Path) -> Data:

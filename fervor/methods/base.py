@@ -25,9 +25,6 @@ class Method(nn.Module):
     pairs: ClassVar[bool] = False
     """Whether a training batch shall also hold a same-class partner of each picture."""
 
-    has_frozen_stage: ClassVar[bool] = False
-    """Whether the method itself, and not its encoder, has a `lower` for caches."""
-
     auxiliary: ClassVar[tuple[str, ...]] = ()
     """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
 
@@ -60,13 +57,14 @@ class Method(nn.Module):
         """
         raise UsageError("has learned its classes, which are no words")
 
-    def frozen_stage(self) -> "ImageEncoder | Method":
-        """What makes the maps that stand for a picture in a cache of views, by its `lower`."""
-        return self.image
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Whether maps of `frozen_stage` can stand for images: no other network sees these."""
+        return self.image.has_frozen_stage and not self.auxiliary
 
-    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
-        """Maps that every pass of this method takes in place of pictures, where it makes them."""
-        raise NotImplementedError
+    def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+        """What frozen layers make of images, for a cache; a batch then holds it as its maps."""
+        return self.image.frozen_stage(image)
 
     def pictures_to_prepare(self) -> int | None:
         """Pictures of each class that `prepare` wants to see: 0 for all, None for none."""
@@ -94,13 +92,30 @@ class Method(nn.Module):
         """What was subtracted from raw text vectors before they became class vectors."""
         return torch.zeros_like(self.class_vectors()[0])
 
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
         """Prediction, in train and in eval mode alike: logits."""
-        raise NotImplementedError
+        return self.logits(self.features(image))
 
-    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """What `forward` compares with the class vectors, whole and place by place."""
-        raise NotImplementedError
+        return self.project(self.image(image))
+
+    def project(self, features: Features) -> Features:
+        """The encoder's features in the space of the class vectors; as they are by default."""
+        return features
+
+    def encode(self, batch: Batch) -> Features:
+        """The image encoder's features of a batch: of its images, or of the maps in their place."""
+        features: Features = (
+            self.image(batch.images())
+            if batch.maps is None
+            else self.image.trainable_stage(batch.maps)
+        )
+        return features
+
+    def batch_features(self, batch: Batch) -> Features:
+        """`features` of a batch; a method that has its own `features` has its own of these too."""
+        return self.project(self.encode(batch))
 
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
         """The logits of features that are already there: forward(x) = logits(features(x))."""

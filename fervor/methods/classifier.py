@@ -54,20 +54,11 @@ class Classifier(Method):
         """The linear layer's rows, in the space of the features."""
         return self.head.weight
 
-    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
-        """The encoder's own features."""
-        features: Features = self.image(image)
-        return features
-
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
         """Scores of the linear layer."""
         scores: Tensor = self.head(features.pooled)
         return scores
 
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
-        """Scores of the linear layer."""
-        return self.logits(self.features(image))
-
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with the target's shares."""
-        return {"loss": text_similarity_loss(self(batch.image), batch.target)}
+        return {"loss": text_similarity_loss(self.logits(self.encode(batch)), batch.target)}

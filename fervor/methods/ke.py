@@ -176,29 +176,24 @@ class KE(Method):
         """The mean over the eight expressions, zeros where texts are not centred."""
         return self._texts()[2]
 
-    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
+    def project(self, features: Features) -> Features:
         """The encoder's features, joined to the width of the texts, not normalised."""
-        features: Features = self.image(image)
         return Features(self.joint(features.pooled), self.joint(features.tokens), features.grid)
 
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
-        """Cosine / temperature (eq. 4 and 5)."""
+        """Cosine / temperature (eq. 4 and 5); G is for training only."""
         return similarities(features.pooled, self.class_vectors()) / self.options.temperature
-
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
-        """Cosine / temperature; G is for training only."""
-        return self.logits(self.features(image))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = lambda_s L_s + lambda_t L_t + lambda_c L_c (eq. 11) and its parts."""
-        pooled = gathered(self.joint(self.image(batch.image).pooled).float())
+        pooled = gathered(self.joint(self.encode(batch).pooled).float())
         label, target = gathered(batch.label), gathered(batch.target)
         texts, neutral_text, _ = self._texts()
         vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         logits = similarities(pooled, vectors) / self.options.temperature
         similarity = text_similarity_loss(logits, target)
         probabilities = None if batch.mixture is None else gathered(batch.mixture)
-        mixed = Batch(batch.image, label, target, mixture=probabilities).classes()
+        mixed = Batch(None, label, target, mixture=probabilities).classes()
         rows, numbers, weight = mixed or (torch.arange(len(label)), label, None)
         transformation, contrast = self._neutral_losses(
             pooled[rows], vectors, neutral, numbers, weight
@@ -227,7 +222,7 @@ class KE(Method):
         expressive = batch.label != self.neutral_index
         if not bool(expressive.any()):
             return {}
-        features = self.features(batch.image).pooled[expressive].float()
+        features = self.batch_features(batch).pooled[expressive].float()
         texts, neutral_text, _ = self._texts()
         vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         own, calm = vectors[batch.label[expressive]], self.to_neutral(features).float()

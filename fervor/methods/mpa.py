@@ -218,8 +218,7 @@ class MPA(Method):
         self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pooled, label = [], []
         for batch in batches:
-            image = batch.image.to(device, memory_format=torch.channels_last)
-            pooled.append(self.image(image).pooled.float().cpu())
+            pooled.append(self.encode(batch.to(device)).pooled.float().cpu())
             label.append(batch.label.cpu())
         return class_means(torch.cat(pooled), torch.cat(label), len(self.labels))
 
@@ -235,19 +234,24 @@ class MPA(Method):
         with self.soft.held(self.text):
             yield
 
-    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """The prompted tower's class token and patches (eq. 5), each of unit length."""
-        found = self.image.prompted(image, () if self.visual is None else self.visual)
+        return self._prompted(self.image.embed(image))
+
+    def batch_features(self, batch: Batch) -> Features:
+        """The same of a batch."""
+        if batch.maps is None:
+            return self.features(batch.images())
+        return self._prompted(self.image.embed_maps(batch.maps))
+
+    def _prompted(self, states: Float[Tensor, "b n k"]) -> Features:
+        found = self.image.prompted(states, () if self.visual is None else self.visual)
         pooled, tokens = (F.normalize(part.float(), dim=-1) for part in found[:2])
         return Features(pooled, tokens, found.grid)
 
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
-        """S / tau (eq. 10 and 11)."""
+        """S / tau (eq. 10 and 11): neither hard prompts nor prototypes take part."""
         return self._scores(features, self.class_vectors())
-
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
-        """S / tau: neither hard prompts nor prototypes take part."""
-        return self.logits(self.features(image))
 
     def _scores(self, features: Features, vectors: Tensor) -> Float[Tensor, "b c"]:
         scores = similarities(features.pooled, vectors)
@@ -267,8 +271,8 @@ class MPA(Method):
 
     def activity(self, batch: Batch) -> dict[str, float]:
         """Mean cosine of pictures with and without visual prompts, and with their own class."""
-        prompted = self.features(batch.image).pooled
-        plain = F.normalize(self.image(batch.image).pooled.float(), dim=-1)
+        prompted = self.batch_features(batch).pooled
+        plain = F.normalize(self.encode(batch).pooled.float(), dim=-1)
         own = self.class_vectors()[batch.label]
         return {
             "prompted_unprompted": float((prompted * plain).sum(-1).mean()),
@@ -287,7 +291,7 @@ class MPA(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_total = L_vt + beta L_t + gamma L_v (eq. 12) and its parts; `prepare` comes first."""
         assert self._prepared, "prepare comes before the first step"
-        features, vectors = self.features(batch.image), self.soft.vectors(self.text)
+        features, vectors = self.batch_features(batch), self.soft.vectors(self.text)
         matching = text_similarity_loss(self._scores(features, vectors), batch.target)
         parts = {"loss": matching, "matching": matching}
         options = self.options

@@ -100,22 +100,13 @@ class VLM(Method):
         """The mean of each class's sentences under the nine templates, unit length."""
         return ensemble(self.projection(self.texts))
 
-    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
-        """The encoder's features; it ends in the joint space."""
-        features: Features = self.image(image)
-        return features
-
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
-        """Cosine times scale."""
-        return similarities(features.pooled, self.class_vectors()) * self.scale()
-
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """Cosines with sentences that stand in no caption of the training, times scale."""
-        return self.logits(self.features(image))
+        return similarities(features.pooled, self.class_vectors()) * self.scale()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The soft-target contrast between the pictures and the step's captions."""
-        features = self.features(batch.image)
+        features = self.encode(batch)
         with torch.autocast(features.pooled.device.type, enabled=False):
             probabilities = gathered(batch.target.float())
             chosen = self._chosen(probabilities)

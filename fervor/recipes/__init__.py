@@ -18,7 +18,6 @@ __all__ = [
     "LISTED",
     "RECIPES",
     "check_file",
-    "check_run",
     "name_of",
     "nearest",
     "of_another_set",
@@ -53,20 +52,6 @@ PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 
 MOST, DEEPEST = 10_000, 20
 """Values of a recipe after its references are written out, and levels of them."""
-
-SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
-"""Largest side in pixels, largest number of anything, largest whole number among the options."""
-
-LIMITS = {
-    "encoder.size": SIDE,
-    "teacher.size": SIDE,
-    "optim.batch_size": COUNT,
-    "optim.epochs": COUNT,
-    "data.views": 1000,
-    "workers": 1024,
-    "processes": 1024,
-    "threads": 1024,
-}
 
 
 def check_file(path: Path) -> None:
@@ -147,67 +132,6 @@ def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple
         1 + max((levels for _, levels in found), default=0),
     )
     return known[id(node)]
-
-
-LEAST: dict[str, float] = {
-    "encoder.size": 1,
-    "encoder.frozen_blocks": 0,
-    "teacher.size": 1,
-    "optim.batch_size": 1,
-    "optim.epochs": 1,
-    "optim.warmup_epochs": 0,
-    **dict.fromkeys(
-        (
-            "optim.learning_rate",
-            "optim.warmup_learning_rate",
-            "optim.momentum",
-            "optim.weight_decay",
-            "optim.sam",
-        ),
-        0,
-    ),
-    **dict.fromkeys(("optim.gamma", "optim.average", "optim.clip", "data.margin", "data.fold"), 0),
-    **dict.fromkeys(("data.views", "workers", "threads", "seed"), 0),
-    "processes": 1,
-}
-"""Smallest values that a run can have."""
-
-SHARES = (
-    *("data.validation", "augment.flip", "augment.erase", "augment.erase_area", "augment.blur"),
-    *("augment.crop_area", "augment.shift", "optim.average", "optim.momentum"),
-)
-"""Parts of one: none may exceed it."""
-
-
-def check_run(run: Run) -> None:
-    """Refuse what no machine could do, before memory is asked for.
-
-    Raises:
-        UsageError: a number beyond its limits.
-    """
-
-    def setting(name: str) -> Any:
-        found: Any = run
-        for part in name.split("."):
-            found = getattr(found, part)
-        return found
-
-    for name, limit in LIMITS.items():
-        if setting(name) > limit:
-            raise UsageError(f"--{name} {setting(name)}: expected at most {limit:,}")
-    for name, least in LEAST.items():
-        if not setting(name) >= least:
-            raise UsageError(f"--{name} {setting(name)}: expected at least {least}")
-    for name in SHARES:
-        if not 0 <= setting(name) <= 1:
-            raise UsageError(f"--{name} {setting(name)}: expected a share, 0 to 1")
-    if not run.optim.learning_rate:
-        raise UsageError(
-            f"--optim.learning_rate {run.optim.learning_rate}: expected a number above 0"
-        )
-    for name, value in run.options.items():
-        if isinstance(value, int) and abs(value) > OPTION:
-            raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")
 
 
 def value_of(word: str) -> Any:
@@ -316,7 +240,7 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
     except ArgumentError as error:
         raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from None
     run = Run(**found.as_dict())
-    check_run(run)
+    run.check()
     return run if run.name else replace(run, name=name_of(path))
 
 

@@ -89,11 +89,8 @@ class Activity:
         training = method.training
         method.eval()
         device = next(method.parameters()).device
-        batch = self._batch._replace(
-            image=self._batch.image.to(device), label=self._batch.label.to(device)
-        )
         with method.constant_text():
-            found = method.activity(batch)
+            found = method.activity(self._batch.to(device))
         method.train(training)
         return found
 

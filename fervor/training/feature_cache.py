@@ -8,6 +8,7 @@ it would see with the layers computed anew each time; runs that are compared sha
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from fervor.config import Augment, Encoder, Run
+from fervor.config import Augment, Encoder, Pipeline
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, targets
 from fervor.data.image_set import Pictures
@@ -30,11 +31,7 @@ from fervor.errors import UsageError
 from fervor.io.atomic import atomic_write
 from fervor.methods.base import Method
 from fervor.models.amp import has_bfloat16
-from fervor.models.image import ImageEncoder
 
-
-Stage = ImageEncoder | Method
-"""What has layers that are frozen: an encoder, or a method with more than one network."""
 
 CHUNK = 64
 """Pictures augmented together; part of what a view is."""
@@ -44,103 +41,104 @@ PROBED = 2048
 
 
 class ViewBatches(Dataset[Batch]):
-    """Batches whose pictures are what the encoder's frozen layers made of a view."""
+    """Batches of the maps that a method's frozen layers made of a view."""
 
     def __init__(
-        self, pictures: Pictures, run: Run, views: list[NDArray[np.uint16]], *, pairs: bool = False
+        self,
+        pictures: Pictures,
+        pipeline: Pipeline,
+        views: list[NDArray[np.uint16]],
+        *,
+        pairs: bool = False,
     ) -> None:
         self.pictures = pictures
-        self.run = run
+        self.data, self.seed = pipeline.data, pipeline.seed
         self.views = views
-        self.teachers = teachers_of(pictures, run.data)
+        self.teachers = teachers_of(pictures, self.data)
         self.partners = Partners(pictures.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
-        """The batch of a key: maps [b d i j] in place of pictures."""
+        """The batch of a key."""
         indices = torch.tensor(key.indices)
         label, votes = self.pictures.label[indices], self.pictures.votes[indices]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.run.seed, key.epoch, key.step))
-            target = targets(label, votes, self.run.data.target)
+            torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
+            target = targets(label, votes, self.data.target)
         if self.teachers is not None:
-            target = torch.lerp(target, self.teachers[indices], self.run.data.teachers_weight)
+            target = torch.lerp(target, self.teachers[indices], self.data.teachers_weight)
         positive = None
         if self.partners is not None:
-            partners = self.partners.draw(indices, pair_generator(self.run.seed, key))
+            partners = self.partners.draw(indices, pair_generator(self.seed, key))
             positive = self._maps(key, partners)
-        return Batch(self._maps(key, indices), label[key.own], target[key.own], positive)
+        maps = self._maps(key, indices)
+        return Batch(None, label[key.own], target[key.own], maps=maps, positive_maps=positive)
 
     def _maps(self, key: Key, indices: Tensor) -> Tensor:
         rows = self.views[key.epoch % len(self.views)][indices[key.own].numpy()]
         return torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2).float()
 
 
-def view_batches(
-    encoder: Stage, pictures: Pictures, run: Run, *, pairs: bool = False
-) -> ViewBatches:
-    """The run's batches from its cached views; computes those that are not there yet.
+def view_batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> ViewBatches:
+    """A run's batches from its cached views; computes those that are not there yet.
 
-    With `pairs` a batch also holds the same view of a partner of each picture.
+    Where the method asks for pairs a batch also holds the same view of a partner of each picture.
 
     Raises:
-        UsageError: the encoder has no frozen layers, pictures shall be mixed, or there is no cache.
+        UsageError: the method has no frozen layers, pictures shall be mixed, or there is no cache.
     """
-    if not run.data.cache:
+    data, augment, encoder = pipeline.data, pipeline.augment, pipeline.encoder
+    if not data.cache:
         raise UsageError("data.views needs a folder: name one with --data.cache")
-    if not encoder.has_frozen_stage or not run.encoder.frozen_blocks:
+    if not method.has_frozen_stage or not encoder.frozen_blocks:
         raise UsageError(
             "data.views needs a face encoder or vlm, with encoder.frozen_blocks above 0"
         )
-    if run.augment.mixup:
+    if augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
-    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run.encoder, run.augment)
-    numbers = range(run.data.views)
+    folder = Path(data.cache) / _fingerprint(method, pictures, encoder, augment)
+    numbers = range(data.views)
     for number in numbers:  # what another process is at can wait until the rest is there
-        _compute(encoder, pictures, run, folder, number, wait=False)
+        _compute(method, pictures, pipeline, folder, number, wait=False)
     for number in numbers:
-        _compute(encoder, pictures, run, folder, number, wait=True)
+        _compute(method, pictures, pipeline, folder, number, wait=True)
     views = [np.load(_path(folder, number), mmap_mode="r") for number in numbers]
-    return ViewBatches(pictures, run, views, pairs=pairs)
+    return ViewBatches(pictures, pipeline, views, pairs=method.pairs)
 
 
-def plain_batches(method: Method, pictures: Pictures, run: Run) -> Iterable[Batch]:
+def plain_batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> Iterable[Batch]:
     """A split in order to measure a method on: pictures, or the cached maps of a run with views.
 
     The frozen layers run in single precision here, as they do in evaluation.
     """
-    encoder = method.frozen_stage()
-    # these look at the pictures themselves
-    whole = run.encoder.mirror or (method.auxiliary and encoder is method.image)
-    if whole or not run.data.views or not encoder.has_frozen_stage:
-        yield from evaluation_batches(pictures, size=run.encoder.size)
+    data, encoder = pipeline.data, pipeline.encoder
+    if encoder.mirror or not data.views or not method.has_frozen_stage:
+        yield from evaluation_batches(pictures, size=encoder.size)
         return
-    folder = Path(run.data.cache) / _fingerprint(encoder, pictures, run.encoder, None)
+    folder = Path(data.cache) / _fingerprint(method, pictures, encoder, None)
     path = folder / "plain.npy"
     if not path.is_file():
-        _write_plain(encoder, pictures, path, size=run.encoder.size)
+        _write_plain(method, pictures, path, size=encoder.size)
     maps: NDArray[np.float32] = np.load(path, mmap_mode="r")
     for indices in torch.arange(len(pictures)).split(CHUNK):
         rows = torch.from_numpy(maps[indices.numpy()]).permute(0, 3, 1, 2)
-        yield Batch(rows, pictures.label[indices], pictures.votes[indices])
+        yield Batch(None, pictures.label[indices], pictures.votes[indices], maps=rows)
 
 
 @torch.no_grad()
-def _write_plain(encoder: Stage, pictures: Pictures, path: Path, *, size: int) -> None:
+def _write_plain(method: Method, pictures: Pictures, path: Path, *, size: int) -> None:
     """Maps [n i j d] of the pictures as they are, whole or not at all."""
 
     def maps() -> Iterator[NDArray[Any]]:
         for batch in evaluation_batches(pictures, size=size):
-            image = batch.image.contiguous(memory_format=torch.channels_last)
-            yield encoder.lower(image).permute(0, 2, 3, 1).numpy()
+            image = batch.images().contiguous(memory_format=torch.channels_last)
+            yield method.frozen_stage(image).permute(0, 2, 3, 1).numpy()
 
-    training = encoder.training
-    encoder.eval()
-    _store(path, len(pictures), maps())
-    encoder.train(training)
+    with _evaluated(method):
+        _store(path, len(pictures), maps())
 
 
 def _fingerprint(
-    encoder: Stage, pictures: Pictures, config: Encoder, augment: Augment | None
+    method: Method, pictures: Pictures, config: Encoder, augment: Augment | None
 ) -> str:
     """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
     layers = asdict(replace(config, weights="", mirror=False))  # the probe below tells weights
@@ -149,9 +147,10 @@ def _fingerprint(
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for images in pictures.blocks():
         found.update(images.numpy().data)
-    with torch.no_grad():  # restored BatchNorm differs from run to run, its function does not
+    # restored BatchNorm differs from run to run, its function does not
+    with torch.no_grad(), _evaluated(method):
         probe = torch.linspace(0, 1, config.size).expand(1, 3, config.size, -1)
-        maps = encoder.eval().lower(probe).mean(dim=(2, 3))
+        maps = method.frozen_stage(probe).mean(dim=(2, 3))
         if maps.shape[1] > PROBED:  # of many values some lie where rounding turns
             maps = F.adaptive_avg_pool1d(maps, PROBED)
     found.update(np.round(maps.double().numpy(), 2).tobytes())
@@ -164,17 +163,18 @@ def _path(folder: Path, view: int) -> Path:
 
 @torch.no_grad()
 def _compute(
-    encoder: Stage,
+    method: Method,
     pictures: Pictures,
-    run: Run,
+    pipeline: Pipeline,
     folder: Path,
     view: int,
     *,
     wait: bool,
 ) -> None:
     """One view's maps [n i j d], bfloat16 seen as uint16, into its file; see `_store`."""
-    augmentation = Augmentation(run.augment, run.encoder.size)
-    boxes = pictures.boxes(run.data.cache) if run.augment.occlude else None
+    augment = pipeline.augment
+    augmentation = Augmentation(augment, pipeline.encoder.size)
+    boxes = pictures.boxes(pipeline.data.cache) if augment.occlude else None
 
     def maps() -> Iterator[NDArray[Any]]:
         for indices in torch.arange(len(pictures)).split(CHUNK):
@@ -182,9 +182,10 @@ def _compute(
                 torch.manual_seed(mixed_seed(view, int(indices[0])))
                 parts = None if boxes is None else boxes[indices]
                 image = augmentation(pictures.take(indices), parts)
-            yield _lower(encoder, image)
+            yield _frozen(method, image)
 
-    _store(_path(folder, view), len(pictures), maps(), wait=wait)
+    with _evaluated(method):
+        _store(_path(folder, view), len(pictures), maps(), wait=wait)
 
 
 def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool = True) -> None:
@@ -217,10 +218,21 @@ def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool 
                 file.write(np.ascontiguousarray(part).data)
 
 
-def _lower(encoder: Stage, image: Tensor) -> NDArray[np.uint16]:
+@contextmanager
+def _evaluated(method: Method) -> Iterator[None]:
+    """The method in eval mode, and then in its own again."""
+    training = method.training
+    method.eval()
+    try:
+        yield
+    finally:
+        method.train(training)
+
+
+def _frozen(method: Method, image: Tensor) -> NDArray[np.uint16]:
     image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-        maps = encoder.eval().lower(image)
+        maps = method.frozen_stage(image)
     stored: NDArray[np.uint16] = (
         maps.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous().view(torch.uint16).numpy()
     )

@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fervor import plugins
 from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import (
     Auxiliary,
@@ -51,7 +50,7 @@ def finish(
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{folder / BEST} is damaged: {error}; train again") from None
     build.fill(method, tensors, folder / BEST)
-    batches = plain_batches(method, splits.selection, run)
+    batches = plain_batches(method, splits.selection, run.pipeline)
     logits = torch_logits(method, batches)
     label = splits.selection.label.numpy()
     temperature = fitted_temperature(logits, label)
@@ -97,7 +96,7 @@ def _description(
     auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.auxiliary}
     data, stated = run.data, terms(run)
     return ModelInfo(
-        name=run.name or plugins.title(run.method),
+        name=run.title,
         method=run.method,
         labels=splits.labels,
         input=ImageInput(size, run.encoder.crop or max(stored), run.encoder.grey),

@@ -10,32 +10,33 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor.config import Run
+from fervor.config import Pipeline, Precision
 from fervor.data.image_set import Pictures
 from fervor.data.loading import evaluation_batches
 from fervor.methods import build
 from fervor.methods.base import Method
 
 
-def prepare(method: Method, pictures: Pictures, run: Run) -> None:
+def prepare(
+    method: Method, pictures: Pictures, pipeline: Pipeline, *, precision: Precision
+) -> None:
     """Let a method see plain training pictures once, or what an earlier run saw in them."""
-    wanted = method.pictures_to_prepare()
-    if wanted is None:
+    count, encoder, cache = method.pictures_to_prepare(), pipeline.encoder, pipeline.data.cache
+    if count is None:
         method.prepare(())
         return
-    if wanted:
-        pictures = pictures.subset(_of_each_class(pictures.label, wanted, run.seed))
-    settings: dict[str, Any] = {"size": run.encoder.size, "grey": run.encoder.grey}
-    settings["precision"] = run.optim.precision
-    path = Path(run.data.cache) / f"prepared-{_fingerprint(method, pictures, settings)}.safetensors"
-    kept = load_file(path) if run.data.cache and path.is_file() else None
+    if count:
+        pictures = pictures.subset(_of_each_class(pictures.label, count, pipeline.seed))
+    settings = {"size": encoder.size, "grey": encoder.grey, "precision": precision}
+    path = Path(cache) / f"prepared-{_fingerprint(method, pictures, settings)}.safetensors"
+    kept = load_file(path) if cache and path.is_file() else None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     method.to(device or "cpu")
-    batches = evaluation_batches(pictures, size=run.encoder.size)
-    halved = run.optim.precision == "bf16"
+    batches = evaluation_batches(pictures, size=encoder.size)
+    halved = precision == "bf16"
     with torch.autocast(device.type if device else "cpu", torch.bfloat16, enabled=halved):
         found = method.prepare(batches, kept=kept)
-    if found and kept is None and run.data.cache:
+    if found and kept is None and cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         build.save_weights(path, found)
 

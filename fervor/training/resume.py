@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import yaml
 
-from fervor.config import Run, differences
+from fervor.config import Optim
 from fervor.errors import UsageError
 from fervor.io import provenance
 from fervor.io.typed_json import decoded, read_json, read_object
-from fervor.recipes import read_settings
 from fervor.training.activity import ACTIVITY
 
 
@@ -24,8 +23,8 @@ MACHINE = {"data.root", "data.cache", "threads", "workers", "processes", "output
 """Settings that say where a run is at work; the others say what it is."""
 
 
-def check_resume(folder: Path, run: Run) -> dict[str, tuple[Any, Any]]:
-    """Refuse another run under the name of the one that shall go on; returns what changes.
+def check_resume(folder: Path, changes: Mapping[str, tuple[Any, Any]], optim: Optim) -> None:
+    """Refuse another run under the name of the one that shall go on.
 
     What may change is of the machine, and the number of epochs where rates do not depend on it.
 
@@ -34,21 +33,19 @@ def check_resume(folder: Path, run: Run) -> dict[str, tuple[Any, Any]]:
             the folder is damaged.
     """
     check_notes(folder)
-    before = read_settings(folder / CONFIG)
-    found, done = differences(before, run), epochs_done(folder)
-    free = MACHINE | ({"optim.epochs"} if run.optim.schedule == "exponential" else set())
-    for name, (then, now) in found.items():
+    done = epochs_done(folder)
+    free = MACHINE | ({"optim.epochs"} if optim.schedule == "exponential" else set())
+    for name, (then, now) in changes.items():
         if name not in free:
             raise UsageError(
                 f"--resume {folder}: {name} was {_shown(then)}, {_shown(now)} would make another "
                 "run of it: leave it out, or train anew with another --output"
             )
-    if run.optim.epochs < done:
+    if optim.epochs < done:
         raise UsageError(
-            f"--optim.epochs {run.optim.epochs}: {folder} has {done} epochs behind it already, "
+            f"--optim.epochs {optim.epochs}: {folder} has {done} epochs behind it already, "
             "expected as many or more"
         )
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from fervor import plugins
 from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
-from fervor.config import Optim, Run
+from fervor.config import Optim, Pipeline, Run, differences
 from fervor.data import datasets
 from fervor.data.batch import Batch
 from fervor.data.image_set import Pictures
@@ -43,7 +42,7 @@ from fervor.models.auxiliary import build_auxiliary
 from fervor.models.image import ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
-from fervor.recipes import check_run
+from fervor.recipes import read_settings
 from fervor.training.activity import FACES, Activity, gradient_norms
 from fervor.training.feature_cache import plain_batches, view_batches
 from fervor.training.finalize import BEST, LAST, METRICS, finish, forget_state
@@ -87,18 +86,26 @@ def train(run: Run, *, resume: bool = False) -> Path:
     """
     run = replace(run, options=with_sentences(run.options))
     check_names(run)
-    folder, given, run = run_folder(run), run, replace(run, optim=amp.on_this_machine(run.optim))
+    folder, given, run = run.folder, run, replace(run, optim=amp.on_this_machine(run.optim))
     trainer = _trainer(run.optim, folder, processes=run.processes)
     with lock_folder(folder) if trainer.is_global_zero else nullcontext():
         changes = open_run(given, resume=resume) if trainer.is_global_zero else {}
         _begin(run.seed, run.threads)
         networks = build_networks(run)
-        splits = _read(run)
+        logger.info("reads %s", run.data.name)
+        splits = read_splits(run.pipeline, selection=run.selection)
         method = build_method(run, networks, splits)
-        prepare(method, splits.train, run)
+        prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
         loop = Training(method, run, splits, folder, changes=changes)
-        place = {"rank": trainer.global_rank, "world": trainer.world_size}
-        loader = training_loader(_batches(method, splits.train, run), splits.train, run, **place)
+        loader = training_loader(
+            _batches(method, splits.train, run.pipeline),
+            splits.train,
+            run.pipeline,
+            batch_size=run.optim.batch_size,
+            workers=run.workers,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
         checkpoint = folder / LAST if resume and (folder / LAST).is_file() else None
         with _interruptions(loop, checkpoint):
             trainer.fit(loop, loader, ckpt_path=checkpoint)
@@ -109,17 +116,6 @@ def train(run: Run, *, resume: bool = False) -> Path:
         finish(loop.method.float(), run, splits, loop.history, folder)
         _say_outcome(loop.history)
     return folder
-
-
-def _read(run: Run) -> Splits:
-    """The splits, with a line before and after: reading may take long."""
-    logger.info("reads %s", run.data.name)
-    splits = read_splits(run)
-    logger.info(
-        "%d pictures to train on, %d to choose on (%s)",
-        *(len(splits.train), len(splits.selection), splits.selected_on),
-    )
-    return splits
 
 
 def _say_outcome(history: Sequence[Mapping[str, Any]]) -> None:
@@ -138,7 +134,7 @@ def check_names(run: Run) -> None:
         UsageError: a number beyond its limits, or an unknown method, option, data set, protocol or
             image encoder.
     """
-    check_run(run)
+    run.check()
     method_options(run.method, run.options)
     for protocol in (run.data.protocol, run.data.train_protocol):
         datasets.protocol_of(run.data.name, protocol)
@@ -187,7 +183,7 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
     Raises:
         UsageError: it holds a run, none that could go on, or one of other settings.
     """
-    folder = run_folder(run)
+    folder = run.folder
     if not resume and (folder / CONFIG).exists():
         raise UsageError(
             f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
@@ -199,14 +195,10 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
     if (folder / DESCRIPTION).is_file():
         forget_state(folder)  # a kill between a run's last two steps leaves it
         raise UsageError(f"{folder} holds a finished run: train again with another --output")
-    changes = check_resume(folder, run)
+    changes = differences(read_settings(folder / CONFIG), run.resolved())
+    check_resume(folder, changes, run.optim)
     forget_partial(folder)
     return changes
-
-
-def run_folder(run: Run) -> Path:
-    """Where a run's files go."""
-    return Path(run.output or f"runs/{run.name or plugins.title(run.method)}-seed{run.seed}")
 
 
 class Networks(NamedTuple):
@@ -232,6 +224,10 @@ def build_networks(run: Run) -> Networks:
 
 def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     """The run's method with its starting weights."""
+    logger.info(
+        "%d pictures to train on, %d to choose on (%s)",
+        *(len(splits.train), len(splits.selection), splits.selected_on),
+    )
     chosen: Any = method_class(run.method)
     options = method_options(run.method, run.options)
     encoder, text, auxiliary = networks
@@ -247,7 +243,7 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
         generator = torch.Generator().manual_seed(run.seed)
         faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
         sample = splits.train.subset(faces)
-        images = [batch.image for batch in evaluation_batches(sample, size=run.encoder.size)]
+        images = [batch.images() for batch in evaluation_batches(sample, size=run.encoder.size)]
         encoder.restore_batchnorm(torch.cat(images))
     logger.info(
         "trains {trainable:,} of {all:,} parameters, {trainable_bytes:,} bytes".format(
@@ -257,11 +253,11 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     return method
 
 
-def _batches(method: Method, pictures: Pictures, run: Run) -> Dataset[Batch]:
+def _batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> Dataset[Batch]:
     """Augmented anew each time, or from fixed views whose frozen layers are cached."""
-    if run.data.views:
-        return view_batches(method.frozen_stage(), pictures, run, pairs=method.pairs)
-    return TrainingBatches(pictures, run, pairs=method.pairs)
+    if pipeline.data.views:
+        return view_batches(method, pictures, pipeline)
+    return TrainingBatches(pictures, pipeline, pairs=method.pairs)
 
 
 def _start_from(method: Method, model: str) -> None:
@@ -303,7 +299,7 @@ class Training(lightning.LightningModule):
         self.begun = False
         count = len(splits.selection)  # of all classes: folders come one class after the other
         faces = splits.selection.subset(torch.arange(0, count, max(1, count // FACES))[:FACES])
-        self._activity = Activity(folder, next(iter(plain_batches(method, faces, run))))
+        self._activity = Activity(folder, next(iter(plain_batches(method, faces, run.pipeline))))
         self._towers = method.frozen()
         self.automatic_optimization = not run.optim.sam
         self.average: AveragedModel | None = None
@@ -361,9 +357,7 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The method's objective on one batch; with SAM, both passes and the step."""
-        image, positive = _channels_last(batch.image), batch.positive
-        positive = None if positive is None else _channels_last(positive)
-        batch = batch._replace(image=image, positive=positive)
+        batch = batch.to(self.device)
         if self.automatic_optimization:
             return self._logged(self.method.losses(batch), len(batch.label))
         return self._sharpness_aware_step(self.method.with_frozen(batch))
@@ -440,7 +434,8 @@ class Training(lightning.LightningModule):
         shard = pictures.subset(distributed.shard(len(pictures)))
         own = np.empty((0, len(self.splits.labels)), np.float32)
         if len(shard):
-            own = torch_logits(self.kept(), plain_batches(self.kept(), shard, self.run))
+            batches = plain_batches(self.kept(), shard, self.run.pipeline)
+            own = torch_logits(self.kept(), batches)
         return np.concatenate(distributed.all_gather_arrays(own))
 
     def _keep_last(self) -> None:
@@ -501,10 +496,6 @@ class _Whole(TorchCheckpointIO):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(f"{path} is damaged: {reason}; remove it to begin again") from error
         return found
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    return image.contiguous(memory_format=torch.channels_last)  # maps come so already
 
 
 def _state(method: Method) -> dict[str, Tensor]:

@@ -108,13 +108,15 @@ def test_a_run_mixes_them_with_the_votes(
     run = settings(path, teachers_weight=fraction, teachers_temperature=1.5)
     names = [name_of(source, "/data") for source in faces.sources]
     teachers = teachers_targets(stored, names, LABELS, temperature=1.5)
-    found = TrainingBatches(faces, run)[KEY].target
+    found = TrainingBatches(faces, run.pipeline)[KEY].target
     rows = list(KEY.indices)
     expected = (1 - fraction) * faces.votes[rows] + fraction * teachers[rows]
     torch.testing.assert_close(found, expected)
-    without = TrainingBatches(faces, dataclasses.replace(run, data=Data(target="cross_entropy")))
+    without = TrainingBatches(
+        faces, dataclasses.replace(run, data=Data(target="cross_entropy")).pipeline
+    )
     assert torch.equal(without[KEY].target, faces.votes[rows])
-    assert torch.equal(without[KEY].image, TrainingBatches(faces, run)[KEY].image)
+    assert torch.equal(without[KEY].image, TrainingBatches(faces, run.pipeline)[KEY].image)
     subset = faces.subset(torch.tensor([3, 1]))
     torch.testing.assert_close(teachers_of(subset, run.data), teachers[[3, 1]])
 
@@ -123,9 +125,9 @@ def test_settings_out_of_range(faces: Pictures, stored: StoredLogits, tmp_path: 
     path = tmp_path / "teachers.safetensors"
     write_logits(path, stored)
     with pytest.raises(UsageError, match="teachers_weight 0: expected above 0 up to 1"):
-        TrainingBatches(faces, settings(path, teachers_weight=0))
+        TrainingBatches(faces, settings(path, teachers_weight=0).pipeline)
     with pytest.raises(UsageError, match="teachers_temperature 0: expected above 0"):
-        TrainingBatches(faces, settings(path, teachers_temperature=0))
+        TrainingBatches(faces, settings(path, teachers_temperature=0).pipeline)
 
 
 def test_views_are_eight_and_the_first_is_the_image_itself() -> None:

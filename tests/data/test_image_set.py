@@ -178,13 +178,13 @@ KEY = Key(1, 2, (5, 0, 9))
 
 
 def test_a_batch_is_a_function_of_seed_epoch_and_step(faces: Pictures) -> None:
-    batches = TrainingBatches(faces, run())
+    batches = TrainingBatches(faces, run().pipeline)
     first = batches[KEY]
     torch.rand(7)
     assert equal(first, batches[KEY])
-    assert equal(first, TrainingBatches(faces, run())[KEY])
+    assert equal(first, TrainingBatches(faces, run().pipeline)[KEY])
     others = [batches[KEY._replace(epoch=2)], batches[KEY._replace(step=3)]]
-    others.append(TrainingBatches(faces, run(seed=1))[KEY])
+    others.append(TrainingBatches(faces, run(seed=1).pipeline)[KEY])
     assert not any(torch.equal(first.image, other.image) for other in others)
     assert first.label.tolist() == faces.label[[5, 0, 9]].tolist()
 
@@ -193,7 +193,7 @@ def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    TrainingBatches(faces, run())[KEY]
+    TrainingBatches(faces, run().pipeline)[KEY]
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -203,7 +203,7 @@ def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
 def test_batches_are_colour_in_range_of_the_encoders_size(
     augment: Augment, faces: Pictures
 ) -> None:
-    image, label, target, positive, *_ = TrainingBatches(faces, run(augment=augment))[KEY]
+    image, label, target, positive, *_ = TrainingBatches(faces, run(augment=augment).pipeline)[KEY]
     assert positive is None
     assert image.shape == (3, 3, 56, 56)
     assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1
@@ -215,7 +215,13 @@ def test_batches_are_colour_in_range_of_the_encoders_size(
 def test_workers_change_nothing(faces: Pictures) -> None:
     def batches(workers: int) -> list[list[Batch]]:
         settings = run(workers=workers)
-        loader = training_loader(TrainingBatches(faces, settings), faces, settings)
+        loader = training_loader(
+            TrainingBatches(faces, settings.pipeline),
+            faces,
+            settings.pipeline,
+            batch_size=settings.optim.batch_size,
+            workers=settings.workers,
+        )
         found = []
         for epoch in range(2):
             assert isinstance(loader.sampler, EpochSampler)
@@ -231,9 +237,9 @@ def test_workers_change_nothing(faces: Pictures) -> None:
 
 
 def test_mixup_mixes_pictures_and_targets_alike(faces: Pictures) -> None:
-    mixing = TrainingBatches(faces, run(augment=dataclasses.replace(NONE, mixup=1.0)))
+    mixing = TrainingBatches(faces, run(augment=dataclasses.replace(NONE, mixup=1.0)).pipeline)
     key = Key(0, 0, (0, 1, 2))  # one picture of each class
-    plain = TrainingBatches(faces, run(augment=NONE))[key].image
+    plain = TrainingBatches(faces, run(augment=NONE).pipeline)[key].image
     weights = []
     for step in range(4):
         mixed = mixing[key._replace(step=step)]
@@ -266,7 +272,7 @@ def test_probability_draws_a_class_from_the_votes() -> None:
 def test_batches_aim_at_the_target_asked_for(target: str, faces: Pictures) -> None:
     votes = torch.full_like(faces.votes, 0.1) + 0.7 * faces.votes
     shared = dataclasses.replace(faces, votes=votes)
-    batches = TrainingBatches(shared, run(data=Data(target=target)))  # type: ignore[arg-type]
+    batches = TrainingBatches(shared, run(data=Data(target=target)).pipeline)  # type: ignore[arg-type]
     found = torch.cat([batches[KEY._replace(step=step)].target for step in range(40)])
     chosen = list(KEY.indices) * 40
     if target == "cross_entropy":
@@ -456,7 +462,10 @@ def test_what_is_off_draws_nothing() -> None:
 
 
 def test_pairs_leave_the_batch_as_it_is(faces: Pictures) -> None:
-    alone, paired = TrainingBatches(faces, run()), TrainingBatches(faces, run(), pairs=True)
+    alone, paired = (
+        TrainingBatches(faces, run().pipeline),
+        TrainingBatches(faces, run().pipeline, pairs=True),
+    )
     first, second = alone[KEY], paired[KEY]
     assert first.positive is None and second.positive is not None
     assert equal(first, second._replace(positive=None))
@@ -466,7 +475,7 @@ def test_pairs_leave_the_batch_as_it_is(faces: Pictures) -> None:
 
 
 def test_a_partner_shows_another_picture_of_the_class(faces: Pictures) -> None:
-    plain = TrainingBatches(faces, run(augment=NONE), pairs=True)
+    plain = TrainingBatches(faces, run(augment=NONE).pipeline, pairs=True)
     everything = Augmentation(NONE, 56)(faces.images)
     seen = set()
     for step in range(60):
@@ -485,15 +494,15 @@ def test_a_partner_is_augmented_by_draws_of_its_own() -> None:
     """Two equal pictures: their partner is the same picture, but not augmented the same."""
     twins = pictures(LABELS[:1], 2)
     twins.images[1] = twins.images[0]
-    batch = TrainingBatches(twins, run(), pairs=True)[Key(0, 0, (0, 1))]
+    batch = TrainingBatches(twins, run().pipeline, pairs=True)[Key(0, 0, (0, 1))]
     assert batch.positive is not None
     assert float((batch.image - batch.positive.flip(0)).abs().amax((1, 2, 3)).min()) > 0.1
 
 
 def test_pairs_are_not_mixed(faces: Pictures) -> None:
     mixing = run(augment=dataclasses.replace(NONE, mixup=0.4))
-    with pytest.raises(UsageError, match=r"pairs pictures: set augment\.mixup to 0"):
-        TrainingBatches(faces, mixing, pairs=True)
+    with pytest.raises(UsageError, match=r"pairs images: set augment\.mixup to 0"):
+        TrainingBatches(faces, mixing.pipeline, pairs=True)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -507,10 +516,21 @@ def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: P
         augment=dataclasses.replace(STRONG, mixup=mixup),
         workers=2,
     )
-    batches = TrainingBatches(shared, settings, pairs=not mixup)
-    alone = list(training_loader(batches, shared, settings))
+    batches = TrainingBatches(shared, settings.pipeline, pairs=not mixup)
+    alone = list(
+        training_loader(batches, shared, settings.pipeline, batch_size=settings.optim.batch_size)
+    )
     shards = [
-        list(training_loader(batches, shared, settings, rank=rank, world=world))
+        list(
+            training_loader(
+                batches,
+                shared,
+                settings.pipeline,
+                batch_size=settings.optim.batch_size,
+                rank=rank,
+                world=world,
+            )
+        )
         for rank in range(world)
     ]
     assert len(alone) == 4
@@ -594,7 +614,10 @@ def test_a_mapped_split_gives_the_same_batches(samples: list[Sample], tmp_path: 
         assert torch.equal(map_ordered.images, kept.images)
         assert (map_ordered.sources, map_ordered.counts()) == (kept.sources, kept.counts())
         key = Key(0, 1, (2, 0))
-        assert equal(TrainingBatches(map_ordered, run())[key], TrainingBatches(kept, run())[key])
+        assert equal(
+            TrainingBatches(map_ordered, run().pipeline)[key],
+            TrainingBatches(kept, run().pipeline)[key],
+        )
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fervor.config import Data, Encoder, Run
+from fervor.config import Data, Encoder, Pipeline
 from fervor.data.alignment import align
 from fervor.data.manifest import settings_of, substitute
 from fervor.errors import DataError
@@ -48,7 +48,7 @@ def test_training_reads_the_crops_by_protocol_and_label(
         cache=str(tmp_path / "cache"),
         validation=0.4,
     )
-    splits = read_splits(Run(data=data, encoder=Encoder(size=32)))
+    splits = read_splits(Pipeline(data, encoder=Encoder(size=32)))
     assert splits.labels == ("neutral", "happiness")
     assert splits.train.images.shape == (4, 1, 32, 32)  # grey, and stored so
     assert (len(splits.train), len(splits.selection)) == (4, 2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fervor.config import Data, Encoder, Run
+from fervor.config import Data, Encoder, Pipeline, Run
 from fervor.data.datasets import ferplus
 from fervor.data.splits import read_splits
 from fervor.errors import UsageError
@@ -37,13 +37,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_one_protocol_holds_for_both(run: Run) -> None:
-    splits = read_splits(run)
+    splits = read_splits(run.pipeline)
     assert (len(splits.train), len(splits.selection), splits.selected_on) == (8, 8, "valid")
 
 
 def test_the_training_split_may_have_a_protocol_of_its_own(run: Run) -> None:
     wider = replace(run, data=replace(run.data, train_protocol="argmax8"))
-    splits = read_splits(wider)
+    splits = read_splits(wider.pipeline)
     assert (len(splits.train), len(splits.selection)) == (9, 8)
     assert splits.labels == EXPRESSIONS
     added = splits.train.votes[-1]  # its ten votes, unknown left out
@@ -51,8 +51,8 @@ def test_the_training_split_may_have_a_protocol_of_its_own(run: Run) -> None:
 
 
 def test_the_choice_on_test_keeps_the_protocol_of_the_evaluation(run: Run) -> None:
-    wider = replace(run, selection="paper", data=replace(run.data, train_protocol="argmax8"))
-    splits = read_splits(wider)
+    wider = replace(run, data=replace(run.data, train_protocol="argmax8"))
+    splits = read_splits(wider.pipeline, selection="paper")
     assert (len(splits.train), len(splits.selection), splits.selected_on) == (9, 8, "test")
 
 
@@ -67,4 +67,4 @@ def test_what_is_held_out_of_train_has_the_protocol_of_train(tmp_path: Path) -> 
         name="folder", root=str(tmp_path), train_protocol="folders", validation=0.25, cache=""
     )
     with pytest.raises(UsageError, match="train and selection share one protocol"):
-        read_splits(Run(data=data, encoder=Encoder(size=48)))
+        read_splits(Pipeline(data, encoder=Encoder(size=48)))

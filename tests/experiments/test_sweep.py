@@ -11,6 +11,7 @@ import torch
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.errors import UsageError
 from fervor.evaluation import results
+from fervor.experiments.jobs import Job
 from fervor.experiments.sweep import JOURNAL, job_of, parsed, sweep
 from tests.support import tiny
 from tests.support.drawn import write_folder
@@ -117,7 +118,8 @@ def test_a_likelihood_is_to_be_low() -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_what_stopped_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies within a trial leaves it behind; the next takes its run up."""
-    run = job_of(RECIPE, {"options.temperature": 0.1}, Path("s"))
+    recipe = Job(RECIPE.title, RECIPE.seed, RECIPE.resolved(), Data("", ""), None, runs=Path("s"))
+    run = job_of(recipe, {"options.temperature": 0.1})
     folder = run.folder
 
     def killed(self: object) -> bool:

@@ -136,6 +136,32 @@ def test_predictions_and_features(method: str, encoder: str, encoders: dict[str,
     assert features.tokens.shape == (8, rows * columns, features.pooled.shape[1])
 
 
+STAGED = {"mpa": ("vlm",), "lacovl": ("face-mobilenet", "ir50")}
+"""Encoders whose maps stand for images, where a method does not take both of the others."""
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder"),
+    [(method, name) for method in ALL for name in STAGED.get(method, ("face-mobilenet", "vlm"))],
+)
+def test_maps_of_the_frozen_stage_stand_for_images(
+    method: str, encoder: str, encoders: dict[str, Encoder]
+) -> None:
+    """Answers and losses are the same to the last bit."""
+    built = build(method, encoders[encoder]).eval()
+    built.image.freeze(2)
+    if method == "lacovl":
+        built.image.requires_grad_(False)
+    faces = batch(LABELS, 2, size=encoders[encoder].size)
+    with torch.no_grad():
+        assert built.has_frozen_stage
+        maps = built.frozen_stage(faces.image)
+        cached = Batch(None, faces.label, faces.target, maps=maps)
+        assert torch.equal(built.logits(built.batch_features(cached)), built(faces.image))
+        assert torch.equal(loss(built, cached), loss(built, faces))
+        assert built.activity(cached) == built.activity(faces)
+
+
 @pytest.mark.parametrize(("method", "encoder"), [pair for pair in PAIRS if pair[0] != "mpa"])
 def test_saved_and_loaded_it_is_the_same(  # mpa's towers must be found again: test_mpa.py
     method: str, encoder: str, encoders: dict[str, Encoder], tmp_path: Path
@@ -168,7 +194,7 @@ def first_losses(method: str) -> list[float]:
         seed=29,
     )
     split = pictures(EXPRESSIONS, 10)
-    batches = TrainingBatches(split, run)
+    batches = TrainingBatches(split, run.pipeline)
     options: Any = method_class(method).Options(**SMALL.get(method, {}))
     prompted = method == "mpa"
     image: ImageEncoder = DrawnTransformer(size=56) if prompted else TinyEncoder(size=56)

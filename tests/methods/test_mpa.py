@@ -102,12 +102,12 @@ def same_as_the_library(folder: str, size: int) -> None:
         expected = model.get_image_features(pixel_values=seen).pooler_output
         width, depth = encoder.token_width, len(encoder.layers)
         for none in ((), torch.zeros(0, 8, width), torch.zeros(depth, 0, width)):
-            pooled = encoder.prompted(image, none).pooled
+            pooled = encoder.prompted(encoder.embed(image), none).pooled
             assert torch.equal(pooled, expected)
         vectors = text.encode_embeddings(*text.embed_words(lines))
         assert torch.equal(vectors, text.encode(lines))
         assert torch.equal(vectors, model.get_text_features(**words).pooler_output)
-        some = encoder.prompted(image, 0.02 * torch.randn(depth, 8, width)).pooled
+        some = encoder.prompted(encoder.embed(image), 0.02 * torch.randn(depth, 8, width)).pooled
         assert not torch.allclose(some, pooled, atol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_prompts_join_each_layer_and_are_dropped_behind_it(depth: int, clip: str
             joined = torch.cat([states, own[place]]) if place < depth else states
             states = by_hand(layer, joined)[:length]
         expected = encoder.finish(states[None])
-        found = encoder.prompted(image, own)
+        found = encoder.prompted(encoder.embed(image), own)
     torch.testing.assert_close(found.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-4, atol=1e-4)
     assert found.tokens.shape == (1, 16, 12) and found.grid == (4, 4)
@@ -230,7 +230,7 @@ def matching_by_hand(method: MPA, faces: Batch) -> float:
     with torch.no_grad():
         vectors: Rows = method.soft.vectors(method.text).tolist()
         seen = method.image.prompted(
-            faces.image, () if method.visual is None else list(method.visual)
+            method.image.embed(faces.image), () if method.visual is None else list(method.visual)
         )
     for pooled, tokens, label in zip(*(part.tolist() for part in (*seen[:2], faces.label))):  # noqa: B905
         scores = []
@@ -259,7 +259,7 @@ def prototype_loss_by_hand(method: MPA, faces: Batch) -> float:
     means = prototypes_by_hand(method, batch(LABELS, 3, seed=9))
     with torch.no_grad():
         seen = method.image.prompted(
-            faces.image, () if method.visual is None else list(method.visual)
+            method.image.embed(faces.image), () if method.visual is None else list(method.visual)
         ).pooled.tolist()
     total = 0.0
     for pooled, label in zip(seen, faces.label.tolist(), strict=True):

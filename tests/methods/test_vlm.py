@@ -87,7 +87,7 @@ def test_prompts_change_the_answer_and_alone_get_gradients(
 ) -> None:
     tower.requires_grad_(False)
     prompts = torch.randn(2, 4, 16, requires_grad=True)
-    prompted = tower.prompted(images, prompts)
+    prompted = tower.prompted(tower.embed(images), prompts)
     assert prompted.tokens.shape == (3, 16, 12)
     assert not torch.allclose(prompted.pooled, tower(images).pooled)
     prompted.pooled.sum().backward()
@@ -95,9 +95,9 @@ def test_prompts_change_the_answer_and_alone_get_gradients(
 
 
 def test_maps_of_the_frozen_trunk_stand_for_pictures(tower: VisionTower, images: Tensor) -> None:
-    maps = tower.lower(images)
+    maps = tower.frozen_stage(images)
     assert maps.shape == (3, 1024, 4, 4)
-    assert torch.equal(tower(maps).pooled, tower(images).pooled)
+    assert torch.equal(tower.trainable_stage(maps).pooled, tower(images).pooled)
 
 
 def test_the_frozen_trunk_stays_as_it_is_in_training(tower: VisionTower, images: Tensor) -> None:

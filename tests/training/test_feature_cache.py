@@ -20,7 +20,7 @@ from fervor.errors import UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.methods.base import Method
 from fervor.methods.lacovl.method import LaCoVL
-from fervor.models.image import FaceEncoder, build_image_encoder
+from fervor.models.image import FaceEncoder, Features, build_image_encoder
 from fervor.training.feature_cache import CHUNK, plain_batches, view_batches
 from tests.support.drawn import DrawnText
 
@@ -45,6 +45,23 @@ def run(tmp_path: Path) -> Run:
     )
 
 
+class Plain(Method):
+    """An encoder whose features are the answers."""
+
+    def __init__(self, image: FaceEncoder) -> None:
+        torch.nn.Module.__init__(self)
+        self.image = image
+
+    def logits(self, features: Features) -> torch.Tensor:
+        return features.pooled
+
+
+class Paired(Plain):
+    """The same, with a partner for each image."""
+
+    pairs = True
+
+
 def built(run: Run) -> FaceEncoder:
     encoder = build_image_encoder(run.encoder)
     assert isinstance(encoder, FaceEncoder)
@@ -53,7 +70,7 @@ def built(run: Run) -> FaceEncoder:
 
 def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> None:
     encoder = built(run)
-    batches = view_batches(encoder, pictures, run)
+    batches = view_batches(Plain(encoder), pictures, run.pipeline)
     indices = (0, 3, 69)
     batch = batches[Key(epoch=1, step=0, indices=indices)]
     seen = {}
@@ -64,7 +81,7 @@ def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> No
     images = torch.stack([seen[index] for index in indices]).expand(-1, 3, -1, -1)
     with torch.no_grad():
         expected = encoder.eval()(images)
-        cached = encoder(batch.image)
+        cached = encoder.trainable_stage(batch.maps)
     # the frozen layers' maps are kept in bfloat16, which has eight bits
     gaps = torch.cdist(cached.pooled, expected.pooled) / expected.pooled.norm(dim=1)
     assert float(gaps.diagonal().max()) < 0.1
@@ -74,34 +91,54 @@ def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> No
 
 
 def test_views_differ_take_turns_and_ignore_the_seed(pictures: Pictures, run: Run) -> None:
-    batches = view_batches(built(run), pictures, run)
-    images = [batches[Key(epoch, 0, (5,))].image for epoch in range(3)]
+    batches = view_batches(Plain(built(run)), pictures, run.pipeline)
+    images = [batches[Key(epoch, 0, (5,))].maps for epoch in range(3)]
     assert not torch.equal(images[0], images[1])
     assert torch.equal(images[0], images[2])
-    other = view_batches(built(run), pictures, replace(run, seed=1))
-    assert torch.equal(other[Key(0, 0, (5,))].image, images[0])
+    other = view_batches(Plain(built(run)), pictures, replace(run, seed=1).pipeline)
+    assert torch.equal(other[Key(0, 0, (5,))].maps, images[0])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_computes_the_maps_leaves_the_method_in_its_mode(
+    training: bool, pictures: Pictures, run: Run
+) -> None:
+    """Dropout goes on in training, whatever was cached before."""
+    method = Plain(built(run)).train(training)
+    seen = []
+    plain = method.image.frozen_stage
+
+    def frozen_stage(image: torch.Tensor) -> torch.Tensor:
+        seen.append(method.training)
+        return plain(image)
+
+    method.image.frozen_stage = frozen_stage
+    view_batches(method, pictures, run.pipeline)
+    list(plain_batches(method, pictures, run.pipeline))
+    assert seen and not any(seen)
+    assert method.training is training
 
 
 def test_runs_share_the_cache_and_other_pictures_do_not(pictures: Pictures, run: Run) -> None:
-    view_batches(built(run), pictures, run)
+    view_batches(Plain(built(run)), pictures, run.pipeline)
     files = set(Path(run.data.cache).rglob("*.npy"))
     assert len(files) == 2
     encoder = built(run)
     encoder.restore_batchnorm(torch.rand(8, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
-    view_batches(encoder, pictures, replace(run, seed=3, method="classifier"))
+    view_batches(Plain(encoder), pictures, replace(run, seed=3, method="classifier").pipeline)
     assert set(Path(run.data.cache).rglob("*.npy")) == files
-    view_batches(built(run), pictures.subset(torch.arange(64)), run)
+    view_batches(Plain(built(run)), pictures.subset(torch.arange(64)), run.pipeline)
     assert len(set(Path(run.data.cache).rglob("*.npy"))) == 4
 
 
 def test_what_another_process_is_at_comes_last(pictures: Pictures, run: Run) -> None:
-    view_batches(built(run), pictures, run)
+    view_batches(Plain(built(run)), pictures, run.pipeline)
     (folder,) = {path.parent for path in Path(run.data.cache).rglob("view*.npy")}
     for path in folder.glob("view*.npy"):
         path.unlink()
     with ThreadPoolExecutor(1) as pool:
         with FileLock(folder / ".view0.npy.lock"):
-            asked = pool.submit(view_batches, built(run), pictures, run)
+            asked = pool.submit(view_batches, Plain(built(run)), pictures, run.pipeline)
             end = time.monotonic() + 60
             while not (folder / "view1.npy").is_file() and time.monotonic() < end:
                 time.sleep(0.05)
@@ -112,7 +149,7 @@ def test_what_another_process_is_at_comes_last(pictures: Pictures, run: Run) -> 
 
 
 def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
-    batches = view_batches(built(run), pictures, run)
+    batches = view_batches(Plain(built(run)), pictures, run.pipeline)
     keys = list(EpochSampler(pictures.label, 8, seed=0))
     assert [batches[key].label.tolist() for key in keys[:2]] == [
         pictures.label[list(key.indices)].tolist() for key in keys[:2]
@@ -122,31 +159,31 @@ def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
 def test_what_views_cannot_do(pictures: Pictures, run: Run) -> None:
     thawed = replace(run, encoder=replace(run.encoder, frozen_blocks=0))
     with pytest.raises(UsageError, match="frozen_blocks"):
-        view_batches(built(thawed), pictures, thawed)
+        view_batches(Plain(built(thawed)), pictures, thawed.pipeline)
     mixed = replace(run, augment=replace(run.augment, mixup=0.2))
     with pytest.raises(UsageError, match="mix"):
-        view_batches(built(run), pictures, mixed)
+        view_batches(Plain(built(run)), pictures, mixed.pipeline)
     nowhere = replace(run, data=replace(run.data, cache=""))
     with pytest.raises(UsageError, match=r"needs a folder: name one with --data\.cache"):
-        view_batches(built(run), pictures, nowhere)
+        view_batches(Plain(built(run)), pictures, nowhere.pipeline)
 
 
 def test_partners_come_from_the_same_view(pictures: Pictures, run: Run) -> None:
-    alone = view_batches(built(run), pictures, run)
-    paired = view_batches(built(run), pictures, run, pairs=True)
+    alone = view_batches(Plain(built(run)), pictures, run.pipeline)
+    paired = view_batches(Paired(built(run)), pictures, run.pipeline)
     key = Key(epoch=1, step=4, indices=(5, 0))
     batch = paired[key]
-    assert batch.positive is not None
-    assert torch.equal(batch.image, alone[key].image) and alone[key].positive is None
+    assert batch.image is batch.positive is None
+    assert torch.equal(batch.maps, alone[key].maps) and alone[key].positive_maps is None
     members = {parity: tuple(range(parity, 70, 2)) for parity in (0, 1)}
-    for index, found in zip(key.indices, batch.positive, strict=True):
-        others = alone[Key(1, 0, members[index % 2])].image
+    for index, found in zip(key.indices, batch.positive_maps, strict=True):
+        others = alone[Key(1, 0, members[index % 2])].maps
         same = (others == found).flatten(1).all(1).nonzero().flatten().tolist()
         assert len(same) == 1 and members[index % 2][same[0]] != index
 
 
 def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run: Run) -> None:
-    batches = view_batches(built(run), pictures, run, pairs=True)
+    batches = view_batches(Paired(built(run)), pictures, run.pipeline)
     for alone, *parts in zip(
         EpochSampler(pictures.label, 8, seed=0),
         *(EpochSampler(pictures.label, 8, seed=0, rank=rank, world=2) for rank in range(2)),
@@ -158,28 +195,17 @@ def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run:
                 assert torch.equal(torch.cat([getattr(s, name) for s in probabilities]), value)
 
 
-class Plain(Method):
-    """An encoder that answers with the sum of its features, and counts the pictures it sees."""
-
-    def __init__(self, image: FaceEncoder) -> None:
-        torch.nn.Module.__init__(self)
-        self.image = image
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.image(image).pooled
-
-
 def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: Pictures, run: Run) -> None:
     method = Plain(built(run))
     expected = torch_logits(method, evaluation_batches(pictures, size=96))
-    found = list(plain_batches(method, pictures, run))
-    assert found[0].image.shape[1] != 3
+    found = list(plain_batches(method, pictures, run.pipeline))
+    assert all(batch.image is None for batch in found)
     np.testing.assert_allclose(torch_logits(method, found), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.cat([batch.label for batch in found]), pictures.label)
     cache = Path(run.data.cache)
     (written,) = cache.glob("*/plain.npy")
     before = written.stat().st_mtime_ns
-    list(plain_batches(method, pictures, run))
+    list(plain_batches(method, pictures, run.pipeline))
     assert written.stat().st_mtime_ns == before
     assert {path.name for path in written.parent.iterdir()} == {"plain.npy", ".plain.npy.lock"}
 
@@ -190,8 +216,8 @@ def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: Pictures, r
 def test_a_split_is_measured_on_pictures_where_maps_do_not_suffice(
     pictures: Pictures, run: Run, change: dict[str, Any]
 ) -> None:
-    batches = list(plain_batches(Plain(built(run)), pictures, replace(run, **change)))
-    assert all(batch.image.shape[1:] == (3, 96, 96) for batch in batches)
+    batches = list(plain_batches(Plain(built(run)), pictures, replace(run, **change).pipeline))
+    assert all(batch.images().shape[1:] == (3, 96, 96) for batch in batches)
 
 
 def test_the_name_of_an_encoders_weights_does_not_matter(
@@ -199,16 +225,18 @@ def test_the_name_of_an_encoders_weights_does_not_matter(
 ) -> None:
     """The layers' function tells two caches apart, wherever the weights came from."""
     method, other = Plain(built(run)), tmp_path / "other.safetensors"
-    list(plain_batches(method, pictures, run))
+    list(plain_batches(method, pictures, run.pipeline))
     list(
         plain_batches(
-            method, pictures, replace(run, encoder=replace(run.encoder, weights=str(other)))
+            method,
+            pictures,
+            replace(run, encoder=replace(run.encoder, weights=str(other))).pipeline,
         )
     )
     assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 1
     with torch.no_grad():
         next(method.image.parts()[0].parameters()).mul_(2)
-    list(plain_batches(method, pictures, run))
+    list(plain_batches(method, pictures, run.pipeline))
     assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 2
 
 
@@ -217,16 +245,16 @@ def test_a_method_of_several_networks_has_views_of_them_all(pictures: Pictures, 
     run = replace(run, encoder=Encoder(size=64, grey=True, last_stride=1, frozen_blocks=13))
     options = LaCoVL.Options(resolution=64, width=24, heads=3)
     method = LaCoVL(built(run), DrawnText(12), ("neutral", "anger"), options)
-    batches = view_batches(method.frozen_stage(), pictures, run, pairs=True)
+    batches = view_batches(method, pictures, run.pipeline)
     batch = batches[Key(1, 0, (0, 3, 69))]
-    assert batch.positive is not None and batch.image.shape == batch.positive.shape
-    assert batch.image.shape[1] == 16 * 16 * 128 + 8 * 8 * 256 + 4 * 4 * 1024
+    assert batch.maps.shape == batch.positive_maps.shape
+    assert batch.maps.shape[1] == 16 * 16 * 128 + 8 * 8 * 256 + 4 * 4 * 1024
     method.losses(batch)["loss"].backward()
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
-    cached = torch_logits(method, plain_batches(method, pictures, run))
+    cached = torch_logits(method, plain_batches(method, pictures, run.pipeline))
     anew = torch_logits(method, evaluation_batches(pictures, size=64))
     np.testing.assert_allclose(cached, anew, atol=1e-5)
     other = LaCoVL(built(run), DrawnText(12), ("neutral", "anger"), options)
     folders = set(Path(run.data.cache).iterdir())
-    view_batches(other.frozen_stage(), pictures, run, pairs=True)
+    view_batches(other, pictures, run.pipeline)
     assert set(Path(run.data.cache).iterdir()) == folders  # one cache for runs that are compared

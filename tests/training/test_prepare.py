@@ -80,19 +80,21 @@ def test_the_pass_is_cached_by_content(tmp_path: Path) -> None:
     run = Run(data=Data(cache=str(tmp_path / "cache")), encoder=Encoder(size=48))
     split = pictures(LABELS, 5)
     first = method()
-    prepare(first, split, run)
+    prepare(first, split, run.pipeline, precision=run.optim.precision)
     assert Counted.seen == 15
     (file,) = (tmp_path / "cache").iterdir()
     assert torch.equal(load_file(file)["prototypes"], first.prototypes)
     again = method(top_k=3, alignment_weight=0.5)  # neither matters to the prototypes
-    prepare(again, split, replace(run, seed=4))
+    prepare(again, split, replace(run, seed=4).pipeline, precision=run.optim.precision)
     assert Counted.seen == 0
     assert torch.equal(again.prototypes, first.prototypes)
     other = method()
     with torch.no_grad():
         other.image.projection.weight.add_(0.1)
-    prepare(other, split, run)  # another tower
-    prepare(method(), pictures(LABELS, 5, seed=1), run)  # other pictures
+    prepare(other, split, run.pipeline, precision=run.optim.precision)  # another tower
+    prepare(
+        method(), pictures(LABELS, 5, seed=1), run.pipeline, precision=run.optim.precision
+    )  # other pictures
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
@@ -102,21 +104,23 @@ def test_a_subset_has_the_count_asked_for_and_follows_the_seed(tmp_path: Path) -
     found = []
     for seed in (0, 1):
         some = method(prototype_pictures=2)
-        prepare(some, split, replace(run, seed=seed))
+        prepare(some, split, replace(run, seed=seed).pipeline, precision=run.optim.precision)
         assert Counted.seen == 6
         found.append(some.prototypes)
     assert not torch.allclose(found[0], found[1])
     many = method(prototype_pictures=100)
-    prepare(many, split, run)
+    prepare(many, split, run.pipeline, precision=run.optim.precision)
     assert Counted.seen == 18
     whole = method()
-    prepare(whole, split, run)
+    prepare(whole, split, run.pipeline, precision=run.optim.precision)
     torch.testing.assert_close(whole.prototypes, many.prototypes)
 
 
 def test_no_pass_where_none_is_wanted(tmp_path: Path) -> None:
     run = Run(data=Data(cache=str(tmp_path / "cache")), encoder=Encoder(size=48))
-    prepare(method(prototype_weight=0), pictures(LABELS, 2), run)
+    prepare(
+        method(prototype_weight=0), pictures(LABELS, 2), run.pipeline, precision=run.optim.precision
+    )
     assert Counted.seen == 0 and not (tmp_path / "cache").exists()
 
 
@@ -153,7 +157,7 @@ def test_a_run_holds_prompts_alone_and_resumes_exactly(
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
     assert len(history_of(cut)) == 3
 
-    split = read_splits(settings(root, whole)).selection
+    split = read_splits(settings(root, whole).pipeline).selection
     logits = torch_logits(load_model(whole), evaluation_batches(split, size=32))
     assert (logits.argmax(1) == split.label.numpy()).mean() == info["selection"]["accuracy"]
 

@@ -26,7 +26,7 @@ ANGLES = (-20.0, 20.0)
 def found_in(encoder: LandmarkEncoder, pictures: Pictures) -> Float[Tensor, "n p 2"]:
     """Points of all pictures, shares of them."""
     batches = evaluation_batches(pictures, size=SIZE)
-    return torch.cat([encoder.points(batch.image) for batch in batches])
+    return torch.cat([encoder.points(batch.images()) for batch in batches])
 
 
 def errors(
@@ -73,8 +73,8 @@ def _found_again(
     """Points found in changed pictures, as places of the pictures as they were."""
     parts = []
     for batch in evaluation_batches(pictures, size=SIZE):
-        placements = placement.expand(len(batch.image), -1, -1)
-        found = 2 * encoder.points(warped(batch.image, placements, SIZE)) - 1
+        placements = placement.expand(len(batch.images()), -1, -1)
+        found = 2 * encoder.points(warped(batch.images(), placements, SIZE)) - 1
         back = found @ placement[:, :2].T + placement[:, 2]
         if torch.linalg.det(placement[:, :2]) < 0:
             back = back[:, list(MIRRORED)]

@@ -202,19 +202,16 @@ def train(run: Run, *, resume: bool = False) -> Path:
     """
     from fervor.training.finalize import LAST
     from fervor.training.resume import CONFIG
-    from fervor.training.trainer import (
-        open_run,
-        run_folder,  # Lightning, which it goes without
-    )
+    from fervor.training.trainer import open_run  # Lightning, which it goes without
 
     run = replace(run, optim=amp.on_this_machine(run.optim))
     open_run(run, resume=resume)
-    folder = run_folder(run)
+    folder = run.folder
     if run.threads:
         torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     options = checked_options(Options, run.options, "landmarks")
-    splits = read_splits(run)
+    splits = read_splits(run.pipeline, selection=run.selection)
     faces, held = (_known(part, run, options) for part in (splits.train, splits.selection))
     logger.info(
         "learns from %d faces (%d left out), is measured on %d (%d left out)",

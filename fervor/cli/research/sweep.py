@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from fervor import plugins
 from fervor.cli.notes import notes
 from fervor.config import Run
 from fervor.errors import DONE
@@ -33,7 +32,7 @@ def sweep(
     """
     with missing_extra("train"):
         from fervor.experiments.sweep import sweep as search
-    folder = Path(study or f"runs/sweeps/{run.name or plugins.title(run.method)}")
+    folder = Path(study or f"runs/sweeps/{run.title}")
     with notes("fervor.experiments.jobs"):
         found = search(run, vary.split(), figure=figure, trials=trials, folder=folder)
     for row in found.rows:

@@ -51,8 +51,17 @@ EFFECT = 1e-3
 LEVEL = 0.01
 """Distance from one half within which a gate has decided nothing (ours)."""
 
-CHANNELS_OF_PICTURES = 3
-"""By which they are told from the maps that `lower` makes of them."""
+
+class Inputs(NamedTuple):
+    """What the networks that look at images make of them.
+
+    Attributes:
+        scales: the image encoder's maps at three scales.
+        frozen: landmark maps (three) and teacher tokens (one), as far as there are such networks.
+    """
+
+    scales: list[Tensor]
+    frozen: tuple[Tensor, ...]
 
 
 class LaCoVL(Method):
@@ -269,16 +278,22 @@ class LaCoVL(Method):
         """The sentences' vectors, unit length; without a teacher the visual head's rows."""
         return self.head.weight if self.semantic is None else self.semantic.texts
 
-    def features(self, image: Float[Tensor, "b _ h w"]) -> Features:
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """The picture in the space of the sentences, not normalised, and its logits.
 
         Tokens are patch tokens (mean over the scales) behind the same projection; without a
         teacher, the cross transformer's.
         """
-        frozen, grid = self._frozen(image), self.guided.grid
-        summary = self._guided(image, frozen)
+        return self._features(self.inputs(image))
+
+    def batch_features(self, batch: Batch) -> Features:
+        """The same of a batch."""
+        return self._features(self._batch_inputs(batch))
+
+    def _features(self, inputs: Inputs) -> Features:
+        summary, grid = self._guided(inputs), self.guided.grid
         crossed = self.cross(self._grown(summary.tokens, summary.tokens)[0])
-        logits, place = self._answers(summary, crossed.vector, frozen)
+        logits, place = self._answers(summary, crossed.vector, inputs.frozen)
         scores = self.answer(logits)
         if self.semantic is None or place is None:
             return Features(crossed.vector, self.guided.places(crossed.tokens), grid, scores)
@@ -286,13 +301,12 @@ class LaCoVL(Method):
         return Features(place, tokens, grid, scores)
 
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
-        """Those that came with the features."""
+        """Log probabilities of both heads' mean, or one head's logits; see `Options.predict`.
+
+        They came with the features.
+        """
         assert features.scores is not None, "features of another method"
         return features.scores
-
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
-        """Log probabilities of both heads' mean, or one head's logits; see `Options.predict`."""
-        return self.logits(self.features(image))
 
     def answer(self, logits: Logits) -> Float[Tensor, "b c"]:
         """What is predicted from a picture's logits."""
@@ -307,7 +321,9 @@ class LaCoVL(Method):
 
     def with_frozen(self, batch: Batch) -> Batch:
         """The batch with landmark maps and teacher tokens of anchors and partners."""
-        return batch._replace(frozen=self._frozen(_both(batch)))
+        if batch.maps is not None:
+            return batch
+        return batch._replace(frozen=self._frozen(_both(batch.images(), batch.positive)))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = 1/4 sum over anchor and partner of CE(visual) + lambda CE(semantic), and its parts.
@@ -315,10 +331,13 @@ class LaCoVL(Method):
         Without partners in the batch each picture is its own. The partner's target is its class,
         the anchor's the batch's shares.
         """
-        images = _both(batch)
-        anchors, partners = self.pair_logits(images, batch.frozen or self._frozen(images))
+        if batch.maps is not None:
+            inputs = self._unpacked(_both(batch.maps, batch.positive_maps))
+        else:
+            inputs = self.inputs(_both(batch.images(), batch.positive), frozen=batch.frozen)
+        anchors, partners = self.pair_logits(inputs)
         targets = (batch.target, soft_target(batch.label, len(self.labels)))
-        if batch.positive is None:
+        if batch.positive is None and batch.positive_maps is None:
             targets = (batch.target, batch.target)
         parts: dict[str, Tensor] = {}
         for name, anchor, partner in zip(Logits._fields, anchors, partners, strict=True):
@@ -329,14 +348,12 @@ class LaCoVL(Method):
         weighted = [weights.get(name, 1.0) * part for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum(), **parts}
 
-    def pair_logits(
-        self, images: Float[Tensor, "p _ h w"], frozen: tuple[Tensor, ...]
-    ) -> tuple[Logits, Logits]:
-        """Logits of anchors and partners, which follow the anchors in `images` and `frozen`."""
-        summary = self._guided(images, frozen)
+    def pair_logits(self, inputs: Inputs) -> tuple[Logits, Logits]:
+        """Logits of anchors and partners, which follow the anchors in `inputs`."""
+        summary = self._guided(inputs)
         grown = self._grown(*summary.tokens.chunk(2))
         crossed = self.cross(torch.cat(grown))
-        logits, _ = self._answers(summary, crossed.vector, frozen)
+        logits, _ = self._answers(summary, crossed.vector, inputs.frozen)
         return _half(logits, 0), _half(logits, 1)
 
     def activity(self, batch: Batch) -> dict[str, float]:
@@ -345,7 +362,7 @@ class LaCoVL(Method):
         `landmarks` is how far the tokens move when every face gets its neighbour's landmarks, as a
         share of their length.
         """
-        frozen, maps = self._frozen(batch.image), self._scales(batch.image)
+        maps, frozen = self._batch_inputs(batch)
         looks = frozen[:3] if self.landmarks is not None else ()
         found: dict[str, float] = {}
         for scale, mixture in zip(
@@ -391,10 +408,17 @@ class LaCoVL(Method):
 
     # The parts
 
-    def _frozen(self, image: Float[Tensor, "b _ h w"]) -> tuple[Tensor, ...]:
-        """Landmark maps (three) and teacher tokens (one), as far as there are such networks."""
-        if image.shape[1] != CHANNELS_OF_PICTURES:
-            return tuple(self._unpacked(image)[len(STRIDES) :])
+    def inputs(
+        self, image: Float[Tensor, "b 3 h w"], *, frozen: tuple[Tensor, ...] | None = None
+    ) -> Inputs:
+        """What the networks make of images; `frozen` where that is known already."""
+        return Inputs(self._scales(image), self._frozen(image) if frozen is None else frozen)
+
+    def _batch_inputs(self, batch: Batch) -> Inputs:
+        """Those of a batch, without partners."""
+        return self.inputs(batch.images()) if batch.maps is None else self._unpacked(batch.maps)
+
+    def _frozen(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
         found: list[Tensor] = []
         if self.landmarks is not None:
             found += self.landmarks(resized(image, self.options.resolution))
@@ -404,17 +428,10 @@ class LaCoVL(Method):
             found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
         return tuple(found)
 
-    def _scales(self, image: Float[Tensor, "b _ h w"]) -> list[Tensor]:
-        """The image encoder's maps at three scales."""
-        if image.shape[1] != CHANNELS_OF_PICTURES:
-            return self._unpacked(image)[: len(STRIDES)]
+    def _scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         return self.image.scales(resized(image, self.options.resolution))
 
-    def frozen_stage(self) -> Method:
-        """The method: a picture's maps are those of three scales and of the networks beside."""
-        return self
-
-    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d 1 1"]:
+    def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d 1 1"]:
         """All that frozen networks make of pictures, one map behind the other in a row.
 
         Raises:
@@ -425,23 +442,25 @@ class LaCoVL(Method):
                 "lacovl takes maps of several blocks: for data.views freeze them all with "
                 f"--encoder.frozen_blocks {len(self.image.parts()) - 1}, or set data.views to 0"
             )
-        parts = [*self._scales(image), *self._frozen(image)]
-        return torch.cat([part.flatten(1) for part in parts], dim=1)[:, :, None, None]
+        scales, frozen = self.inputs(image)
+        parts = [part.flatten(1) for part in (*scales, *frozen)]
+        return torch.cat(parts, dim=1)[:, :, None, None]
 
-    def _unpacked(self, row: Float[Tensor, "b d 1 1"]) -> list[Tensor]:
-        """The maps that `lower` put behind each other."""
+    def _unpacked(self, row: Float[Tensor, "b d 1 1"]) -> Inputs:
+        """The maps that `frozen_stage` put behind each other."""
         if not self._shapes:
             size = self.image.size
             with torch.no_grad():
-                one = torch.zeros(1, CHANNELS_OF_PICTURES, size, size, device=row.device)
-                self._shapes = [part.shape[1:] for part in (*self._scales(one), *self._frozen(one))]
+                scales, frozen = self.inputs(torch.zeros(1, 3, size, size, device=row.device))
+            self._shapes = [part.shape[1:] for part in (*scales, *frozen)]
         lengths = [shape.numel() for shape in self._shapes]
         parts = row.flatten(1).split(lengths, dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        maps = [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        return Inputs(maps[: len(STRIDES)], tuple(maps[len(STRIDES) :]))
 
-    def _guided(self, image: Float[Tensor, "b _ h w"], frozen: tuple[Tensor, ...]) -> Summary:
-        maps = self._scales(image)
-        summary: Summary = self.guided(maps, frozen[:3] if self.landmarks is not None else ())
+    def _guided(self, inputs: Inputs) -> Summary:
+        looks = inputs.frozen[:3] if self.landmarks is not None else ()
+        summary: Summary = self.guided(inputs.scales, looks)
         return summary
 
     def _grown(
@@ -478,10 +497,9 @@ def _check(image: ImageEncoder, options: LaCoVL.Options, teacher: ImageEncoder |
         raise UsageError("predict sem needs a teacher: name one with --teacher.name")
 
 
-def _both(batch: Batch) -> Float[Tensor, "p _ h w"]:
-    """Anchors and then partners; each picture is its own where the batch holds no partners."""
-    partner = batch.image if batch.positive is None else batch.positive
-    return torch.cat([batch.image, partner])
+def _both(anchor: Tensor, partner: Tensor | None) -> Tensor:
+    """Anchors and then partners; each image is its own where there are no partners."""
+    return torch.cat([anchor, anchor if partner is None else partner])
 
 
 def _half(logits: Logits, place: int) -> Logits:

@@ -47,22 +47,23 @@ class FaceEncoder(ImageEncoder):
         if isinstance(trunk, FaceMobileNet) and trunk.last_stride == 1:
             self.scale_widths, self.scale_strides = (128, 256, 1024), (4, 8, 16)
 
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Features:
-        """Features of RGB pictures in 0..1, or of what `lower` made of them (by its channels)."""
-        features = self.upper(self.lower(image) if image.shape[1] == 3 else image)
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of RGB pictures in 0..1."""
+        features = self.trainable_stage(self.frozen_stage(image))
         if self.training or not self.mirror:
             return features
-        return mean_with_mirror(features, self.upper(self.lower(image.flip(3))))
+        mirrored = self.trainable_stage(self.frozen_stage(image.flip(3)))
+        return mean_with_mirror(features, mirrored)
 
-    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+    def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the frozen parts make of pictures; the normalised pictures where none is frozen."""
         maps = self.normalised(image)
         for part in self.parts()[: self._frozen]:
             maps = part(maps)
         return maps
 
-    def upper(self, maps: Float[Tensor, "b d i j"]) -> Features:
-        """Features of what `lower` gave."""
+    def trainable_stage(self, maps: Float[Tensor, "b d i j"]) -> Features:
+        """Features of the maps of the frozen stage, without those of the mirror image."""
         for part in self.parts()[self._frozen :]:
             maps = part(maps)
         return from_map(maps)

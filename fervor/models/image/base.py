@@ -64,7 +64,7 @@ class ImageEncoder(nn.Module):
     scale_widths: tuple[int, ...] = ()
     scale_strides: tuple[int, ...] = ()
     has_frozen_stage: ClassVar[bool] = False
-    """Whether `lower` gives what frozen blocks make of a picture, and forward takes it."""
+    """Whether forward is `trainable_stage` after `frozen_stage`, whose maps can be cached."""
     has_folded_batchnorm: ClassVar[bool] = False
     """Whether `restore_batchnorm` prepares it for training."""
     mirror = False
@@ -94,8 +94,12 @@ class ImageEncoder(nn.Module):
         """Features of RGB pictures in 0..1."""
         raise NotImplementedError
 
-    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+    def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the frozen blocks make of pictures, for encoders with `has_frozen_stage`."""
+        raise NotImplementedError
+
+    def trainable_stage(self, maps: Float[Tensor, "b d i j"]) -> Features:
+        """Features of the maps of the frozen stage, for encoders with `has_frozen_stage`."""
         raise NotImplementedError
 
     def restore_batchnorm(self, images: Float[Tensor, "b 3 h w"]) -> None:
@@ -162,28 +166,36 @@ class TransformerEncoder(ImageEncoder):
         """The transformer's layers, in the order in which they are applied."""
         raise NotImplementedError
 
-    def embed(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b n k"]:
+    def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
         """What the first layer gets: class token and patches with their positions."""
+        raise NotImplementedError
+
+    def embed_maps(self, maps: Float[Tensor, "b d i j"]) -> Float[Tensor, "b n k"]:
+        """The same of the maps of the frozen stage, for encoders with `has_frozen_stage`."""
         raise NotImplementedError
 
     def finish(self, states: Float[Tensor, "b n k"]) -> Features:
         """The last normalisation and the projection; the class token becomes `pooled`."""
         raise NotImplementedError
 
-    def forward(self, image: Float[Tensor, "b _ h w"]) -> Features:
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of RGB pictures in 0..1."""
-        return self.prompted(image, ())
+        return self.prompted(self.embed(image), ())
+
+    def trainable_stage(self, maps: Float[Tensor, "b d i j"]) -> Features:
+        """Features of the maps of the frozen stage."""
+        return self.prompted(self.embed_maps(maps), ())
 
     def prompted(
         self,
-        image: Float[Tensor, "b _ h w"],
+        states: Float[Tensor, "b n k"],
         prompts: Float[Tensor, "l p k"] | Sequence[Float[Tensor, "p k"]],
     ) -> Features:
-        """Features with prompts [p k] among the states of the first layers, one set for each.
+        """Features of embedded images with prompts [p k] among the states of the first layers.
 
-        They stand behind the patches; what a layer makes of them is dropped (MPA-FER, eq. 5).
+        One set of prompts for each layer. They stand behind the patches; what a layer makes of them
+        is dropped (MPA-FER, eq. 5).
         """
-        states = self.embed(image)
         length = states.shape[1]
         for place, layer in enumerate(self.layers):
             if place < len(prompts):

@@ -41,10 +41,7 @@ ARCHITECTURE: Mapping[str, int] = {
 
 
 class VisionTower(TransformerEncoder):
-    """Pictures -> the joint space: the class token is `pooled`, the trunk's places are the tokens.
-
-    Where its trunk is frozen, it also takes what `lower` made of pictures in their place.
-    """
+    """Images -> the joint space: the class token is `pooled`, the trunk's places are the tokens."""
 
     layer_arguments: Mapping[str, Any] = {"attention_mask": None}
 
@@ -91,9 +88,12 @@ class VisionTower(TransformerEncoder):
         """The transformer's layers, in the order in which they are applied."""
         return self.transformer
 
-    def embed(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b n k"]:
-        """What the first layer gets; takes pictures, or what `lower` made of them (by channels)."""
-        maps = self.lower(image) if image.shape[1] == 3 else image
+    def embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n k"]:
+        """What the first layer gets: class token and places with their positions."""
+        return self.embed_maps(self.frozen_stage(image))
+
+    def embed_maps(self, maps: Float[Tensor, "b d i j"]) -> Float[Tensor, "b n k"]:
+        """The same of the maps that the trunk's frozen parts made of images."""
         for part in self.parts()[self._frozen :]:
             maps = part(maps)
         places = self.patches(maps.flatten(2).transpose(1, 2))
@@ -111,7 +111,7 @@ class VisionTower(TransformerEncoder):
         joint: Tensor = self.projection(self.norm(states))
         return Features(joint[:, 0], joint[:, 1:], square(joint.shape[1] - 1))
 
-    def lower(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
+    def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
         """What the trunk's frozen parts make of pictures."""
         maps = self.normalised(image)
         for part in self.parts()[: self._frozen]:

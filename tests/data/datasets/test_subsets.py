@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fervor.config import Data, Encoder, Run
+from fervor.config import Data, Encoder, Pipeline, Run
 from fervor.data.datasets import Sample, subsets
 from fervor.data.datasets.ferplus import COUNTS
 from fervor.data.datasets.rafdb import COUNTS as RAFDB
@@ -118,7 +118,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def splits_of(root: Path, **data: object) -> tuple[dict[str, int], dict[str, int]]:
     given = replace(Data(name="folder", root=str(root), cache=""), **data)  # type: ignore[arg-type]
-    found = read_splits(Run(data=given, encoder=Encoder(size=48)))
+    found = read_splits(Pipeline(given, encoder=Encoder(size=48)))
     train, selection = (
         dict(zip(found.labels, part.counts(), strict=True))
         for part in (found.train, found.selection)
@@ -137,8 +137,8 @@ def test_a_run_reads_the_part_that_it_is_asked_for(root: Path) -> None:
     train, selection = splits_of(root, label_noise=0.3)
     assert sum(train.values()) == 40 and selection == dict.fromkeys(names, 6)
     run = Run(data=Data(name="folder", root=str(root), subset="few-shot:2", cache=""))
-    one, two = (read_splits(replace(run, seed=seed)).train.sources for seed in (0, 1))
-    assert one != two and one == read_splits(replace(run, method="mpa")).train.sources
+    one, two = (read_splits(replace(run, seed=seed).pipeline).train.sources for seed in (0, 1))
+    assert one != two and one == read_splits(replace(run, method="mpa").pipeline).train.sources
 
 
 def test_what_is_held_out_is_as_it_was(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_the_base_head_adds_its_own_terms(auxiliary: dict[str, Any]) -> None:
     torch.testing.assert_close(losses["loss"], parts)
     assert faces.positive is not None and method.base_head is not None
     images = torch.cat([faces.image, faces.positive])
-    logits = method.base_head(method._guided(images, method._frozen(images)).vector)
+    logits = method.base_head(method._guided(method.inputs(images)).vector)
     targets = torch.cat([faces.target, torch.eye(3)[faces.label]])
     expected = sum(map(cross_entropy, logits, targets)) / len(faces.label) / 4
     assert float(losses["base"]) == pytest.approx(expected, rel=1e-4)
@@ -195,8 +195,8 @@ def test_swapping_anchor_and_partner_swaps_the_outputs(
     assert faces.positive is not None
     there = torch.cat([faces.image, faces.positive])
     back = torch.cat([faces.positive, faces.image])
-    anchors, partners = method.pair_logits(there, method._frozen(there))
-    others, selves = method.pair_logits(back, method._frozen(back))
+    anchors, partners = method.pair_logits(method.inputs(there))
+    others, selves = method.pair_logits(method.inputs(back))
     for name in Logits._fields:
         first, second = getattr(anchors, name), getattr(partners, name)
         if first is None:
@@ -213,8 +213,8 @@ def test_the_partner_changes_the_visual_answer_alone(auxiliary: dict[str, Any]) 
     assert faces.positive is not None
     images = torch.cat([faces.image, faces.positive])
     itself = torch.cat([faces.image, faces.image])
-    paired, _ = method.pair_logits(images, method._frozen(images))
-    own, again = method.pair_logits(itself, method._frozen(itself))
+    paired, _ = method.pair_logits(method.inputs(images))
+    own, again = method.pair_logits(method.inputs(itself))
     assert (paired.visual - own.visual).abs().max() > 1e-3
     assert paired.semantic is not None and own.semantic is not None
     torch.testing.assert_close(paired.semantic, own.semantic)
@@ -243,7 +243,7 @@ def test_a_picture_is_predicted_as_its_own_partner(auxiliary: dict[str, Any]) ->
     faces = batch(LABELS, 2)
     methods = {name: build(auxiliary, predict=name) for name in ("sum", "vis", "sem")}
     twice = torch.cat([faces.image, faces.image])
-    logits, _ = methods["sum"].pair_logits(twice, methods["sum"]._frozen(twice))
+    logits, _ = methods["sum"].pair_logits(methods["sum"].inputs(twice))
     assert logits.semantic is not None
     expected = (logits.visual.softmax(1) + logits.semantic.softmax(1)) / 2
     found = methods["sum"](faces.image)
@@ -284,7 +284,7 @@ def test_pictures_are_shrunk_to_every_second_pixel(auxiliary: dict[str, Any]) ->
     method = build(auxiliary)
     image = torch.rand(1, 3, 96, 96)
     torch.testing.assert_close(
-        method._guided(image, method._frozen(image)).tokens,
+        method._guided(method.inputs(image)).tokens,
         method.guided(
             method.image.scales(image[:, :, ::2, ::2]),
             auxiliary["landmarks"](image[:, :, ::2, ::2]),
@@ -445,7 +445,7 @@ def test_encoders_that_do_not_fit_are_one_line() -> None:
     with pytest.raises(
         UsageError, match=r"freeze them all with --encoder\.frozen_blocks \d+, or set"
     ):
-        build({}).lower(torch.zeros(2, 3, 48, 48))
+        build({}).frozen_stage(torch.zeros(2, 3, 48, 48))
 
 
 # Maps in place of pictures
@@ -461,12 +461,13 @@ def test_maps_of_frozen_networks_stand_for_pictures(
     method.image.requires_grad_(False)
     assert faces.positive is not None
     with torch.no_grad():
-        rows, partners = method.lower(faces.image), method.lower(faces.positive)
+        rows, partners = (method.frozen_stage(part) for part in (faces.image, faces.positive))
         assert rows.shape[2:] == (1, 1)
-        cached = faces._replace(image=rows, positive=partners)
+        cached = Batch(None, faces.label, faces.target, maps=rows, positive_maps=partners)
         expected, found = method.losses(faces), method.losses(cached)
         torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(method(rows), method(faces.image))
+        answered = method.logits(method.batch_features(cached))
+        torch.testing.assert_close(answered, method(faces.image))
         assert method.activity(cached) == pytest.approx(method.activity(faces), rel=1e-4)
 
 
@@ -620,7 +621,7 @@ def test_every_recipe_builds_with_tiny_encoders(
         landmarks=given.landmarks if without["landmarks"] else named[0],
         teacher=given.teacher if without["teacher"] else named[1],
     )
-    splits = read_splits(run)
+    splits = read_splits(run.pipeline)
     method = build_method(run, build_networks(run), splits)
     assert isinstance(method, LaCoVL)
     places = (method.options.resolution // 16) ** 2

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor.config import Augment, Data, Optim, Run
+from fervor.config import Augment, Data, Optim, Pipeline, Run
 from fervor.data.augmentation import Augmentation, warped
 from fervor.data.image_set import Pictures
 from fervor.data.samplers import Key
@@ -109,7 +109,7 @@ def test_a_batch_is_a_function_of_seed_and_key() -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run over drawn faces, one of which the teacher does not see and one it is unsure of."""
 
-    def splits(run: Run) -> Splits:
+    def splits(pipeline: Pipeline, *, selection: str) -> Splits:
         return Splits(("face",), pictures(12, 16), pictures(6, 16), "valid")
 
     def told(faces: NDArray[np.uint8], folder: str) -> Taught:
