@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fervor.config import Data, Encoder, Run
 from fervor.data import datasets
 from fervor.data.augmentation import Augmentation
-from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
 from fervor.data.samplers import mixed_seed
 from fervor.data.splits import load_samples
@@ -59,15 +59,15 @@ class _Pooled(nn.Module):
         return pooled
 
 
-def pictures_of(root: str, split: str, *, cache: str) -> Pictures:
+def pictures_of(root: str, split: str, *, cache: str) -> ImageSet:
     """A split of FERPlus under the protocol `majority`."""
     data = Data(name="ferplus", root=root, protocol="majority", cache=cache)
     samples, _ = load_samples(data, split, protocol=data.protocol)
     labels = datasets.labels_of(data.name, samples, data.protocol)
-    return read_pictures(samples, labels, size=SIZE, cache=cache)
+    return read_images(samples, labels, size=SIZE, cache=cache)
 
 
-def plain(pictures: Pictures, folder: Path, split: str) -> Halves:
+def plain(pictures: ImageSet, folder: Path, split: str) -> Halves:
     """Features [n d] of a split's pictures as they are."""
 
     def images() -> Iterator[Tensor]:
@@ -77,7 +77,7 @@ def plain(pictures: Pictures, folder: Path, split: str) -> Halves:
     return _kept(folder / f"{split}.npy", folder, images(), len(pictures))
 
 
-def views(pictures: Pictures, folder: Path) -> list[Halves]:
+def views(pictures: ImageSet, folder: Path) -> list[Halves]:
     """Features [n d] of each view of the training pictures."""
     recipe = yaml.safe_load(recipe_path(PROFILE).read_text(encoding="utf-8"))
     augmentation = Augmentation(Run.from_values(recipe).augment, SIZE)

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from fervor.config import Optim
 from fervor.data.batch import Batch, soft_target
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.samplers import EpochSampler
 from fervor.evaluation import results
 from fervor.evaluation.evaluate import torch_logits
@@ -394,7 +394,7 @@ def explored(chosen: Setting) -> dict[str, Setting]:
 # The command
 
 
-def load(root: str, folder: Path, split: str) -> tuple[Features, Pictures]:
+def load(root: str, folder: Path, split: str) -> tuple[Features, ImageSet]:
     """Features of train, of the measured split, and of some faces of valid."""
     cache = str(folder)
     parts = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation import results
 from fervor.evaluation.evaluate import origin
@@ -45,7 +45,7 @@ def main() -> None:
     if not isinstance(method, LaCoVL) or method.semantic is None:
         parser.error(f"{arguments.run} is no run of method lacovl with a teacher")
     samples = datasets.load("ferplus", arguments.root, "valid", protocol="majority")
-    pictures = read_pictures(samples, method.labels, size=info.input.crop)
+    pictures = read_images(samples, method.labels, size=info.input.crop)
     logits: dict[str, list[np.ndarray]] = {answer: [] for answer in ANSWERS}
     told = method.answer
 

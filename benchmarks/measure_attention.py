@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from fervor.data import datasets
 from fervor.data.batch import Batch
-from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
 from fervor.methods.build import load_model
 from fervor.methods.lacovl.gated_attention import Mixture
@@ -86,7 +86,7 @@ def changed(image: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def measure(method: LaCoVL, pictures: Pictures) -> dict[str, dict[str, dict[str, float]]]:
+def measure(method: LaCoVL, pictures: ImageSet) -> dict[str, dict[str, dict[str, float]]]:
     """The mean of every measure over the pictures, by scale and kind."""
     sums: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for batch in evaluation_batches(pictures, size=112, batch_size=20):
@@ -110,7 +110,7 @@ def measure(method: LaCoVL, pictures: Pictures) -> dict[str, dict[str, dict[str,
 
 
 @torch.no_grad()
-def draw(method: LaCoVL, pictures: Pictures, path: Path) -> None:
+def draw(method: LaCoVL, pictures: ImageSet, path: Path) -> None:
     """A row for each picture: itself, and at each scale the gate and what is attended to."""
     batch = next(evaluation_batches(pictures.subset(torch.arange(DRAWN)), size=112))
     tiles = [[_grey(image.mean(0)) for image in batch.images()]]
@@ -150,7 +150,7 @@ def main() -> None:
         parser.error(f"{arguments.run} is no run of method lacovl")
     samples = datasets.load("ferplus", arguments.root, "valid", protocol="majority")
     step = max(1, len(samples) // arguments.count)
-    pictures = read_pictures(samples[::step][: arguments.count], method.labels, size=112)
+    pictures = read_images(samples[::step][: arguments.count], method.labels, size=112)
     print(json.dumps({"pictures": len(pictures), **measure(method, pictures)}, indent=1))
     if arguments.maps:
         draw(method, pictures, arguments.maps)

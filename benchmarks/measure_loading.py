@@ -28,7 +28,7 @@ from PIL import Image
 from fervor.config import Run
 from fervor.data.batch import Batch
 from fervor.data.datasets import Sample
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.data.loading import TrainingBatches, evaluation_batches
 from fervor.data.samplers import EpochSampler, Key
 from fervor.data.splits import Splits, load_samples, read_splits
@@ -106,7 +106,7 @@ def ferplus(root: str, cache: str, steps: int) -> None:
     for name in ("FERPlus train: files to cache", "FERPlus train: opened from the cache"):
         labels = sorted({sample.label for sample in samples})
         start, used = time.perf_counter(), time.process_time()
-        pictures = read_pictures(samples, labels, size=run.encoder.size, cache=cache)
+        pictures = read_images(samples, labels, size=run.encoder.size, cache=cache)
         told(name, len(pictures), time.perf_counter() - start, time.process_time() - used)
     splits = read_splits(run.pipeline)
     indices = [torch.tensor(key.indices) for key in keys(splits, run, 200)]
@@ -177,7 +177,7 @@ def affectnet(count: int, cache: str) -> None:
     print(f"{count:,} files; peak of the memory in use before reading: {peak():,.0f} MB")
     for name in ("files to cache", "opened from the cache"):
         start, used = time.perf_counter(), time.process_time()
-        pictures = read_pictures(samples, ["neutral"], size=112, cache=cache)
+        pictures = read_images(samples, ["neutral"], size=112, cache=cache)
         told(name, count, time.perf_counter() - start, time.process_time() - used)
         print(f"{'  peak of the memory in use':50}{peak():10,.0f} MB")
     print(f"{'size of the cache':50}{pictures.images.nbytes / 1e9:10.1f} GB")

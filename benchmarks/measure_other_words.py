@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
-from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation import results
 from fervor.evaluation.metrics import softmax, summary
@@ -93,14 +93,14 @@ def main() -> None:
     print(path)
 
 
-def pictures(root: Path, split: str, protocol: str) -> Pictures:
+def pictures(root: Path, split: str, protocol: str) -> ImageSet:
     """A split of FERPlus under a protocol."""
     samples = datasets.load("ferplus", root, split, protocol=protocol)
-    return read_pictures(samples, EXPRESSIONS, size=112)
+    return read_images(samples, EXPRESSIONS, size=112)
 
 
 @torch.no_grad()
-def embeddings(method: VLM, split: Pictures) -> Floats:
+def embeddings(method: VLM, split: ImageSet) -> Floats:
     """Unit vectors [n d] of the pictures in the joint space."""
     pooled = [
         method.features(batch.images()).pooled for batch in evaluation_batches(split, size=112)
@@ -150,7 +150,7 @@ def nearest(text: ProjectedText, words: Sequence[str]) -> dict[str, dict[str, fl
     }
 
 
-def mixtures(text: ProjectedText, split: Pictures, vectors: Floats) -> dict[str, Any]:
+def mixtures(text: ProjectedText, split: ImageSet, vectors: Floats) -> dict[str, Any]:
     """How often the sentence on the right two expressions is nearest, of all pairs.
 
     Beside it: how often the two nearest single expressions are the right two.

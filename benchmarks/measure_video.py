@@ -27,7 +27,7 @@ from fervor.data.datasets import load
 from fervor.faces.types import iou
 from fervor.io.frame import Frame, Span
 from fervor.io.prefetch import prefetch
-from fervor.io.sources import AHEAD_PIXELS, MAX_PIXELS
+from fervor.io.sources import MAX_PIXELS, PREFETCH_PIXELS
 from fervor.io.video import read_video
 from fervor.outputs.tables import open_table
 
@@ -81,7 +81,7 @@ def video(clip: Path, output: Path, minutes: float, threads: int) -> None:
     """Run the film and print a line for each of its minutes."""
     predictor = Predictor(threads=threads)
     count = round(minutes * 60 * RATE)
-    frames = prefetch(looped(clip, count), weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+    frames = prefetch(looped(clip, count), weight=lambda frame: frame.pixels, limit=PREFETCH_PIXELS)
     print("minute  frames/s  ms of processor a frame  MB")
     rows = 0
     started, worked = time.perf_counter(), time.process_time()

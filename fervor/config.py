@@ -449,13 +449,13 @@ class Run:
         Stored values of version 0.1 are understood, too.
         """
         plain, values = cls(), with_new_names(values)
-        found: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         for setting in fields(cls):
             if setting.name in values:
                 default, value = getattr(plain, setting.name), values[setting.name]
                 nested = is_dataclass(default) and not isinstance(default, type)
-                found[setting.name] = replace(default, **value) if nested else value
-        return replace(plain, **found)
+                settings[setting.name] = replace(default, **value) if nested else value
+        return replace(plain, **settings)
 
     def with_clip(self, clip: str) -> "Run":
         """The run with one CLIP model, a name or a folder, wherever it takes a tower of CLIP's.
@@ -519,10 +519,10 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by their dotted names; the method's options are one by one, too."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": part for key, part in value.items()}
+            flat |= {f"{name}.{key}": part for key, part in value.items()}
         else:
-            found[name] = value
-    return found
+            flat[name] = value
+    return flat

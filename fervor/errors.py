@@ -35,5 +35,5 @@ class EndpointError(FervorError):
     """A server or cluster that refuses, does not answer, or answers nonsense."""
 
 
-DONE, FOUND, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DONE, PROBLEM, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Done; the work found a problem that it was asked to find; wrong use; stopped by the user."""

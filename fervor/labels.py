@@ -84,8 +84,8 @@ def canonical(name: str) -> str:
     word = name.strip().lower()
     word = SYNONYMS.get(word, word)
     if word not in EXPRESSIONS:
-        known = ", ".join([*EXPRESSIONS, *SYNONYMS])
-        raise DataError(f"unknown expression {name!r}: expected one of {known}")
+        names = ", ".join([*EXPRESSIONS, *SYNONYMS])
+        raise DataError(f"unknown expression {name!r}: expected one of {names}")
     return word
 
 

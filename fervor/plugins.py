@@ -224,7 +224,7 @@ def missing_extra(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "fervor":
             raise
-        wanted = OWN_EXTRA.get(error.name or "", extra)
+        extra_needed = OWN_EXTRA.get(error.name or "", extra)
         raise UsageError(
-            f'needs {error.name}, which is not installed: pip install "fervor[{wanted}]"'
+            f'needs {error.name}, which is not installed: pip install "fervor[{extra_needed}]"'
         ) from error

@@ -14,7 +14,7 @@ from fervor.artifacts.model_info import GRAPH, ModelInfo
 from fervor.cli.main import main
 from fervor.config import Data
 from fervor.data import datasets
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation.evaluate import evaluate, onnx_logits, torch_logits
 from fervor.methods.build import build
@@ -23,7 +23,7 @@ from fervor.methods.build import build
 def test_onnx_and_torch_agree_on_real_faces(ferplus: Path) -> None:
     info = ModelInfo.read("embedded")
     samples = datasets.load("ferplus", ferplus, "valid")[:100]
-    pictures = read_pictures(samples, info.labels, size=info.input.size)
+    pictures = read_images(samples, info.labels, size=info.input.size)
     batches = list(evaluation_batches(pictures, size=info.input.size))
     graph, torch = (
         onnx_logits(info.folder / GRAPH, batches),

@@ -77,8 +77,8 @@ def read_cues(info: ModelInfo) -> Cues | None:
         bank = json.loads(notes["cues"])
         texts = tuple(tuple(map(str, row)) for row in bank["texts"])
         labels, dimensions = map(str, bank["labels"]), map(str, bank["dimensions"])
-        found = Cues(tuple(labels), tuple(dimensions), texts, vectors)
-        shape = (len(found.labels), len(found.dimensions))
+        cues = Cues(tuple(labels), tuple(dimensions), texts, vectors)
+        shape = (len(cues.labels), len(cues.dimensions))
         if (
             vectors.ndim != 3
             or vectors.shape[:2] != shape
@@ -90,14 +90,14 @@ def read_cues(info: ModelInfo) -> Cues | None:
         raise ModelError(
             f"{info.folder / CUE_VECTORS} holds no cues: {error}; export or copy it again"
         ) from None
-    return found
+    return cues
 
 
 def unit(vectors: NDArray[Any]) -> Floats:
     """Rows scaled to length 1; rows of zeros stay."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    found: Floats = np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
-    return found
+    normalized: Floats = np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
+    return normalized
 
 
 def read_floats(info: ModelInfo, file: str, *names: str) -> tuple[list[Floats], dict[str, str]]:
@@ -113,11 +113,11 @@ def read_floats(info: ModelInfo, file: str, *names: str) -> tuple[list[Floats], 
         notes = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy has not
         raise ModelError(f"{path} cannot be read: {error}") from None
-    found = []
+    arrays = []
     for name in names:
         if name not in tensors or tensors[name].dtype.kind != "f":
             raise ModelError(f"{path} holds no {name} of floating point: export the model again")
-        found.append(tensors[name].astype(np.float32))
-        if not np.isfinite(found[-1]).all():
+        arrays.append(tensors[name].astype(np.float32))
+        if not np.isfinite(arrays[-1]).all():
             raise ModelError(f"{path}: {name} is not finite: export the model again")
-    return found, notes
+    return arrays, notes

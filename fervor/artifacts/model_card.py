@@ -15,8 +15,8 @@ def _packaged(name: str) -> dict[str, Any]:
     if not name.endswith(".json"):
         return ModelInfo.read(name).content()
     text = (files("fervor") / "weights" / name).read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    description: dict[str, Any] = json.loads(text)
+    return description
 
 
 def card(info: ModelInfo) -> str:

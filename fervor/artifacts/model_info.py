@@ -371,16 +371,16 @@ class ModelInfo:
         if content.get("schema") != SCHEMA:
             raise ValueError(f"schema is {content.get('schema')!r:.60} instead of {SCHEMA}")
         own = {entry.name for entry in fields(cls)} - {"extra", "folder"}
-        known = {key: value for key, value in content.items() if key in own}
+        values = {key: value for key, value in content.items() if key in own}
         extra = {key: content[key] for key in content if key not in own and key != "schema"}
-        found: Self = decoded(cls, known)
-        points = found.operating_points
-        if points is not None and len(points.log_prior) != len(found.labels):
+        info: Self = decoded(cls, values)
+        points = info.operating_points
+        if points is not None and len(points.log_prior) != len(info.labels):
             raise ValueError(
                 f"operating_points.log_prior holds {len(points.log_prior)} numbers for "
-                f"{len(found.labels)} labels"
+                f"{len(info.labels)} labels"
             )
-        return replace(found, extra=extra)
+        return replace(info, extra=extra)
 
     def content(self) -> dict[str, Any]:
         """The object of a model.json; what is None is left out."""
@@ -432,20 +432,20 @@ class ModelInfo:
         """
         path = self.path_of(name)
         try:
-            found = path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-        self._compare(name, hashlib.sha256(found).hexdigest())
-        return found
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content
 
     def verified(self, name: str) -> Path:
         """The path of a file that is too large to hold twice; see `read_file`."""
         path = self.path_of(name)
         try:
-            found = provenance.sha256(path)
+            checksum = provenance.sha256(path)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-        self._compare(name, found)
+        self._compare(name, checksum)
         return path
 
     def verify(self) -> None:
@@ -474,10 +474,10 @@ class ModelInfo:
             )
         return path
 
-    def _compare(self, name: str, found: str) -> None:
-        if found != self.sha256[name]:
+    def _compare(self, name: str, checksum: str) -> None:
+        if checksum != self.sha256[name]:
             raise ModelError(
-                f"{self.folder / name} has the sha256 {found[:12]}..., {DESCRIPTION} says "
+                f"{self.folder / name} has the sha256 {checksum[:12]}..., {DESCRIPTION} says "
                 f"{self.sha256[name][:12]}...: the file is damaged or was changed; export or copy "
                 "the model again"
             )

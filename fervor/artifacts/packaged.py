@@ -58,7 +58,7 @@ def _weights(folder: Path) -> Iterator[Weight]:
 
 
 def _weight(path: Path, content: dict[str, Any], checksum: str, folder: Path) -> Weight:
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    actual = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     towers = {kind: content.get(kind) for kind in ("encoder", "text")}
     needs = [
         f"{kind} {tower['name']}"
@@ -70,6 +70,6 @@ def _weight(path: Path, content: dict[str, Any], checksum: str, folder: Path) ->
         licence=str(content.get("licence", UNKNOWN)),
         data_terms=str(content.get("data_terms", content.get("training_data", UNKNOWN))),
         sha256=checksum,
-        intact=found == checksum,
+        intact=actual == checksum,
         needs=", ".join(needs),
     )

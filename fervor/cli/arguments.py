@@ -119,9 +119,9 @@ def _recipe_first(given: Sequence[str]) -> tuple[str, list[str]]:
 
 def _of_another_set(recipe: Path, given: Sequence[str]) -> list[str]:
     """See `recipes.of_another_set`; what is given itself comes behind."""
-    asked, _ = _taken("--data.name", given)
+    name_there, _ = _taken("--data.name", given)
     values = read_settings(recipe)
-    return [f"--{name}={value}" for name, value in of_another_set(values, asked).items()]
+    return [f"--{name}={value}" for name, value in of_another_set(values, name_there).items()]
 
 
 def _taken(option: str, given: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -139,41 +139,41 @@ def _taken(option: str, given: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> str:
     """One line: what was given, what was expected."""
-    if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
-        wrong = next((word for word in given if word.startswith("-") and word in found[1]), "")
+    if match := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        wrong = next((word for word in given if word.startswith("-") and word in match[1]), "")
         if not wrong:
-            return f"unexpected argument {found[1]}: see {parser.prog} --help"
+            return f"unexpected argument {match[1]}: see {parser.prog} --help"
         return _unknown(wrong.partition("=")[0].lstrip("-"), parser)
-    if found := re.match(r"Option '(.*)' is not accepted", message):
-        return _unknown(found[1], parser)
-    if found := re.match(r"Group '(.*)' does not accept option '(.*)'", message):
-        return _unknown(f"{found[1]}.{found[2]}", parser)
-    if found := re.match(
+    if match := re.match(r"Option '(.*)' is not accepted", message):
+        return _unknown(match[1], parser)
+    if match := re.match(r"Group '(.*)' does not accept option '(.*)'", message):
+        return _unknown(f"{match[1]}.{match[2]}", parser)
+    if match := re.match(
         r'Parser key "(.*?)":\s+Expected an? (.*)\. Got value: (.*)', message, re.S
     ):
-        name, expected, value = found.groups()
+        name, expected, value = match.groups()
         choices = ", ".join(re.findall(r"'(\w[^']*)'", expected))
         expected = TYPES.get(expected, f"one of {choices}" if "Literal" in expected else expected)
         return f"--{name} {value}: expected {expected}"
-    if found := re.match(r'Parser key "(\w+)":.*Unable to load config "(.*?)"', message, re.S):
-        name, value = found.groups()
+    if match := re.match(r'Parser key "(\w+)":.*Unable to load config "(.*?)"', message, re.S):
+        name, value = match.groups()
         inner = [key for key in parser.get_defaults().keys() if key.startswith(f"{name}.")]
         likely = f"--{name}.name {value}" if f"{name}.name" in inner else f"--{inner[0]}"
         return f"--{name} {value}: {name} is a group of settings, expected one as {likely}"
-    if found := re.match(r'Parser key "(.*?)":.*Union subtypes', message, re.S):
+    if match := re.match(r'Parser key "(.*?)":.*Union subtypes', message, re.S):
         value = re.search(r"Given value: (.*)", message)
         kinds = re.findall(r"Expected an? (<class '\w+'>|typing\.Literal\[.*?\])", message)
         names = [TYPES.get(kind) or ", ".join(re.findall(r"'(\w[^']*)'", kind)) for kind in kinds]
-        return f"--{found[1]} {value[1] if value else ''}: expected {' or '.join(names)}"
-    if found := re.match(r"the following arguments are required: (.*)", message):
+        return f"--{match[1]} {value[1] if value else ''}: expected {' or '.join(names)}"
+    if match := re.match(r"the following arguments are required: (.*)", message):
         options = parser.format_help()
         names = [
             f"--{name}" if f"--{name}" in options else name.upper().removesuffix("S")
-            for name in found[1].split(", ")
+            for name in match[1].split(", ")
         ]
         return f"missing {', '.join(names)}: see {parser.prog} --help"
-    if found := re.match(r"argument (--\S+): expected one argument", message):
-        return f"{found[1]}: expected a value"
+    if match := re.match(r"argument (--\S+): expected one argument", message):
+        return f"{match[1]}: expected a value"
     return " ".join(message.split())
 
 

@@ -59,9 +59,9 @@ def _run(command: str, words: list[str]) -> int:
         return DONE
     if not command:
         group = [name for name in COMMANDS if words and name.startswith(f"{words[0]} ")]
-        given = " ".join(words[: 2 if group else 1])
+        typed = " ".join(words[: 2 if group else 1])
         raise UsageError(
-            (f"unknown command {given}" if given else "no command")
+            (f"unknown command {typed}" if typed else "no command")
             + f": expected one of {', '.join(group or COMMANDS)}, --help, --version"
         )
     from fervor.cli.arguments import arguments_of

@@ -1,8 +1,8 @@
 """A data set's faces found, aligned and cut out once; training reads the crops by its manifest.
 
-OUT/manifest.jsonl holds one line for each picture, OUT/pictures the crops, OUT/align.json how they
+OUT/manifest.jsonl holds one line for each image, OUT/images the crops, OUT/align.json how they
 were made. Annotations stay where they are: labels, protocols and counts come from the data set's
-own files, and the manifest only says which crop stands for which picture.
+own files, and the manifest only says which crop stands for which image.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image
 
 from fervor import plugins
 from fervor.data import datasets
-from fervor.data.cropping import box_crop, chosen, is_grey, pixels_of
+from fervor.data.cropping import box_crop, is_grey, pixels_of, select_face
 from fervor.data.datasets import SPLITS, Box, Sample
 from fervor.data.manifest import (
     MANIFEST,
@@ -38,14 +38,14 @@ from fervor.faces.alignment import crop
 from fervor.faces.detector import WEIGHTS, FaceDetector
 from fervor.faces.types import Face, Pixels
 from fervor.io import provenance
-from fervor.io.atomic import forget_partial, write_picture
+from fervor.io.atomic import forget_partial, write_image
 from fervor.io.image import to_input, to_rgb
 from fervor.io.prefetch import in_threads, progress
 
 
-PART, PICTURES = ".manifest.part", "pictures"
+PART, IMAGES = ".manifest.part", "pictures"
 BATCH = 256
-"""Pictures between two writings of the manifest."""
+"""Images between two writings of the manifest."""
 
 SIDES = (16, 2048)
 """Least and largest side of a crop in pixels."""
@@ -63,9 +63,9 @@ def align(
     missing: Missing = "keep",
     threads: int = 0,
 ) -> dict[str, int]:
-    """Align the pictures of all splits under a protocol; gives the pictures of each status.
+    """Align the images of all splits under a protocol; gives the images of each status.
 
-    What an earlier run has done is kept, where neither the picture nor the settings changed.
+    What an earlier run has done is kept, where neither the image nor the settings changed.
 
     Raises:
         UsageError: settings outside their range, or other ones than the folder was begun with.
@@ -73,17 +73,17 @@ def align(
     """
     stored = plugins.stored("datasets", name)
     settings = _checked(Settings(stored, size, margin, missing, provenance.sha256(WEIGHTS)))
-    found = {
+    splits = {
         split: datasets.load(name, root, split, protocol=protocol, annotations=annotations)
         for split in SPLITS
     }
-    wanted = _wanted(found, Path(root))
+    tasks = _tasks(splits, Path(root))
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             forget_partial(folder)
-            rows = _aligned(wanted, settings, folder, threads)
+            rows = _aligned(tasks, settings, folder, threads)
     except Timeout:
         raise UsageError(f"another process is writing to {folder}: wait for it") from None
     return {
@@ -106,8 +106,8 @@ def _checked(settings: Settings) -> Settings:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """One picture of the data set: its line in the manifest so far, and where to read it."""
+class _Task:
+    """One image of the data set: its line in the manifest so far, and where to read it."""
 
     row: Row
     sample: Sample
@@ -117,14 +117,14 @@ class _Wanted:
         return place_of(self.row)
 
 
-def _wanted(found: dict[str, list[Sample]], root: Path) -> list[_Wanted]:
-    """Each picture (and face of it) once, in the splits' order."""
-    wanted: dict[Place, _Wanted] = {}
+def _tasks(splits: dict[str, list[Sample]], root: Path) -> list[_Task]:
+    """Each image (and face of it) once, in the splits' order."""
+    tasks: dict[Place, _Task] = {}
     faces: dict[str, int] = {}
-    for split, samples in found.items():
+    for split, samples in splits.items():
         for sample in samples:
             source, box = source_of(sample, root), sample.box
-            if (source, box) in wanted:
+            if (source, box) in tasks:
                 continue
             faces[source] = faces.get(source, -1) + 1
             row = {
@@ -134,39 +134,37 @@ def _wanted(found: dict[str, list[Sample]], root: Path) -> list[_Wanted]:
                 "annotated": None if box is None else list(box),
                 "file": _file_name(source, faces[source]),
             }
-            wanted[source, box] = _Wanted(row, sample)
-    return list(wanted.values())
+            tasks[source, box] = _Task(row, sample)
+    return list(tasks.values())
 
 
 def _file_name(source: str, face: int) -> str:
     """Where a crop is stored, below the output folder and nowhere else."""
     inside = source if not source.startswith("../") else f"outside/{_short(source)}"
-    return f"{PICTURES}/{inside}{f'.{face}' if face else ''}.png"
+    return f"{IMAGES}/{inside}{f'.{face}' if face else ''}.png"
 
 
 def _short(source: str) -> str:
     return f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{Path(source).name}"
 
 
-def _aligned(
-    wanted: Sequence[_Wanted], settings: Settings, folder: Path, threads: int
-) -> list[Row]:
-    """The rows of all pictures, written to the manifest; those of other protocols stay in it."""
+def _aligned(tasks: Sequence[_Task], settings: Settings, folder: Path, threads: int) -> list[Row]:
+    """The rows of all images, written to the manifest; those of other protocols stay in it."""
     earlier = _begun(settings, folder)
-    known = {place_of(row): row for row in earlier}
+    rows_by_place = {place_of(row): row for row in earlier}
     done: dict[Place, Row] = {}
-    for one in wanted:
-        row = known.get(one.place)
+    for one in tasks:
+        row = rows_by_place.get(one.place)
         if row is not None and _unchanged(row, one, folder):
             done[one.place] = {**row, **one.row}
-    open_ones = [one for one in wanted if one.place not in done]
+    open_ones = [one for one in tasks if one.place not in done]
     with (folder / PART).open("a", encoding="utf-8") as part:
-        for row in _processed(open_ones, settings, folder, threads, len(wanted)):
+        for row in _processed(open_ones, settings, folder, threads, len(tasks)):
             part.write(json.dumps(row) + "\n")
             part.flush()
             done[place_of(row)] = row
-    rows = [done[one.place] for one in wanted]
-    others = [row for place, row in known.items() if place not in done]
+    rows = [done[one.place] for one in tasks]
+    others = [row for place, row in rows_by_place.items() if place not in done]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *others])
     provenance.write_text(folder / MANIFEST, text)
     (folder / PART).unlink()
@@ -191,29 +189,29 @@ def _begun(settings: Settings, folder: Path) -> list[Row]:
     return [*rows_of(folder / MANIFEST), *part]
 
 
-def _unchanged(row: Row, one: _Wanted, folder: Path) -> bool:
-    """Whether a row still holds: the same picture, and its crop is there."""
+def _unchanged(row: Row, one: _Task, folder: Path) -> bool:
+    """Whether a row still holds: the same image, and its crop is there."""
     present = row["status"] == "skipped" or (folder / one.row["file"]).is_file()
     same: bool = row["status"] != "error" and row["state"] == state_of(one.sample.path)
     return present and same
 
 
 def _processed(
-    wanted: Sequence[_Wanted], settings: Settings, folder: Path, threads: int, total: int
+    tasks: Sequence[_Task], settings: Settings, folder: Path, threads: int, total: int
 ) -> Iterator[Row]:
     detector = FaceDetector(threads=1)
     with in_threads(threads) as each, progress(total, "aligning") as bar:
         if bar is not None:
-            bar.update(total - len(wanted))
-        for start in range(0, len(wanted), BATCH):
-            batch = wanted[start : start + BATCH]
+            bar.update(total - len(tasks))
+        for start in range(0, len(tasks), BATCH):
+            batch = tasks[start : start + BATCH]
             for row in each(lambda one: _row(one, detector, settings, folder), batch):
                 yield row
                 if bar is not None:
                     bar.update()
 
 
-def _row(one: _Wanted, detector: FaceDetector, settings: Settings, folder: Path) -> Row:
+def _row(one: _Task, detector: FaceDetector, settings: Settings, folder: Path) -> Row:
     """Find and cut out one face, write its crop, and say what was done."""
     empty: Row = {"score": None, "box": None, "points": None, "error": None}
     row = {**one.row, **empty, "state": state_of(one.sample.path)}
@@ -221,7 +219,7 @@ def _row(one: _Wanted, detector: FaceDetector, settings: Settings, folder: Path)
         image = to_rgb(pixels_of(one.sample))
     except DataError as error:
         return {**row, "status": "error", "file": None, "error": str(error)}
-    face = chosen(detector.detect([image])[0], one.sample.box)
+    face = select_face(detector.detect([image])[0], one.sample.box)
     if face is not None:
         row |= {
             "score": round(face.score, 4),
@@ -263,4 +261,4 @@ def _save(pixels: Pixels, path: Path) -> None:
     """Write a crop whole or not at all; without colour where it has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels[:, :, 0] if is_grey(pixels) else pixels)
-    write_picture(path, image, "PNG", compress_level=1)
+    write_image(path, image, "PNG", compress_level=1)

@@ -48,9 +48,9 @@ class Batch(NamedTuple):
         return self._replace(label=self.label.to(device), target=self.target.to(device), **places)
 
     def classes(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Pictures, classes and shares of a mixed batch, a row of each that occurs; else None.
+        """Images, classes and shares of a mixed batch, a row of each that occurs; else None.
 
-        A loss that takes one class of a picture is taken of each, and weighted by its share.
+        A loss that takes one class of an image is taken of each, and weighted by its share.
         """
         if self.mixture is None:
             return None

@@ -1,6 +1,6 @@
-"""Compare a data set's folder with its official tree, counts and pictures: `fervor data check`.
+"""Compare a data set's folder with its official tree, counts and images: `fervor data check`.
 
-A difference is a problem, and the command ends with 1. Identical pictures are a warning: official
+A difference is a problem, and the command ends with 1. Identical images are a warning: official
 releases hold some.
 """
 
@@ -57,8 +57,8 @@ def check(
         name: the data set.
         root: its folder.
         protocol: the rule that turns annotations into labels; empty for the default.
-        annotations: label source or pictures where there are several.
-        quick: read the pictures' headers alone and compare files instead of pixels.
+        annotations: label source or images where there are several.
+        quick: read the images' headers alone and compare files instead of pixels.
 
     Raises:
         UsageError: no such data set or protocol.
@@ -71,9 +71,9 @@ def check(
     samples = [sample for split in splits for sample in split.samples]
     prints = _watched(fingerprints(samples, quick=quick), len(samples))
     unreadable = [
-        f"{shown(sample.path)}: {found.error}"
-        for sample, found in zip(samples, prints, strict=True)
-        if found.error
+        f"{shown(sample.path)}: {print_.error}"
+        for sample, print_ in zip(samples, prints, strict=True)
+        if print_.error
     ]
     if unreadable:
         problems.append(f"{len(unreadable):,} pictures cannot be read; the first: {unreadable[0]}")
@@ -123,10 +123,10 @@ def _read(name: str, root: Path, rule: str, annotations: str) -> tuple[list[Spli
     return splits, list(problems)
 
 
-def _watched(found: Iterable[Fingerprint], count: int) -> list[Fingerprint]:
+def _watched(count_there: Iterable[Fingerprint], count: int) -> list[Fingerprint]:
     prints = []
     with progress(count, "comparing") as bar:
-        for fingerprint in found:
+        for fingerprint in count_there:
             prints.append(fingerprint)
             if bar is not None:
                 bar.update()
@@ -134,35 +134,35 @@ def _watched(found: Iterable[Fingerprint], count: int) -> list[Fingerprint]:
 
 
 def _table(splits: Iterable[Split]) -> Iterator[str]:
-    """Found and expected pictures per split and class."""
+    """Found and expected images per split and class."""
     yield f"{'split':7}{'expression':12}{'found':>10}{'expected':>10}"
     for split in splits:
-        found = Counter(sample.label for sample in split.samples)
+        counts = Counter(sample.label for sample in split.samples)
         official = None if split.official is None else split.official.counts
-        names = list(dict.fromkeys([*(official or ()), *sorted(found)]))
+        names = list(dict.fromkeys([*(official or ()), *sorted(counts)]))
         if not names:
             continue
         for name in names:
-            agrees = split.official is None or split.official.agrees(name, found[name])
+            agrees = split.official is None or split.official.agrees(name, counts[name])
             count = None if official is None else official.get(name, 0)
-            yield _row(split.name, name, found[name], count, agrees)
+            yield _row(split.name, name, counts[name], count, agrees)
         total = None if official is None else sum(official.values())
-        yield _row(split.name, "all", found.total(), total, True)
+        yield _row(split.name, "all", counts.total(), total, True)
 
 
-def _row(split: str, name: str, found: int, expected: int | None, agrees: bool) -> str:
+def _row(split: str, name: str, count_there: int, expected: int | None, agrees: bool) -> str:
     official = "" if expected is None else f"{expected:,}"
     mark = "" if agrees else "  differs"
-    return f"{split:7}{name:12}{found:>10,}{official:>10}{mark}".rstrip()
+    return f"{split:7}{name:12}{count_there:>10,}{official:>10}{mark}".rstrip()
 
 
 def _identical(splits: Sequence[Split], prints: Sequence[Fingerprint]) -> Iterator[str]:
-    """Pictures that repeat another, counted within and between splits, and an example of each."""
+    """Images that repeat another, counted within and between splits, and an example of each."""
     places: defaultdict[bytes, list[tuple[str, Sample]]] = defaultdict(list)
     owners = [(split.name, sample) for split in splits for sample in split.samples]
-    for owner, found in zip(owners, prints, strict=True):
-        if not found.error:
-            places[found.digest].append(owner)
+    for owner, print_ in zip(owners, prints, strict=True):
+        if not print_.error:
+            places[print_.digest].append(owner)
     several = [group for group in places.values() if len(group) > 1]
     for kind, pairs in _pairs(several).items():
         (_, first), (_, second) = pairs[0]
@@ -176,7 +176,7 @@ Pair = tuple[tuple[str, Sample], tuple[str, Sample]]
 
 
 def _pairs(groups: Iterable[Sequence[tuple[str, Sample]]]) -> Mapping[str, list[Pair]]:
-    """Each repeating picture with the first that it repeats, by kind."""
+    """Each repeating image with the first that it repeats, by kind."""
     kinds: dict[str, list[Pair]] = {}
     for part in SPLITS:
         kinds[f"within {part}"] = []

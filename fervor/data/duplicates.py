@@ -1,7 +1,7 @@
-"""Pictures that occur more than once, told by their decoded pixels.
+"""Images that occur more than once, told by their decoded pixels.
 
-A picture that stands in both train and test makes a test score too high. Formats and metadata do
-not matter; a picture that was resized or compressed again is another one.
+An image that stands in both train and test makes a test score too high. Formats and metadata do
+not matter; an image that was resized or compressed again is another one.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from fervor.io import sources
 from fervor.io.prefetch import in_threads
 
 
-AHEAD = 64
-"""Pictures that are decoded at a time; so many are in memory."""
+CHUNK = 64
+"""Images that are decoded at a time; so many are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells a picture from another: `digest`; or why it cannot be read: `error`."""
+    """What tells an image from another: `digest`; or why it cannot be read: `error`."""
 
     digest: bytes
     error: str = ""
@@ -35,26 +35,28 @@ def fingerprints(
     """The fingerprint of each sample, in order: of its pixels and its face's box.
 
     Args:
-        samples: which pictures.
+        samples: which images.
         quick: of the file's bytes, and only the header is decoded.
         threads: how many decode; 0 for all cores.
     """
     look = _of_file if quick else _of_pixels
     waiting = iter(samples)
     with in_threads(threads) as each:
-        while part := list(islice(waiting, AHEAD)):
+        while part := list(islice(waiting, CHUNK)):
             yield from each(look, part)
 
 
 def repeated(samples: Sequence[Sample], others: Iterable[Sample], *, threads: int = 0) -> list[int]:
     """Places of those samples whose pixels also occur among the others, in order.
 
-    An evaluation leaves them out where the others were trained on. Unreadable pictures are no
+    An evaluation leaves them out where the others were trained on. Unreadable images are no
     repetition of anything.
     """
-    known = {print_.digest for print_ in fingerprints(others, threads=threads) if not print_.error}
-    found = fingerprints(samples, threads=threads)
-    return [place for place, print_ in enumerate(found) if print_.digest in known]
+    digests = {
+        print_.digest for print_ in fingerprints(others, threads=threads) if not print_.error
+    }
+    prints = fingerprints(samples, threads=threads)
+    return [place for place, print_ in enumerate(prints) if print_.digest in digests]
 
 
 def _of_pixels(sample: Sample) -> Fingerprint:
@@ -62,7 +64,7 @@ def _of_pixels(sample: Sample) -> Fingerprint:
         grey = np.frombuffer(sample.pixels, np.uint8).reshape(sample.side, sample.side)
         frame = sources.frame_of(grey)
     else:
-        frame = sources.read_picture(sample.path)
+        frame = sources.read_image(sample.path)
     if frame.image is None:
         return Fingerprint(b"", frame.error or "cannot be read")
     shape = repr((frame.image.shape, sample.box))

@@ -1,7 +1,7 @@
-"""The pictures of a split, decoded once: in parallel, into a file that is mapped from then on.
+"""The images of a split, decoded once: in parallel, into a file that is mapped from then on.
 
 CACHE/<key>/images.npy holds uint8 [n k h w] and index.json what was found; the key is made of the
-pictures' names, sizes and times of change, their order, and of all that decides what is cut out.
+images' names, sizes and times of change, their order, and of all that decides what is cut out.
 A decoding that was stopped goes on after its last whole block; index.json is written last, so that
 no half of a split is ever read. Processes that want the same split wait for the first.
 """
@@ -36,10 +36,10 @@ VERSION = 1
 
 IMAGES, PART, INDEX, LOCK, STATE = "images.npy", ".images.part", "index.json", "lock", "state.json"
 BLOCK_BYTES = 32 << 20
-"""Decoded pictures in memory at a time."""
+"""Decoded images in memory at a time."""
 
 CHUNK = 16
-"""Pictures that a thread takes at once."""
+"""Images that a thread takes at once."""
 
 STALE = 24 * 3600
 """Seconds after which what a stopped decoding left behind is no longer kept for going on."""
@@ -47,11 +47,11 @@ STALE = 24 * 3600
 
 @dataclass(frozen=True)
 class Reading:
-    """How the pictures of a split are cut out and stored.
+    """How the images of a split are cut out and stored.
 
     Attributes:
-        size: the network's side in pixels; larger or unequal pictures are resized to it.
-        faces: precropped = each picture, or its annotated box; largest = the face that is found.
+        size: the network's side in pixels; larger or unequal images are resized to it.
+        faces: precropped = each image, or its annotated box; largest = the face that is found.
         margin: around an annotated box, as a share of its longer side.
         crop: side in pixels of the crop of a face that is found.
     """
@@ -63,7 +63,7 @@ class Reading:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides how the pictures are stored; the crop does where faces are found."""
+        """What decides how the images are stored; the crop does where faces are found."""
         settings = asdict(self)
         if self.faces != "largest":
             del settings["crop"]
@@ -72,7 +72,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A split's pictures [n k h w], k = 1 where all are grey; `missing` rows hold no face."""
+    """A split's images [n k h w], k = 1 where all are grey; `missing` rows hold no face."""
 
     images: NDArray[np.uint8]
     missing: tuple[int, ...]
@@ -80,7 +80,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Form:
-    """What one stored picture is: channels, height and width."""
+    """What one stored image is: channels, height and width."""
 
     channels: int
     height: int
@@ -93,20 +93,20 @@ class Form:
 
 
 class _Misfit(Exception):
-    """A picture that the form found so far cannot hold, and the form that can."""
+    """An image that the form found so far cannot hold, and the form that can."""
 
     def __init__(self, form: Form) -> None:
         self.form = form
 
 
 def decoded(samples: Sequence[Sample], reading: Reading, folder: str = "") -> Decoded:
-    """The pictures of a split, from `folder`'s cache, written first where it is not there yet.
+    """The images of a split, from `folder`'s cache, written first where it is not there yet.
 
-    Pictures of one common size up to `reading.size` are kept as they are, others are resized to it
+    Images of one common size up to `reading.size` are kept as they are, others are resized to it
     by the project's one resize. An empty `folder` decodes into memory.
 
     Raises:
-        DataError: a picture that cannot be read, or a folder that cannot be written.
+        DataError: an image that cannot be read, or a folder that cannot be written.
     """
     if not folder:
         return _in_memory(samples, reading)
@@ -118,27 +118,27 @@ def decoded(samples: Sequence[Sample], reading: Reading, folder: str = "") -> De
             with FileLock(place / LOCK):
                 if not (place / INDEX).is_file():
                     _write(samples, reading, place)
-        found = json.loads((place / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((place / INDEX).read_text(encoding="utf-8"))
         images: NDArray[np.uint8] = np.load(place / IMAGES, mmap_mode="r")
     except OSError as error:
         raise DataError(
             f"the cache {folder} cannot be used ({error.strerror or error}): name another with "
             "--data.cache, or keep the pictures in memory with --data.cache ''"
         ) from error
-    return Decoded(images, tuple(found["missing"]))
+    return Decoded(images, tuple(index["missing"]))
 
 
 def _key(samples: Sequence[Sample], reading: Reading) -> str:
-    """What the stored pictures depend on, as a name."""
+    """What the stored images depend on, as a name."""
     settings: dict[str, Any] = {"version": VERSION, **reading.settings}
     if reading.faces == "largest":
         settings |= {"detector": provenance.sha256(WEIGHTS)}
         settings["template"] = [*TEMPLATE.ravel().tolist(), *BOX_TEMPLATE.ravel().tolist()]
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for sample in samples:
         entry = [sample.path, *_state(sample.path), sample.box, sample.side]
-        found.update(json.dumps(entry).encode() + sample.pixels)
-    return f"pictures-{found.hexdigest()[:20]}"
+        digest.update(json.dumps(entry).encode() + sample.pixels)
+    return f"pictures-{digest.hexdigest()[:20]}"
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -190,7 +190,7 @@ def _write(samples: Sequence[Sample], reading: Reading, place: Path) -> None:
 
 
 def _resumed(place: Path) -> tuple[Form, list[int]] | None:
-    """The form, and the pictures without a face, of a decoding that was stopped."""
+    """The form, and the images without a face, of a decoding that was stopped."""
     try:
         state = json.loads((place / STATE).read_text(encoding="utf-8"))
         return Form(**state["form"]), state["missing"]
@@ -221,7 +221,7 @@ def _block_rows(form: Form) -> int:
 
 
 def _first_form(samples: Sequence[Sample], reading: Reading) -> Form:
-    """The form that the first picture asks for."""
+    """The form that the first image asks for."""
     if reading.faces == "largest":
         side = min(reading.crop, reading.size)
         return Form(3, side, side)
@@ -239,10 +239,10 @@ def _form_of(pixels: Pixels | None, size: int) -> Form:
 def _blocks(
     samples: Sequence[Sample], reading: Reading, form: Form, done: int = 0
 ) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
-    """First row, pictures [b k h w] and rows without a face of each block after the first `done`.
+    """First row, images [b k h w] and rows without a face of each block after the first `done`.
 
     Raises:
-        _Misfit: a picture needs another form.
+        _Misfit: an image needs another form.
     """
     detector = FaceDetector(threads=1) if reading.faces == "largest" else None
     rows = _block_rows(form)
@@ -268,15 +268,15 @@ def _blocks(
             parts = range(0, len(block), CHUNK)
             chunks = [(block[at : at + CHUNK], start + at) for at in parts]
             lost: list[int] = []
-            for (target, _), found in zip(chunks, each(lambda c: fill(*c), chunks), strict=True):
-                lost += found
+            for (target, _), missing in zip(chunks, each(lambda c: fill(*c), chunks), strict=True):
+                lost += missing
                 if bar is not None:
                     bar.update(len(target))
             yield start, block, lost
 
 
 def _fitted(pixels: Pixels, form: Form, size: int) -> NDArray[np.uint8]:
-    """A picture in the form asked for, [k h w].
+    """An image in the form asked for, [k h w].
 
     Raises:
         _Misfit: it needs another form.
@@ -293,7 +293,7 @@ def _fitted(pixels: Pixels, form: Form, size: int) -> NDArray[np.uint8]:
 
 
 def _resized(pixels: Pixels, size: int) -> Pixels:
-    """By the project's one resize; a grey picture [h w] stays grey."""
+    """By the project's one resize; a grey image [h w] stays grey."""
     inputs = np.rint(to_input(pixels, size) * 255).astype(np.uint8)
     return inputs[0] if pixels.ndim == 2 else inputs.transpose(1, 2, 0)
 

@@ -1,4 +1,4 @@
-"""From samples to batches: a split's pictures, augmentation, the batches of a run.
+"""From samples to batches: a split's images, augmentation, the batches of a run.
 
 A training batch is a function of (seed, epoch, step) alone, so that a resumed run and any number of
 worker processes see what an uninterrupted one sees.
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A split; its pictures may be mapped from a file of any size, and must not be written to.
+class ImageSet:
+    """A split; its images may be mapped from a file of any size, and must not be written to.
 
     Attributes:
-        images: stored pictures, uint8 [m k h w]; k is 1 where every picture is grey, 3 otherwise.
+        images: stored images, uint8 [m k h w]; k is 1 where every image is grey, 3 otherwise.
         label: class numbers [n].
         votes: shares of the classes [n c], each row summing to 1; one-hot without votes.
-        sources: the pictures' files, for reports.
-        rows: which stored pictures are the split's [n]; None for all.
+        sources: the images' files, for reports.
+        rows: which stored images are the split's [n]; None for all.
         groups: what must not be torn apart (see `Sample.group`); empty where there are none.
         labels: names of the classes, in the order of `votes`; empty where nobody asks for them.
     """
@@ -50,38 +50,38 @@ class Pictures:
         return len(self.label)
 
     def counts(self) -> list[int]:
-        """Pictures per class."""
+        """Images per class."""
         return torch.bincount(self.label, minlength=self.votes.shape[1]).tolist()
 
     def take(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b _ h w"]:
-        """The pictures with the given numbers, in memory."""
+        """The images with the given numbers, in memory."""
         return self.images[indices if self.rows is None else self.rows[indices]]
 
     def boxes(self, cache: str = "") -> Float[Tensor, "n p 4"]:
         """Where the parts of each face lie, as `occlusion.part_boxes` finds them."""
-        found = part_boxes(self.images, cache)
-        return found if self.rows is None else found[self.rows]
+        boxes = part_boxes(self.images, cache)
+        return boxes if self.rows is None else boxes[self.rows]
 
     def blocks(self, count: int = 4096) -> Iterator[UInt8[Tensor, "b _ h w"]]:
-        """All pictures in order, so many at a time."""
+        """All images in order, so many at a time."""
         for indices in torch.arange(len(self)).split(count):
             yield self.take(indices)
 
-    def subset(self, indices: Tensor) -> "Pictures":
-        """The pictures with the given numbers, in that order; nothing is copied."""
-        chosen = indices.tolist()
-        return Pictures(
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """The images with the given numbers, in that order; nothing is copied."""
+        places = indices.tolist()
+        return ImageSet(
             self.images,
             self.label[indices],
             self.votes[indices],
-            tuple(self.sources[index] for index in chosen),
+            tuple(self.sources[index] for index in places),
             indices if self.rows is None else self.rows[indices],
-            tuple(self.groups[index] for index in chosen) if self.groups else (),
+            tuple(self.groups[index] for index in places) if self.groups else (),
             self.labels,
         )
 
 
-def read_pictures(
+def read_images(
     samples: Sequence[Sample],
     labels: Sequence[str],
     *,
@@ -90,11 +90,11 @@ def read_pictures(
     margin: float = 0.0,
     crop: int = 0,
     cache: str = "",
-) -> Pictures:
-    """The pictures of a split, decoded or from the cache; see `fervor.data.image_cache.decoded`.
+) -> ImageSet:
+    """The images of a split, decoded or from the cache; see `fervor.data.image_cache.decoded`.
 
     Raises:
-        DataError: no samples, a class outside `labels`, or a picture that cannot be read.
+        DataError: no samples, a class outside `labels`, or an image that cannot be read.
     """
     if not samples:
         raise DataError("the split holds no pictures: choose another split or protocol")
@@ -102,7 +102,7 @@ def read_pictures(
     unknown = sorted({sample.label for sample in samples} - set(labels))
     if unknown:
         raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
-    found = decoded(samples, Reading(size, faces, margin, crop or CROP), cache)
+    cached = decoded(samples, Reading(size, faces, margin, crop or CROP), cache)
     votes = np.zeros((len(samples), len(labels)), np.float32)
     for row, sample in enumerate(samples):
         for name, fraction in (sample.votes or {sample.label: 1.0}).items():
@@ -112,36 +112,36 @@ def read_pictures(
     groups = tuple(sample.group for sample in samples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a map is not writable, and nothing writes to it
-        images = torch.from_numpy(found.images)
-    pictures = Pictures(
-        images,
+        pixels = torch.from_numpy(cached.images)
+    images = ImageSet(
+        pixels,
         torch.tensor([numbers[sample.label] for sample in samples]),
         torch.from_numpy(votes),
         tuple(sample.path for sample in samples),
         groups=groups if any(groups) else (),
         labels=tuple(labels),
     )
-    return pictures if not found.missing else _without(pictures, found.missing)
+    return images if not cached.missing else _without(images, cached.missing)
 
 
-def _without(pictures: Pictures, missing: Sequence[int]) -> Pictures:
-    """The split without the pictures that hold no face; they are counted and named."""
-    if len(missing) == len(pictures):
-        raise DataError(f"no face was found in any of {len(pictures)} pictures")
-    logger.warning("%d of %d pictures hold no face and are left out", len(missing), len(pictures))
+def _without(images: ImageSet, missing: Sequence[int]) -> ImageSet:
+    """The split without the images that hold no face; they are counted and named."""
+    if len(missing) == len(images):
+        raise DataError(f"no face was found in any of {len(images)} pictures")
+    logger.warning("%d of %d pictures hold no face and are left out", len(missing), len(images))
     for row in missing:
-        logger.info("no face: %s", pictures.sources[row])
-    kept = torch.ones(len(pictures), dtype=torch.bool)
-    kept[list(missing)] = False
-    return pictures.subset(torch.nonzero(kept).flatten())
+        logger.info("no face: %s", images.sources[row])
+    mask = torch.ones(len(images), dtype=torch.bool)
+    mask[list(missing)] = False
+    return images.subset(torch.nonzero(mask).flatten())
 
 
 def hold_out(
     samples: Sequence[Sample], labels: Sequence[str], fraction: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """Split off a validation share, class by class; at least one picture of a class stays.
+    """Split off a validation share, class by class; at least one image of a class stays.
 
-    Pictures of one group stay together, so that their share of a class is only nearly the one asked
+    Images of one group stay together, so that their share of a class is only nearly the one asked
     for.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -152,31 +152,31 @@ def hold_out(
     grouped = any(sample.group for sample in samples)
     if grouped:
         groups = [sample.group for sample in samples]
-        held = _held_groups(number, groups, len(labels), fraction, generator)
+        mask = _validation_groups(number, groups, len(labels), fraction, generator)
     else:
-        held = _held_pictures(number, len(labels), fraction, generator)
-    if not held.any():
+        mask = _validation_images(number, len(labels), fraction, generator)
+    if not mask.any():
         raise DataError(
             f"{len(samples)} pictures are too few to hold {fraction:.0%} out for validation"
         )
     parts: tuple[list[Sample], list[Sample]] = ([], [])
-    for sample, away in zip(samples, held.tolist(), strict=True):
+    for sample, away in zip(samples, mask.tolist(), strict=True):
         parts[away].append(sample)
     return parts
 
 
-def _held_pictures(
+def _validation_images(
     label: Tensor, classes: int, fraction: float, generator: torch.Generator
 ) -> Tensor:
-    held = torch.zeros(len(label), dtype=torch.bool)
+    mask = torch.zeros(len(label), dtype=torch.bool)
     for number in range(classes):
         members = torch.nonzero(label == number).flatten()
         order = members[torch.randperm(len(members), generator=generator)]
-        held[order[: max(0, min(len(members) - 1, round(fraction * len(members))))]] = True
-    return held
+        mask[order[: max(0, min(len(members) - 1, round(fraction * len(members))))]] = True
+    return mask
 
 
-def _held_groups(
+def _validation_groups(
     label: Tensor, groups: Sequence[str], classes: int, fraction: float, generator: torch.Generator
 ) -> Tensor:
     """Groups in random order, each held where that brings the classes nearer to their shares."""
@@ -186,10 +186,10 @@ def _held_groups(
     table = torch.zeros(len(number), classes, dtype=torch.int64)
     table.index_put_((group, label), torch.ones(len(group), dtype=torch.int64), True)
     total = table.sum(0)
-    taken, chosen = torch.zeros_like(total), torch.zeros(len(number), dtype=torch.bool)
+    taken, mask = torch.zeros_like(total), torch.zeros(len(number), dtype=torch.bool)
     for place in torch.randperm(len(number), generator=generator).tolist():
         more = taken + table[place]
         nearer = (more - fraction * total).abs().sum() < (taken - fraction * total).abs().sum()
         if nearer and bool(((more < total) | (total == 0)).all()):
-            taken, chosen[place] = more, True
-    return chosen[group]
+            taken, mask[place] = more, True
+    return mask[group]

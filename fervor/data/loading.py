@@ -1,4 +1,4 @@
-"""Batches of pictures, for training and for evaluation."""
+"""Batches of images, for training and for evaluation."""
 
 import math
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from fervor.config import Data, Pipeline
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, soft_target, targets
 from fervor.data.distillation import name_of, read_logits, teachers_targets
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.samplers import EpochSampler, Key, Partners, mixed_seed
 from fervor.errors import UsageError
 from fervor.io.image import to_input
 
 
-def evaluation_batches(pictures: Pictures, *, size: int, batch_size: int = 128) -> Iterator[Batch]:
+def evaluation_batches(images: ImageSet, *, size: int, batch_size: int = 128) -> Iterator[Batch]:
     """The split in order, resized as `predict` does it."""
-    for indices in torch.arange(len(pictures)).split(batch_size):
-        images = pictures.take(indices)
-        yield Batch(_inputs(images, size), pictures.label[indices], pictures.votes[indices])
+    for indices in torch.arange(len(images)).split(batch_size):
+        pixels = images.take(indices)
+        yield Batch(_inputs(pixels, size), images.label[indices], images.votes[indices])
 
 
 def _inputs(images: UInt8[Tensor, "b _ h w"], size: int) -> Float[Tensor, "b 3 i j"]:
-    if images.shape[2:] == (size, size):  # what to_input does, without its loop over pictures
+    if images.shape[2:] == (size, size):  # what to_input does, without its loop over images
         return (images.float() / 255).expand(-1, 3, -1, -1)
     arrays = images.permute(0, 2, 3, 1).numpy()
     inputs = [to_input(a[:, :, 0] if a.shape[2] == 1 else a, size) for a in arrays]
@@ -36,9 +36,9 @@ def _inputs(images: UInt8[Tensor, "b _ h w"], size: int) -> Float[Tensor, "b 3 i
 
 
 class TrainingBatches(Dataset[Batch]):
-    """Batches by key: pictures chosen, augmented and resized to the encoder's input.
+    """Batches by key: images chosen, augmented and resized to the encoder's input.
 
-    With `pairs` a batch also holds a partner of each picture, augmented by draws of its own. Each
+    With `pairs` a batch also holds a partner of each image, augmented by draws of its own. Each
     of several processes draws for the whole batch and keeps its share, so that together they see
     what one process sees, augmented alike.
 
@@ -46,20 +46,20 @@ class TrainingBatches(Dataset[Batch]):
         UsageError: pairs shall be mixed.
     """
 
-    def __init__(self, pictures: Pictures, pipeline: Pipeline, *, pairs: bool = False) -> None:
+    def __init__(self, images: ImageSet, pipeline: Pipeline, *, pairs: bool = False) -> None:
         data, augment = pipeline.data, pipeline.augment
         if pairs and augment.mixup:
             raise UsageError("the method pairs images: set augment.mixup to 0")
-        self.pictures = pictures
+        self.images = images
         self.data, self.seed, self.mixup = data, pipeline.seed, augment.mixup
         self.augmentation = Augmentation(augment, pipeline.encoder.size)
-        self.boxes = pictures.boxes(data.cache) if augment.occlude else None
-        self.teachers = teachers_of(pictures, data)
-        self.partners = Partners(pictures.label) if pairs else None
+        self.boxes = images.boxes(data.cache) if augment.occlude else None
+        self.teachers = teachers_of(images, data)
+        self.partners = Partners(images.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
         indices = torch.tensor(key.indices)
-        label, votes = self.pictures.label[indices], self.pictures.votes[indices]
+        label, votes = self.images.label[indices], self.images.votes[indices]
         positive = mixture = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
@@ -80,15 +80,15 @@ class TrainingBatches(Dataset[Batch]):
 
     def _augmented(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b k i j"]:
         boxes = None if self.boxes is None else self.boxes[indices]
-        return self.augmentation(self.pictures.take(indices), boxes)
+        return self.augmentation(self.images.take(indices), boxes)
 
 
-def teachers_of(pictures: Pictures, data: Data) -> Float[Tensor, "n c"] | None:
-    """What the stored logits of `data.teachers` say of each picture; None where none is named.
+def teachers_of(images: ImageSet, data: Data) -> Float[Tensor, "n c"] | None:
+    """What the stored logits of `data.teachers` say of each image; None where none is named.
 
     Raises:
         UsageError: a share or temperature out of its range.
-        DataError: a file that cannot be read or lacks pictures.
+        DataError: a file that cannot be read or lacks images.
     """
     if not data.teachers:
         return None
@@ -98,8 +98,8 @@ def teachers_of(pictures: Pictures, data: Data) -> Float[Tensor, "n c"] | None:
         raise UsageError(
             f"--data.teachers_temperature {data.teachers_temperature}: expected above 0"
         )
-    names = [name_of(source, data.aligned or data.root) for source in pictures.sources]
-    labels = pictures.labels
+    names = [name_of(source, data.aligned or data.root) for source in images.sources]
+    labels = images.labels
     stored = read_logits(Path(data.teachers))
     return teachers_targets(stored, names, labels, temperature=data.teachers_temperature)
 
@@ -112,7 +112,7 @@ def pair_generator(seed: int, key: Key) -> torch.Generator:
 def _mixed_pairs(
     image: Tensor, target: Tensor, classes: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixup (Zhang et al., 2018): each picture with another of the batch, and what it is of."""
+    """Mixup (Zhang et al., 2018): each image with another of the batch, and what it is of."""
     fraction = torch.distributions.Beta(alpha, alpha).sample((len(image), 1))
     fraction = torch.maximum(fraction, 1 - fraction)
     order = torch.randperm(len(image))
@@ -126,7 +126,7 @@ def _mixed_pairs(
 
 def training_loader(
     batches: Dataset[Batch],
-    pictures: Pictures,
+    images: ImageSet,
     pipeline: Pipeline,
     *,
     batch_size: int,
@@ -136,7 +136,7 @@ def training_loader(
 ) -> DataLoader[Batch]:
     """Batches in a run's order; process `rank` of `world` gets its part of each."""
     sampler = EpochSampler(
-        pictures.label,
+        images.label,
         batch_size,
         seed=pipeline.seed,
         sampling=pipeline.data.sampling,

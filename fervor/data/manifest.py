@@ -1,6 +1,6 @@
-"""What an aligned folder says of itself: how its crops were made, and for which pictures.
+"""What an aligned folder says of itself: how its crops were made, and for which images.
 
-align.json holds the settings, manifest.jsonl one line for each picture (`fervor.data.alignment`).
+align.json holds the settings, manifest.jsonl one line for each image (`fervor.data.alignment`).
 """
 
 import json
@@ -24,7 +24,7 @@ Missing = Literal["keep", "centre", "skip"]
 
 Row = dict[str, Any]
 Place = tuple[str, Box | None]
-"""A picture's path below the data set's folder, and the annotated box of the face that is meant."""
+"""An image's path below the data set's folder, and the annotated box of the face that is meant."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings:
         size: pixels of a crop's side.
         margin: what is added on each side of the crop that `predict` cuts out, as a share of its
             side; 0 gives exactly that crop.
-        missing: where no face is found: keep = the whole picture or annotated box, resized;
+        missing: where no face is found: keep = the whole image or annotated box, resized;
             centre = the largest square in its middle; skip = no crop.
         detector: checksum of the detector's weights.
     """
@@ -63,10 +63,10 @@ def settings_of(folder: Path) -> Settings:
 
 
 def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) -> list[Sample]:
-    """The samples with their aligned crops in place of the pictures; skipped ones are left out.
+    """The samples with their aligned crops in place of the images; skipped ones are left out.
 
     Raises:
-        DataError: the folder is of another data set or unfinished, or has no crop of a picture.
+        DataError: the folder is of another data set or unfinished, or has no crop of an image.
     """
     folder = Path(aligned)
     begun = settings_of(folder)
@@ -75,7 +75,7 @@ def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) ->
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} is not finished: run fervor data align again, it goes on")
     rows = {place_of(row): row for row in rows_of(folder / MANIFEST)}
-    found = []
+    aligned_samples = []
     for sample in samples:
         row = rows.get((source_of(sample, Path(root)), sample.box))
         if row is None:
@@ -88,15 +88,15 @@ def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) ->
         if row["state"] is not None and row["state"][0] != os.path.getsize(sample.path):
             raise DataError(f"{sample.path} has changed: run fervor data align again")
         if row["status"] != "skipped":
-            found.append(replace(sample, path=str(folder / row["file"]), box=None))
-    return found
+            aligned_samples.append(replace(sample, path=str(folder / row["file"]), box=None))
+    return aligned_samples
 
 
 def source_of(sample: Sample, root: Path) -> str:
-    """A picture's path from the data set's folder on, as the manifest names it.
+    """An image's path from the data set's folder on, as the manifest names it.
 
     Raises:
-        DataError: the picture stands in a table and has no file.
+        DataError: the image stands in a table and has no file.
     """
     if not sample.path:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Which pictures a training batch takes: a function of seed, epoch and step alone."""
+"""Which images a training batch takes: a function of seed, epoch and step alone."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from fervor.errors import DataError, UsageError
 
 
 class Key(NamedTuple):
-    """Which batch: its place in the run, the pictures it takes, and the part that is wanted.
+    """Which batch: its place in the run, the images it takes, and the part that is wanted.
 
     `rank` of `world` processes gets its equal share of the batch; the shares in order are the batch
     that a single process would get.
@@ -38,7 +38,7 @@ class EpochSampler(Sampler[Key]):
 
     Args:
         label: class numbers of the training split.
-        batch_size: pictures of a batch, over all processes.
+        batch_size: images of a batch, over all processes.
         sampling: see `config.Data.sampling`.
         epoch_fraction: length of an epoch as a share of the split, above 0 up to 1.
         rank: number of this process among `world`.
@@ -89,8 +89,8 @@ class EpochSampler(Sampler[Key]):
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order = self._order(generator)
         for step in range(len(self)):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield Key(self.epoch, step, tuple(chosen.tolist()), self.rank, self.world)
+            places = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield Key(self.epoch, step, tuple(places.tolist()), self.rank, self.world)
 
     def _order(self, generator: torch.Generator) -> Int[Tensor, " m"]:
         if self.sampling == "imbalance":
@@ -102,34 +102,34 @@ class EpochSampler(Sampler[Key]):
 
 
 def balanced(label: Int[Tensor, " n"], count: int, generator: torch.Generator) -> Int[Tensor, " m"]:
-    """`count` pictures in random order, equally many of each class that occurs.
+    """`count` images in random order, equally many of each class that occurs.
 
     Where `count` is no multiple of the classes, those that get one more are drawn. Within a class
-    no picture comes again before all others have come.
+    no image comes again before all others have come.
     """
     classes = torch.unique(label)
-    wanted = torch.full_like(classes, count // len(classes))
-    wanted[torch.randperm(len(classes), generator=generator)[: count % len(classes)]] += 1
-    chosen = []
-    for number, many in zip(classes, wanted.tolist(), strict=True):
+    counts = torch.full_like(classes, count // len(classes))
+    counts[torch.randperm(len(classes), generator=generator)[: count % len(classes)]] += 1
+    places = []
+    for number, many in zip(classes, counts.tolist(), strict=True):
         members = torch.nonzero(label == number).flatten()
         for start in range(0, many, len(members)):
             order = torch.randperm(len(members), generator=generator)
-            chosen.append(members[order[: many - start]])
-    taken = torch.cat(chosen)
+            places.append(members[order[: many - start]])
+    taken = torch.cat(places)
     return taken[torch.randperm(len(taken), generator=generator)]
 
 
 class Partners:
-    """For each picture another one of its class, drawn uniformly.
+    """For each image another one of its class, drawn uniformly.
 
-    A class with a single picture has no other: that picture is its own partner.
+    A class with a single image has no other: that image is its own partner.
     """
 
     def __init__(self, label: Int[Tensor, " n"]) -> None:
         self.members = torch.argsort(label, stable=True)  # class by class
         counts = torch.bincount(label)
-        self.first = (counts.cumsum(0) - counts)[label]  # where a picture's class begins
+        self.first = (counts.cumsum(0) - counts)[label]  # where an image's class begins
         self.count = counts[label]
         self.place = torch.empty_like(label)
         self.place[self.members] = torch.arange(len(label))

@@ -1,4 +1,4 @@
-"""What a run reads: its training pictures, and those on which its epoch is chosen."""
+"""What a run reads: its training images, and those on which its epoch is chosen."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from fervor.config import Data, Pipeline, Selection
 from fervor.data import datasets
 from fervor.data.datasets import subsets
-from fervor.data.image_set import Pictures, hold_out, read_pictures
+from fervor.data.image_set import ImageSet, hold_out, read_images
 from fervor.data.manifest import settings_of, substitute
 from fervor.errors import UsageError
 
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and selection pictures and their classes; `selected_on` names the split."""
+    """Training and selection images and their classes; `selected_on` names the split."""
 
     labels: tuple[str, ...]
-    train: Pictures
-    selection: Pictures
+    train: ImageSet
+    selection: ImageSet
     selected_on: str
 
 
 def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Splits:
-    """Training and selection pictures under a run's protocols; see `config.Run.selection`.
+    """Training and selection images under a run's protocols; see `config.Run.selection`.
 
     Raises:
         UsageError: no test split under `paper`, or one protocol for training and another for a
             selection that is held out of train.
-        DataError: a training picture is of a class that the protocol does not have.
+        DataError: a training image is of a class that the protocol does not have.
     """
     data, encoder, seed = pipeline.data, pipeline.encoder, pipeline.seed
 
@@ -41,28 +41,28 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
         return load_samples(data, split, protocol=protocol)[0]
 
     split = "test" if selection == "paper" else "valid"
-    shots, chosen = subsets.shots(data.subset), samples(split, data.protocol)
+    shots, selected = subsets.shots(data.subset), samples(split, data.protocol)
     train = samples("train", data.train_protocol or data.protocol)
     labels = subsets.class_names(data.classes) or datasets.labels_of(
         data.name, train, data.protocol
     )
-    if not chosen and selection == "paper":
+    if not selected and selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
     selected_on = split
-    if not chosen:
+    if not selected:
         if data.train_protocol:
             raise UsageError(
                 f"{data.name} has no validation split, so train and selection share one protocol: "
                 "leave --data.train_protocol out"
             )
-        train, chosen = hold_out(train, labels, data.validation, seed)
+        train, selected = hold_out(train, labels, data.validation, seed)
         selected_on = f"{data.validation:.0%} of train, held out"
     train = restricted(train, data, labels, seed)
     if shots and selected_on != "test":
-        chosen = subsets.few(chosen, subsets.VALID_SHOTS, seed)
+        selected = subsets.few(selected, subsets.VALID_SHOTS, seed)
 
-    def pictures(those: list[datasets.Sample]) -> Pictures:
-        return read_pictures(
+    def images(those: list[datasets.Sample]) -> ImageSet:
+        return read_images(
             those,
             labels,
             size=encoder.size,
@@ -72,27 +72,27 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
             cache=data.cache,
         )
 
-    return Splits(labels, pictures(train), pictures(chosen), selected_on)
+    return Splits(labels, images(train), images(selected), selected_on)
 
 
 def restricted(
     train: Sequence[datasets.Sample], data: Data, labels: Sequence[str], seed: int
 ) -> list[datasets.Sample]:
-    """The training samples that a protocol of few pictures, wrong labels or other priors leaves."""
-    found = list(train)
+    """The training samples that a protocol of few images, wrong labels or other priors leaves."""
+    remaining = list(train)
     if data.priors:
-        found = subsets.in_proportion(found, data.priors, seed)
+        remaining = subsets.in_proportion(remaining, data.priors, seed)
     if shots := subsets.shots(data.subset):
-        found = subsets.few(found, shots, seed)
+        remaining = subsets.few(remaining, shots, seed)
     if data.label_noise:
-        found = subsets.noisy(found, data.label_noise, labels, seed)
-    return found
+        remaining = subsets.noisy(remaining, data.label_noise, labels, seed)
+    return remaining
 
 
 def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[datasets.Sample], int]:
     """The samples of one split, and how many were left out because alignment had skipped them.
 
-    With `data.aligned` the crops there stand for the data set's pictures.
+    With `data.aligned` the crops there stand for the data set's images.
     """
     samples = datasets.load(
         data.name,
@@ -105,17 +105,17 @@ def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[dataset
     samples = subsets.of_classes(samples, subsets.class_names(data.classes))
     if not data.aligned:
         return samples, 0
-    found = substitute(samples, data.name, data.root, data.aligned)
-    if skipped := len(samples) - len(found):
+    substitutes = substitute(samples, data.name, data.root, data.aligned)
+    if skipped := len(samples) - len(substitutes):
         logger.warning(
             "%d of %d %s pictures hold no face and were skipped when they were aligned",
             skipped,
             len(samples),
             split,
         )
-    return found, skipped
+    return substitutes, skipped
 
 
 def alignment(data: Data) -> dict[str, Any] | None:
-    """How the aligned pictures were made that a run reads; None where it reads the data set's."""
+    """How the aligned images were made that a run reads; None where it reads the data set's."""
     return asdict(settings_of(Path(data.aligned))) if data.aligned else None

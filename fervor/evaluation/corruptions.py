@@ -1,9 +1,9 @@
-"""Seeded changes of a face picture at five severities: occlusion, pose, light, and loss of detail.
+"""Seeded changes of a face image at five severities: occlusion, pose, light, and loss of detail.
 
-Pictures are RGB, uint8 in 0..255, [h w 3], and keep their shape. What is random (a place, a side, a
-shade, the noise) depends on seed, corruption and the picture's number, never on the severity, so
+Images are RGB, uint8 in 0..255, [h w 3], and keep their shape. What is random (a place, a side, a
+shade, the noise) depends on seed, corruption and the image's number, never on the severity, so
 that a severity changes one thing: how strong it is. Amounts are ours; the kinds are those against
-which the papers claim to be robust (occlusion, pose, illumination) and those of everyday pictures.
+which the papers claim to be robust (occlusion, pose, illumination) and those of everyday images.
 """
 
 import io
@@ -25,13 +25,13 @@ __all__ = ["CORRUPTIONS", "GROUPS", "SEVERITIES", "Corruption", "corrupt"]
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 Change = Callable[[Floats, float, np.random.Generator, Floats], Floats]
-"""Picture in 0..1, amount, what is random, five points in pixels -> picture in 0..1."""
+"""Image in 0..1, amount, what is random, five points in pixels -> image in 0..1."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 DARK, CLOTH = 0.05, 0.85
 """Brightness of sunglasses and of a face mask."""
 CAMERA = 2.0
-"""Distance of the camera from the face, in widths of the picture, when it turns aside."""
+"""Distance of the camera from the face, in widths of the image, when it turns aside."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Corruption:
 
 
 def corrupt(
-    picture: Pixels,
+    image: Pixels,
     name: str,
     severity: int,
     *,
@@ -58,14 +58,14 @@ def corrupt(
     number: int = 0,
     points: Floats | None = None,
 ) -> Pixels:
-    """The picture under one corruption.
+    """The image under one corruption.
 
     Args:
-        picture: a cropped face.
+        image: a cropped face.
         name: a key of CORRUPTIONS.
         severity: 1 to 5.
         seed: of everything that is random.
-        number: the picture's number in its split.
+        number: the image's number in its split.
         points: eyes, nose and corners of the mouth [5 2] in pixels, in the order of
             `faces.TEMPLATE`; None for their usual places in a crop.
 
@@ -76,11 +76,11 @@ def corrupt(
         raise UsageError(f"unknown corruption {name!r}: expected one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise UsageError(f"severity is {severity}, expected 1 to {SEVERITIES[-1]}")
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     places = TEMPLATE * [width, height] if points is None else points
     random = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     kind = CORRUPTIONS[name]
-    changed = kind.change(picture / 255.0, kind.amounts[severity - 1], random, places)
+    changed = kind.change(image / 255.0, kind.amounts[severity - 1], random, places)
     eight: Pixels = np.rint(np.clip(changed, 0, 1) * 255).astype(np.uint8)
     return eight
 
@@ -120,7 +120,7 @@ def _rectangle(u: Floats, v: Floats, half: tuple[float, float], unit: float) -> 
 
 
 def _block(image: Floats, amount: float, random: np.random.Generator, points: Floats) -> Floats:
-    """A square of one shade somewhere; amount: its side as a share of the picture's."""
+    """A square of one shade somewhere; amount: its side as a share of the image's."""
     x, y = _grid(image)
     height, width = image.shape[:2]
     left, top = random.random(2) * (1 - amount)
@@ -191,12 +191,12 @@ def _rotation(image: Floats, amount: float, random: np.random.Generator, points:
 
 
 def _yaw(image: Floats, amount: float, random: np.random.Generator, points: Floats) -> Floats:
-    """The picture as a plane turned aside, seen by a camera before it; amount in degrees."""
+    """The image as a plane turned aside, seen by a camera before it; amount in degrees."""
     angle = float(np.radians(amount) * random.choice([-1, 1]))
     x, y, far = image.shape[1] / 2, image.shape[0] / 2, CAMERA * image.shape[1]
     cosine, sine = float(np.cos(angle)), float(np.sin(angle))
     # the plane's point (p, q) is seen at far * (p cos, q) / (far + p sin); solved for p and q, with
-    # the origin in the picture's middle and the denominator far cos - x sin scaled to far cos
+    # the origin in the image's middle and the denominator far cos - x sin scaled to far cos
     g = -sine / (far * cosine)
     norm = 1 - g * x
     a = (1 / cosine + x * g) / norm
@@ -246,14 +246,14 @@ def _contrast(image: Floats, amount: float, random: np.random.Generator, points:
 
 
 def _blur(image: Floats, amount: float, random: np.random.Generator, points: Floats) -> Floats:
-    """Gaussian; amount: its deviation as a share of the picture's width."""
+    """Gaussian; amount: its deviation as a share of the image's width."""
     eight = Image.fromarray(np.rint(image * 255).astype(np.uint8))
     blurred = eight.filter(ImageFilter.GaussianBlur(amount * image.shape[1]))
     return np.asarray(blurred) / 255.0
 
 
 def _noise(image: Floats, amount: float, random: np.random.Generator, points: Floats) -> Floats:
-    """Gaussian, the same in all channels (sensors of grey pictures); amount: its deviation."""
+    """Gaussian, the same in all channels (sensors of grey images); amount: its deviation."""
     noisy: Floats = image + amount * random.standard_normal(image.shape[:2])[:, :, None]
     return noisy
 

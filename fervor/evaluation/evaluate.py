@@ -23,7 +23,7 @@ from fervor.data import datasets
 from fervor.data.batch import Batch
 from fervor.data.datasets import Sample
 from fervor.data.duplicates import repeated
-from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
 from fervor.data.splits import alignment, load_samples
 from fervor.errors import ModelError, UsageError
@@ -114,8 +114,8 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
-def logits_of(info: ModelInfo, pictures: Pictures, words: Sequence[str] = ()) -> Floats:
-    """Logits [n c] of a split's pictures: for the model's own classes, or for words.
+def logits_of(info: ModelInfo, pictures: ImageSet, words: Sequence[str] = ()) -> Floats:
+    """Logits [n c] of a split's images: for the model's own classes, or for words.
 
     Raises:
         UsageError: the model's classes are no words, or its text encoder does not know these.
@@ -136,7 +136,7 @@ class Answers:
     Attributes:
         info: the model.
         scope: the classes that are counted.
-        pictures: the pictures [n]; their labels are numbers of these classes.
+        images: the images [n]; their labels are numbers of these classes.
         samples: the annotations that they come from [n].
         logits: of all the model's classes [n k].
         probabilities: of the classes that are counted [n c].
@@ -145,7 +145,7 @@ class Answers:
 
     info: ModelInfo
     scope: Scope
-    pictures: Pictures
+    pictures: ImageSet
     samples: tuple[Sample, ...]
     logits: Floats
     probabilities: Floats
@@ -158,19 +158,19 @@ class Answers:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each picture is answered rightly [n]."""
+        """Whether each image is answered rightly [n]."""
         right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.label
         return right
 
     @property
     def unit(self) -> Ints:
-        """Each picture's person [n]; every picture its own where none are known."""
+        """Each image's person [n]; every image its own where none are known."""
         return units(self.pictures.groups, len(self.pictures))
 
     def embedding(self, rows: Ints) -> Floats:
-        """Features [m d] of some of the pictures, as compared with the class vectors."""
-        chosen = self.pictures.subset(torch.from_numpy(rows))
-        batches = evaluation_batches(chosen, size=self.info.input.size)
+        """Features [m d] of some of the images, as compared with the class vectors."""
+        subset = self.pictures.subset(torch.from_numpy(rows))
+        batches = evaluation_batches(subset, size=self.info.input.size)
         return opened(self.info, "embedding")(batches)
 
 
@@ -183,7 +183,7 @@ def answer(
     exclude_duplicates: bool = False,
     attributes: bool = False,
 ) -> Answers:
-    """Answer a split's pictures, those of classes that model (or words) and data set share.
+    """Answer a split's images, those of classes that model (or words) and data set share.
 
     Raises:
         UsageError: classes that do not fit, or duplicates of another data set's train.
@@ -221,20 +221,20 @@ def evaluate(
 
     Args:
         model: a run folder or an exported model's folder.
-        data: which pictures.
+        data: which images.
         split: train, valid or test.
-        labels: words to choose of, in place of the model's own classes; pictures of classes that
+        labels: words to choose of, in place of the model's own classes; images of classes that
             they name are counted.
         output: folder of result files.
-        exclude_duplicates: leave out pictures that also stand in the model's train.
+        exclude_duplicates: leave out images that also stand in the model's train.
         report: write figures and tables into a folder beside the result file.
         umap: lay the features out by UMAP too, in the report.
-        compare: another model that answers the same pictures.
-        slices: attributes of the pictures by which accuracy is divided.
+        compare: another model that answers the same images.
+        slices: attributes of the images by which accuracy is divided.
 
     Raises:
         UsageError: classes that do not fit, duplicates of another data set's train, an attribute
-            that no picture has, or a report without matplotlib or umap-learn.
+            that no image has, or a report without matplotlib or umap-learn.
     """
     if umap and not report:
         raise UsageError("umap: a layout belongs into a report; add --report, or leave --umap out")
@@ -245,7 +245,7 @@ def evaluate(
     if umap:
         with missing_extra("umap"):
             importlib.import_module("umap")  # before all the work
-    found = answer(
+    answers = answer(
         ModelInfo.read(model),
         data,
         split,
@@ -253,25 +253,25 @@ def evaluate(
         exclude_duplicates=exclude_duplicates,
         attributes=bool(slices),
     )
-    result = {**origin(found.info, found.described), **_figures(found)}
+    result = {**origin(answers.info, answers.described), **_figures(answers)}
     if compare:
         second = ModelInfo.read(compare)
         other = answer(second, data, split, words=words, exclude_duplicates=exclude_duplicates)
-        result["comparison"] = comparison(found, other)
+        result["comparison"] = comparison(answers, other)
     if slices:
-        result["slices"] = by_attributes(found.samples, found.correct, slices)
-    asked = results.asked_of(
+        result["slices"] = by_attributes(answers.samples, answers.correct, slices)
+    question = results.asked_of(
         result,
         pictures=result["answers"]["pictures"],
-        temperature=found.info.temperature,
+        temperature=answers.info.temperature,
         compare=result["comparison"]["sha256"] if compare else None,
         slices=sorted(slices),
         **({"labels": list(words)} if words else {}),
     )
-    name = result_name(found.info, found.described, cross=found.scope.report is not None)
-    path, result = results.store(Path(output), name, result, asked)
+    name = result_name(answers.info, answers.described, cross=answers.scope.report is not None)
+    path, result = results.store(Path(output), name, result, question)
     if report:
-        write_report(path.with_suffix(""), found, result, root=data.root, umap=umap)
+        write_report(path.with_suffix(""), answers, result, root=data.root, umap=umap)
     return path, result
 
 
@@ -301,19 +301,19 @@ def result_name(info: ModelInfo, described: dict[str, Any], *, cross: bool) -> s
     return f"{info.name}-seed{info.seed}{other}{fold}-{described['split']}"
 
 
-def answers_of(found: Answers) -> dict[str, Any]:
-    """Every picture's class, answer and person, so that another result can be compared with it.
+def rows_of(answers: Answers) -> dict[str, Any]:
+    """Every image's class, answer and person, so that another result can be compared with it.
 
     Classes are numbers in the order of the result's `classes`; persons are numbered as they come.
-    `pictures` is a checksum of the pictures' names, classes and persons, in their order.
+    `pictures` is a checksum of the images' names, classes and persons, in their order.
     """
-    names = [Path(source).name for source in found.pictures.sources]
-    label, persons = found.label.tolist(), found.unit.tolist()
+    names = [Path(source).name for source in answers.pictures.sources]
+    label, persons = answers.label.tolist(), answers.unit.tolist()
     return {
         "pictures": hashlib.sha256(json.dumps([names, label, persons]).encode()).hexdigest(),
         "label": _words(label),
-        "answer": _words(found.probabilities.argmax(1).tolist()),
-        "person": _words(persons) if found.pictures.groups else "",
+        "answer": _words(answers.probabilities.argmax(1).tolist()),
+        "person": _words(persons) if answers.pictures.groups else "",
     }
 
 
@@ -322,34 +322,34 @@ def _words(numbers: Iterable[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _figures(found: Answers) -> dict[str, Any]:
-    figures = summary(found.probabilities, found.label, found.scope.labels)
+def _figures(answers: Answers) -> dict[str, Any]:
+    figures = summary(answers.probabilities, answers.label, answers.scope.labels)
     intervals = bootstrap_intervals(np.array(figures["confusion"]))
-    if found.pictures.groups:  # pictures of one person are one observation
-        answer, classes = found.probabilities.argmax(1), len(found.scope.labels)
-        intervals = grouped_intervals(found.label, answer, found.unit, classes)
+    if answers.pictures.groups:  # images of one person are one observation
+        answer, classes = answers.probabilities.argmax(1), len(answers.scope.labels)
+        intervals = grouped_intervals(answers.label, answer, answers.unit, classes)
         figures["accuracy_interval"] = list(intervals["accuracy"])
-    points = found.info.operating_points
-    if points is not None and "words" not in (found.scope.report or {}):
-        calibrated = found.logits.astype(np.float64) / found.info.temperature
+    points = answers.info.operating_points
+    if points is not None and "words" not in (answers.scope.report or {}):
+        calibrated = answers.logits.astype(np.float64) / answers.info.temperature
         figures["operating_points"] = figures_at_points(
-            calibrated, found.label, found.scope.columns, points
+            calibrated, answers.label, answers.scope.columns, points
         )
-    cross = found.scope.report
+    cross = answers.scope.report
     if cross is not None:
-        right = found.logits.argmax(1) == np.array(found.scope.columns)[found.label]
+        right = answers.logits.argmax(1) == np.array(answers.scope.columns)[answers.label]
         cross = {**cross, "accuracy_over_all_classes": float(right.mean())}
     return {
         "cross_data": cross,
         **figures,
-        "persons": len(set(found.unit.tolist())) if found.pictures.groups else None,
+        "persons": len(set(answers.unit.tolist())) if answers.pictures.groups else None,
         "bootstrap_intervals": {name: list(pair) for name, pair in intervals.items()},
-        "answers": answers_of(found),
+        "answers": rows_of(answers),
     }
 
 
 def comparison(first: Answers, second: Answers) -> dict[str, Any]:
-    """Two models on the same pictures, and whether they differ.
+    """Two models on the same images, and whether they differ.
 
     McNemar's exact test; where persons are known, the test that flips persons' signs.
 
@@ -362,10 +362,10 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
             f"--compare {second.info.folder}: it answers with {', '.join(second.scope.labels)}, "
             f"the model with {', '.join(first.scope.labels)}: expected the same classes"
         )
-    found, unit = mcnemar(first.correct, second.correct), first.unit
+    test, unit = mcnemar(first.correct, second.correct), first.unit
     ours, theirs = first.correct[None].astype(float), second.correct[None].astype(float)
     better = gain(ours, theirs, unit)
-    grouped, p_value = bool(first.pictures.groups), found.p_value
+    grouped, p_value = bool(first.pictures.groups), test.p_value
     if grouped:
         p_value = sign_flips((ours - theirs)[0], unit)
     return {
@@ -373,8 +373,8 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
         "seed": second.info.seed,
         "sha256": dict(second.info.sha256),
         "accuracy": float(second.correct.mean()),
-        "first_only": found.first_only,
-        "second_only": found.second_only,
+        "first_only": test.first_only,
+        "second_only": test.second_only,
         "gain": better.mean,
         "gain_interval": [better.low, better.high],
         "test": "sign flips of persons" if grouped else "McNemar",
@@ -390,15 +390,15 @@ def counted(
     words: Sequence[str] = (),
     exclude_duplicates: bool = False,
     attributes: bool = False,
-) -> tuple[Scope, Pictures, tuple[Sample, ...], dict[str, Any]]:
-    """The classes and pictures that are counted, and what a result says of them."""
-    found, samples, described = counted_samples(
+) -> tuple[Scope, ImageSet, tuple[Sample, ...], dict[str, Any]]:
+    """The classes and images that are counted, and what a result says of them."""
+    shared_scope, samples, described = counted_samples(
         info, data, split, words=words, exclude_duplicates=exclude_duplicates, attributes=attributes
     )
-    pictures, described = counted_pictures(info, data, found, samples, described)
+    pictures, described = counted_images(info, data, shared_scope, samples, described)
     if pictures.rows is not None:  # those without a face are gone
         samples = tuple(samples[row] for row in pictures.rows.tolist())
-    return found, pictures, samples, described
+    return shared_scope, pictures, samples, described
 
 
 def counted_samples(
@@ -413,12 +413,12 @@ def counted_samples(
     """The classes and annotations that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
     loaded, skipped = load_samples(data, split, protocol=protocol)
-    found = (
+    shared_scope = (
         scope_of_words(info, words, data.name, protocol, loaded)
         if words
         else scope(info, data.name, protocol, loaded)
     )
-    samples, repeats = found.samples, set()
+    samples, repeats = shared_scope.samples, set()
     if exclude_duplicates:
         repeats = set(repeated(samples, _training_samples(info, data, split)))
         samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
@@ -439,18 +439,18 @@ def counted_samples(
             "duplicates": len(repeats),
         },
     }
-    return found, samples, described
+    return shared_scope, samples, described
 
 
-def counted_pictures(
+def counted_images(
     info: ModelInfo,
     data: Data,
     scope: Scope,
     samples: Sequence[Sample],
     described: dict[str, Any],
-) -> tuple[Pictures, dict[str, Any]]:
-    """The samples' pictures, and what a result says of the data when those are read."""
-    pictures = read_pictures(
+) -> tuple[ImageSet, dict[str, Any]]:
+    """The samples' images, and what a result says of the data when those are read."""
+    pictures = read_images(
         samples,
         scope.labels,
         size=info.input.size,

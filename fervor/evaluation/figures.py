@@ -86,7 +86,7 @@ def confusion_figure(matrix: Ints, labels: Sequence[str]) -> Figure:
 
 
 def reliability_figure(bins: Bins, error: float) -> Figure:
-    """Accuracy over confidence in bins of equally many pictures; the diagonal is calibrated."""
+    """Accuracy over confidence in bins of equally many images; the diagonal is calibrated."""
     figure, axes = _axes(4, 3.8)
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
     axes.plot(bins.confidence, bins.accuracy, color=PALETTE[5], marker="o", label="model")
@@ -100,7 +100,7 @@ def reliability_figure(bins: Bins, error: float) -> Figure:
 
 
 def coverage_figure(curve: CoverageRisk) -> Figure:
-    """Share of wrong answers among the surest pictures."""
+    """Share of wrong answers among the surest images."""
     figure, axes = _axes(4, 3.8)
     axes.plot(curve.coverage, curve.risk, color=PALETTE[5])
     axes.set_xlim(0, 1)
@@ -115,16 +115,16 @@ def scatter_figure(places: Floats, label: Ints, labels: Sequence[str]) -> Figure
     """Features laid out in the plane [n 2], one colour and sign for each class."""
     figure, axes = _axes(6.2, 4.6)
     for number, name in enumerate(labels):
-        chosen = places[label == number]
+        members = places[label == number]
         axes.scatter(
-            chosen[:, 0],
-            chosen[:, 1],
+            members[:, 0],
+            members[:, 1],
             s=9,
             color=PALETTE[number % len(PALETTE)],
             marker=MARKERS[number % len(MARKERS)],
             linewidths=0,
             alpha=0.75,
-            label=f"{name} ({len(chosen)})",
+            label=f"{name} ({len(members)})",
         )
     axes.set_xticks([])
     axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""Which classes and pictures an evaluation counts, also on another data set than the model's own.
+"""Which classes and images an evaluation counts, also on another data set than the model's own.
 
 On the data set that a model was trained on, its classes stay as they are and an unknown one is
 wrong use. On any other, classes are matched by name: what only one side knows is left out and
@@ -19,7 +19,7 @@ from fervor.labels import canonical
 
 
 ANYBODYS = ("folder", "csv")
-"""Data sets whose name does not say whose pictures they hold."""
+"""Data sets whose name does not say whose images they hold."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Scope:
     Attributes:
         labels: the classes, in the model's order.
         columns: their places among the model's classes.
-        samples: the pictures of these classes.
+        samples: the images of these classes.
         report: what was left out on both sides; None on the model's own data set.
     """
 
@@ -40,52 +40,52 @@ class Scope:
 
 
 def scope(info: ModelInfo, name: str, protocol: str, samples: Sequence[Sample]) -> Scope:
-    """The classes and pictures that model and data set share.
+    """The classes and images that model and data set share.
 
     Args:
         info: the model.
         name: the data set that is evaluated.
         protocol: its protocol.
-        samples: its pictures.
+        samples: its images.
 
     Raises:
         UsageError: a class of its own data set is unknown to the model, or another data set shares
             fewer than two classes with it.
     """
-    known = info.labels
+    classes = info.labels
     trained_on = info.data.name
     if name == trained_on:
-        unknown = sorted({sample.label for sample in samples} - set(known))
+        unknown = sorted({sample.label for sample in samples} - set(classes))
         if not unknown:
-            return Scope(known, tuple(range(len(known))), tuple(samples), None)
+            return Scope(classes, tuple(range(len(classes))), tuple(samples), None)
         if name not in ANYBODYS:
             raise UsageError(
                 f"{name} under {protocol} holds {', '.join(unknown)}, the model knows "
-                f"{', '.join(known)}: choose a protocol with these classes, or name classes with "
+                f"{', '.join(classes)}: choose a protocol with these classes, or name classes with "
                 "--labels, which a model that compares with texts can answer"
             )
-    asked = datasets.labels_of(name, samples, protocol)
-    shared = tuple(label for label in known if label in asked)
+    labels_there = datasets.labels_of(name, samples, protocol)
+    shared = tuple(label for label in classes if label in labels_there)
     if len(shared) < 2:
         raise UsageError(
-            f"{name} under {protocol} has {', '.join(asked) or 'no class'}, the model knows "
-            f"{', '.join(known)}: expected at least two in common"
+            f"{name} under {protocol} has {', '.join(labels_there) or 'no class'}, the model knows "
+            f"{', '.join(classes)}: expected at least two in common"
         )
     left_out = Counter(sample.label for sample in samples if sample.label not in shared)
     report = {
         "trained_on": trained_on,
         "shared": list(shared),
-        "model_only": [label for label in known if label not in shared],
-        "data_only": {label: left_out[label] for label in asked if label not in shared},
+        "model_only": [label for label in classes if label not in shared],
+        "data_only": {label: left_out[label] for label in labels_there if label not in shared},
     }
-    kept = tuple(sample for sample in samples if sample.label in shared)
-    return Scope(shared, tuple(known.index(label) for label in shared), kept, report)
+    shared_samples = tuple(sample for sample in samples if sample.label in shared)
+    return Scope(shared, tuple(classes.index(label) for label in shared), shared_samples, report)
 
 
 def scope_of_words(
     info: ModelInfo, words: Sequence[str], name: str, protocol: str, samples: Sequence[Sample]
 ) -> Scope:
-    """The classes that words name, and their pictures; a word that names none is an answer too.
+    """The classes that words name, and their images; a word that names none is an answer too.
 
     A word names a class that is spelt alike or, for the eight expressions, is a synonym of it.
 
@@ -94,7 +94,7 @@ def scope_of_words(
         words: what it is asked for.
         name: the data set that is evaluated.
         protocol: its protocol.
-        samples: its pictures.
+        samples: its images.
 
     Raises:
         UsageError: the words name no class of the data set, or one of them twice.

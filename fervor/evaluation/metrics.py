@@ -2,7 +2,7 @@
 
 Conventions: `probabilities` is [n c] with rows summing to 1, `label` holds class numbers [n];
 n is at least 1. The answer is the first of the most probable classes. Every value lies in 0..1
-unless its function says otherwise. A class without pictures does not enter a mean over classes.
+unless its function says otherwise. A class without images does not enter a mean over classes.
 """
 
 from collections.abc import Iterable
@@ -41,32 +41,32 @@ Spacing = Literal["mass", "width"]
 class PerClass(NamedTuple):
     """Figures by class, [c] each; 0 where nothing was to be found or nothing was answered."""
 
-    pictures: Ints
+    support: Ints
     precision: Floats
     recall: Floats
     f1: Floats
 
     def mean_class_accuracy(self) -> float:
-        """Mean recall over the classes that have pictures."""
-        return float(self.recall[self.pictures > 0].mean())
+        """Mean recall over the classes that have images."""
+        return float(self.recall[self.support > 0].mean())
 
     def macro_f1(self) -> float:
-        """Mean F1 over the classes that have pictures."""
-        return float(self.f1[self.pictures > 0].mean())
+        """Mean F1 over the classes that have images."""
+        return float(self.f1[self.support > 0].mean())
 
 
 class Bins(NamedTuple):
-    """Pictures by confidence, [k] each; empty bins are left out."""
+    """Images by confidence, [k] each; empty bins are left out."""
 
     low: Floats
     high: Floats
-    pictures: Ints
+    support: Ints
     confidence: Floats
     accuracy: Floats
 
 
 class CoverageRisk(NamedTuple):
-    """Share of pictures that are answered, the surest first, and share of wrong answers; [n]."""
+    """Share of images that are answered, the surest first, and share of wrong answers; [n]."""
 
     coverage: Floats
     risk: Floats
@@ -89,7 +89,7 @@ def confusion(label: Ints, predicted: Ints, classes: int) -> Ints:
 
 
 def per_class(label: Ints, predicted: Ints, classes: int) -> PerClass:
-    """Pictures, precision, recall and F1 of each class."""
+    """Images, precision, recall and F1 of each class."""
     precision, recall, f1, count = sklearn_metrics.precision_recall_fscore_support(
         label, predicted, labels=range(classes), zero_division=0
     )
@@ -97,7 +97,7 @@ def per_class(label: Ints, predicted: Ints, classes: int) -> PerClass:
 
 
 def top_k_accuracy(probabilities: Floats, label: Ints, k: int) -> float:
-    """Share of pictures whose class is among the k most probable; of equals the first wins."""
+    """Share of images whose class is among the k most probable; of equals the first wins."""
     own = probabilities[np.arange(len(label)), label][:, None]
     earlier = np.arange(probabilities.shape[1]) < label[:, None]
     before = (probabilities > own) | ((probabilities == own) & earlier)
@@ -107,7 +107,7 @@ def top_k_accuracy(probabilities: Floats, label: Ints, k: int) -> float:
 def reliability(
     probabilities: Floats, label: Ints, *, bins: int = BINS, spacing: Spacing = "mass"
 ) -> Bins:
-    """Confidence against accuracy, in bins of equally many pictures or of equal width.
+    """Confidence against accuracy, in bins of equally many images or of equal width.
 
     Bins of equal width hold confidences in (low, high], the first from 0 on.
     """
@@ -137,8 +137,8 @@ def expected_calibration_error(
     probabilities: Floats, label: Ints, *, bins: int = BINS, spacing: Spacing = "mass"
 ) -> float:
     """Mean gap between confidence and accuracy over the bins of `reliability`."""
-    found = reliability(probabilities, label, bins=bins, spacing=spacing)
-    gaps = np.abs(found.accuracy - found.confidence) * found.pictures
+    diagram = reliability(probabilities, label, bins=bins, spacing=spacing)
+    gaps = np.abs(diagram.accuracy - diagram.confidence) * diagram.support
     return float(gaps.sum() / len(label))
 
 
@@ -155,10 +155,10 @@ def negative_log_likelihood(probabilities: Floats, label: Ints) -> float:
 
 
 def coverage_risk(probabilities: Floats, label: Ints) -> CoverageRisk:
-    """The risk of answering the surest share of the pictures only.
+    """The risk of answering the surest share of the images only.
 
-    Pictures of equal confidence come in no order: each takes their mean, so that the order of the
-    pictures changes nothing.
+    Images of equal confidence come in no order: each takes their mean, so that the order of the
+    images changes nothing.
     """
     confidence, wrong = probabilities.max(1), probabilities.argmax(1) != label
     _, group = np.unique(-confidence, return_inverse=True)
@@ -179,8 +179,8 @@ def fitted_temperature(logits: Floats, label: Ints) -> float:
         )
         return float(-log_probabilities[np.arange(len(label)), label].mean())
 
-    found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(minimum.x))
 
 
 def summary(probabilities: Floats, label: Ints, labels: Iterable[str]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def summary(probabilities: Floats, label: Ints, labels: Iterable[str]) -> dict[s
         "coverage_risk_area": coverage_risk(probabilities, label).area(),
         "classes": {
             name: {
-                "count": int(by_class.pictures[number]),
+                "count": int(by_class.support[number]),
                 "precision": float(by_class.precision[number]),
                 "recall": float(by_class.recall[number]),
                 "f1": float(by_class.f1[number]),

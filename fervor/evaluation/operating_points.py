@@ -16,7 +16,7 @@ from fervor.evaluation.metrics import per_class, softmax
 from fervor.evaluation.significance import Floats, Ints
 
 
-PRIOR_SHARES = tuple(round(0.05 * step, 2) for step in range(21))
+PRIOR_FRACTIONS = tuple(round(0.05 * step, 2) for step in range(21))
 """Of the log prior, tried in this order."""
 
 GIVEN = 0.008
@@ -42,7 +42,7 @@ def fitted_points(logits: Floats, label: Ints, counts: Sequence[int]) -> Operati
     prior = log_prior(counts)
     natural = _figures(logits, label)
     best, fraction = natural, 0.0
-    for candidate in PRIOR_SHARES:
+    for candidate in PRIOR_FRACTIONS:
         figures = _figures(logits - candidate * prior, label)
         affordable = figures["accuracy"] >= natural["accuracy"] - GIVEN - 1e-12
         if affordable and figures["mean_class_accuracy"] > best["mean_class_accuracy"]:
@@ -73,11 +73,11 @@ def threshold(probabilities: Floats, label: Ints, *, right: float = RIGHT) -> fl
 
 def _figures(logits: Floats, label: Ints) -> dict[str, float]:
     answer, classes = logits.argmax(1), logits.shape[1]
-    found = per_class(label, answer, classes)
+    by_class = per_class(label, answer, classes)
     return {
         "accuracy": float((answer == label).mean()),
-        "mean_class_accuracy": found.mean_class_accuracy(),
-        "macro_f1": found.macro_f1(),
+        "mean_class_accuracy": by_class.mean_class_accuracy(),
+        "macro_f1": by_class.macro_f1(),
     }
 
 
@@ -94,15 +94,15 @@ def figures_at_points(
     """
     moved_logits = logits - points.prior_share * np.array(points.log_prior)
     both = (("natural", points.natural, logits), ("balanced", points.balanced, moved_logits))
-    found = {}
+    figures = {}
     for name, point, moved in both:
         counted = moved[:, list(columns)]
         probabilities, correct = softmax(counted), counted.argmax(1) == label
         sure = probabilities.max(1) >= point.abstain
-        found[name] = {
+        figures[name] = {
             **_figures(counted, label),
             "abstain": point.abstain,
             "coverage": float(sure.mean()),
             "accuracy_of_covered": float(correct[sure].mean()) if sure.any() else 0.0,
         }
-    return found
+    return figures

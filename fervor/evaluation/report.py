@@ -23,7 +23,7 @@ from fervor.io.csv_cells import harmless
 
 
 LAID_OUT = 2000
-"""Pictures in the layout of features, drawn by SEED where there are more: t-SNE takes long."""
+"""Images in the layout of features, drawn by SEED where there are more: t-SNE takes long."""
 
 SEED = 0
 PERPLEXITY = 30.0
@@ -47,7 +47,7 @@ def write_report(
         folder: is made where it is missing.
         found: the model's answers.
         result: what the result file says of them.
-        root: the data set's folder, from which the pictures are named.
+        root: the data set's folder, from which the images are named.
         umap: lay the features out by UMAP too.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,9 @@ def _drawn(
 
 
 def laid_out(count: int) -> Ints:
-    """Which of so many pictures are laid out: all, or a seeded choice of them."""
-    chosen = np.random.default_rng(SEED).permutation(count)[:LAID_OUT]
-    rows: Ints = np.sort(chosen)
+    """Which of so many images are laid out: all, or a seeded choice of them."""
+    sample = np.random.default_rng(SEED).permutation(count)[:LAID_OUT]
+    rows: Ints = np.sort(sample)
     return rows
 
 
@@ -116,7 +116,7 @@ def umap_layout(embedding: Floats) -> Floats:
     Needs more than three of them. One thread and SEED: the same features give the same places.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # few pictures, or groups that no neighbour joins
+        warnings.simplefilter("ignore")  # few images, or groups that no neighbour joins
         import umap  # brings a compiler, and takes as long to load
 
         count = len(embedding)
@@ -127,8 +127,8 @@ def umap_layout(embedding: Floats) -> Floats:
             random_state=SEED,
             n_jobs=1,
         ).fit_transform(np.asarray(embedding, np.float32))
-    found: Floats = np.asarray(places, np.float64)
-    return found
+    layout: Floats = np.asarray(places, np.float64)
+    return layout
 
 
 def _silhouette(embedding: Floats, label: Ints) -> float | None:
@@ -160,7 +160,7 @@ def _predictions(found: Answers, root: str) -> Iterable[list[Any]]:
 
 
 def _relative(path: str, root: str) -> str:
-    """A picture's path below the data set's root; as it is where it lies elsewhere."""
+    """An image's path below the data set's root; as it is where it lies elsewhere."""
     if not path or not Path(path).is_relative_to(root):
         return path
     return os.path.relpath(path, root)
@@ -247,7 +247,7 @@ def _comparison(result: dict[str, Any]) -> list[str]:
 
 def _slices(result: dict[str, Any]) -> list[str]:
     parts = []
-    for column, found in result.get("slices", {}).items():
+    for column, told in result.get("slices", {}).items():
         rows = [
             [
                 name,
@@ -255,13 +255,13 @@ def _slices(result: dict[str, Any]) -> list[str]:
                 f"{group['accuracy']:.2%}",
                 "{:.2%} to {:.2%}".format(*group["accuracy_interval"]),
             ]
-            for name, group in found["groups"].items()
+            for name, group in told["groups"].items()
         ]
         parts.append(f"<h2>By {html.escape(column)}</h2>")
         parts.append(_table([column, "pictures", "accuracy", "95 % interval"], rows))
         parts.append(
-            f"<p>Equal accuracy in all groups ({found['test']} test): p = {found['p_value']:.3g}, "
-            f"corrected for the number of attributes (Holm) {found['p_value_holm']:.3g}.</p>"
+            f"<p>Equal accuracy in all groups ({told['test']} test): p = {told['p_value']:.3g}, "
+            f"corrected for the number of attributes (Holm) {told['p_value_holm']:.3g}.</p>"
         )
     return parts
 

@@ -1,6 +1,6 @@
 """Result files: JSON with its provenance inside, a fingerprint, and a checksum over the whole.
 
-A result says which recipe, seed and commit made its model, how the epoch was chosen, which pictures
+A result says which recipe, seed and commit made its model, how the epoch was chosen, which images
 were counted under which protocol, and the versions that counted them. `content_sha256` is over all
 other fields, so that a number that was changed by hand is found when the file is read.
 `fingerprint` is over what was asked: weights, data, filters, selection, seed. It is part of a
@@ -24,7 +24,7 @@ REQUIRED = (
     *("model", "run.config", "run.seed", "run.commit", "run.selection"),
     *("data.name", "data.protocol", "data.split", "sha256", "commit", "versions"),
 )
-"""What a result file says of its origin, beside a `count` of pictures; commits may be empty."""
+"""What a result file says of its origin, beside a `count` of images; commits may be empty."""
 
 COMMITS = ("run.commit", "commit")
 """Empty outside a checkout, where the version of fervor stands for it."""

@@ -18,13 +18,13 @@ import torch
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data
 from fervor.data.batch import Batch
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, Corruption, corrupt
 from fervor.evaluation.evaluate import (
     Network,
-    counted_pictures,
+    counted_images,
     counted_samples,
     opened,
     origin,
@@ -59,19 +59,19 @@ def robustness(
 
     Args:
         model: a run folder or an exported model's folder.
-        data: which pictures; corruptions change what is cut out of them, before it is resized.
+        data: which images; corruptions change what is cut out of them, before it is resized.
         split: train, valid or test.
         output: folder of result files.
         baseline: a model folder, which is measured too, or the result file of an earlier
-            measurement of the same pictures; empty for none.
-        pictures: how many, chosen by the seed; 0 for all.
+            measurement of the same images; empty for none.
+        images: how many, chosen by the seed; 0 for all.
         seed: of the choice and of everything that is random in a corruption.
-        points: eyes, nose and corners of the mouth of each of the split's pictures [n 5 2], as
+        points: eyes, nose and corners of the mouth of each of the split's images [n 5 2], as
             shares of width and height; None for their usual places in a crop.
         report: draw accuracy over severity too.
 
     Raises:
-        UsageError: the baseline's file is of other pictures, or matplotlib is missing.
+        UsageError: the baseline's file is of other images, or matplotlib is missing.
     """
     draw = _drawer() if report else None
     other = None
@@ -89,9 +89,9 @@ def robustness(
         )
     info = ModelInfo.read(model)
     scope, samples, described = counted_samples(info, data, split)
-    numbers = chosen(len(samples), pictures, seed)
+    numbers = drawn_rows(len(samples), pictures, seed)
     few = [samples[number] for number in numbers]
-    shown, described = counted_pictures(info, data, scope, few, described)
+    shown, described = counted_images(info, data, scope, few, described)
     if shown.rows is not None:  # those without a face are gone
         numbers = numbers[shown.rows.numpy()]
     result = {
@@ -101,22 +101,22 @@ def robustness(
     }
     if other is not None:
         result["baseline"] = compared(result, other, baseline)
-    asked = results.asked_of(
+    question = results.asked_of(
         result,
         temperature=info.temperature,
         pictures={**result["pictures"], "count": len(numbers)},
         baseline=None if other is None else other["sha256"],
     )
     name = result_name(info, described, cross=scope.report is not None)
-    path, result = results.store(Path(output), name, result, asked)
+    path, result = results.store(Path(output), name, result, question)
     _write_table(path.with_suffix(".csv"), result)
     if draw is not None:
         draw(path, [result] if other is None else [result, other])
     return path, result
 
 
-def chosen(count: int, pictures: int, seed: int) -> Ints:
-    """The numbers of the pictures that are measured, ascending."""
+def drawn_rows(count: int, pictures: int, seed: int) -> Ints:
+    """The numbers of the images that are measured, ascending."""
     order = np.random.default_rng(seed).permutation(count)
     rows: Ints = np.sort(order[:pictures] if pictures else order)
     return rows
@@ -125,7 +125,7 @@ def chosen(count: int, pictures: int, seed: int) -> Ints:
 def measure(
     info: ModelInfo,
     scope: Scope,
-    pictures: Pictures,
+    pictures: ImageSet,
     numbers: Ints,
     *,
     seed: int,
@@ -133,7 +133,7 @@ def measure(
 ) -> dict[str, Any]:
     """Right answers without and with each corruption, by severity, and their means.
 
-    `numbers` [n] are the pictures' places in the whole split, on which their corruptions depend.
+    `numbers` [n] are the images' places in the whole split, on which their corruptions depend.
     """
     network, size = opened(info), info.input.size
     label = pictures.label.numpy()
@@ -151,25 +151,25 @@ def measure(
             return hits
 
         clean = right()
-        found = {
+        by_corruption = {
             name: _figures(kind, [right(name, severity) for severity in SEVERITIES], len(numbers))
             for name, kind in CORRUPTIONS.items()
         }
     by_group = {
-        group: mean(row["mean_accuracy"] for row in found.values() if row["group"] == group)
+        group: mean(row["mean_accuracy"] for row in by_corruption.values() if row["group"] == group)
         for group in GROUPS
     }
     return {
         "count": len(numbers),
         "clean": {"correct": clean, "accuracy": clean / len(numbers)},
-        "mean_accuracy": mean(row["mean_accuracy"] for row in found.values()),
+        "mean_accuracy": mean(row["mean_accuracy"] for row in by_corruption.values()),
         "groups": by_group,
-        "corruptions": found,
+        "corruptions": by_corruption,
     }
 
 
 def corrupted_batches(
-    pictures: Pictures,
+    pictures: ImageSet,
     numbers: Ints,
     name: str,
     severity: int,
@@ -178,9 +178,9 @@ def corrupted_batches(
     seed: int,
     points: Floats | None = None,
 ) -> Iterator[Batch]:
-    """Pictures under one corruption as a network takes them in; clean ones at severity 0.
+    """Images under one corruption as a network takes them in; clean ones at severity 0.
 
-    `numbers` [n] are their places in the whole split: what is drawn for a picture depends on them.
+    `numbers` [n] are their places in the whole split: what is drawn for an image depends on them.
     """
     for indices in torch.arange(len(pictures)).split(BATCH):
         images = pictures.take(indices).permute(0, 2, 3, 1).numpy()
@@ -216,7 +216,7 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> dict[st
     """Corruption errors beside a baseline's; None where the baseline makes no mistake.
 
     Raises:
-        UsageError: the other result is none of robustness, or of other pictures.
+        UsageError: the other result is none of robustness, or of other images.
     """
     keys = ("name", "protocol", "split", "fold", "faces", "margin")
     same = "corruptions" in theirs and all(ours["data"][key] == theirs["data"][key] for key in keys)
@@ -231,13 +231,13 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> dict[st
         below = sum(1 - accuracy for accuracy in theirs["corruptions"][kind]["accuracy"])
         above = sum(1 - accuracy for accuracy in row["accuracy"])
         errors[kind] = above / below if below else None
-    known = [error for error in errors.values() if error is not None]
+    finite_errors = [error for error in errors.values() if error is not None]
     return {
         "model": theirs["model"],
         "seed": theirs["run"]["seed"],
         "sha256": theirs["sha256"],
         "clean_accuracy": theirs["clean"]["accuracy"],
-        "mean_corruption_error": mean(known) if known else None,
+        "mean_corruption_error": mean(finite_errors) if finite_errors else None,
         "corruption_errors": errors,
     }
 

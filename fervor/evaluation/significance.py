@@ -1,7 +1,7 @@
 """How sure a figure is: intervals, and tests of whether two figures differ; pure functions.
 
-Pictures of one person are no independent observations. Where they are known, a unit [n] numbers
-each picture's person, and units are drawn, not pictures.
+Images of one person are no independent observations. Where they are known, a unit [n] numbers
+each image's person, and units are drawn, not images.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ Ints = NDArray[np.integer[Any]]
 RESAMPLES = 2000
 LEVEL = 0.95
 SMALLEST_EXPECTED = 5
-"""Expected pictures of a cell from which on the chi-square test is trusted (Cochran's rule)."""
+"""Expected images of a cell from which on the chi-square test is trusted (Cochran's rule)."""
 
 
 class Discordant(NamedTuple):
-    """Pictures that one model alone gets right, and the probability of so unequal a division."""
+    """Images that one model alone gets right, and the probability of so unequal a division."""
 
     first_only: int
     second_only: int
@@ -58,7 +58,7 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of accuracy, mean class accuracy and macro F1.
 
-    Drawing pictures with replacement draws the cells of their confusion [c c] from a multinomial,
+    Drawing images with replacement draws the cells of their confusion [c c] from a multinomial,
     which is what is done: these figures depend on nothing else. In each resample a class that was
     not drawn does not enter a mean.
     """
@@ -77,12 +77,12 @@ def grouped_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The intervals of `bootstrap_intervals` where persons, not pictures, are drawn.
+    """The intervals of `bootstrap_intervals` where persons, not images, are drawn.
 
     Args:
         label: class numbers [n].
         answer: the answered classes [n].
-        unit: each picture's person [n]; see `units`.
+        unit: each image's person [n]; see `units`.
         classes: how many classes there are.
         resamples: how often as many persons are drawn with replacement.
         seed: of the draws.
@@ -114,7 +114,7 @@ def _intervals(drawn: Ints) -> dict[str, tuple[float, float]]:
 def bootstrap_mean_interval(
     values: Floats, *, unit: Ints | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean of values [n], such as the pictures' Brier scores.
+    """95 % percentile interval of the mean of values [n], such as the images' Brier scores.
 
     Where `unit` numbers each value's person [n], persons are drawn.
     """
@@ -133,14 +133,14 @@ def _percentiles(values: Floats) -> tuple[float, float]:
 
 
 def units(groups: Sequence[str], count: int) -> Ints:
-    """A number for each picture's person, from 0 on [count]; a picture without one is its own."""
+    """A number for each image's person, from 0 on [count]; an image without one is its own."""
     names = [name or f"\0{row}" for row, name in enumerate(groups or [""] * count)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], np.int64)
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds on a sample of pictures, with its 95 % interval.
+    """A mean over seeds on a sample of images, with its 95 % interval.
 
     `p_value` is that of the mean being 0; of a figure that cannot be 0 it says nothing.
     """
@@ -152,12 +152,12 @@ class Estimate(NamedTuple):
 
 
 def estimate(seeds: Sequence[float], sampling: float) -> Estimate:
-    """The interval of a mean over k seeds whose test pictures are a sample.
+    """The interval of a mean over k seeds whose test images are a sample.
 
     Its variance is s^2 / k of the seeds, with k - 1 degrees of freedom, and `sampling`, the
-    variance that drawing other pictures would give; the degrees of both together are
+    variance that drawing other images would give; the degrees of both together are
     Satterthwaite's. It is never surer than the seeds alone are (Student's t). One seed says nothing
-    of others: its interval is that of the pictures.
+    of others: its interval is that of the images.
     """
     values = np.asarray(seeds, float)
     between = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
@@ -185,12 +185,12 @@ def mean_variance(values: Floats, unit: Ints) -> float:
 
 
 def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
-    """How much more often one method is right than another, on the same pictures and seeds.
+    """How much more often one method is right than another, on the same images and seeds.
 
     Args:
-        first: whether each seed of the first is right on each picture [s n].
+        first: whether each seed of the first is right on each image [s n].
         second: the same of the second [s n].
-        unit: each picture's person [n]; see `units`.
+        unit: each image's person [n]; see `units`.
     """
     difference = np.asarray(first, float) - np.asarray(second, float)
     return estimate(difference.mean(1).tolist(), mean_variance(difference.mean(0), unit))
@@ -201,7 +201,7 @@ def sign_flips(
 ) -> float:
     """The p value of a mean difference [n] of 0: persons' signs are as likely the other way.
 
-    Where every picture is a unit of its own, this is McNemar's test by drawing.
+    Where every image is a unit of its own, this is McNemar's test by drawing.
     """
     sums = np.bincount(unit, difference)
     sums = sums[sums != 0]
@@ -211,7 +211,7 @@ def sign_flips(
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Discordant:
-    """McNemar's exact test of two models on the same pictures.
+    """McNemar's exact test of two models on the same images.
 
     Args:
         first: whether the first model is right [n].
@@ -244,9 +244,9 @@ def equal_proportions_of_persons(
     """Wald's test of whether groups have one accuracy, whose covariance is that between persons.
 
     Args:
-        correct: whether each picture is answered rightly [n].
-        number: each picture's group, from 0 on [n].
-        unit: each picture's person [n]; one person may be in several groups.
+        correct: whether each image is answered rightly [n].
+        number: each image's group, from 0 on [n].
+        unit: each image's person [n]; one person may be in several groups.
     """
     groups = int(number.max()) + 1
     rows = np.unique(unit, return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Accuracy by an attribute of the pictures, such as the age of those who are shown.
+"""Accuracy by an attribute of the images, such as the age of those who are shown.
 
 Groups are compared by one test per attribute; where several attributes are asked for, their p
 values are corrected for that (Holm).
@@ -28,18 +28,18 @@ def by_attributes(
     """Accuracy in each group of each attribute, and whether groups differ.
 
     Args:
-        samples: the pictures [n].
+        samples: the images [n].
         correct: whether each was answered rightly [n].
-        columns: names of attributes. Pictures without a value are left out and counted.
+        columns: names of attributes. Images without a value are left out and counted.
 
     Raises:
-        UsageError: no picture has such an attribute.
+        UsageError: no image has such an attribute.
     """
-    found = {column: _by_attribute(samples, correct, column) for column in columns}
-    adjusted = holm([figures["p_value"] for figures in found.values()])
-    for figures, p_value in zip(found.values(), adjusted, strict=True):
+    groups = {column: _by_attribute(samples, correct, column) for column in columns}
+    adjusted = holm([figures["p_value"] for figures in groups.values()])
+    for figures, p_value in zip(groups.values(), adjusted, strict=True):
         figures["p_value_holm"] = p_value
-    return found
+    return groups
 
 
 def _by_attribute(
@@ -50,9 +50,9 @@ def _by_attribute(
     unit = units(persons, len(samples))
     names = sorted(set(values) - {""})
     if not names:
-        known = sorted({name for sample in samples for name in sample.attributes})
+        columns = sorted({name for sample in samples for name in sample.attributes})
         raise UsageError(
-            f"--slices {column}: no picture has it, expected one of {', '.join(known) or 'none'}"
+            f"--slices {column}: no picture has it, expected one of {', '.join(columns) or 'none'}"
         )
     groups: dict[str, dict[str, Any]] = {}
     for name in names:

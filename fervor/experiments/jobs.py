@@ -70,18 +70,18 @@ class Job:
     def asked(self) -> Run:
         """The run that its recipe and the data set's options make."""
         run = Run.from_values({**self.recipe, "seed": self.seed})
-        given = {
+        changes = {
             setting.name: getattr(self.data, setting.name)
             for setting in fields(Data)
             if setting.name not in NAMED and getattr(self.data, setting.name) != setting.default
         }
-        return replace(run, data=replace(run.data, **given))
+        return replace(run, data=replace(run.data, **changes))
 
     def result(self) -> tuple[Path, dict[str, Any]] | None:
         """What its evaluation has written: of this data, and of a run of these settings."""
         assert self.test is not None
         settings = self.asked().resolved()
-        for path, result in found_results(self.output, self.name, self.seed, self.test):
+        for path, result in stored_results(self.output, self.name, self.seed, self.test):
             if not settings_that_differ(result["run"]["config"], settings):
                 return path, result
         return None
@@ -90,29 +90,29 @@ class Job:
         """Whether nothing is left to do."""
         if self.test is None:
             return (self.folder / "model.json").is_file()
-        found = self.result()
-        if found is None:
+        result = self.result()
+        if result is None:
             return False
-        page = found[0].with_suffix("") / "report.html"
+        page = result[0].with_suffix("") / "report.html"
         return page.is_file() or not self.report
 
     def steps(self) -> list[list[str]]:
         """The commands that are left, as words after `fervor`."""
-        found = []
+        commands = []
         if (self.folder / "model.json").is_file():
             pass  # trained: a kill right after that may have left a checkpoint behind
         elif (self.folder / "last.ckpt").is_file():
-            found.append(["train", "--resume", str(self.folder)])
+            commands.append(["train", "--resume", str(self.folder)])
         else:
             recipe = self.folder.with_name(f"{self.folder.name}.yaml")
-            found.append(["train", "--config", str(recipe), *_options(self.data)])
+            commands.append(["train", "--config", str(recipe), *_options(self.data)])
         if self.test is None:
-            return found
+            return commands
         report = ["--report"] if self.report else []
         test = [*_options(self.test), "--data.name", self.test.name]
         test += ["--data.protocol", self.test.protocol] if self.test.protocol else []
         where = ["--model", str(self.folder), "--output", str(self.output)]
-        return [*found, ["evaluate", *where, *test, *report]]
+        return [*commands, ["evaluate", *where, *test, *report]]
 
     def run(self) -> bool:
         """Do what is left; whether it succeeded."""
@@ -163,20 +163,20 @@ class Job:
             shutil.rmtree(self.folder)
 
 
-def found_results(
+def stored_results(
     output: Path, name: str, seed: int, test: Data
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Results of a run on a data set's whole test split, whatever its settings were."""
     rule = protocol_of(test.name, test.protocol)
-    found = []
+    matches = []
     for path in sorted(output.glob(f"{name}-seed{seed}*.json")):
         result = results.read(path)
         data = result["data"]
-        asked = (data["name"], data["protocol"], data["split"]) == (test.name, rule, "test")
+        same_test = (data["name"], data["protocol"], data["split"]) == (test.name, rule, "test")
         whole = not data.get("exclude_duplicates") and data.get("fold", 0) == test.fold
-        if asked and whole and (result["model"], result["run"]["seed"]) == (name, seed):
-            found.append((path, result))
-    return found
+        if same_test and whole and (result["model"], result["run"]["seed"]) == (name, seed):
+            matches.append((path, result))
+    return matches
 
 
 def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -64,8 +64,8 @@ class Conditions:
         selection: paper = the best epoch on test, honest = on validation.
         seed: of the paper's runs.
         weights: what each encoder started from.
-        counts: test pictures of each data set.
-        aligned: data sets whose pictures the paper aligned itself.
+        counts: test images of each data set.
+        aligned: data sets whose images the paper aligned itself.
     """
 
     selection: str = ""
@@ -109,12 +109,12 @@ class Table:
         Raises:
             UsageError: the profile has no such encoder.
         """
-        known = self.names[profile]
-        if encoder and encoder not in known:
+        names = self.names[profile]
+        if encoder and encoder not in names:
             raise UsageError(
-                f"--encoder {encoder}: {self.name} in profile {profile} has {', '.join(known)}"
+                f"--encoder {encoder}: {self.name} in profile {profile} has {', '.join(names)}"
             )
-        return encoder or next(iter(known))
+        return encoder or next(iter(names))
 
     def rows_of(self, profile: str) -> tuple[Row, ...]:
         """The rows that a profile shows."""
@@ -132,22 +132,22 @@ class Table:
             UsageError: neither the row nor its method has a recipe for this encoder.
         """
         name = self.run_name(row, profile, encoder, data)
-        known = recipes()
-        if name in known:
+        packaged = recipes()
+        if name in packaged:
             return {**_read(name), "name": name}
         pattern = self.names[profile][encoder]
         complete = [pattern.format(method=self.method, data=key) for key in (data, BASE_DATA)]
-        found = next((base for base in complete if base in known), None)
-        if found is None:
+        base_name = next((base for base in complete if base in packaged), None)
+        if base_name is None:
             raise UsageError(f"{self.name}, row {row.name}: no recipe {name}, nor {complete[-1]}")
-        values = _read(found)
-        if found != complete[0]:  # what is FERPlus's alone
+        values = _read(base_name)
+        if base_name != complete[0]:  # what is FERPlus's alone
             values["data"] = {
                 key: value
                 for key, value in values["data"].items()
                 if key not in ("protocol", "train_protocol", "annotations", "target")
             }
-            if data.startswith("affectnet"):  # as SCN, KE-FER and others draw its pictures
+            if data.startswith("affectnet"):  # as SCN, KE-FER and others draw its images
                 values["data"]["sampling"] = "imbalance"
         settings = {**row.set}
         settings |= {"method": row.method} if row.method else {}
@@ -168,15 +168,15 @@ def data_key(name: str, protocol: str) -> str:
 @cache
 def tables() -> dict[str, Table]:
     """All tables by name."""
-    found = {}
+    by_name = {}
     for path in sorted(PAPERS.glob("*.yaml")):
         paper = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, content in paper["tables"].items():
             rows = tuple(Row(**row) for row in content.pop("rows"))
             common = {key: paper[key] for key in ("paper", "method", "names")}
             common["conditions"] = Conditions(**paper.get("conditions", {}))
-            found[name] = Table(name=name, rows=rows, **common, **content)
-    return found
+            by_name[name] = Table(name=name, rows=rows, **common, **content)
+    return by_name
 
 
 def table(name: str) -> Table:
@@ -185,12 +185,12 @@ def table(name: str) -> Table:
     Raises:
         UsageError: there is none of that name.
     """
-    known = tables()
-    if name not in known:
+    by_name = tables()
+    if name not in by_name:
         raise UsageError(
-            f"unknown table {name!r}: expected one of {', '.join(nearest(name, known))}"
+            f"unknown table {name!r}: expected one of {', '.join(nearest(name, by_name))}"
         )
-    return known[name]
+    return by_name[name]
 
 
 def _read(recipe: str) -> dict[str, Any]:

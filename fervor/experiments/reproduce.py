@@ -13,7 +13,7 @@ from typing import Any
 
 from fervor.config import Data, Run
 from fervor.errors import UsageError
-from fervor.experiments.jobs import Job, found_results, run_all, settings_that_differ
+from fervor.experiments.jobs import Job, run_all, settings_that_differ, stored_results
 from fervor.experiments.paper_tables import Profile, Row, Table, data_key, put, table
 from fervor.recipes import value_of
 
@@ -32,7 +32,7 @@ WEIGHTS = ("encoder.weights", "text.name", "teacher.weights", "landmarks.weights
 
 
 @dataclass(frozen=True)
-class Found:
+class SeedResults:
     """What the finished runs of one row give; empty where none is finished.
 
     Attributes:
@@ -63,7 +63,7 @@ class Setting:
         rows: names of the rows that are run and shown; empty for all.
         same_weights: whether the person who asks says that the weights are the paper's.
         test_root: folder of the data set that the table tests on, where it is another one.
-        test_aligned: folder of its aligned pictures.
+        test_aligned: folder of its aligned images.
     """
 
     profile: Profile
@@ -134,20 +134,20 @@ class Setting:
         whole = shown.test.get("faces") == "largest" and not self.test_aligned
         return replace(test, faces="largest") if whole else test
 
-    def found(self, shown: Table, row: Row) -> Found:
+    def results_of(self, shown: Table, row: Row) -> SeedResults:
         """What the finished runs of a row give: of each seed the result that is most the row's.
 
         Raises:
             UsageError: two results of one run say different things.
         """
         if row.quoted:
-            return Found()
-        given: dict[int, Result] = {}
+            return SeedResults()
+        by_seed: dict[int, Result] = {}
         differ: set[str] = set()
         for seed in self.seeds:
             job = self.job(shown, row, seed)
             settings = job.asked().resolved()
-            named = found_results(self.output, job.name, seed, self.tested(shown))
+            named = stored_results(self.output, job.name, seed, self.tested(shown))
             ranked = sorted(
                 (
                     (settings_that_differ(result["run"]["config"], settings), path, result)
@@ -161,9 +161,9 @@ class Setting:
             for other_names, other, twin in ranked[1:]:
                 if other_names == names and twin["accuracy"] != result["accuracy"]:
                     raise UsageError(f"{path} and {other} are of one run: move one of them away")
-            given[seed] = result
+            by_seed[seed] = result
             differ |= set(names)
-        return Found(given, tuple(sorted(differ)))
+        return SeedResults(by_seed, tuple(sorted(differ)))
 
 
 def reproduce(
@@ -193,7 +193,7 @@ def reproduce(
         seeds: how many, from 0 on; some, as 1,2; or paper for the paper's own.
         jobs: runs side by side.
         test_root: folder of the data set that the table tests on, where it is another one.
-        test_aligned: folder of its aligned pictures.
+        test_aligned: folder of its aligned images.
         changes: settings that replace the recipes', by their dotted names.
         folders: local folders of models, by the family that recipes name: clip, align, blip.
         rows: names of rows; empty for all.
@@ -220,12 +220,12 @@ def reproduce(
         test_root=test_root,
         test_aligned=test_aligned,
     )
-    chosen = [row for row in setting.rows_of(shown) if not row.quoted]
+    own_rows = [row for row in setting.rows_of(shown) if not row.quoted]
     failed: list[Job] = []
     if data.root:
         if shown.test and not test_root:
             raise UsageError(f"{name} tests on {shown.test['name']}: give its folder, --test_root")
-        todo = [setting.job(shown, row, seed, runs) for seed in setting.seeds for row in chosen]
+        todo = [setting.job(shown, row, seed, runs) for seed in setting.seeds for row in own_rows]
         failed = run_all(todo, max_workers=jobs)
     return markdown(shown, setting), failed
 
@@ -253,22 +253,22 @@ def changes_of(words: str) -> dict[str, Any]:
     Raises:
         UsageError: a word of another form.
     """
-    found = {}
+    changes = {}
     for word in words.split():
         name, equals, value = word.partition("=")
         if not equals or ("." not in name and name != "selection"):
             raise UsageError(f"--set {word}: expected words as optim.epochs=1")
-        found[name] = value_of(value)
-    return found
+        changes[name] = value_of(value)
+    return changes
 
 
 def markdown(shown: Table, setting: Setting) -> str:
     """The table as Markdown, its columns aligned."""
     context, sets = _context(shown, setting)
     rows = [row for row in setting.rows_of(shown) if not row.quoted or _numbers(row, context, sets)]
-    found = {row.name: setting.found(shown, row) for row in rows}
+    results_by_row = {row.name: setting.results_of(shown, row) for row in rows}
     base = next((row for row in rows if row.name == shown.base), None)
-    gains = {} if base is None else _gains(found, base)
+    gains = {} if base is None else _gains(results_by_row, base)
     header = ["row", "seeds", "accuracy", "mean class accuracy"]
     header += [f"gain over {base.name}", "95 %", "p"] if base else []
     published = f"{context}: {' / '.join(sets)}"
@@ -277,7 +277,7 @@ def markdown(shown: Table, setting: Setting) -> str:
     header += ["published gain" if printed else f"published gain, {published}"] if base else []
     lines = [[*header, "difference", "verdict"]]
     for row in rows:
-        ours = found[row.name]
+        ours = results_by_row[row.name]
         cells = [row.name, "quoted" if row.quoted else str(len(ours.results))]
         cells += [_spread(ours.percent("accuracy")), _spread(ours.percent("mean_class_accuracy"))]
         cells += gains.get(row.name, ["", "", ""]) if base else []
@@ -294,38 +294,40 @@ def markdown(shown: Table, setting: Setting) -> str:
     return f"{shown.paper}, {shown.title}; ours on {where}.\n\n{_aligned(lines)}"
 
 
-def unlike(shown: Table, setting: Setting, row: Row, ours: Found) -> list[str]:
+def unlike(shown: Table, setting: Setting, row: Row, ours: SeedResults) -> list[str]:
     """In what the runs of a row are not the paper's, or cannot be known to be."""
     conditions, test = shown.conditions, setting.tested(shown)
     recipe = Run.from_values(setting.recipe(shown, row))
     plain = replace(setting, changes={}, folders={}).recipe(shown, row)
     changed = settings_that_differ(Run.from_values(plain).resolved(), recipe.resolved())
     differ = sorted({*ours.differ, *changed})
-    found = [name for name in differ if name not in (*WEIGHTS, "selection")]
+    reasons = [name for name in differ if name not in (*WEIGHTS, "selection")]
     modes = {result["run"]["selection"]["mode"] for result in ours.results.values()}
     if not conditions.selection:
-        found.append("selection (not published)")
+        reasons.append("selection (not published)")
     elif modes - {conditions.selection}:
-        found.append("selection")
+        reasons.append("selection")
     key = test.name if shown.test else setting.data
     if (expected := conditions.counts.get(key)) is not None:
         counts = {result["count"] for result in ours.results.values()} - {expected}
-        found += [f"test pictures ({count:,}, not {expected:,})" for count in sorted(counts)]
+        reasons += [f"test pictures ({count:,}, not {expected:,})" for count in sorted(counts)]
     if key in conditions.aligned:
         unaligned = any(not result["data"]["aligned"] for result in ours.results.values())
-        found += ["alignment"] if unaligned else []
+        reasons += ["alignment"] if unaligned else []
     started = recipe.encoder.weights
     hub = conditions.weights.get(setting.encoder)
     if not setting.same_weights:
-        found += ["initial weights"] if hub is None or started != hub else []
-        found += [name for name in differ if name in WEIGHTS[1:]]
-    return found
+        reasons += ["initial weights"] if hub is None or started != hub else []
+        reasons += [name for name in differ if name in WEIGHTS[1:]]
+    return reasons
 
 
-def verdict(ours: Found, published: float | None, row: Row, different: Sequence[str] = ()) -> str:
+def verdict(
+    ours: SeedResults, published: float | None, row: Row, different: Sequence[str] = ()
+) -> str:
     """Whether the published number lies in our 95 % interval, where the two can be compared.
 
-    The interval is that of the mean over seeds on test pictures that are a sample; see
+    The interval is that of the mean over seeds on test images that are a sample; see
     `significance.estimate`.
     """
     if row.quoted:
@@ -339,16 +341,16 @@ def verdict(ours: Found, published: float | None, row: Row, different: Sequence[
     from fervor.evaluation.significance import estimate, mean_variance
 
     samples = [mean_variance(*_correct(result)) for result in ours.results.values()]
-    found = estimate(
+    outcome = estimate(
         [result["accuracy"] for result in ours.results.values()], statistics.mean(samples)
     )
-    if 100 * found.low <= published <= 100 * found.high:
+    if 100 * outcome.low <= published <= 100 * outcome.high:
         return "within"
-    return "below" if 100 * found.mean < published else "above"
+    return "below" if 100 * outcome.mean < published else "above"
 
 
 def _correct(result: Result) -> tuple[Any, Any]:
-    """Whether each picture is right [n], and its person [n]; those of old files are all alike."""
+    """Whether each image is right [n], and its person [n]; those of old files are all alike."""
     import numpy as np
 
     answers = result.get("answers")
@@ -362,20 +364,20 @@ def _correct(result: Result) -> tuple[Any, Any]:
     return (label == answer).astype(float), person if len(person) else np.arange(len(label))
 
 
-def _gains(found: Mapping[str, Found], base: Row) -> dict[str, list[str]]:
+def _gains(results_of: Mapping[str, SeedResults], base: Row) -> dict[str, list[str]]:
     """Each row's gain over the base, its 95 % interval, and its p value, corrected (Holm).
 
-    Pictures and seeds are paired where both rows were tested on the same pictures and the files
+    Images and seeds are paired where both rows were tested on the same images and the files
     hold every answer; else the seeds alone speak.
     """
     from fervor.evaluation.significance import Estimate, estimate, gain, holm
 
     estimates: dict[str, Estimate] = {}
-    for name, ours in found.items():
-        shared = sorted(ours.results.keys() & found[base.name].results.keys())
+    for name, ours in results_of.items():
+        shared = sorted(ours.results.keys() & results_of[base.name].results.keys())
         if name == base.name or not shared:
             continue
-        pairs = [(ours.results[seed], found[base.name].results[seed]) for seed in shared]
+        pairs = [(ours.results[seed], results_of[base.name].results[seed]) for seed in shared]
         marks = {(one.get("answers") or {}).get("pictures") for pair in pairs for one in pair}
         if len(marks) == 1 and None not in marks:
             import numpy as np
@@ -386,7 +388,7 @@ def _gains(found: Mapping[str, Found], base: Row) -> dict[str, list[str]]:
             differences = [one["accuracy"] - other["accuracy"] for one, other in pairs]
             estimates[name] = estimate(differences, 0.0)
     adjusted = holm([one.p_value for one in estimates.values()])
-    cells = {base.name: ["+0.00" if found[base.name].results else "", "", ""]}
+    cells = {base.name: ["+0.00" if results_of[base.name].results else "", "", ""]}
     for (name, one), p_value in zip(estimates.items(), adjusted, strict=True):
         interval = f"{100 * one.low:+.2f} to {100 * one.high:+.2f}"
         alone = one.low == one.high  # one seed without its answers
@@ -453,7 +455,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def _difference(ours: Found, published: float | None) -> str:
+def _difference(ours: SeedResults, published: float | None) -> str:
     if not ours.results or published is None:
         return ""
     return f"{statistics.mean(ours.percent('accuracy')) - published:+.2f}"

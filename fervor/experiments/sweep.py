@@ -138,9 +138,9 @@ def combinations(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]] 
 
 def _check_name(name: str) -> None:
     """A setting is a field of a run; what options a method has is known when it is built."""
-    known = setting_names()
-    if name not in known and not name.startswith("options."):
-        names = ", ".join(nearest(name, known)[:8])
+    settings = setting_names()
+    if name not in settings and not name.startswith("options."):
+        names = ", ".join(nearest(name, settings)[:8])
         raise UsageError(f"--vary {name}: no such setting, expected options.NAME or one of {names}")
 
 

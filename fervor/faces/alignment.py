@@ -1,7 +1,7 @@
 """Face crops: the geometry that lays a face on the template, and the pixels cut out by it.
 
-A crop is laid on TEMPLATE, where the points lie on average in FERPlus's pictures, so that a
-photograph's face is framed as the training pictures are.
+A crop is laid on TEMPLATE, where the points lie on average in FERPlus's images, so that a
+photograph's face is framed as the training images are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEMPLATE: Floats = np.array(
 )
 """Left eye, right eye, nose, left and right corner of the mouth (left as seen) in a crop of side 1.
 
-The mean over FERPlus's training pictures and their mirror images (tools/weights/make_template.py)
+The mean over FERPlus's training images and their mirror images (tools/weights/make_template.py)
 with the square drawn in to 0.88 of its side, which classifies better (docs/decisions/detector.md).
 """
 
@@ -32,7 +32,7 @@ BOX_TEMPLATE: Floats = np.array(
 
 
 def check(image: Decoded) -> tuple[int, int]:
-    """Height and width of a non-empty picture, RGB of PIL or a uint8 array [h w 3].
+    """Height and width of a non-empty image, RGB of PIL or a uint8 array [h w 3].
 
     Raises:
         ValueError: it is something else.
@@ -84,10 +84,10 @@ def turn(source: Floats, target: Floats) -> float:
 def crop(
     image: Decoded, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
 ) -> Pixels:
-    """The face laid on TEMPLATE, [size size 3]; beyond the picture its edge is repeated.
+    """The face laid on TEMPLATE, [size size 3]; beyond the image its edge is repeated.
 
     `margin` is added on each side, as a share of TEMPLATE's square; models are fed crops without.
-    `rotate` turns the head upright, without it the square is: FERPlus's own pictures are not
+    `rotate` turns the head upright, without it the square is: FERPlus's own images are not
     turned, yet a turned crop loses nothing on them and holds where a head is tilted far
     (docs/decisions/detector.md).
     """
@@ -97,13 +97,13 @@ def crop(
 def crop_with_map(
     image: Decoded, face: Face, size: int, *, rotate: bool = True, margin: float = 0.0
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """The same, and the map [2 3] from a crop without margin, of side 1, to the picture."""
+    """The same, and the map [2 3] from a crop without margin, of side 1, to the image."""
     where = square(face, *check(image), rotate=rotate)
     return cut(image, where, size, margin=margin), where
 
 
 def cut(image: Decoded, where: NDArray[np.float64], size: int, *, margin: float = 0.0) -> Pixels:
-    """The part of a picture on which `where` [2 3] lays a square of side 1, [size size 3].
+    """The part of an image on which `where` [2 3] lays a square of side 1, [size size 3].
 
     `margin` is as in `crop`.
     """
@@ -113,9 +113,9 @@ def cut(image: Decoded, where: NDArray[np.float64], size: int, *, margin: float 
 
 
 def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArray[np.float64]:
-    """Map [2 3] from a crop of side 1 to the picture: the best fit of five points and box corners.
+    """Map [2 3] from a crop of side 1 to the image: the best fit of five points and box corners.
 
-    Sides of the box that lie on the picture's edge are cut off and do not count. Where the fit
+    Sides of the box that lie on the image's edge are cut off and do not count. Where the fit
     still disagrees with the box (its side is not 0.45 to 1.4 of the box's longer one, or its centre
     is more than half of that away: the points are wrong), it is the upright square at the box.
     """
@@ -140,9 +140,9 @@ def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArr
 
 
 def warp(image: Decoded, matrix: NDArray[np.float64], size: int) -> Pixels:
-    """Sample the picture where `matrix` [2 3] sends the pixels of the crop, without aliasing."""
+    """Sample the image where `matrix` [2 3] sends the pixels of the crop, without aliasing."""
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ matrix.T
-    step = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # picture pixels per crop pixel
+    step = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # image pixels per crop pixel
     margin = int(np.ceil(2 * max(1.0, step))) + 1
     low = np.floor(corners.min(axis=0)).astype(int) - margin
     high = np.ceil(corners.max(axis=0)).astype(int) + margin
@@ -152,7 +152,7 @@ def warp(image: Decoded, matrix: NDArray[np.float64], size: int) -> Pixels:
         left, top = matrix[:, 2].tolist()
         box = (left, top, left + step * size, top + step * size)
         return np.asarray(patch.resize((size, size), Image.Resampling.BICUBIC, box=box))
-    # A turned square: halve the picture first, then sample finer than its pixels and average.
+    # A turned square: halve the image first, then sample finer than its pixels and average.
     reduction = max(1, int(step / 2))
     finer = 2 * int(np.ceil(step / reduction)) if step > 1 else 1
     sampling = (matrix / [finer, finer, 1] / reduction).ravel().tolist()
@@ -165,7 +165,7 @@ def warp(image: Decoded, matrix: NDArray[np.float64], size: int) -> Pixels:
 
 
 def _piece(image: Decoded, low: NDArray[np.int_], high: NDArray[np.int_]) -> Image.Image:
-    """From `low` up to `high` (x, y), where the picture's edge is repeated beyond it."""
+    """From `low` up to `high` (x, y), where the image's edge is repeated beyond it."""
     height, width = shape_of(image)
     left, top = np.clip(low, 0, [width - 1, height - 1]).tolist()
     right, bottom = np.clip(high, [left + 1, top + 1], [width, height]).tolist()

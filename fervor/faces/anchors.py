@@ -1,4 +1,4 @@
-"""Around the detector's graph: pictures to batches, anchors to boxes and points, no overlaps.
+"""Around the detector's graph: images to batches, anchors to boxes and points, no overlaps.
 
 Coordinates are continuous: the pixel in row i and column j covers [j, j + 1) x [i, i + 1).
 """
@@ -26,16 +26,16 @@ CANDIDATES = 1000  # anchors kept before overlaps are removed
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """How a picture of `height` x `width` lies in the top left corner of the graph's input."""
+    """How an image of `height` x `width` lies in the top left corner of the graph's input."""
 
     height: int
     width: int
-    inner: tuple[int, int]  # rows, columns of the resized picture
+    inner: tuple[int, int]  # rows, columns of the resized image
     outer: tuple[int, int]  # rows, columns with padding
 
     @property
     def scale(self) -> Floats:
-        """Pixels of the picture per pixel of the graph's input (x, y)."""
+        """Pixels of the image per pixel of the graph's input (x, y)."""
         return np.array([self.width / self.inner[1], self.height / self.inner[0]], np.float32)
 
 
@@ -49,36 +49,36 @@ def letterbox(height: int, width: int, *, low: int, high: int) -> Letterbox:
 
 
 def place(image: Decoded, frame: Letterbox, target: Pixels) -> None:
-    """Write the resized picture into `target` [rows columns 3] and fill the rest."""
+    """Write the resized image into `target` [rows columns 3] and fill the rest."""
     rows, columns = frame.inner
     if (frame.height, frame.width) != (rows, columns):
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
         if rows > frame.height or columns > frame.width:
-            image = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+            image = pil.resize((columns, rows), Image.Resampling.BILINEAR)
         else:
-            image = _shrunk(picture, rows, columns)
+            image = _shrunk(pil, rows, columns)
     target[:rows, :columns] = np.asarray(image)
     target[rows:] = PADDING
     target[:rows, columns:] = PADDING
 
 
-def _shrunk(picture: Image.Image, rows: int, columns: int) -> Decoded:
+def _shrunk(image: Image.Image, rows: int, columns: int) -> Decoded:
     """[rows columns 3], each pixel the mean of two samples of what falls into it, rounded down.
 
     They lie on its diagonal, a quarter of its side from its centre. Takes a third of exact areas'
-    time (docs/decisions/detector.md). Pictures twice as large or more become means of whole pixels
+    time (docs/decisions/detector.md). Images twice as large or more become means of whole pixels
     first.
     """
-    whole = max(1, min(picture.height // rows, picture.width // columns))
-    width, height = picture.width / whole, picture.height / whole
+    whole = max(1, min(image.height // rows, image.width // columns))
+    width, height = image.width / whole, image.height / whole
     if whole > 1:
-        picture = picture.reduce(whole)
-    if picture.size == (columns, rows):
-        return picture
+        image = image.reduce(whole)
+    if image.size == (columns, rows):
+        return image
     across, down = width / columns, height / rows
     first, second = (
         np.asarray(
-            picture.transform(
+            image.transform(
                 (columns, rows),
                 Image.Transform.AFFINE,
                 (across, 0, offset * across, 0, down, offset * down),
@@ -128,17 +128,17 @@ def nms(corners: Floats, score: Floats, iou: float, *, inside: float = np.inf) -
     """
     area = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
     order = np.argsort(-score, kind="stable")
-    kept = []
+    indices = []
     while order.size:
         best, rest = order[0], order[1:]
-        kept.append(best)
+        indices.append(best)
         low = np.maximum(corners[best, :2], corners[rest, :2])
         high = np.minimum(corners[best, 2:], corners[rest, 2:])
         shared = np.prod(np.maximum(high - low, 0), axis=1)
         union = np.maximum(area[best] + area[rest] - shared, 1e-9)
         smaller = np.maximum(np.minimum(area[best], area[rest]), 1e-9)
         order = rest[(shared / union <= iou) & (shared / smaller <= inside)]
-    return np.array(kept, dtype=np.intp)
+    return np.array(indices, dtype=np.intp)
 
 
 def read(
@@ -150,12 +150,12 @@ def read(
     threshold: float,
     iou: float,
 ) -> tuple[Floats, Floats, Floats]:
-    """One picture's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k]."""
-    found = np.flatnonzero(score >= threshold)
-    if found.size > CANDIDATES:
-        found = found[np.argsort(-score[found], kind="stable")[:CANDIDATES]]
-    corners, marks = decode(anchors(*frame.outer)[found], box[found], points[found])
-    kept = nms(corners, score[found], iou)
-    corners = corners[kept].reshape(-1, 2, 2) * frame.scale
+    """One image's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k]."""
+    candidates = np.flatnonzero(score >= threshold)
+    if candidates.size > CANDIDATES:
+        candidates = candidates[np.argsort(-score[candidates], kind="stable")[:CANDIDATES]]
+    corners, marks = decode(anchors(*frame.outer)[candidates], box[candidates], points[candidates])
+    indices = nms(corners, score[candidates], iou)
+    corners = corners[indices].reshape(-1, 2, 2) * frame.scale
     corners = np.clip(corners, 0, np.array([frame.width, frame.height], np.float32))
-    return corners.reshape(-1, 4), marks[kept] * frame.scale, score[found][kept]
+    return corners.reshape(-1, 4), marks[indices] * frame.scale, score[candidates][indices]

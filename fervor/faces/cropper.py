@@ -17,17 +17,17 @@ from fervor.io.frame import Frame
 from fervor.io.image import Decoded
 
 
-__all__ = ["Cutout", "FaceCutter"]
+__all__ = ["FaceCrop", "FaceCropper"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cutout:
+class FaceCrop:
     """A face cut out of its frame.
 
     Attributes:
         box: x, y, width, height in pixels of the frame.
         score: the detector's, in 0..1; None where the frame is the face.
-        track: its number within a video; None for a picture.
+        track: its number within a video; None for an image.
         pixels: RGB, uint8, square; the whole frame where the frame is the face.
         square: map [2 3] from `pixels`, taken as a square of side 1, to the frame.
     """
@@ -39,7 +39,7 @@ class Cutout:
     square: NDArray[np.float64]
 
 
-class FaceCutter:
+class FaceCropper:
     """Finds and cuts out the faces of one stream of frames, which it is given in order.
 
     Args:
@@ -67,34 +67,36 @@ class FaceCutter:
         self._last: Frame | None = None
         self._tracker: FaceTracker | None = None
 
-    def __call__(self, group: Sequence[Frame]) -> list[list[Cutout]]:
+    def __call__(self, group: Sequence[Frame]) -> list[list[FaceCrop]]:
         """The faces of each frame, largest first; none where it could not be read."""
         if self._given is not None:
             return [self._said(frame, self._given) for frame in group]
         if self._detector is None:
             return [_whole(frame) for frame in group]
         stills = [self._part(frame) for frame in group if not frame.moving]
-        found = iter(_found(stills, self._detector))
+        faces_of_stills = iter(_detected(stills, self._detector))
         return [
-            self._followed(frame, self._detector) if frame.moving else self._cut_still(frame, found)
+            self._followed(frame, self._detector)
+            if frame.moving
+            else self._cut_still(frame, faces_of_stills)
             for frame in group
         ]
 
-    def still(self, frame: Frame) -> list[Cutout]:
-        """The faces of one picture, as a call gives them for a group."""
+    def still(self, frame: Frame) -> list[FaceCrop]:
+        """The faces of one image, as a call gives them for a group."""
         if self._given is not None:
             return self._said(frame, self._given)
         if self._detector is None:
             return _whole(frame)
-        return self._cut_still(frame, iter(_found([self._part(frame)], self._detector)))
+        return self._cut_still(frame, iter(_detected([self._part(frame)], self._detector)))
 
-    def _cut_still(self, frame: Frame, found: Iterator[list[Face]]) -> list[Cutout]:
-        """The next picture's faces, of those that could be read; none of one that could not."""
+    def _cut_still(self, frame: Frame, faces_of_stills: Iterator[list[Face]]) -> list[FaceCrop]:
+        """The next image's faces, of those that could be read; none of one that could not."""
         if frame.picture is None:
             return []
-        return self._cut(frame, ((self._back(face), None) for face in next(found)))
+        return self._cut(frame, ((self._back(face), None) for face in next(faces_of_stills)))
 
-    def _followed(self, frame: Frame, detector: Detector) -> list[Cutout]:
+    def _followed(self, frame: Frame, detector: Detector) -> list[FaceCrop]:
         last = self._last
         if last is None or last.source != frame.source or last.frame >= frame.frame:
             self._tracker = None  # another video, or the same one again
@@ -108,7 +110,7 @@ class FaceCutter:
         followed = self._tracker(image, frame.time_s)
         return self._cut(frame, ((self._back(one.face), one.track) for one in followed))
 
-    def _said(self, frame: Frame, given: GivenBoxes) -> list[Cutout]:
+    def _said(self, frame: Frame, given: GivenBoxes) -> list[FaceCrop]:
         if frame.picture is None:
             return []
         faces = given.of(frame.source, frame.frame)
@@ -120,12 +122,12 @@ class FaceCutter:
         if self._region is None or frame.picture is None:
             return frame
         left, top, right, bottom = self._corners(frame)
-        picture = frame.picture
+        image = frame.picture
         part: Decoded
-        if isinstance(picture, Image.Image):
-            part = picture.crop((left, top, right, bottom))
+        if isinstance(image, Image.Image):
+            part = image.crop((left, top, right, bottom))
         else:
-            part = np.ascontiguousarray(picture[top:bottom, left:right])
+            part = np.ascontiguousarray(image[top:bottom, left:right])
         return Frame(frame.source, frame.frame, frame.time_s, part, None)
 
     def _corners(self, frame: Frame) -> tuple[int, int, int, int]:
@@ -145,17 +147,17 @@ class FaceCutter:
         shift = np.array([left, top], np.float32)
         return Face((x + left, y + top, width, height), face.points + shift, face.score)
 
-    def _cut(self, frame: Frame, faces: Iterable[tuple[Face, int | None]]) -> list[Cutout]:
+    def _cut(self, frame: Frame, faces: Iterable[tuple[Face, int | None]]) -> list[FaceCrop]:
         assert frame.picture is not None, "only frames that could be read are cut"
-        kept = list(faces)[: 1 if self._largest else None]
-        cutouts = []
-        for face, track in kept:
+        those = list(faces)[: 1 if self._largest else None]
+        crops = []
+        for face, track in those:
             pixels, where = crop_with_map(frame.picture, face, self._side)
-            cutouts.append(Cutout(face.box, face.score, track, pixels, where))
-        return cutouts
+            crops.append(FaceCrop(face.box, face.score, track, pixels, where))
+        return crops
 
 
-def _found(stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
+def _detected(stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
     """Faces of each still that could be read; a stand-in for the detector is given arrays."""
     if isinstance(detector, FaceDetector):
         decoded = [still.picture for still in stills if still.picture is not None]
@@ -164,11 +166,11 @@ def _found(stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:
     return detector.detect(arrays) if arrays else []
 
 
-def _whole(frame: Frame) -> list[Cutout]:
+def _whole(frame: Frame) -> list[FaceCrop]:
     """The frame as one face; none where it could not be read."""
     if frame.image is None:
         return []
     height, width = frame.image.shape[:2]
     track = 0 if frame.moving else None
     whole = np.array([[width, 0, 0], [0, height, 0]], np.float64)
-    return [Cutout((0.0, 0.0, float(width), float(height)), None, track, frame.image, whole)]
+    return [FaceCrop((0.0, 0.0, float(width), float(height)), None, track, frame.image, whole)]

@@ -1,6 +1,6 @@
-"""The face detector: boxes and five points of every face in a picture of any size.
+"""The face detector: boxes and five points of every face in an image of any size.
 
-Pictures are RGB, PIL's or uint8 in 0..255, [h w 3].
+Images are RGB, PIL's or uint8 in 0..255, [h w 3].
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ __all__ = ["FaceDetector", "Mode", "select"]
 WEIGHTS = Path(__file__).parents[1] / "weights" / "detector.onnx"
 INT8_WEIGHTS = WEIGHTS.with_name("detector_int8.onnx")
 LOW, HIGH = 320, 640
-"""The network looks at pictures whose longer side, in pixels, is brought between these."""
+"""The network looks at images whose longer side, in pixels, is brought between these."""
 SMALLEST = 40
-"""Longer side, in pixels of a picture, of the smallest face that is found in a picture of any size
+"""Longer side, in pixels of an image, of the smallest face that is found in an image of any size
 where no other is asked for."""
 MEASURED = 0.8
 """A box's longer side over the true one at least: what smaller boxes than a smallest face count."""
 THRESHOLD = 0.65
 MIN_SCORE, LEAST = 0.95, 0.12
-"""Score, and side as a share of the picture's shorter side, of a face that only enlarging shows."""
+"""Score, and side as a share of the image's shorter side, of a face that only enlarging shows."""
 
 NEAR_SIDE, NEAR_SPAN = 160, 2.0
 """Looking for a known face again: side of the network's input, and of what it shows in faces."""
-NEAR_OVERLAP = 0.3
+NEAR_IOU = 0.3
 """Least intersection over union with where the face was expected."""
 
-OVERLAP, INSIDE = 0.4, 0.7
+MAX_IOU, INSIDE = 0.4, 0.7
 """Intersection over union from which on two boxes are one face; and, of boxes from different tiles,
 how much of the smaller one the other covers: parts of a face pass for faces where it is large."""
 BATCH_PIXELS = HIGH * HIGH
-"""Pictures run together up to this many pixels, at least one: more take memory and save no time."""
+"""Images run together up to this many pixels, at least one: more take memory and save no time."""
 
 Mode = Literal["all", "largest"]
 
@@ -61,14 +61,14 @@ class FaceDetector:
         threads: 0 leaves their number to onnxruntime.
         threshold: least score of a face.
         overlap: intersection over union from which on two boxes are one face.
-        high: what the longer side of a whole picture is brought to at most.
-        smallest: longer side, in pixels of the picture, of the smallest face that is found in a
-            picture of any size, 16 at the least; boxes that are smaller by a fifth are left out.
+        high: what the longer side of a whole image is brought to at most.
+        smallest: longer side, in pixels of the image, of the smallest face that is found in a
+            image of any size, 16 at the least; boxes that are smaller by a fifth are left out.
             0 finds every face of SMALLEST, and smaller ones where they are seen on the way.
-        most: faces of a picture that are kept at most, the largest; 0 keeps all.
+        most: faces of an image that are kept at most, the largest; 0 keeps all.
         device: cpu or cuda.
         weights: the graph, or INT8_WEIGHTS, which is faster and finds nearly the same.
-        at_once: tiles of a large picture that are looked at side by side; 0 for as many as threads.
+        at_once: tiles of a large image that are looked at side by side; 0 for as many as threads.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FaceDetector:
         threads: int = 0,
         *,
         threshold: float = THRESHOLD,
-        iou: float = OVERLAP,
+        iou: float = MAX_IOU,
         high: int = HIGH,
         smallest: float = 0.0,
         most: int = 0,
@@ -92,30 +92,30 @@ class FaceDetector:
         self._at_once = at_once or threads or cores()
 
     @property
-    def smallest_found(self) -> float:
-        """Longer side in pixels of the smallest face that is found in a picture of any size."""
+    def smallest_side(self) -> float:
+        """Longer side in pixels of the smallest face that is found in an image of any size."""
         return max(self.smallest or SMALLEST, SEEN / FINEST)
 
     def detect(self, images: Sequence[Decoded], *, passes: int = 3) -> list[list[Face]]:
-        """Faces of each picture, an array or PIL's, largest first.
+        """Faces of each image, an array or PIL's, largest first.
 
-        The first look is at the whole picture, and at the tiles of its pyramid where the smallest
-        face would be too small in it. A picture without a face is looked at again at the lowest
+        The first look is at the whole image, and at the tiles of its pyramid where the smallest
+        face would be too small in it. An image without a face is looked at again at the lowest
         size, where a face that fills all of it is found, and then at twice its size, where blurred
         ones are. What looks like a face only there must be surer and larger (MIN_SCORE, LEAST):
         textures pass for faces too. `passes` of 1 or 2 stops after as many, 0 after the whole
-        picture.
+        image.
         """
         sizes = [check(image) for image in images]
-        found: list[list[Face]] = [[] for _ in images]
+        faces_of_images: list[list[Face]] = [[] for _ in images]
         tried: list[set[Letterbox]] = [set() for _ in images]
         for look in range(max(1, passes)):
-            if all(found):
+            if all(faces_of_images):
                 break
             views: list[tuple[int, Tile]] = []
             for index, (height, width) in enumerate(sizes):
                 whole = self._whole(height, width, look)
-                if found[index] or whole.frame in tried[index]:
+                if faces_of_images[index] or whole.frame in tried[index]:
                     continue
                 tried[index].add(whole.frame)
                 if look == 0 < passes:
@@ -136,15 +136,15 @@ class FaceDetector:
                 enlarged = look == 2
                 side = max(LEAST * min(sizes[index]) if enlarged else 0.0, MEASURED * self.smallest)
                 sure = MIN_SCORE if enlarged else 0.0
-                found[index] = [
+                faces_of_images[index] = [
                     face
                     for face in _merged(several, self.iou)
                     if face.score >= sure and max(face.box[2:]) >= side
                 ]
-        return [faces[: self.most or None] for faces in found]
+        return [faces[: self.most or None] for faces in faces_of_images]
 
     def _whole(self, height: int, width: int, look: int) -> Tile:
-        """The whole picture, as it is looked at for the first, second or third time."""
+        """The whole image, as it is looked at for the first, second or third time."""
         longer = max(height, width)
         low, high = min(LOW, self.high), self.high
         if self.smallest:
@@ -163,7 +163,7 @@ class FaceDetector:
         """For each box, where a face is expected, the face that is there now.
 
         Looks at a square of NEAR_SPAN times the box's longer side around it, at a low resolution:
-        a twelfth of the work on a whole picture of 640 x 480. What is found is what `detect` finds
+        a twelfth of the work on a whole image of 640 x 480. What is found is what `detect` finds
         there, up to the lower resolution.
         """
         height, width = check(image)
@@ -173,18 +173,18 @@ class FaceDetector:
             if w * h:
                 expected.append(index)
                 tiles.append(Tile(x, y, letterbox(h, w, low=NEAR_SIDE, high=NEAR_SIDE)))
-        found: list[Face | None] = [None] * len(boxes)
+        nearest_faces: list[Face | None] = [None] * len(boxes)
         parts = [_part(image, tile) for tile in tiles]
         for index, faces in zip(expected, self._look(parts, [*enumerate(tiles)]), strict=True):
             best = max(faces, key=lambda face: iou(face.box, boxes[index]), default=None)
-            if best is not None and iou(best.box, boxes[index]) >= NEAR_OVERLAP:
-                found[index] = best
-        return found
+            if best is not None and iou(best.box, boxes[index]) >= NEAR_IOU:
+                nearest_faces[index] = best
+        return nearest_faces
 
     def _look(
         self, images: Sequence[Decoded], views: Sequence[tuple[int, Tile]]
     ) -> list[list[Face]]:
-        """For each view, a picture's number and a part of it, the faces in it.
+        """For each view, an image's number and a part of it, the faces in it.
 
         Parts of one padded size run as one batch; where there are tiles of a pyramid, several
         batches run at a time.
@@ -197,15 +197,15 @@ class FaceDetector:
             step = max(1, BATCH_PIXELS // (rows * columns))
             chunks += [members[start : start + step] for start in range(0, len(members), step)]
         count = self._at_once if any(tile.scale is not None for _, tile in views) else 1
-        found: list[list[Face]] = [[] for _ in views]
+        faces_of_views: list[list[Face]] = [[] for _ in views]
         seen = [[views[number] for number in chunk] for chunk in chunks]
         ran: Iterator[list[list[Face]]] = map(self._run, repeat(images), seen)
         if count > 1:
             ran = map_ordered(partial(self._run, images), seen, count)
         for chunk, answers in zip(chunks, ran, strict=True):
             for number, faces in zip(chunk, answers, strict=True):
-                found[number] = faces
-        return found
+                faces_of_views[number] = faces
+        return faces_of_views
 
     def _run(
         self, images: Sequence[Decoded], views: Sequence[tuple[int, Tile]]
@@ -234,7 +234,7 @@ class FaceDetector:
 
 
 def _region(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
-    """x, y, width, height of the square around a box, in whole pixels inside the picture."""
+    """x, y, width, height of the square around a box, in whole pixels inside the image."""
     x, y, w, h = box
     half = NEAR_SPAN * max(w, h) / 2
     low = np.floor([x + w / 2 - half, y + h / 2 - half]).clip(0, [width, height]).astype(int)
@@ -258,8 +258,8 @@ def _merged(parts: Sequence[Sequence[Face]], iou: float) -> list[Face]:
     faces = [face for part in parts for face in part]
     corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (face.box for face in faces)])
     score = np.array([face.score for face in faces])
-    kept = nms(corners.reshape(-1, 4), score, iou, inside=INSIDE)
-    return sorted((faces[index] for index in kept), key=lambda face: -face.area)
+    indices = nms(corners.reshape(-1, 4), score, iou, inside=INSIDE)
+    return sorted((faces[index] for index in indices), key=lambda face: -face.area)
 
 
 def _moved(face: Face, x: float, y: float) -> Face:

@@ -26,13 +26,13 @@ FACES = 64
 class PointFinder:
     """The network, ready to run.
 
-    The picture that it sees is the upright square around a face's box in which models see faces; of
-    a face that is its whole picture, that picture.
+    The image that it sees is the upright square around a face's box in which models see faces; of
+    a face that is its whole image, that image.
 
     Args:
         threads: 0 leaves the number to onnxruntime.
         device: cpu or cuda.
-        whole: whether each box is a whole picture (`faces="precropped"`).
+        whole: whether each box is a whole image (`faces="precropped"`).
 
     Raises:
         ModelError: the graph is missing or damaged.
@@ -45,18 +45,18 @@ class PointFinder:
     def __call__(self, frame: Frame, faces: Sequence[Box | None]) -> list[Points | None]:
         """Points at each box of a frame, rounded to 0.01 pixels; None where there is no box."""
         boxes = [box for box in faces if box is not None]
-        found = iter(self.of_boxes(frame.image, boxes) if frame.image is not None else [])
-        return [None if box is None else next(found) for box in faces]
+        landmarks = iter(self.of_boxes(frame.image, boxes) if frame.image is not None else [])
+        return [None if box is None else next(landmarks) for box in faces]
 
     def of_boxes(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Points]:
-        """Points of the faces at boxes (x, y, width, height) of a picture [h w 3]."""
-        found: list[Points] = []
+        """Points of the faces at boxes (x, y, width, height) of an image [h w 3]."""
+        landmarks: list[Points] = []
         for start in range(0, len(boxes), FACES):
             squares = [self._square(box) for box in boxes[start : start + FACES]]
             inputs = np.stack([self._seen(image, square) for square in squares])
             (fractions,) = self._session.run(["points"], {"image": inputs})
-            found.extend(map(_placed, fractions, squares))
-        return found
+            landmarks.extend(map(_placed, fractions, squares))
+        return landmarks
 
     def _seen(self, image: NDArray[np.uint8], square: NDArray[np.float64]) -> NDArray[np.float32]:
         """RGB in 0..1 [3 112 112]."""
@@ -64,7 +64,7 @@ class PointFinder:
         return to_input(pixels, SIZE)
 
     def _square(self, box: Box) -> NDArray[np.float64]:
-        """Map [2 3] from a square of side 1 to the picture."""
+        """Map [2 3] from a square of side 1 to the image."""
         x, y, width, height = box
         if self._whole:
             return np.array([[width, 0, x], [0, height, y]])

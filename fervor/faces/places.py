@@ -1,4 +1,4 @@
-"""Where faces are, said by the user: a region of each picture, or the boxes in a file."""
+"""Where faces are, said by the user: a region of each image, or the boxes in a file."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def check_region(region: Sequence[float]) -> Box:
 
 
 def outside(box: Box, shape: tuple[int, int]) -> bool:
-    """Whether no pixel of a picture of `shape` (height, width) lies in a box."""
+    """Whether no pixel of an image of `shape` (height, width) lies in a box."""
     x, y, width, height = box
     return x >= shape[1] or y >= shape[0] or x + width <= 0 or y + height <= 0
 
@@ -116,9 +116,9 @@ class GivenBoxes:
 
     def check_sources(self, sources: Iterable[str]) -> None:
         """Raises UsageError where it names a source that is no input."""
-        known = {_key(source) for source in sources}
+        keys = {_key(source) for source in sources}
         for source, _ in self._faces:
-            if source not in known:
+            if source not in keys:
                 raise UsageError(
                     f"boxes {self.path} name {source}, which is no input: name it too, or take its "
                     "lines out"

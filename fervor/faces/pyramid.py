@@ -29,7 +29,7 @@ Larger ones are seen in a coarser level too, where blurred textures pass for fac
 LARGEST_CERTAIN, MIN_SCORE = 256.0, 0.9
 """The same for faces of so high a score: what was pasted into an image, without the surroundings of
 a face, is missed where it is small."""
-TILE_OVERLAP = 160
+TILE_MARGIN = 160
 """Pixels of the network's input that neighbouring tiles share: the largest face, and some 16 around
 it."""
 TILE_SIDE = 1280
@@ -114,7 +114,7 @@ def _level(height: int, width: int, scale: float) -> Iterator[Tile]:
 
 def _cut(length: int, scale: float) -> tuple[int, list[int]]:
     """Length of the pieces of one side, in pixels of the image, and where they begin."""
-    side, iou = int(TILE_SIDE / scale), int(TILE_OVERLAP / scale)
+    side, iou = int(TILE_SIDE / scale), int(TILE_MARGIN / scale)
     if length <= side:
         return length, [0]
     count = -(-(length - iou) // (side - iou))

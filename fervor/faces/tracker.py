@@ -43,7 +43,7 @@ class Detector(Protocol):
     """What finds faces: `fervor.faces.detector.FaceDetector`, or a stand-in."""
 
     def detect(self, images: Sequence[Pixels], *, passes: int = 3) -> list[list[Face]]:
-        """Faces of each RGB picture [h w 3], largest first; `passes` of 0 may miss small ones."""
+        """Faces of each RGB image [h w 3], largest first; `passes` of 0 may miss small ones."""
         ...
 
     def near(self, image: Pixels, boxes: Sequence[Box]) -> list[Face | None]:
@@ -105,11 +105,11 @@ def assign(before: Sequence[Box], now: Sequence[Box], least: float) -> dict[int,
     Each box has one partner at most, and partners overlap by `least` or more.
     """
     pairs = [(iou(a, b), i, j) for i, a in enumerate(before) for j, b in enumerate(now)]
-    chosen: dict[int, int] = {}
+    assignment: dict[int, int] = {}
     for shared, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
-        if shared >= least and i not in chosen and j not in chosen.values():
-            chosen[i] = j
-    return chosen
+        if shared >= least and i not in assignment and j not in assignment.values():
+            assignment[i] = j
+    return assignment
 
 
 class Cuts:
@@ -183,13 +183,13 @@ class FaceTracker:
         self._time, self._since = time, self._since + 1
         self._since_tiles += 1
         due = not visible or self._since >= self._whole_every
-        found = self._whole(image, {}, thorough=False) if due else {}
-        found |= self._near(image, [track for track in visible if track not in found], found)
-        lost = any(track not in found for track in visible)
-        if lost and not (due and found):
-            found |= self._whole(image, found, thorough=not found)
-        self._keep(found)
-        faces = [Tracked(face, track.number) for track, face in found.items()]
+        matches = self._whole(image, {}, thorough=False) if due else {}
+        matches |= self._near(image, [track for track in visible if track not in matches], matches)
+        lost = any(track not in matches for track in visible)
+        if lost and not (due and matches):
+            matches |= self._whole(image, matches, thorough=not matches)
+        self._keep(matches)
+        faces = [Tracked(face, track.number) for track, face in matches.items()]
         return sorted(faces, key=lambda tracked: (-tracked.face.area, tracked.track))
 
     def _near(
@@ -198,15 +198,15 @@ class FaceTracker:
         """Known faces around the places where they are expected; one face is one track's only."""
         if not tracks:
             return {}
-        found: dict[_Track, Face] = {}
+        matches: dict[_Track, Face] = {}
         boxes = [track.motion.box for track in tracks]
         for track, face in zip(tracks, self._detector.near(image, boxes), strict=True):
-            if face is not None and _is_new(face, [*others.values(), *found.values()]):
-                found[track] = face
-        return found
+            if face is not None and _is_new(face, [*others.values(), *matches.values()]):
+                matches[track] = face
+        return matches
 
     def _whole(
-        self, image: Pixels, found: dict[_Track, Face], *, thorough: bool
+        self, image: Pixels, matches: dict[_Track, Face], *, thorough: bool
     ) -> dict[_Track, Face]:
         """Faces anywhere, besides those already found; what belongs to no track begins one."""
         thorough = thorough or self._time - self._thorough >= RETRY
@@ -217,14 +217,14 @@ class FaceTracker:
         if tiles:
             self._since_tiles = 0
         self._since = 0
-        faces = [face for face in faces if _is_new(face, list(found.values()))]
-        tracks = [track for track in self._tracks if track not in found]
-        chosen = assign(
+        faces = [face for face in faces if _is_new(face, list(matches.values()))]
+        tracks = [track for track in self._tracks if track not in matches]
+        pairs = assign(
             [track.motion.box for track in tracks], [face.box for face in faces], MIN_IOU
         )
-        matched = {tracks[i]: faces[j] for i, j in chosen.items()}
+        matched = {tracks[i]: faces[j] for i, j in pairs.items()}
         for index, face in enumerate(faces):
-            if index not in chosen.values():
+            if index not in pairs.values():
                 matched[self._begin(face)] = face
         return matched
 
@@ -234,8 +234,8 @@ class FaceTracker:
         self._next += 1
         return track
 
-    def _keep(self, found: dict[_Track, Face]) -> None:
-        for track, face in found.items():
+    def _keep(self, matches: dict[_Track, Face]) -> None:
+        for track, face in matches.items():
             track.motion.predict(self._time)
             track.motion.update(face.box)
             track.seen = self._time

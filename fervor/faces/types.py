@@ -20,11 +20,11 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face in a picture, in its pixels; `score` in 0..1.
+    """A face in an image, in its pixels; `score` in 0..1.
 
     Fields:
-        box: x, y, width, height; inside the picture.
-        points: float32 [5 2], x and y in TEMPLATE's order; may lie outside the picture.
+        box: x, y, width, height; inside the image.
+        points: float32 [5 2], x and y in TEMPLATE's order; may lie outside the image.
     """
 
     box: Box

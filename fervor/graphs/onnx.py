@@ -1,6 +1,6 @@
 """From a trained model folder to one that needs no torch: model.onnx, checked against torch.
 
-The graph takes RGB pictures in 0..1 and answers with `logits` [b c], `embedding` [b d] (unit
+The graph takes RGB images in 0..1 and answers with `logits` [b c], `embedding` [b d] (unit
 length, joint space) and `local` [b n d]: each place's share of the embedding. For encoders that
 average over places, the mean of `local` is the embedding, so its products with a class vector
 divide the answer among the places.
@@ -115,7 +115,7 @@ def _together(folder: Path, *names: str) -> Iterator[dict[str, Path]]:
 def write_checked(
     graph: nn.Module, path: Path, *, size: int, outputs: Sequence[str], half: bool
 ) -> None:
-    """Write a module that takes square RGB pictures `image` [b 3 size size], and compare it.
+    """Write a module that takes square RGB images `image` [b 3 size size], and compare it.
 
     Raises:
         ModelError: the graph's answers differ from torch's by more than 1e-4.
@@ -180,12 +180,12 @@ def replace_prelu(model: onnx.ModelProto) -> None:
         if slope is None:
             nodes.append(node)
             continue
-        (given, name), (answer,) = node.input, node.output
+        (source, name), (answer,) = node.input, node.output
         rest = f"{answer}.slope"
         graph.initializer.append(numpy_helper.from_array(1 - slope, rest))
         nodes += [
-            helper.make_node("Mul", [given, name], [f"{answer}.scaled"]),
-            helper.make_node("Relu", [given], [f"{answer}.positive"]),
+            helper.make_node("Mul", [source, name], [f"{answer}.scaled"]),
+            helper.make_node("Relu", [source], [f"{answer}.positive"]),
             helper.make_node("Mul", [f"{answer}.positive", rest], [f"{answer}.rest"]),
             helper.make_node("Add", [f"{answer}.scaled", f"{answer}.rest"], [answer]),
         ]
@@ -219,8 +219,8 @@ def _check(graph: nn.Module, size: int, path: Path) -> None:
     for batch in (1, 3):
         image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
-            found = graph(image)
-        expected = [t.numpy() for t in ((found,) if isinstance(found, Tensor) else found)]
+            outputs = graph(image)
+        expected = [t.numpy() for t in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
         answers = session.run(None, {"image": image.numpy()})
         gaps = [float(np.abs(a - b).max()) for a, b in zip(answers, expected, strict=True)]
         if not max(gaps) <= TOLERANCE:

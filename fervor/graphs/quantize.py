@@ -5,7 +5,7 @@ the training data, kernels to 7 bits channel by channel: processors without VNNI
 8 bits in 16, which overflows (the embedded model then lost a point). Kept in single precision are
 the first third of the convolutions, which lose most, and all that is no convolution. Clips are
 quantised with their convolutions: a range taken before the clip would be too wide. A model that
-predicts from a picture and its mirror image (encoder.mirror) here sees the picture alone.
+predicts from an image and its mirror image (encoder.mirror) here sees the image alone.
 """
 
 import logging
@@ -27,7 +27,7 @@ from onnxruntime import quantization
 from fervor import plugins
 from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, Int8, ModelInfo
 from fervor.config import Data
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.data.loading import evaluation_batches
 from fervor.data.splits import load_samples
 from fervor.errors import ModelError, UsageError
@@ -46,9 +46,9 @@ __all__ = ["Report", "add_int8", "faces_of"]
 FACES = 256
 """From which the ranges of activations are read."""
 BATCH = 32
-FLOAT_SHARE = 1 / 3
+FLOAT_FRACTION = 1 / 3
 AGREEMENT = 0.9
-"""Least share of equal answers; below, something is wrong with the model or the pictures."""
+"""Least share of equal answers; below, something is wrong with the model or the images."""
 
 Faces = NDArray[np.float32]
 
@@ -70,23 +70,23 @@ class Report:
     bytes: int
 
 
-def faces_of(model: str, pictures: str = "") -> Faces:
+def faces_of(model: str, images: str = "") -> Faces:
     """Network inputs [n 3 size size] in 0..1 for the ranges, at most FACES; the seed is fixed.
 
     Args:
-        model: a run folder, for whose own training pictures are taken, or a model folder.
-        pictures: a folder of cut-out faces to take instead.
+        model: a run folder, for whose own training images are taken, or a model folder.
+        images: a folder of cut-out faces to take instead.
 
     Raises:
-        UsageError: no folder is named, and the model does not say where its pictures are.
+        UsageError: no folder is named, and the model does not say where its images are.
         DataError, InputError: they cannot be read.
     """
     info = ModelInfo.read(model)
     folder, size = info.folder, info.input.size
-    if pictures:
-        found = sources.find([pictures])
-        chosen = random.Random(0).sample(found, min(FACES, len(found)))
-        return np.stack([_input(frame, size) for frame in sources.open_inputs(chosen)])
+    if images:
+        paths = sources.find([images])
+        paths_of_faces = random.Random(0).sample(paths, min(FACES, len(paths)))
+        return np.stack([_input(frame, size) for frame in sources.open_inputs(paths_of_faces)])
     if not (folder / "config.yaml").is_file():
         raise UsageError(
             f"int8: {model} does not say where its training pictures are; name a folder of such "
@@ -97,7 +97,7 @@ def faces_of(model: str, pictures: str = "") -> Faces:
     rule = data.train_protocol or data.protocol
     samples, _ = load_samples(data, "train", protocol=rule)
     some = random.Random(0).sample(samples, min(FACES, len(samples)))
-    read = read_pictures(some, info.labels, size=size, faces=data.faces, margin=data.margin)
+    read = read_images(some, info.labels, size=size, faces=data.faces, margin=data.margin)
     return np.concatenate([batch.images().numpy() for batch in evaluation_batches(read, size=size)])
 
 
@@ -146,7 +146,7 @@ def add_int8(folder: Path, faces: Faces) -> Report:
 
 
 def _unmirrored(info: ModelInfo, temporary: Path) -> Path:
-    """A graph that sees the picture alone: the folder's own, or one made for it."""
+    """A graph that sees the image alone: the folder's own, or one made for it."""
     if not info.encoder.mirror:
         return info.verified(GRAPH)
     method = build(info)
@@ -159,8 +159,8 @@ def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
     """Class numbers [n]."""
     session = Session(graph, str(graph), 0)
     logits = [session.run(["logits"], {"image": part})[0] for part in _batches(faces)]
-    found: NDArray[np.intp] = np.concatenate(logits).argmax(axis=1)
-    return found
+    classes: NDArray[np.intp] = np.concatenate(logits).argmax(axis=1)
+    return classes
 
 
 def quantize_model(source: Path, target: Path, faces: Faces) -> None:
@@ -173,7 +173,7 @@ def quantize_model(source: Path, target: Path, faces: Faces) -> None:
 def compute_in_eight_bits(
     source: Path,
     target: Path,
-    pictures: Iterable[NDArray[Any]],
+    images: Iterable[NDArray[Any]],
     *,
     operations: Sequence[str],
     kept: Callable[[onnx.GraphProto], list[str]],
@@ -183,7 +183,7 @@ def compute_in_eight_bits(
     Args:
         source: the graph, whose input is called image.
         target: where the copy goes.
-        pictures: batches of its input, over which the ranges of activations are taken.
+        images: batches of its input, over which the ranges of activations are taken.
         operations: their types, as ONNX calls them.
         kept: names of nodes of the graph, once constants are folded, to leave as they are.
 
@@ -200,7 +200,7 @@ def compute_in_eight_bits(
         quantization.quantize_static(
             fused,
             target,
-            _Ranges(pictures),
+            _Ranges(images),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -220,19 +220,19 @@ def compute_in_eight_bits(
 def _share_constants(graph: onnx.GraphProto) -> None:
     """Keep equal tensors once: a face and its mirror image pass the same kernels."""
     first: dict[bytes, str] = {}
-    kept, named = [], {}
+    constants, named = [], {}
     for tensor in graph.initializer:
         content = onnx.TensorProto()
         content.CopyFrom(tensor)
         content.name = ""
         named[tensor.name] = first.setdefault(content.SerializeToString(), tensor.name)
         if named[tensor.name] == tensor.name:
-            kept.append(tensor)
+            constants.append(tensor)
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = named.get(name, name)
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(constants)
 
 
 def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
@@ -248,7 +248,7 @@ def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
     return [
         node.name
         for start, end in passes
-        for node in convolutions[start : start + round((end - start) * FLOAT_SHARE)]
+        for node in convolutions[start : start + round((end - start) * FLOAT_FRACTION)]
     ]
 
 
@@ -257,10 +257,10 @@ def _groups(convolution: onnx.NodeProto) -> int:
 
 
 class _Ranges(quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types
-    """Pictures for the ranges of activations."""
+    """Images for the ranges of activations."""
 
-    def __init__(self, pictures: Iterable[NDArray[Any]]) -> None:
-        self._parts = iter(pictures)
+    def __init__(self, images: Iterable[NDArray[Any]]) -> None:
+        self._parts = iter(images)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         part = next(self._parts, None)

@@ -265,7 +265,7 @@ class Worker:
         return pyarrow.table({"number": piece["number"], "answer": answer})
 
     def _answers(self, frames: Generator[Frame]) -> Iterator[bytes]:
-        read = prefetch(frames, weight=lambda frame: frame.pixels, limit=media.AHEAD_PIXELS)
+        read = prefetch(frames, weight=lambda frame: frame.pixels, limit=media.PREFETCH_PIXELS)
         with closing(read):
             for frame, answer in self._predictor.with_frames(read):
                 points = (
@@ -282,8 +282,8 @@ class Worker:
 
     def _read(self, source: str) -> Frame:
         if remote.is_remote(source):
-            return remote.read_picture(source)
-        return replace(media.read_picture(os.path.join(self._folder, source)), source=source)
+            return remote.read_image(source)
+        return replace(media.read_image(os.path.join(self._folder, source)), source=source)
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from fervor.artifacts.joint_space import read_cues, read_space
 from fervor.artifacts.model_info import CUE_VECTORS, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
-from fervor.faces.cropper import Cutout, FaceCutter
+from fervor.faces.cropper import FaceCrop, FaceCropper
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
 from fervor.faces.places import GivenBoxes, check_region, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
@@ -42,7 +42,7 @@ from fervor.io.prefetch import bounded, cores, map_ordered
 from fervor.io.sources import (
     LONGEST_NAME,
     WHOLE,
-    Picture,
+    ImageLike,
     frame_of,
     frames_of,
     is_moving,
@@ -71,7 +71,7 @@ THUMBNAIL = 96
 
 Faces = Literal["all", "largest", "precropped"]
 Prior = Literal["natural", "balanced"]
-Found = list[list[Cutout]]
+Found = list[list[FaceCrop]]
 Logits = NDArray[np.float64]
 _Begun = tuple[list[Frame], Found | None]
 
@@ -136,7 +136,7 @@ class Predictor:
         most_faces: int = 0,
         region: Box | None = None,
         boxes: str | os.PathLike[str] | None = None,
-        neutral: Picture | None = None,
+        neutral: ImageLike | None = None,
         precision: Precision = "fp32",
         device: Device = "cpu",
         detector: Detector | None = None,
@@ -212,13 +212,13 @@ class Predictor:
         return f"{self.info.name} ({', '.join(remarks)})" if remarks else self.info.name
 
     @property
-    def smallest_found(self) -> float | None:
+    def smallest_side(self) -> float | None:
         """Longer side in pixels of the smallest face that is found in a picture of any size.
 
         None where no picture is searched by the embedded detector.
         """
         detector = self._detector
-        return detector.smallest_found if isinstance(detector, FaceDetector) else None
+        return detector.smallest_side if isinstance(detector, FaceDetector) else None
 
     @property
     def decoders(self) -> int:
@@ -232,14 +232,14 @@ class Predictor:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a path, never a list of letters
-        self, pictures: Picture
+        self, pictures: ImageLike
     ) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[list[Prediction]]: ...
+    def __call__(self, pictures: Sequence[ImageLike]) -> list[list[Prediction]]: ...
 
     def __call__(
-        self, pictures: Picture | Sequence[Picture]
+        self, pictures: ImageLike | Sequence[ImageLike]
     ) -> list[Prediction] | list[list[Prediction]]:
         """The faces of one picture, largest first, or a list of such lists for a list of pictures.
 
@@ -256,10 +256,10 @@ class Predictor:
             return self._faces(frames)  # type: ignore[return-value]  # for a path that is a video
         if _is_several(pictures):
             return Gallery(self._faces(frame_of(picture) for picture in pictures))
-        return self._still(frame_of(cast(Picture, pictures)))
+        return self._still(frame_of(cast(ImageLike, pictures)))
 
     def rows(
-        self, pictures: Picture | Sequence[Picture], *, span: Span = WHOLE
+        self, pictures: ImageLike | Sequence[ImageLike], *, span: Span = WHOLE
     ) -> list[dict[str, Any]]:
         """The rows of everything that is named, in order, as `fervor predict` writes them.
 
@@ -271,7 +271,7 @@ class Predictor:
             InputError: a path that does not exist, an array that is no picture, or a webcam, which
                 has no end.
         """
-        several = pictures if _is_several(pictures) else [cast(Picture, pictures)]
+        several = pictures if _is_several(pictures) else [cast(ImageLike, pictures)]
         return to_rows(self.stream(frames_of(several, span=span)), self.labels)
 
     def _still(self, frame: Frame) -> list[Prediction]:
@@ -335,14 +335,14 @@ class Predictor:
                     yield frame, self._answer(frame, faces, rows, thumbnails)
                 del group, found, frame, faces  # not held while the next ones are awaited
 
-    def _begun(self, cropper: FaceCutter, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
+    def _begun(self, cropper: FaceCropper, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
         """Groups with their faces, where these must be found in order or by somebody's detector."""
         ours = self._detector is None or isinstance(self._detector, FaceDetector)
         for group in groups:
             apart = ours and not any(frame.moving for frame in group)
             yield group, None if apart else cropper(group)
 
-    def _seen(self, cropper: FaceCutter, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
+    def _seen(self, cropper: FaceCropper, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
         """A group, its faces and their logits; several groups at a time, each in a thread."""
         group, found = begun
         found = cropper(group) if found is None else found
@@ -352,7 +352,7 @@ class Predictor:
             self.classifier.logits([face.pixels for faces in found for face in faces]),
         )
 
-    def embed(self, picture: Picture | Frame) -> NDArray[np.float32]:
+    def embed(self, picture: ImageLike | Frame) -> NDArray[np.float32]:
         """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
 
         Raises:
@@ -362,7 +362,7 @@ class Predictor:
         faces = self._cropper()([_readable(picture)])[0]
         return self.classifier.embeddings([face.pixels for face in faces])
 
-    def explain(self, picture: Picture | Frame, *, heat: Heat = "occlusion") -> list[Explanation]:
+    def explain(self, picture: ImageLike | Frame, *, heat: Heat = "occlusion") -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer.
 
         Args:
@@ -398,7 +398,7 @@ class Predictor:
                 found.append(explainer(answer, places, face.square, occlusion=maps))
         return found
 
-    def _occlusion(self, face: Cutout, row: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _occlusion(self, face: FaceCrop, row: NDArray[np.float64]) -> NDArray[np.float32]:
         """Heat [c rows columns] of a face with logits [c], by a pass for each place."""
         grid = self._explainer.grid
         logits = self.classifier.logits(occluded(face.pixels, grid, self.info.input.size))
@@ -439,8 +439,8 @@ class Predictor:
         """
         return self.classifier.probabilities(crops)
 
-    def _cropper(self) -> FaceCutter:
-        return FaceCutter(
+    def _cropper(self) -> FaceCropper:
+        return FaceCropper(
             self._detector,
             side=self.info.input.crop,
             largest=self.faces == "largest",
@@ -469,10 +469,10 @@ class Predictor:
     def _corrects(self) -> bool:
         return self._adapts or self._rest is not None
 
-    def _resting(self, picture: Picture) -> NDArray[np.float64]:
+    def _resting(self, picture: ImageLike) -> NDArray[np.float64]:
         """Logits [c] of the largest face in a picture of a person at rest."""
         frame = frame_of(picture)
-        cropper = FaceCutter(self._detector, side=self.info.input.crop, largest=True)
+        cropper = FaceCropper(self._detector, side=self.info.input.crop, largest=True)
         faces = cropper([frame])[0]
         if not faces:
             reason = frame.error or "shows no face"
@@ -486,7 +486,7 @@ class Predictor:
     def _answer(
         self,
         frame: Frame,
-        faces: Sequence[Cutout],
+        faces: Sequence[FaceCrop],
         logits: Sequence[NDArray[np.float64]],
         thumbnails: bool,
     ) -> list[Prediction]:
@@ -501,7 +501,7 @@ class Predictor:
         self,
         frame: Frame,
         number: int,
-        face: Cutout,
+        face: FaceCrop,
         row: NDArray[np.float64],
         *,
         thumbnail: bool = False,
@@ -565,14 +565,14 @@ def _moves(source: str | os.PathLike[str]) -> bool:
     return is_moving(path)
 
 
-def _readable(picture: Picture | Frame) -> Frame:
+def _readable(picture: ImageLike | Frame) -> Frame:
     frame = picture if isinstance(picture, Frame) else frame_of(picture)
     if frame.error is not None:
         raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
     return frame
 
 
-def _is_several(pictures: Picture | Sequence[Picture]) -> TypeGuard[Sequence[Picture]]:
+def _is_several(pictures: ImageLike | Sequence[ImageLike]) -> TypeGuard[Sequence[ImageLike]]:
     """Whether it is a list of pictures; texts and bytes are sequences too, of something else."""
     return isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes | bytearray)
 

@@ -28,7 +28,7 @@ __all__ = [
     "lock_file",
     "lock_folder",
     "write_bytes",
-    "write_picture",
+    "write_image",
 ]
 
 
@@ -68,8 +68,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         partial.write_bytes(content)
 
 
-def write_picture(path: Path, image: "Image.Image", form: str, **options: Any) -> None:
-    """Write a picture whole or not at all, in Pillow's format `form`.
+def write_image(path: Path, image: "Image.Image", form: str, **options: Any) -> None:
+    """Write an image whole or not at all, in Pillow's format `form`.
 
     It is encoded in memory: Pillow's own writing to a full disk says no more than a number.
     """
@@ -169,9 +169,9 @@ class RowFile:
             raise
         except OSError as error:
             self.finish(complete=False)
-            kept = f"; the rows so far are in {self.partial}" if self._rows else ""
+            remark = f"; the rows so far are in {self.partial}" if self._rows else ""
             raise UsageError(
-                f"{self._path}: {error.strerror}{kept}; make room or name another --output"
+                f"{self._path}: {error.strerror}{remark}; make room or name another --output"
             ) from error
         self._size += len(rows)
         self._rows += not heading

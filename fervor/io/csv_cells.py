@@ -33,11 +33,11 @@ def original(cell: str) -> str:
     """The text that `harmless` made a cell of; what it put before a formula stays."""
     if not _ESCAPE.search(cell):
         return cell
-    return _WRITTEN.sub(lambda found: _read(found[1] or found[2]), cell)
+    return _WRITTEN.sub(lambda match: _read(match[1] or match[2]), cell)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 

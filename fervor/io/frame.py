@@ -20,12 +20,12 @@ WEBCAM = "webcam:"
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture, or one frame of a video.
+    """One image, or one frame of a video.
 
     Attributes:
         source: the path as it was given or found; empty for an array.
         frame: number within the source, from 0.
-        time_s: seconds from the start of a video; None for a picture.
+        time_s: seconds from the start of a video; None for an image.
         picture: as it was decoded, turned upright; None where it could not be read.
         error: the reason, one line; None where it could.
     """
@@ -38,7 +38,7 @@ class Frame:
 
     @cached_property
     def image(self) -> NDArray[np.uint8] | None:
-        """The picture as an array: RGB, uint8, [h w 3]; None where it could not be read."""
+        """The image as an array: RGB, uint8, [h w 3]; None where it could not be read."""
         return np.array(self.picture) if isinstance(self.picture, Image.Image) else self.picture
 
     @property

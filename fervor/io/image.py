@@ -1,4 +1,4 @@
-"""Any picture -> RGB -> what a network takes in. The only evaluation-time resize of the project."""
+"""Any image -> RGB -> what a network takes in. The only evaluation-time resize of the project."""
 
 from typing import Any
 
@@ -17,31 +17,31 @@ STRIPE = 1_000_000
 NO_PIXEL = "a picture of shape {}: expected at least one pixel"
 
 Decoded = Image.Image | NDArray[np.uint8]
-"""An RGB picture: PIL's, or uint8 [h w 3]."""
+"""An RGB image: PIL's, or uint8 [h w 3]."""
 
 
-def shape_of(picture: Decoded) -> tuple[int, int]:
+def shape_of(image: Decoded) -> tuple[int, int]:
     """Height and width in pixels."""
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    return picture.shape[0], picture.shape[1]
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
 
 
-def to_rgb(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB, uint8 in 0..255, [h w 3]: of a PIL image of any mode, or of an array.
 
     Arrays are RGB [h w 3], RGBA [h w 4] or grey [h w] or [h w 1]; OpenCV's are BGR, to be turned
     before: `image[:, :, ::-1]`.
 
-    What is transparent shows white; 16 bits become 8 by scale; float pictures are read as 0..1
+    What is transparent shows white; 16 bits become 8 by scale; float images are read as 0..1
     where nothing exceeds 1, as 0..255 otherwise.
 
     Raises:
-        InputError: the array is no uint8 picture, or the picture has no pixels.
+        InputError: the array is no uint8 image, or the image has no pixels.
     """
-    if isinstance(picture, Image.Image):
-        return np.array(rgb_image(picture))
-    pixels = _from_array(picture)
+    if isinstance(image, Image.Image):
+        return np.array(rgb_image(image))
+    pixels = _from_array(image)
     if pixels.size == 0:
         raise InputError(NO_PIXEL.format(pixels.shape))
     return pixels
@@ -66,12 +66,12 @@ def rgb_image(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def to_input(picture: Image.Image | NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """The whole picture as a network's input: RGB, float32 in 0..1, [3 size size].
+def to_input(image: Image.Image | NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """The whole image as a network's input: RGB, float32 in 0..1, [3 size size].
 
     Bilinear, averaging over all pixels that fall into one when it shrinks; the aspect is not kept.
     """
-    pixels = to_rgb(picture)
+    pixels = to_rgb(image)
     if pixels.shape[:2] != (size, size):
         resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
@@ -109,7 +109,7 @@ def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """A transparent picture, some rows at a time: all of it at once takes thrice the memory."""
+    """A transparent image, some rows at a time: all of it at once takes thrice the memory."""
     result = Image.new("RGB", image.size)
     rows = max(1, STRIPE // image.width)
     for top in range(0, image.height, rows):

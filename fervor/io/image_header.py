@@ -1,7 +1,7 @@
 """What an image file says of itself, and whether that is too much, before a decoder runs.
 
 A decoder's work is not bounded by a file's size: a few bytes make it pass over all pixels again, or
-ask for a picture of gigabytes. Here the bytes that say so are walked in bounded steps, for each
+ask for an image of gigabytes. Here the bytes that say so are walked in bounded steps, for each
 format that is read.
 """
 
@@ -21,13 +21,13 @@ __all__ = ["MAX_SCANS", "MAX_SIDE", "ImageHeader", "check_header", "is_heif", "r
 MAX_SIDE = 65_535
 """Pixels of a side, what JPEG can say; one row of millions costs more than its pixels."""
 MAX_SCANS = 100
-"""Passes over a picture; a usual progressive JPEG has ten."""
+"""Passes over an image; a usual progressive JPEG has ten."""
 SCANNED_PIXELS = 1_600_000_000
-"""Scans times pixels: large pictures may have fewer scans, at the largest size a dozen."""
+"""Scans times pixels: large images may have fewer scans, at the largest size a dozen."""
 MAX_PARTS = 100_000
-"""Segments, chunks, boxes, strips or tiles of a file; a picture of 128 megapixels has thousands."""
+"""Segments, chunks, boxes, strips or tiles of a file; an image of 128 megapixels has thousands."""
 MAX_TILES = 4_096
-"""Pictures that a HEIC or AVIF file puts together to one; at the largest size 488 of 512 x 512."""
+"""Images that a HEIC or AVIF file puts together to one; at the largest size 488 of 512 x 512."""
 MAX_BLOCKS = 1_000_000
 """Blocks of at most 255 bytes of a GIF."""
 MAX_META = 4_000_000
@@ -42,13 +42,13 @@ AVIF_BRANDS = (b"avif", b"avis")
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a file says of the picture in it.
+    """What a file says of the image in it.
 
     Attributes:
         format: the decoder's name: JPEG, PNG, GIF, WEBP, BMP, TIFF, HEIF or AVIF.
         width: in pixels, the largest that any part of the file states.
         height: likewise.
-        frames: pictures of an animation, or pages.
+        frames: images of an animation, or pages.
         scans: passes over the pixels that a decoder makes.
     """
 
@@ -65,10 +65,10 @@ class ImageHeader:
 
 
 def read_header(file: BinaryIO) -> ImageHeader | None:
-    """The header of an open file; None of what is no picture in a known format.
+    """The header of an open file; None of what is no image in a known format.
 
     Raises:
-        InputError: it has more parts than any picture needs, or is cut off before it says its size.
+        InputError: it has more parts than any image needs, or is cut off before it says its size.
     """
     file.seek(0)
     start = file.read(START)
@@ -84,7 +84,7 @@ def read_header(file: BinaryIO) -> ImageHeader | None:
 
 
 def check_header(header: ImageHeader, *, max_pixels: int) -> None:
-    """Raises InputError where decoding a picture would take too much memory or time."""
+    """Raises InputError where decoding an image would take too much memory or time."""
     size = f"{header.width} x {header.height} pixels"
     if header.pixels > max_pixels:
         raise InputError(f"{size}: expected at most {max_pixels:,}")
@@ -112,7 +112,7 @@ def _reader(start: bytes) -> Callable[[BinaryIO], ImageHeader] | None:
 
 
 def is_heif(start: bytes) -> bool:
-    """Whether a file that begins so is a picture in the container that videos have, too."""
+    """Whether a file that begins so is an image in the container that videos have, too."""
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS + AVIF_BRANDS
 
 
@@ -134,14 +134,14 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A marker that ends a scan's data, and the last of the fill bytes before it. With all of them
-("+") the search, which passes over the whole picture, takes 16 times as long."""
+("+") the search, which passes over the whole image, takes 16 times as long."""
 
 
 def _jpeg(file: BinaryIO) -> ImageHeader:
     width = height = scans = segments = 0
     position = 2
-    while (found := _marker(file, position)) is not None:
-        marker, position = found
+    while (segment := _marker(file, position)) is not None:
+        marker, position = segment
         segments = _count(segments + 1, "segments")
         if marker == _END:
             break
@@ -280,7 +280,7 @@ def _bmp(file: BinaryIO) -> ImageHeader:
 # TIFF: Adobe, TIFF revision 6.0, and BigTIFF.
 
 _WIDTHS, _HEIGHTS = (256, 322), (257, 323)
-"""Tags of the picture's and a tile's."""
+"""Tags of the image's and a tile's."""
 _PLACES = (273, 324)
 """Tags that list where strips or tiles lie."""
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}

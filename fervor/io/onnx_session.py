@@ -100,17 +100,17 @@ def _opened(
     # Threads that wait in a loop take the cores from the network whose turn it is: with detector
     # and classifier in turn, two threads were slower than one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"])))
+    providers = list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"])))
     source: str | bytes = str(graph)
     if sha256:
         source = graph.read_bytes()  # read once: what is checked is what runs
-        if (found := hashlib.sha256(source).hexdigest()) != sha256:
+        if (checksum := hashlib.sha256(source).hexdigest()) != sha256:
             raise ModelError(
-                f"{name} has the sha256 {found[:12]}..., model.json says {sha256[:12]}...: "
+                f"{name} has the sha256 {checksum[:12]}..., model.json says {sha256[:12]}...: "
                 "the file is damaged or was changed; export or copy the model again"
             )
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=wanted)
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no public root
         reason = " ".join(str(error).split())
         end = f"; {advice}" if advice else ""

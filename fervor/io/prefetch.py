@@ -113,7 +113,7 @@ def in_threads(count: int = 0) -> Iterator[Mapper]:
     """A `map` over threads, 0 for as many as there are cores; all items are taken at once.
 
     Decoders and onnxruntime let other threads run meanwhile. Warnings are silent inside: reading a
-    picture changes their filters for a while, which threads would leave changed.
+    image changes their filters for a while, which threads would leave changed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -160,21 +160,21 @@ def map_ordered(
         return
     pool = ThreadPoolExecutor(count)
     waiting: deque[tuple[Future[Result], int]] = deque()
-    held = 0
+    load = 0
 
     def oldest() -> Result:
-        nonlocal held
+        nonlocal load
         future, freed = waiting.popleft()
-        held -= freed
+        load -= freed
         return future.result()
 
     try:
         for item in items:
             heavy = weight(item)
-            while waiting and held + heavy > limit:
+            while waiting and load + heavy > limit:
                 yield oldest()
             waiting.append((pool.submit(function, item), heavy))
-            held += heavy
+            load += heavy
             room = 0 if urgent(item) else count
             del item  # not held while its result is awaited
             while len(waiting) > room:

@@ -22,13 +22,13 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of fervor, and of what decides its numbers, where installed."""
-    found = {"fervor": __version__}
+    by_package = {"fervor": __version__}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def commit() -> str:

@@ -1,4 +1,4 @@
-"""Pictures behind addresses such as s3://bucket/folder, through fsspec (the extra `cluster`).
+"""Images behind addresses such as s3://bucket/folder, through fsspec (the extra `cluster`).
 
 fsspec brings file://, memory:// and http://; an object store needs its own package beside it, such
 as s3fs for s3:// and gcsfs for gs://, which also reads the credentials, from where it always does.
@@ -10,10 +10,10 @@ from typing import Any
 
 from fervor.errors import InputError, UsageError
 from fervor.io.frame import Frame
-from fervor.io.sources import ENDINGS, MAX_PIXELS, VIDEO_ENDINGS, decode_picture
+from fervor.io.sources import ENDINGS, MAX_PIXELS, VIDEO_ENDINGS, decode_image
 
 
-__all__ = ["MAX_BYTES", "find", "is_remote", "read_picture"]
+__all__ = ["MAX_BYTES", "find", "is_remote", "read_image"]
 
 MAX_BYTES = 256_000_000
 """Of one object, which is held in memory while it is decoded."""
@@ -27,11 +27,11 @@ def is_remote(source: str) -> bool:
 
 
 def find(address: str) -> list[str]:
-    """The addresses that one stands for: of a picture itself, of a folder its pictures and videos,
+    """The addresses that one stands for: of an image itself, of a folder its images and videos,
     recursively, sorted.
 
     Raises:
-        InputError: nothing is there, it cannot be listed, or a folder holds no picture.
+        InputError: nothing is there, it cannot be listed, or a folder holds no image.
         UsageError: the package for such addresses is not installed, or nobody knows them.
     """
     system = _system(address)
@@ -46,15 +46,13 @@ def find(address: str) -> list[str]:
     except Exception as error:  # each object store has errors of its own
         raise InputError(f"{address} cannot be listed: {_said(error)}") from error
     endings = (*ENDINGS, *VIDEO_ENDINGS)
-    found = [name for name in names if name.lower().endswith(endings)]
-    if not found:
+    matches = [name for name in names if name.lower().endswith(endings)]
+    if not matches:
         raise InputError(f"{address} holds no picture: expected {', '.join(ENDINGS)}")
-    return [system.unstrip_protocol(name) for name in sorted(found, key=_parts)]
+    return [system.unstrip_protocol(name) for name in sorted(matches, key=_parts)]
 
 
-def read_picture(
-    address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
-) -> Frame:
+def read_image(address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Frame:
     """What `fervor.io.sources.read_picture` gives; never raises for what is or is not there."""
     try:
         with _system(address).open(address, "rb") as file:
@@ -63,17 +61,17 @@ def read_picture(
         return Frame(address, 0, None, None, f"cannot be read: {_said(error)}")
     if len(content) > max_bytes:
         return Frame(address, 0, None, None, f"expected at most {max_bytes:,} bytes")
-    return decode_picture(io.BytesIO(content), address, max_pixels=max_pixels)
+    return decode_image(io.BytesIO(content), address, max_pixels=max_pixels)
 
 
 def _system(address: str) -> Any:
     """What speaks the address's protocol; chains of them ("zip://...::s3://...") are not read."""
     import fsspec
 
-    found = ADDRESS.match(address)
-    assert found is not None, f"{address} is no address"
+    match = ADDRESS.match(address)
+    assert match is not None, f"{address} is no address"
     try:
-        return fsspec.filesystem(found[1])
+        return fsspec.filesystem(match[1])
     except ImportError as error:
         raise UsageError(f"{address}: {_said(error)}") from error
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Pictures, folders, videos and webcams -> one stream of frames; an unreadable one says why.
+"""Images, folders, videos and webcams -> one stream of frames; an unreadable one says why.
 
-Only the decoders in `FORMATS` ever run, and a picture's size is read from its header before a pixel
+Only the decoders in `FORMATS` ever run, and an image's size is read from its header before a pixel
 is decoded.
 """
 
@@ -34,9 +34,9 @@ __all__ = [
     "ENDINGS",
     "VIDEO_ENDINGS",
     "Frame",
-    "Picture",
+    "ImageLike",
     "Span",
-    "decode_picture",
+    "decode_image",
     "find",
     "frame_of",
     "frames_of",
@@ -46,11 +46,11 @@ __all__ = [
     "is_webcam",
     "open_inputs",
     "read",
-    "read_picture",
+    "read_image",
     "skipped_files",
 ]
 
-Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8]
+ImageLike = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8]
 """A path, a data URL in base64, a file's bytes, an open file, a PIL image of any mode, or an array
 uint8: RGB [h w 3], RGBA [h w 4] or grey [h w]. OpenCV's arrays are BGR: `image[:, :, ::-1]`."""
 
@@ -59,12 +59,12 @@ ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".apng", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff"),
     *(".heic", ".heif"),
 )
-"""What counts as a picture in a folder, in any case."""
+"""What counts as an image in a folder, in any case."""
 
 ANIMATED = (".gif", ".png", ".apng", ".webp", ".avif")
-"""Endings of pictures that may be animated."""
+"""Endings of images that may be animated."""
 SHORTEST, USUAL = 0.02, 0.1
-"""Seconds: a picture of an animation that says less is shown for the usual time, as browsers do."""
+"""Seconds: an image of an animation that says less is shown for the usual time, as browsers do."""
 
 NAMED_ENDINGS = 6
 """Endings of skipped files that are named, the most frequent first."""
@@ -74,8 +74,8 @@ START = 256
 """Bytes that tell what a file is."""
 
 WHOLE = Span()
-AHEAD_PIXELS = 16_000_000
-"""Frames that wait decoded: so many pixels (64 MB of pictures) together, and always one."""
+PREFETCH_PIXELS = 16_000_000
+"""Frames that wait decoded: so many pixels (64 MB of images) together, and always one."""
 
 MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
@@ -122,11 +122,11 @@ _silence = _Silence()
 def open_inputs(
     inputs: Sequence[str | os.PathLike[str]], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
 ) -> Generator[Frame]:
-    """The frames of all inputs (pictures, folders, videos, webcams) in order.
+    """The frames of all inputs (images, folders, videos, webcams) in order.
 
     Raises:
         InputError: at once, not at the first frame: an input does not exist, or a folder holds no
-            picture and no video.
+            image and no video.
         UsageError: a video is named and PyAV is not installed.
     """
     return read(find(inputs), span=span, max_pixels=max_pixels)
@@ -141,26 +141,26 @@ def read(
 ) -> Generator[Frame]:
     """The frames of files and webcams, in order, decoded ahead by a thread in bounded memory.
 
-    `span` says which frames of a video or webcam are read; so many `decoders` decode pictures that
+    `span` says which frames of a video or webcam are read; so many `decoders` decode images that
     follow each other at a time.
     """
     frames = _read(sources, span, max_pixels, decoders)
-    return prefetch(frames, weight=lambda frame: frame.pixels, limit=AHEAD_PIXELS)
+    return prefetch(frames, weight=lambda frame: frame.pixels, limit=PREFETCH_PIXELS)
 
 
 def _read(sources: Iterable[str], span: Span, max_pixels: int, decoders: int) -> Generator[Frame]:
-    decode = partial(read_picture, max_pixels=max_pixels)
+    decode = partial(read_image, max_pixels=max_pixels)
     for moving, several in groupby(sources, is_moving):
         if moving:
             yield from _read_moving(several, span, max_pixels)
         else:
             yield from map_ordered(
-                decode, several, decoders, weight=_stated_pixels, limit=AHEAD_PIXELS
+                decode, several, decoders, weight=_stated_pixels, limit=PREFETCH_PIXELS
             )
 
 
 def _stated_pixels(source: str) -> int:
-    """Pixels of a picture as its header states them; 0 where it states none."""
+    """Pixels of an image as its header states them; 0 where it states none."""
     try:
         _check_file(source)
         with open(source, "rb") as file:
@@ -183,11 +183,11 @@ def _read_moving(sources: Iterable[str], span: Span, max_pixels: int) -> Generat
 
 
 def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame]:
-    """The pictures of an animation at their times; what cannot be decoded is the last frame."""
+    """The images of an animation at their times; what cannot be decoded is the last frame."""
     number, time = -1, 0.0
     try:
         with open(source, "rb") as file, _silence, _opened(file, max_pixels) as image:
-            # Before an APNG's animation there may be a picture for viewers that show no other.
+            # Before an APNG's animation there may be an image for viewers that show no other.
             first = int(bool(getattr(image, "default_image", False)))
             for number in range(getattr(image, "n_frames", 1) - first):
                 image.seek(first + number)
@@ -203,7 +203,7 @@ def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame
 
 
 def is_animated(source: str) -> bool:
-    """Whether a path is a picture that moves: a GIF, PNG, WebP or AVIF of several frames."""
+    """Whether a path is an image that moves: a GIF, PNG, WebP or AVIF of several frames."""
     if os.path.splitext(source)[1].lower() not in ANIMATED:
         return False
     try:
@@ -216,7 +216,7 @@ def is_animated(source: str) -> bool:
 
 
 def is_moving(source: str) -> bool:
-    """Whether a path or name gives frames with times: a video, a webcam or an animated picture."""
+    """Whether a path or name gives frames with times: a video, a webcam or an animated image."""
     return is_webcam(source) or is_video(source) or is_animated(source)
 
 
@@ -257,28 +257,28 @@ def find(
     `skipped` counts, by their endings, the files of folders that are no input.
 
     Raises:
-        InputError: an input does not exist, or a folder holds no picture and no video.
+        InputError: an input does not exist, or a folder holds no image and no video.
         UsageError: a video or webcam is named and PyAV is not installed.
     """
-    found: list[str] = []
-    for given in inputs:
-        source = os.fspath(given)
+    paths: list[str] = []
+    for name in inputs:
+        source = os.fspath(name)
         if is_webcam(source):
             check_webcam(source)
-            found.append(source)
+            paths.append(source)
         elif os.path.isdir(source):
-            found.extend(_media_below(source, Counter() if skipped is None else skipped))
+            paths.extend(_media_below(source, Counter() if skipped is None else skipped))
         elif os.path.lexists(source):
             if is_video(source):
                 need_av(source)
-            found.append(source)
+            paths.append(source)
         else:
             address = "; addresses are read with --cluster" if "://" in source else ""
             raise InputError(
                 f"{source} does not exist: expected a picture, a video, a folder or webcam:0"
                 + address
             )
-    return found
+    return paths
 
 
 def skipped_files(counts: Counter[str]) -> str:
@@ -296,52 +296,52 @@ def _most(counts: Counter[str]) -> list[tuple[str, int]]:
 
 
 def _media_below(folder: str, skipped: Counter[str]) -> list[str]:
-    found: list[str] = []
+    paths: list[str] = []
     others: Counter[str] = Counter()
     endings = (*ENDINGS, *VIDEO_ENDINGS)
     # A folder that cannot be listed stays in the stream: reading it says why.
-    walk = os.walk(folder, onerror=lambda error: found.append(str(error.filename)))
+    walk = os.walk(folder, onerror=lambda error: paths.append(str(error.filename)))
     for parent, _, names in walk:  # links to folders are not followed: they may lead back here
         for name in names:
             if name.lower().endswith(endings):
-                found.append(os.path.join(parent, name))
+                paths.append(os.path.join(parent, name))
             elif not name.startswith("."):
                 others[os.path.splitext(name)[1].lower()] += 1
     skipped.update(others)
-    if not found:
+    if not paths:
         holds = f"; {skipped_files(others)}" if others else ""
         raise InputError(
             f"folder {folder} holds no picture and no video{holds}: expected {', '.join(endings)}"
         )
-    return sorted(found, key=lambda path: path.split(os.sep))
+    return sorted(paths, key=lambda path: path.split(os.sep))
 
 
 def frames_of(
-    pictures: Iterable[Picture], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
+    images: Iterable[ImageLike], *, span: Span = WHOLE, max_pixels: int = MAX_PIXELS
 ) -> Generator[Frame]:
-    """The frames of pictures, and of folders and videos by their paths, in order.
+    """The frames of images, and of folders and videos by their paths, in order.
 
     Raises:
-        InputError: at its turn, a path that does not exist, a webcam, or what is no picture.
+        InputError: at its turn, a path that does not exist, a webcam, or what is no image.
     """
-    for picture in pictures:
-        if not _is_path(picture):
-            yield frame_of(picture, max_pixels=max_pixels)
-        elif is_webcam(path := os.fspath(picture)):
+    for image in images:
+        if not _is_path(image):
+            yield frame_of(image, max_pixels=max_pixels)
+        elif is_webcam(path := os.fspath(image)):
             raise InputError(f"{path} has no end: read it with predictor.video")
         else:
             yield from open_inputs([path], span=span, max_pixels=max_pixels)
 
 
-def _is_path(picture: Picture) -> TypeGuard[str | os.PathLike[str]]:
+def _is_path(image: ImageLike) -> TypeGuard[str | os.PathLike[str]]:
     """Whether it names a file, and does not hold one.
 
     Raises:
         InputError: a text that is too long for a path.
     """
-    if not isinstance(picture, str | os.PathLike):
+    if not isinstance(image, str | os.PathLike):
         return False
-    path = os.fspath(picture)
+    path = os.fspath(image)
     if path[: len(DATA_URL)].lower() == DATA_URL:
         return False
     if len(path) > LONGEST_NAME:
@@ -352,34 +352,34 @@ def _is_path(picture: Picture) -> TypeGuard[str | os.PathLike[str]]:
     return True
 
 
-def frame_of(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Frame:
-    """One picture, wherever it comes from, as a frame.
+def frame_of(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Frame:
+    """One image, wherever it comes from, as a frame.
 
     Raises:
         InputError: a path that does not exist or is a folder; an array of another type or shape; a
             file opened as text.
     """
-    if isinstance(picture, bytes | bytearray):
-        return decode_picture(io.BytesIO(picture), "", max_pixels=max_pixels)
-    if _is_path(picture):
-        picture = os.fspath(picture)
-        if os.path.isdir(picture) or (os.path.lexists(picture) and is_video(picture)):
-            kind = "folder" if os.path.isdir(picture) else "video"
+    if isinstance(image, bytes | bytearray):
+        return decode_image(io.BytesIO(image), "", max_pixels=max_pixels)
+    if _is_path(image):
+        image = os.fspath(image)
+        if os.path.isdir(image) or (os.path.lexists(image) and is_video(image)):
+            kind = "folder" if os.path.isdir(image) else "video"
             raise InputError(
-                f"{picture} is a {kind}: expected a picture (for a {kind}, predictor.rows({kind}))"
+                f"{image} is a {kind}: expected a picture (for a {kind}, predictor.rows({kind}))"
             )
-        return read_picture(*find([picture]), max_pixels=max_pixels)
-    if isinstance(picture, str):
-        return _from_data_url(picture, max_pixels)
-    if isinstance(picture, Image.Image):
-        source = str(getattr(picture, "filename", "") or "")
+        return read_image(*find([image]), max_pixels=max_pixels)
+    if isinstance(image, str):
+        return _from_data_url(image, max_pixels)
+    if isinstance(image, Image.Image):
+        source = str(getattr(image, "filename", "") or "")
         try:
-            return Frame(source, 0, None, rgb_image(_upright(picture)).copy(), None)
+            return Frame(source, 0, None, rgb_image(_upright(image)).copy(), None)
         except Exception as error:  # opened lazily: a damaged file shows only now
             return Frame(source, 0, None, None, _reason(error))
-    if not isinstance(picture, np.ndarray) and hasattr(picture, "read"):
-        return _from_file(cast(BinaryIO, picture), max_pixels)
-    return Frame("", 0, None, to_rgb(cast(NDArray[np.uint8], picture)), None)
+    if not isinstance(image, np.ndarray) and hasattr(image, "read"):
+        return _from_file(cast(BinaryIO, image), max_pixels)
+    return Frame("", 0, None, to_rgb(cast(NDArray[np.uint8], image)), None)
 
 
 def _from_file(file: BinaryIO, max_pixels: int) -> Frame:
@@ -397,11 +397,11 @@ def _from_file(file: BinaryIO, max_pixels: int) -> Frame:
             f"a file whose read() gives {type(content).__name__}: expected bytes; "
             'open it in the mode "rb"'
         )
-    return decode_picture(io.BytesIO(content), source, max_pixels=max_pixels)
+    return decode_image(io.BytesIO(content), source, max_pixels=max_pixels)
 
 
 def _from_data_url(address: str, max_pixels: int) -> Frame:
-    """A picture inside a text, as in RFC 2397: data:image/png;base64,iVBORw0KGgo..."""
+    """An image inside a text, as in RFC 2397: data:image/png;base64,iVBORw0KGgo..."""
     head, comma, text = address.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         reason = f"{head[:40]!r} is no data URL in base64: expected data:image/jpeg;base64,..."
@@ -412,10 +412,10 @@ def _from_data_url(address: str, max_pixels: int) -> Frame:
         content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except ValueError as error:
         return Frame("", 0, None, None, f"a data URL that is no base64: {_one_line(error)}")
-    return decode_picture(io.BytesIO(content), "", max_pixels=max_pixels)
+    return decode_image(io.BytesIO(content), "", max_pixels=max_pixels)
 
 
-def read_picture(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
+def read_image(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
     """Decode one file, turned upright; never raises for what the file holds."""
     try:
         _check_file(source)
@@ -425,8 +425,8 @@ def read_picture(source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
         return Frame(source, 0, None, None, _reason(error))
 
 
-def decode_picture(file: BinaryIO, source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
-    """What `read_picture` gives, of a file that is open or held in memory; `source` is its name."""
+def decode_image(file: BinaryIO, source: str, *, max_pixels: int = MAX_PIXELS) -> Frame:
+    """What `read_image` gives, of a file that is open or held in memory; `source` is its name."""
     try:
         if not file.seek(0, os.SEEK_END):
             raise InputError(EMPTY)
@@ -441,7 +441,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
-    """A picture that is not decoded yet, and not too large for it."""
+    """An image that is not decoded yet, and not too large for it."""
     header = read_header(file)
     if header is None or header.format not in (*FORMATS, HEIF):
         raise InputError(f"not a picture in a known format: expected {', '.join(FORMATS)}")
@@ -482,7 +482,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """One line on why a picture could not be read, without its name."""
+    """One line on why an image could not be read, without its name."""
     if isinstance(error, FervorError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):

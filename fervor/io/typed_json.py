@@ -35,11 +35,11 @@ def decoded(kind: Any, value: Any, name: str = "") -> Any:
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        found = decoded(arguments[0], value, name)
+        plain = decoded(arguments[0], value, name)
         for check in arguments[1:]:
-            if complaint := check(found):
+            if complaint := check(plain):
                 raise ValueError(f"{name} {complaint}")
-        return found
+        return plain
     if origin in (Union, UnionType):  # always with None
         return None if value is None else decoded(arguments[0], value, name)
     if origin is Literal:
@@ -130,11 +130,11 @@ def read_json(
     if len(content) > largest:
         raise ValueError(f"larger than {largest:,} bytes")
     try:
-        found = json.loads(content.decode("utf-8"), parse_constant=constant)
+        document = json.loads(content.decode("utf-8"), parse_constant=constant)
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
-    _check_depth(found)
-    return found
+    _check_depth(document)
+    return document
 
 
 def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
@@ -144,22 +144,22 @@ def read_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
         ValueError: larger, nested deeper, no UTF-8, no JSON (NaN is none), or no object at the top.
         OSError: it cannot be read.
     """
-    found = read_json(path, largest=largest, constant=_refuse)
-    if not isinstance(found, dict):
+    document = read_json(path, largest=largest, constant=_refuse)
+    if not isinstance(document, dict):
         raise ValueError("holds no object")
     try:
-        json.dumps(found, ensure_ascii=False).encode("utf-8")
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError("holds half of a sign, which no text may") from None
-    return found
+    return document
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"holds {constant}, which is no JSON")
 
 
-def _check_depth(found: Any) -> None:
-    level: list[Any] = [found] if isinstance(found, dict | list) else []
+def _check_depth(document: Any) -> None:
+    level: list[Any] = [document] if isinstance(document, dict | list) else []
     for _ in range(DEEPEST):
         parts = (part.values() if isinstance(part, dict) else part for part in level)
         level = [value for part in parts for value in part if isinstance(value, dict | list)]

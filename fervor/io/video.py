@@ -50,7 +50,7 @@ DECODERS = (
 ANY = 2**31 - 1
 """Pixels, the most that FFmpeg can be told."""
 ALIGNED = 4_000_000
-"""Pixels by which a decoder's picture may exceed the one that is shown: whole blocks."""
+"""Pixels by which a decoder's image may exceed the one that is shown: whole blocks."""
 
 CONTAINERS = ("mov", "matroska", "avi", "mpeg", "mpegts", "asf", "flv", "ogg")
 STARTS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"0&\xb2u\x8ef\xcf\x11")
@@ -67,7 +67,7 @@ HOLE = 100
 REORDERED = 16
 """Packets between a frame's place in the file and its place in time, at most."""
 EARLY = 500
-"""Packets among which the first picture that is shown is looked for."""
+"""Packets among which the first image that is shown is looked for."""
 LATE = Fraction(3, 2)
 """Of the usual time from a frame to the next: a jump."""
 
@@ -167,19 +167,19 @@ def read_video(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
 
 
 def _first_shown(container: "InputContainer", *, max_pixels: int) -> int | None:
-    """The stamp of the first picture that a player shows; None where none comes early.
+    """The stamp of the first image that a player shows; None where none comes early.
 
     It is not that of the first packet: a part that was cut out without decoding it begins
-    at an earlier key frame, whose pictures are to be decoded and not to be shown.
+    at an earlier key frame, whose images are to be decoded and not to be shown.
     """
     import av
 
     stream = _video_stream(container, max_pixels=max_pixels)
-    stream.thread_type = "SLICE"  # the first picture comes out at once
+    stream.thread_type = "SLICE"  # the first image comes out at once
     for packet in islice(container.demux(stream), EARLY):
         try:
-            for picture in packet.decode():
-                return _stamp(picture, container)
+            for image in packet.decode():
+                return _stamp(image, container)
         except av.error.FFmpegError:
             continue
     return None
@@ -230,12 +230,12 @@ def check_webcam(source: str) -> tuple[str, str]:
 def _windows_camera(source: str, number: int) -> str:
     from av.device import enumerate_input_devices
 
-    found = [
+    names = [
         device.name for device in enumerate_input_devices("dshow") if "video" in device.media_types
     ]
-    if number >= len(found):
-        raise InputError(f"{source}: this computer has {len(found)} webcams, counted from 0")
-    return found[number]
+    if number >= len(names):
+        raise InputError(f"{source}: this computer has {len(names)} webcams, counted from 0")
+    return names[number]
 
 
 class _Reader:
@@ -274,9 +274,9 @@ class _Reader:
 
     def frames(self) -> Iterator[Frame]:
         for packet in self._packets():
-            for picture in self._decode(packet):
-                moment = self._time(self._stamp(picture))
-                if not self._counted(picture):
+            for image in self._decode(packet):
+                moment = self._time(self._stamp(image))
+                if not self._counted(image):
                     continue
                 self._find_place(moment)
                 if float(moment) >= self._span.end:
@@ -284,7 +284,7 @@ class _Reader:
                 if float(moment) >= self._span.start or self._span.start == 0:
                     yield from self._damaged()
                     if self.number % self._span.every == 0:
-                        yield self._frame(self.number, moment, picture)
+                        yield self._frame(self.number, moment, image)
                 self._damage, self._last = None, moment
                 self.number += 1
         self._find_place(None)
@@ -324,7 +324,7 @@ class _Reader:
             try:
                 yield from self._container.demux(self._stream)
                 return
-            except av.error.BlockingIOError:  # a camera that has no new picture yet
+            except av.error.BlockingIOError:  # a camera that has no new image yet
                 time.sleep(0.005)
         for packet in self._container.demux():
             if packet.stream.index == self._stream.index:
@@ -347,11 +347,11 @@ class _Reader:
             self._lose("damaged part of the video")
 
     def _lose(self, reason: str) -> None:
-        """Keep what was lost until its place: earlier pictures may still be in the decoder."""
+        """Keep what was lost until its place: earlier images may still be in the decoder."""
         self._lost = self._lost or (reason, self._end)
 
     def _find_place(self, moment: Fraction | None) -> None:
-        """What was lost is due now, before a picture: at a gap, or past it; None for the end."""
+        """What was lost is due now, before an image: at a gap, or past it; None for the end."""
         if self._lost is None:
             return
         reason, end = self._lost
@@ -366,7 +366,7 @@ class _Reader:
 
     @property
     def _reordering(self) -> Fraction:
-        """Seconds by which a picture of AVI may be shown later than its packet says."""
+        """Seconds by which an image of AVI may be shown later than its packet says."""
         return REORDERED * self._usual if self._container.format.name == "avi" else Fraction(0)
 
     def _leads(self, packet: "Packet[VideoStream]") -> bool:
@@ -374,11 +374,11 @@ class _Reader:
         stamp = self._stamp(packet)
         return self._key is not None and stamp is not None and stamp < self._key
 
-    def _counted(self, picture: "VideoFrame") -> bool:
+    def _counted(self, image: "VideoFrame") -> bool:
         """False for what is shown before the key frame: whether it can be decoded depends."""
         if self._key is None:
             return True
-        stamp = self._stamp(picture)
+        stamp = self._stamp(image)
         if stamp is not None and stamp < self._key:
             return False
         if self._reordering and stamp is not None:  # as many as are before it in time
@@ -428,15 +428,15 @@ class _Reader:
     def _length(self, packet: "Packet[VideoStream]") -> Fraction:
         return (packet.duration or 0) * self._base
 
-    def _frame(self, number: int, moment: Fraction, picture: "VideoFrame") -> Frame:
+    def _frame(self, number: int, moment: Fraction, image: "VideoFrame") -> Frame:
         try:
             width = _check_size(
-                self._stream, picture.width, picture.height, max_pixels=self._max_pixels
+                self._stream, image.width, image.height, max_pixels=self._max_pixels
             )
         except InputError as error:
             return Frame(self._source, number, float(moment), None, str(error))
-        pixels: NDArray[Any] = picture.to_ndarray(format="rgb24", width=width)
-        turns = round(picture.rotation / 90) % 4  # counter-clockwise
+        pixels: NDArray[Any] = image.to_ndarray(format="rgb24", width=width)
+        turns = round(image.rotation / 90) % 4  # counter-clockwise
         return Frame(
             self._source, number, float(moment), np.ascontiguousarray(np.rot90(pixels, turns)), None
         )
@@ -449,7 +449,7 @@ def _aspect(stream: "VideoStream") -> Fraction:
 
 
 def _check_size(stream: "VideoStream", width: int, height: int, *, max_pixels: int) -> int:
-    """The width that is shown; InputError where a picture has too many pixels."""
+    """The width that is shown; InputError where an image has too many pixels."""
     width = round(width * _aspect(stream))
     if width * height > max_pixels:
         raise InputError(f"{width} x {height} pixels: expected at most {max_pixels:,}")
@@ -457,7 +457,7 @@ def _check_size(stream: "VideoStream", width: int, height: int, *, max_pixels: i
 
 
 def _video_stream(container: "InputContainer", *, max_pixels: int) -> "VideoStream":
-    """The stream that is shown, bound to pictures of so many pixels before one is decoded."""
+    """The stream that is shown, bound to images of so many pixels before one is decoded."""
     from av.stream import Disposition
 
     for stream in container.streams.video:
@@ -488,9 +488,9 @@ def _stated_length(container: "InputContainer", stream: "VideoStream") -> Fracti
 
 
 def _stamp(part: "Packet[VideoStream] | VideoFrame", container: "InputContainer") -> int | None:
-    """When a packet or picture is shown, in the stream's unit; None where nothing says it.
+    """When a packet or image is shown, in the stream's unit; None where nothing says it.
 
-    AVI knows the order of decoding alone, and what FFmpeg makes of it mixes up pictures that are
+    AVI knows the order of decoding alone, and what FFmpeg makes of it mixes up images that are
     coded by later ones; these come out of the decoder in their order, and so do those stamps.
     """
     if part.pts is None or container.format.name == "avi":

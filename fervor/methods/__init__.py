@@ -11,7 +11,7 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UsageError: no method has that name, its package is missing, or it is no `Method`.
     """
-    found = plugins.load("methods", name)
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    kind = plugins.load("methods", name)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UsageError(f"method {name} is no sub-class of fervor.methods.base.Method")
-    return found
+    return kind

@@ -23,7 +23,7 @@ class Method(nn.Module):
         """The method's own settings; each default says where it comes from."""
 
     pairs: ClassVar[bool] = False
-    """Whether a training batch shall also hold a same-class partner of each picture."""
+    """Whether a training batch shall also hold a same-class partner of each image."""
 
     auxiliary: ClassVar[tuple[str, ...]] = ()
     """Frozen networks that it takes beside its encoders where a run names them, as keywords."""
@@ -66,14 +66,14 @@ class Method(nn.Module):
         """What frozen layers make of images, for a cache; a batch then holds it as its maps."""
         return self.image.frozen_stage(image)
 
-    def pictures_to_prepare(self) -> int | None:
-        """Pictures of each class that `prepare` wants to see: 0 for all, None for none."""
+    def images_to_prepare(self) -> int | None:
+        """Images of each class that `prepare` wants to see: 0 for all, None for none."""
         return None
 
     def prepare(
         self, batches: Iterable[Batch], *, kept: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """What is done once before the first step; a pass over plain pictures where it needs one.
+        """What is done once before the first step; a pass over plain images where it needs one.
 
         Returns what that pass found. Handed back as `kept`, it stands for the pass.
         """
@@ -85,7 +85,7 @@ class Method(nn.Module):
         yield
 
     def class_vectors(self) -> Float[Tensor, "c d"]:
-        """What pictures are compared with, one row per label."""
+        """What images are compared with, one row per label."""
         raise NotImplementedError
 
     def text_centre(self) -> Float[Tensor, " d"]:

@@ -110,8 +110,8 @@ def with_words(info: ModelInfo, words: Sequence[str]) -> Method:
         name = STORED.get(name, name)
     text = dict(method.named_children()).get("text") or build_text_encoder(name)
     other: Method = own(method.image, text, words, method.options)
-    kept = {key: value for key, value in own_state(method).items() if key not in from_words}
-    fill(other, {**own_state(other), **kept}, info.folder / WEIGHTS)
+    own_tensors = {key: value for key, value in own_state(method).items() if key not in from_words}
+    fill(other, {**own_state(other), **own_tensors}, info.folder / WEIGHTS)
     return other.eval()
 
 
@@ -126,7 +126,7 @@ def _check_parts(info: ModelInfo, source: Path) -> None:
 
 def _built(info: ModelInfo, tensors: Mapping[str, Tensor]) -> Method:
     """Empty but for its frozen towers."""
-    chosen: Any = method_class(info.method)
+    kind: Any = method_class(info.method)
     options = method_options(info.method, dict(info.options))
     config, architecture = info.encoder, None
     if "image" not in info.towers:
@@ -139,11 +139,11 @@ def _built(info: ModelInfo, tensors: Mapping[str, Tensor]) -> Method:
         text = build_text_encoder(info.text.name)
     auxiliary = build_auxiliary(
         info.method,
-        chosen.auxiliary,
+        kind.auxiliary,
         info.companions.landmarks or Landmarks(),
         info.companions.teacher or Teacher(),
     )
-    method: Method = chosen(encoder, text, info.labels, options, **auxiliary)
+    method: Method = kind(encoder, text, info.labels, options, **auxiliary)
     return method
 
 
@@ -158,10 +158,10 @@ def _verify_towers(method: Method, info: ModelInfo) -> None:
                 f"{info.folder / DESCRIPTION}: towers.{tower:.60} is no part of method "
                 f"{info.method}; expected what fervor train writes"
             )
-        if (found := checksum(method.get_submodule(tower))) != expected:
+        if (actual := checksum(method.get_submodule(tower))) != expected:
             raise ModelError(
                 f"the {tower} tower {names.get(tower) or 'of the package'} has the checksum "
-                f"{found[:12]}..., {info.folder / DESCRIPTION} says {expected[:12]}...: give "
+                f"{actual[:12]}..., {info.folder / DESCRIPTION} says {expected[:12]}...: give "
                 "the weights that the model was trained on"
             )
     if info.towers and info.half:

@@ -2,7 +2,7 @@
 Transformation", Li et al., 2024, https://arxiv.org/abs/2409.08598.
 
 Published: frozen text vectors as class weights (L_s), a network G that turns an expression's
-features into neutral ones (L_t), and the contrast of a picture's two features with its text (L_c).
+features into neutral ones (L_t), and the contrast of an image's two features with its text (L_c).
 Ours: centred text vectors, the side of the layer that joins unequal widths, shares as targets, and
 prompts that learn (the paper names them as future work).
 """
@@ -28,7 +28,7 @@ from fervor.methods.losses import (
     text_similarity_loss,
     transformation_loss,
 )
-from fervor.models.distributed import gathered
+from fervor.models.distributed import all_gather_with_grad
 from fervor.models.image import Features, ImageEncoder
 from fervor.models.text.encoders import SoftTextEncoder, TextEncoder
 from fervor.models.text.prompt_learning import SoftPrompts, soft_text
@@ -52,8 +52,8 @@ class KE(Method):
             transformation_weight: of L_t (paper: 1).
             contrast_weight: of L_c (paper: 1).
             contrast: self (paper), or simclr, the alternative of the paper's Figure 4.
-            self_contrast: diagonal pairs each picture with its own text (paper, eq. 10);
-                all_pairs averages every text with every picture (released code).
+            self_contrast: diagonal pairs each image with its own text (paper, eq. 10);
+                all_pairs averages every text with every image (released code).
             margin: of L_c (paper: 2, keeps it positive).
             template: number of the prompt template, 1 to 9 (paper, Table 3: 9), a sentence of your
                 own with [CLS], or a JSON file of sentences for each class, whose mean vector stands
@@ -131,10 +131,10 @@ class KE(Method):
 
     def _learn_text(self, text: SoftTextEncoder) -> None:
         """Start a context from the template's words before the class word; shared by all."""
-        given = self.options.template
-        if isinstance(given, dict):
+        source = self.options.template
+        if isinstance(source, dict):
             raise UsageError("options.text learned starts from one sentence, not from a file")
-        sentence = templates.template(given) if isinstance(given, int) else given
+        sentence = templates.template(source) if isinstance(source, int) else source
         before, _, after = sentence.partition(templates.SLOT)
         also = EXPRESSIONS if self.options.centre else (NEUTRAL,)
         self.words = tuple(dict.fromkeys((*self.labels, NEUTRAL, *also)))
@@ -186,13 +186,13 @@ class KE(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = lambda_s L_s + lambda_t L_t + lambda_c L_c (eq. 11) and its parts."""
-        pooled = gathered(self.joint(self.encode(batch).pooled).float())
-        label, target = gathered(batch.label), gathered(batch.target)
+        pooled = all_gather_with_grad(self.joint(self.encode(batch).pooled).float())
+        label, target = all_gather_with_grad(batch.label), all_gather_with_grad(batch.target)
         texts, neutral_text, _ = self._texts()
         vectors, neutral = self.text_joint(texts), self.text_joint(neutral_text)
         logits = similarities(pooled, vectors) / self.options.temperature
         similarity = text_similarity_loss(logits, target)
-        probabilities = None if batch.mixture is None else gathered(batch.mixture)
+        probabilities = None if batch.mixture is None else all_gather_with_grad(batch.mixture)
         mixed = Batch(None, label, target, mixture=probabilities).classes()
         rows, numbers, weight = mixed or (torch.arange(len(label)), label, None)
         transformation, contrast = self._neutral_losses(
@@ -214,7 +214,7 @@ class KE(Method):
     # What the parts do
 
     def activity(self, batch: Batch) -> dict[str, float]:
-        """Mean cosines of the pictures that are not neutral.
+        """Mean cosines of the images that are not neutral.
 
         `calm_neutral` and `calm_own` are of G(f) with the text of neutral and of the own class,
         `own` of f with its own text, `change` of f - G(f) with the texts' difference.
@@ -242,12 +242,12 @@ class KE(Method):
             return []
         turned = now["change"] - start["change"]
         gap = now["own"] - now["calm_own"] - (start["own"] - start["calm_own"])
-        weights, found = self.options, []
+        weights, parts = self.options, []
         if weights.transformation_weight and turned < EFFECT:
-            found.append(f"L_t (the change turned by {turned:+.3f} in cosine)")
+            parts.append(f"L_t (the change turned by {turned:+.3f} in cosine)")
         if weights.contrast_weight and gap < EFFECT:
-            found.append(f"L_c (the gap grew by {gap:+.3f} in cosine)")
-        return found
+            parts.append(f"L_c (the gap grew by {gap:+.3f} in cosine)")
+        return parts
 
     def _neutral_losses(
         self,
@@ -257,9 +257,9 @@ class KE(Method):
         label: Int[Tensor, " b"],
         weight: Float[Tensor, " b"] | None,
     ) -> tuple[Tensor, Tensor]:
-        """L_t and L_c over the pictures that are not neutral; no stop-gradient (released code).
+        """L_t and L_c over the images that are not neutral; no stop-gradient (released code).
 
-        A mixed picture counts once for each of its classes, by its share (ours).
+        A mixed image counts once for each of its classes, by its share (ours).
         """
         expressive = label != self.neutral_index
         weight = None if weight is None else weight[expressive]

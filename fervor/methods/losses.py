@@ -15,7 +15,7 @@ from torch.nn import functional as F
 def similarities(
     features: Float[Tensor, "b d"], texts: Float[Tensor, "c d"]
 ) -> Float[Tensor, "b c"]:
-    """Cosine of every picture with every text (eq. 4), in -1..1; fp32 under autocast too.
+    """Cosine of every image with every text (eq. 4), in -1..1; fp32 under autocast too.
 
     In bfloat16 a cosine is off by up to 0.004, which a temperature of 0.01 turns into 0.4.
     """
@@ -28,7 +28,7 @@ def text_similarity_loss(
 ) -> Float[Tensor, ""]:
     """L_s (eq. 5): cross-entropy of similarity / temperature with the class, or with shares.
 
-    A one-hot target gives the paper's equation. 0 for a perfect picture, log c at equal logits.
+    A one-hot target gives the paper's equation. 0 for a perfect image, log c at equal logits.
     """
     return F.cross_entropy(logits, target)
 
@@ -43,15 +43,15 @@ def transformation_loss(
 ) -> Float[Tensor, ""]:
     """L_t (eq. 9): mean of 1 - cos(f - G(f), t_y - t_neutral), both differences unnormalised.
 
-    0 where the change from expression to neutral points alike in pictures and texts, about 1 for
+    0 where the change from expression to neutral points alike in images and texts, about 1 for
     random directions, 2 for opposite ones; 0 for m = 0.
     """
     if not len(features):
         return features.sum() * 0.0
     # halves: the angle is the same, and the difference of two finite numbers stays finite
     change = features / 2 - neutral_features / 2
-    wanted = texts / 2 - neutral_text / 2
-    return _mean(1.0 - F.cosine_similarity(change, wanted, dim=-1), weight)
+    expected = texts / 2 - neutral_text / 2
+    return _mean(1.0 - F.cosine_similarity(change, expected, dim=-1), weight)
 
 
 def _mean(values: Tensor, weight: Float[Tensor, " m"] | None) -> Tensor:
@@ -72,8 +72,8 @@ def self_contrast_loss(
 ) -> Float[Tensor, ""]:
     """L_c (eq. 10): mean of cos(t_y, G(f)) - cos(t_y, f) + margin.
 
-    The default pairs each picture with its own text (paper). `all_pairs` averages over every text
-    with every picture of the batch, as the released code does. With margin 2 the value lies in
+    The default pairs each image with its own text (paper). `all_pairs` averages over every text
+    with every image of the batch, as the released code does. With margin 2 the value lies in
     0..4: 0 is perfect, 2 is random; `margin` for m = 0.
     """
     if not len(features):
@@ -149,7 +149,7 @@ def prototype_loss(
     distance: Literal["cosine", "l1"] = "cosine",
     weight: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
-    """L_v (MPA, eq. 7): how far each picture is from the prototype of its class, batch mean.
+    """L_v (MPA, eq. 7): how far each image is from the prototype of its class, batch mean.
 
     cosine: 1 - cos, 0 is perfect, 1 random. l1: distance of unit vectors summed over d.
     """
@@ -164,7 +164,7 @@ def local_similarities(
 ) -> Float[Tensor, "b c"]:
     """sim_local (MPA, eq. 8 and 9): mean cosine of each text with its k most similar patches.
 
-    Patches are chosen anew for each picture and text; all of them where there are fewer than k.
+    Patches are chosen anew for each image and text; all of them where there are fewer than k.
     In -1..1, fp32 under autocast too.
     """
     scores = similarities(tokens.flatten(0, 1), texts).unflatten(0, tokens.shape[:2])
@@ -186,8 +186,8 @@ def soft_contrastive_loss(
 ) -> Float[Tensor, ""]:
     """CLIP's two-way contrast with soft targets, so that equal expressions are no negatives (ours).
 
-    Mean over both directions of KL(target || softmax): a picture's target over the captions is its
-    agreement with each, scaled to sum 1, and so is a caption's over the pictures. What finds little
+    Mean over both directions of KL(target || softmax): an image's target over the captions is its
+    agreement with each, scaled to sum 1, and so is a caption's over the images. What finds little
     agreement counts little. 0 where every softmax equals its target, which any
     logits = log agreement + constant does.
     """

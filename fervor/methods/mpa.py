@@ -2,8 +2,8 @@
 ICCV 2025, https://arxiv.org/abs/2506.21017.
 
 Published: prompts that learn in front of the class words and among the patches of a frozen
-image-text model; soft prompts drawn to hard ones that describe the expression, pictures drawn to
-their class's prototype, and patches that are matched with the texts beside the whole picture. No
+image-text model; soft prompts drawn to hard ones that describe the expression, images drawn to
+their class's prototype, and patches that are matched with the texts beside the whole image. No
 code was released. What reports of the paper leave open or dispute is an option, and its default
 names its source: (reported) public reports of the paper, (re-implementation) assumptions of a
 public one, (ours). Equations and sources: docs/methods/mpa.md.
@@ -35,7 +35,7 @@ from fervor.methods.losses import (
 from fervor.models.image import Features, ImageEncoder
 from fervor.models.image.base import TransformerEncoder
 from fervor.models.text.encoders import TextEncoder
-from fervor.models.text.prompt_learning import DEVIATION, SoftPrompts, mean_of_words, soft_text
+from fervor.models.text.prompt_learning import STD, SoftPrompts, mean_of_words, soft_text
 from fervor.prompts import templates
 
 
@@ -43,7 +43,7 @@ Alignment = Literal["contrastive", "l1", "none"]
 
 
 UNCHANGED = 0.999
-"""Cosine of pictures with and without visual prompts above which these do nothing (ours)."""
+"""Cosine of images with and without visual prompts above which these do nothing (ours)."""
 
 
 class MPA(Method):
@@ -78,9 +78,9 @@ class MPA(Method):
                 explode: re-implementation).
             prototype_weight: gamma, of L_v (reported: 1).
             prototype_distance: cosine or l1 (reported as alternatives).
-            prototype_pictures: pictures of each class that a prototype is the mean of; 0 for all
+            prototype_pictures: images of each class that a prototype is the mean of; 0 for all
                 (reported as a table's last row).
-            top_k: patches of each class and picture (reported: 16); 0 for the picture alone.
+            top_k: patches of each class and image (reported: 16); 0 for the image alone.
         """
 
         temperature: float = 0.01
@@ -175,7 +175,7 @@ class MPA(Method):
 
     # Once before the first step
 
-    def pictures_to_prepare(self) -> int | None:
+    def images_to_prepare(self) -> int | None:
         """Those of which the prototypes are the means."""
         options = self.options
         return options.prototype_pictures if options.prototype_weight else None
@@ -183,11 +183,11 @@ class MPA(Method):
     def prepare(
         self, batches: Iterable[Batch], *, kept: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Encode the hard prompts; take the means of each class's plain pictures (eq. 6)."""
+        """Encode the hard prompts; take the means of each class's plain images (eq. 6)."""
         if self._aligned():
             self._encode_hard_prompts()
         self._prepared = True
-        if self.pictures_to_prepare() is None:
+        if self.images_to_prepare() is None:
             return {}
         if kept is None:
             kept = {"prototypes": self._prototypes(batches)}
@@ -245,9 +245,9 @@ class MPA(Method):
         return self._prompted(self.image.embed_maps(batch.maps))
 
     def _prompted(self, states: Float[Tensor, "b n k"]) -> Features:
-        found = self.image.prompted(states, () if self.visual is None else self.visual)
-        pooled, tokens = (F.normalize(part.float(), dim=-1) for part in found[:2])
-        return Features(pooled, tokens, found.grid)
+        features = self.image.prompted(states, () if self.visual is None else self.visual)
+        pooled, tokens = (F.normalize(part.float(), dim=-1) for part in features[:2])
+        return Features(pooled, tokens, features.grid)
 
     def logits(self, features: Features) -> Float[Tensor, "b c"]:
         """S / tau (eq. 10 and 11): neither hard prompts nor prototypes take part."""
@@ -270,7 +270,7 @@ class MPA(Method):
         return groups
 
     def activity(self, batch: Batch) -> dict[str, float]:
-        """Mean cosine of pictures with and without visual prompts, and with their own class."""
+        """Mean cosine of images with and without visual prompts, and with their own class."""
         prompted = self.batch_features(batch).pooled
         plain = F.normalize(self.encode(batch).pooled.float(), dim=-1)
         own = self.class_vectors()[batch.label]
@@ -280,7 +280,7 @@ class MPA(Method):
         }
 
     def inactive(self, start: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
-        """Visual prompts that leave every picture where it was."""
+        """Visual prompts that leave every image where it was."""
         cosine = now["prompted_unprompted"]
         if self.visual is not None and cosine > UNCHANGED:
             return [f"visual prompts (cosine with and without them {cosine:.4f})"]
@@ -313,13 +313,13 @@ class MPA(Method):
     def _alignment(self, vectors: Float[Tensor, "c d"]) -> dict[str, Tensor]:
         """L_t = L_ta + L_pa (eq. 1 to 4): before the text tower, and behind it."""
         tokens = mean_of_words(*self.soft.embeddings())
-        options, found = self.options, {}
+        options, terms = self.options, {}
         for name, kind, soft, hard in (
             ("token_alignment", options.token_alignment, tokens, self.hard_tokens),
             ("prompt_alignment", options.prompt_alignment, vectors, self.hard_vectors),
         ):
             if kind == "contrastive":
-                found[name] = soft_hard_contrast(
+                terms[name] = soft_hard_contrast(
                     soft,
                     hard,
                     temperature=options.alignment_temperature,
@@ -327,8 +327,8 @@ class MPA(Method):
                     reduction=options.alignment_reduction,
                 )
             elif kind == "l1":
-                found[name] = soft_hard_distance(soft, hard)
-        return {**found, "alignment": torch.stack([*found.values()]).sum()}
+                terms[name] = soft_hard_distance(soft, hard)
+        return {**terms, "alignment": torch.stack([*terms.values()]).sum()}
 
 
 def _visual_prompts(image: TransformerEncoder, options: MPA.Options) -> nn.Parameter | None:
@@ -345,4 +345,4 @@ def _visual_prompts(image: TransformerEncoder, options: MPA.Options) -> nn.Param
     if not depth * options.visual_prompts:
         return None
     shape = (depth, options.visual_prompts, image.token_width)
-    return nn.Parameter(DEVIATION * torch.randn(*shape))
+    return nn.Parameter(STD * torch.randn(*shape))

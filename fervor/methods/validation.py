@@ -43,7 +43,9 @@ def check_architecture(
         raise
     except Exception as error:  # transformers raises nearly anything
         raise ValueError(f"architecture: {error}") from None
-    wanted = sum(parameter.numel() for parameter in drawn.parameters())
-    found = sum(tensor.numel() for tensor in stored.values())
-    if wanted > found:
-        raise ValueError(f"architecture has {wanted:,} parameters, the weights hold {found:,}")
+    count = sum(parameter.numel() for parameter in drawn.parameters())
+    stored_count = sum(tensor.numel() for tensor in stored.values())
+    if count > stored_count:
+        raise ValueError(
+            f"architecture has {count:,} parameters, the weights hold {stored_count:,}"
+        )

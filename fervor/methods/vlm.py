@@ -1,8 +1,8 @@
-"""The embedded image-text model's training: pictures and captions meet in one space (ours).
+"""The embedded image-text model's training: images and captions meet in one space (ours).
 
 An image tower and a learned projection of frozen sentence vectors are trained as CLIP's towers are
 (Radford et al., 2021, https://arxiv.org/abs/2103.00020), with soft targets in place of CLIP's
-pairs: captions are composed from expressions (`fervor.prompts.captions`), and how much a picture
+pairs: captions are composed from expressions (`fervor.prompts.captions`), and how much an image
 wants a caption is the agreement of the raters' votes with what the caption speaks of. The answer is
 the class whose sentences, under the nine templates, are nearest. These sentences stand in no
 caption; their class words do, so that this is no zero-shot recognition.
@@ -21,7 +21,7 @@ from fervor.data.batch import Batch
 from fervor.errors import UsageError
 from fervor.methods.base import Method
 from fervor.methods.losses import agreement, similarities, soft_contrastive_loss
-from fervor.models.distributed import gathered
+from fervor.models.distributed import all_gather_with_grad
 from fervor.models.image import Features, ImageEncoder
 from fervor.models.image.vlm import ensemble
 from fervor.models.text.encoders import TextEncoder
@@ -45,8 +45,8 @@ class VLM(Method):
         Attributes:
             temperature: at the start; it is learned (CLIP: 0.07).
             captions_seed: which captions are composed.
-            drawn: captions drawn evenly for each step, beside one of its own for each picture.
-            sharpness: exponent of the agreement by which a picture's own caption is drawn.
+            drawn: captions drawn evenly for each step, beside one of its own for each image.
+            sharpness: exponent of the agreement by which an image's own caption is drawn.
             text_rate: learning rate of the text projection, as a share of the rate.
             local_weight: of the same contrast for the mean over the places, so that each place can
                 be compared with texts too; CLIP's patches are not trained to.
@@ -68,7 +68,7 @@ class VLM(Method):
     options: Options
     texts: Tensor
     caption_vectors: Tensor
-    caption_shares: Tensor
+    caption_fractions: Tensor
 
     def __init__(
         self, image: ImageEncoder, text: TextEncoder, labels: Sequence[str], options: Options
@@ -90,7 +90,7 @@ class VLM(Method):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
         vectors, probabilities = _captions(text, self.labels, options.captions_seed)
         self.register_buffer("caption_vectors", vectors, persistent=False)
-        self.register_buffer("caption_shares", probabilities, persistent=False)
+        self.register_buffer("caption_fractions", probabilities, persistent=False)
 
     def scale(self) -> Float[Tensor, ""]:
         """What cosines are multiplied by: one over the temperature."""
@@ -105,25 +105,27 @@ class VLM(Method):
         return similarities(features.pooled, self.class_vectors()) * self.scale()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The soft-target contrast between the pictures and the step's captions."""
+        """The soft-target contrast between the images and the step's captions."""
         features = self.encode(batch)
         with torch.autocast(features.pooled.device.type, enabled=False):
-            probabilities = gathered(batch.target.float())
-            chosen = self._chosen(probabilities)
-            texts = self.projection(self.caption_vectors[chosen])
-            wanted = agreement(probabilities, self.caption_shares[chosen])
+            probabilities = all_gather_with_grad(batch.target.float())
+            numbers = self._step_captions(probabilities)
+            texts = self.projection(self.caption_vectors[numbers])
+            agreements = agreement(probabilities, self.caption_fractions[numbers])
             whole, local = (
-                soft_contrastive_loss(similarities(vectors, texts) * self.scale(), wanted)
-                for vectors in map(gathered, (features.pooled, features.tokens.float().mean(1)))
+                soft_contrastive_loss(similarities(vectors, texts) * self.scale(), agreements)
+                for vectors in map(
+                    all_gather_with_grad, (features.pooled, features.tokens.float().mean(1))
+                )
             )
         loss = whole + self.options.local_weight * local
         return {"loss": loss, "whole": whole, "local": local, "scale": self.scale().detach()}
 
-    def _chosen(self, probabilities: Float[Tensor, "b c"]) -> Int[Tensor, " m"]:
-        """Numbers of the step's captions: one for each picture by agreement, others evenly."""
-        wanted = agreement(probabilities, self.caption_shares) ** self.options.sharpness
-        own = torch.multinomial(wanted, 1).flatten()
-        count = len(self.caption_shares)
+    def _step_captions(self, probabilities: Float[Tensor, "b c"]) -> Int[Tensor, " m"]:
+        """Numbers of the step's captions: one for each image by agreement, others evenly."""
+        agreements = agreement(probabilities, self.caption_fractions) ** self.options.sharpness
+        own = torch.multinomial(agreements, 1).flatten()
+        count = len(self.caption_fractions)
         others = torch.randint(count, (min(self.options.drawn, count),), device=own.device)
         return torch.cat([own, others])
 
@@ -142,17 +144,17 @@ def _captions(
     text: TextEncoder, labels: Sequence[str], seed: int
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
     """Vectors of the captions that speak of the labels alone, and their shares."""
-    known = [
+    composed = [
         caption
         for caption in captions.compose(seed)
         if all(name in labels for name, fraction in caption.probabilities.items() if fraction)
     ]
-    if not known:
+    if not composed:
         raise UsageError(f"no captions for {', '.join(labels)}: expected some of the expressions")
     probabilities = [
-        [caption.probabilities.get(label, 0.0) for label in labels] for caption in known
+        [caption.probabilities.get(label, 0.0) for label in labels] for caption in composed
     ]
-    return _encoded(text, [caption.text for caption in known]), torch.tensor(probabilities)
+    return _encoded(text, [caption.text for caption in composed]), torch.tensor(probabilities)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ NONE = "none"
 
 
 def build_auxiliary(
-    method: str, wanted: Sequence[str], landmarks: Landmarks, teacher: Teacher
+    method: str, accepted: Sequence[str], landmarks: Landmarks, teacher: Teacher
 ) -> dict[str, Any]:
     """The networks that are named, as keywords of the method.
 
@@ -32,24 +32,24 @@ def build_auxiliary(
         ModelError: weights that are missing or do not fit.
     """
     named = {"landmarks": landmarks.name, "teacher": teacher.name}
-    chosen = [name for name, network in named.items() if network != NONE]
-    if strange := [name for name in chosen if name not in wanted]:
+    names = [name for name, network in named.items() if network != NONE]
+    if strange := [name for name in names if name not in accepted]:
         raise UsageError(
             f"method {method} takes no {strange[0]}: set {strange[0]}.name to {NONE}, or choose "
             "another method"
         )
-    found: dict[str, Any] = {}
-    if "landmarks" in chosen:
-        found["landmarks"] = build_landmark_encoder(landmarks)
-    if "teacher" in chosen:
-        found["teacher"] = build_teacher(teacher)
-    for name, network in found.items():
+    networks: dict[str, Any] = {}
+    if "landmarks" in names:
+        networks["landmarks"] = build_landmark_encoder(landmarks)
+    if "teacher" in names:
+        networks["teacher"] = build_teacher(teacher)
+    for name, network in networks.items():
         if network.report is None:
             raise UsageError(
                 f"{name} {named[name]} has random weights, from which nothing can be learnt: give "
                 f"--{name}.weights"
             )
-    return found
+    return networks
 
 
 def build_teacher(config: Teacher) -> ImageEncoder:

@@ -1,4 +1,4 @@
-"""Training by several processes: what a loss has to see of the others' pictures.
+"""Training by several processes: what a loss has to see of the others' images.
 
 Each process computes the objective over the global batch from what all of them gathered, so that
 its value and its gradient are those of a single process with the whole batch. With one process
@@ -19,21 +19,21 @@ def world() -> int:
     return distributed.get_world_size() if _together() else 1
 
 
-def gathered(part: Tensor) -> Tensor:
+def all_gather_with_grad(part: Tensor) -> Tensor:
     """Every process's rows [b ...] one after the other, in the order of the processes.
 
     The gradient goes back to the process that a row came from, summed over all of them: averaged
     once more by the wrapper of data-parallel training it is that of one process with all rows.
     """
-    return _Gathered.apply(part) if _together() else part  # type: ignore[no-untyped-call]
+    return _AllGatherWithGrad.apply(part) if _together() else part  # type: ignore[no-untyped-call]
 
 
 def largest(value: Tensor) -> Tensor:
     """The largest of all processes' numbers [], with a gradient where it came from."""
-    return gathered(value.reshape(1)).max()
+    return all_gather_with_grad(value.reshape(1)).max()
 
 
-def wanted(processes: int) -> tuple[int, int]:
+def devices_and_nodes(processes: int) -> tuple[int, int]:
     """Processes of a machine, and machines: what torchrun says where it has started this one."""
     if "LOCAL_WORLD_SIZE" not in os.environ:
         return processes, 1
@@ -65,7 +65,7 @@ def _together() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-class _Gathered(torch.autograd.Function):
+class _AllGatherWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, part: Tensor) -> Tensor:
         parts = [torch.empty_like(part) for _ in range(distributed.get_world_size())]

@@ -13,7 +13,7 @@ EPS = 1e-6
 
 
 class DropPath(nn.Module):
-    """Leaves a branch out for whole pictures at random in training; its mean stays the same."""
+    """Leaves a branch out for whole images at random in training; its mean stays the same."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -23,9 +23,9 @@ class DropPath(nn.Module):
         """The branch, divided by the share that is kept, or zeros."""
         if not self.training or self.probability == 0:
             return branch
-        kept = 1 - self.probability
-        mask = torch.rand(len(branch), 1, 1, device=branch.device) < kept
-        scaled: Tensor = branch * mask / kept
+        survival = 1 - self.probability
+        mask = torch.rand(len(branch), 1, 1, device=branch.device) < survival
+        scaled: Tensor = branch * mask / survival
         return scaled
 
 
@@ -49,8 +49,8 @@ class Attention(nn.Module):
         key, value = (
             split_heads(part, self.heads) for part in self.key_value(context).chunk(2, dim=-1)
         )
-        found = F.scaled_dot_product_attention(query, key, value)
-        mixed: Tensor = self.output(merge_heads(found))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        mixed: Tensor = self.output(merge_heads(attended))
         return mixed
 
 

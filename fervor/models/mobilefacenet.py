@@ -18,17 +18,17 @@ from fervor.models.state_dict import LoadReport, load_state, read_state
 
 
 SIZE = 112
-"""Width and height of the pictures whose points are found; maps can be had of other sizes too."""
+"""Width and height of the images whose points are found; maps can be had of other sizes too."""
 
 PACKAGED = Path(__file__).parents[1] / "weights" / "landmarks.safetensors"
 """The network that ships with the package."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation that the parents' code gives its pictures, where a file says nothing."""
+"""Mean and deviation that the parents' code gives its images, where a file says nothing."""
 
 
 class LandmarkMaps(NamedTuple):
-    """Maps at three scales: 64, 128 and 512 channels at 1/4, 1/8 and 1/16 of the picture."""
+    """Maps at three scales: 64, 128 and 512 channels at 1/4, 1/8 and 1/16 of the image."""
 
     fine: Float[Tensor, "b 64 h w"]
     middle: Float[Tensor, "b 128 i j"]
@@ -56,8 +56,8 @@ class ConvUnit(nn.Module):
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Normalised, activated maps."""
-        found: Tensor = self.prelu(self.bn(self.conv(maps)))
-        return found
+        output: Tensor = self.prelu(self.bn(self.conv(maps)))
+        return output
 
 
 class Bottleneck(nn.Module):
@@ -74,8 +74,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Maps of half the size, or the input plus what was found."""
-        found: Tensor = self.project(self.conv_dw(self.conv(maps)))
-        return found if self.halve else maps + found
+        output: Tensor = self.project(self.conv_dw(self.conv(maps)))
+        return output if self.halve else maps + output
 
 
 class Repeated(nn.Module):
@@ -89,8 +89,8 @@ class Repeated(nn.Module):
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Maps of the same shape."""
-        found: Tensor = self.model(maps)
-        return found
+        output: Tensor = self.model(maps)
+        return output
 
 
 class PointHead(nn.Module):
@@ -104,12 +104,12 @@ class PointHead(nn.Module):
 
     def forward(self, maps: Float[Tensor, "b 512 7 7"]) -> Float[Tensor, "b p"]:
         """Coordinates in one row."""
-        found: Tensor = self.bn(self.linear(self.conv_6_dw(maps).flatten(1)))
-        return found
+        output: Tensor = self.bn(self.linear(self.conv_6_dw(maps).flatten(1)))
+        return output
 
 
 class MobileFaceNet(nn.Module):
-    """Normalised pictures -> maps at three scales, or points."""
+    """Normalised images -> maps at three scales, or points."""
 
     def __init__(self, points: int = 68) -> None:
         super().__init__()
@@ -135,13 +135,13 @@ class MobileFaceNet(nn.Module):
         return LandmarkMaps(fine, middle, coarse)
 
     def points(self, image: Float[Tensor, "b 3 112 112"]) -> Float[Tensor, "b n 2"]:
-        """x and y of each point as shares of the picture, from its top left corner."""
+        """x and y of each point as shares of the image, from its top left corner."""
         pairs: Tensor = self.output_layer(self(image).coarse).unflatten(1, (-1, 2))
         return pairs
 
 
 class LandmarkEncoder(nn.Module):
-    """A frozen landmark network that normalises its pictures itself; always in eval mode."""
+    """A frozen landmark network that normalises its images itself; always in eval mode."""
 
     mean: Tensor
     deviation: Tensor
@@ -162,13 +162,13 @@ class LandmarkEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> LandmarkMaps:
-        """Maps of RGB pictures in 0..1."""
+        """Maps of RGB images in 0..1."""
         maps: LandmarkMaps = self.trunk((image - self.mean) / self.deviation)
         return maps
 
     @torch.no_grad()
     def points(self, image: Float[Tensor, "b 3 112 112"]) -> Float[Tensor, "b n 2"]:
-        """Points of RGB pictures in 0..1; see `MobileFaceNet.points`."""
+        """Points of RGB images in 0..1; see `MobileFaceNet.points`."""
         return self.trunk.points((image - self.mean) / self.deviation)
 
 

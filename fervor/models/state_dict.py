@@ -122,28 +122,28 @@ def load_state(
         ModelError: any other tensor is missing, left over or of another shape.
     """
     own = module.state_dict()
-    found = {
+    matching = {
         key if key in own or f"trunk.{key}" not in own else f"trunk.{key}": tensor
         for key, tensor in state.items()
     }
-    loaded = sorted(own.keys() & found.keys())
+    loaded = sorted(own.keys() & matching.keys())
     report = LoadReport(
         source=source,
         loaded=tuple(loaded),
-        missing=tuple(sorted(own.keys() - found.keys())),
-        left_over=tuple(sorted(found.keys() - own.keys())),
+        missing=tuple(sorted(own.keys() - matching.keys())),
+        left_over=tuple(sorted(matching.keys() - own.keys())),
     )
     _check(
         source,
         missing=[key for key in report.missing if not _OPTIONAL.search(key)],
         left_over=[key for key in report.left_over if not re.search(ignored, key)],
         shapes=[
-            f"{key} {tuple(found[key].shape)} instead of {tuple(own[key].shape)}"
+            f"{key} {tuple(matching[key].shape)} instead of {tuple(own[key].shape)}"
             for key in loaded
-            if found[key].shape != own[key].shape
+            if matching[key].shape != own[key].shape
         ],
     )
-    module.load_state_dict({**own, **{key: found[key] for key in loaded}})
+    module.load_state_dict({**own, **{key: matching[key] for key in loaded}})
     report.log()
     return report
 
@@ -174,11 +174,11 @@ SWIN_DERIVED = r"(^head\.(weight|bias)$|^classifier\.|relative_position_index$|a
 _RESNET_NAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^conv1\.", "embedder.embedder.convolution."),
     (r"^bn1\.", "embedder.embedder.normalization."),
-    (r"\.conv(\d)\.", lambda found: f".layer.{int(found[1]) - 1}.convolution."),
-    (r"\.bn(\d)\.", lambda found: f".layer.{int(found[1]) - 1}.normalization."),
+    (r"\.conv(\d)\.", lambda match: f".layer.{int(match[1]) - 1}.convolution."),
+    (r"\.bn(\d)\.", lambda match: f".layer.{int(match[1]) - 1}.normalization."),
     (r"\.downsample\.0\.", ".shortcut.convolution."),
     (r"\.downsample\.1\.", ".shortcut.normalization."),
-    (r"^layer(\d)\.", lambda found: f"encoder.stages.{int(found[1]) - 1}.layers."),
+    (r"^layer(\d)\.", lambda match: f"encoder.stages.{int(match[1]) - 1}.layers."),
 ]
 
 
@@ -352,7 +352,7 @@ def _reachable() -> bool:
 
 
 def pixel_statistics(name: str) -> tuple[Triple, Triple] | None:
-    """Mean and deviation per channel for pictures in 0..1, as a pretrained model's files say.
+    """Mean and deviation per channel for images in 0..1, as a pretrained model's files say.
 
     None where they say nothing.
     """
@@ -370,13 +370,13 @@ def pixel_statistics(name: str) -> tuple[Triple, Triple] | None:
             continue
         settings = json.loads(Path(path).read_text())
         settings = settings.get("image_processor", settings)
-        # A picture in 0..255 is scaled, lowered by one if so, then normalised.
+        # An image in 0..255 is scaled, lowered by one if so, then normalised.
         factor = 255 * settings.get("rescale_factor", 1 / 255)
         offset = 1.0 if settings.get("rescale_offset") else 0.0
         plain = not settings.get("do_normalize", "image_mean" in settings)
         mean = [0.0] * 3 if plain else settings["image_mean"]
-        deviation = [1.0] * 3 if plain else settings["image_std"]
+        std = [1.0] * 3 if plain else settings["image_std"]
         red, green, blue = ((value + offset) / factor for value in mean)
-        scales = (value / factor for value in deviation)
+        scales = (value / factor for value in std)
         return (red, green, blue), (next(scales), next(scales), next(scales))
     return None

@@ -16,7 +16,7 @@ from fervor.errors import UsageError
 from fervor.faces.types import Points
 from fervor.inference.prediction import Prediction
 from fervor.inference.smoothing import Smoother
-from fervor.io.atomic import beside, lock_folder, write_picture
+from fervor.io.atomic import beside, lock_folder, write_image
 from fervor.io.frame import WEBCAM, Frame
 from fervor.io.video import need_av
 from fervor.outputs import timeline
@@ -85,7 +85,7 @@ class Annotator:
         probabilities = [prediction.probabilities for prediction in predictions]
         drawn = annotated(frame.image, predictions, probabilities, points)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(path, drawn, KEPT[path.suffix.lower()], quality=92)
+        write_image(path, drawn, KEPT[path.suffix.lower()], quality=92)
 
     def _tile(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
         if self._pictures < 2:
@@ -98,7 +98,7 @@ class Annotator:
         self._folder.mkdir(parents=True, exist_ok=True)
         number = f"-{self._sheets + 1}" if self._pictures > SHEET else ""
         path = self._folder / f"contact-sheet{number}.png"
-        write_picture(path, contact_sheet(self._tiles), "PNG")
+        write_image(path, contact_sheet(self._tiles), "PNG")
         self._tiles, self._sheets = [], self._sheets + 1
 
     def _finish(self, *, complete: bool = True) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from fervor.errors import InputError
 from fervor.faces.types import Box, Points
 from fervor.inference.prediction import Prediction
-from fervor.io.sources import Picture, frame_of
+from fervor.io.sources import ImageLike, frame_of
 from fervor.outputs.layout import Rectangle, Room, around
 
 
@@ -83,7 +83,7 @@ def font(size: int) -> Any:
 
 
 def draw(
-    image: Picture, faces: Iterable[Prediction], points: Sequence[Points | None] = ()
+    image: ImageLike, faces: Iterable[Prediction], points: Sequence[Points | None] = ()
 ) -> Image.Image:
     """A copy of the picture with each face's box, expression and probabilities.
 

@@ -13,7 +13,7 @@ from fervor.inference.attribution import Explanation, Heat
 from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
-from fervor.io.atomic import RowFile, lock_folder, write_picture
+from fervor.io.atomic import RowFile, lock_folder, write_image
 from fervor.io.prefetch import progress
 from fervor.outputs.annotator import output_names
 from fervor.outputs.explanation_figure import drawn
@@ -98,7 +98,7 @@ def pictures(inputs: Sequence[str]) -> list[str]:
 def _draw(path: Path, frame: media.Frame, explanation: Explanation, top: int) -> None:
     assert frame.image is not None, "a face was found in a picture"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(path, drawn(frame.image, explanation, top=top), "PNG")
+    write_image(path, drawn(frame.image, explanation, top=top), "PNG")
 
 
 @contextmanager

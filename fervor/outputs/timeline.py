@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from fervor.faces.types import Box
 from fervor.inference.prediction import Prediction
-from fervor.io.atomic import write_bytes, write_picture
+from fervor.io.atomic import write_bytes, write_image
 from fervor.outputs.drawing import BLACK, WHITE, colour_of, font, legend, short
 
 
@@ -310,6 +310,6 @@ document.querySelectorAll("svg").forEach((svg, number) => {{
 
 def write(timeline: Timeline, title: str, stem: Path) -> None:
     """Write the timeline as `stem`.png and `stem`.html."""
-    write_picture(stem.with_name(f"{stem.name}.png"), picture(timeline, title), "PNG")
+    write_image(stem.with_name(f"{stem.name}.png"), picture(timeline, title), "PNG")
     text = page(timeline, title).encode("utf-8")
     write_bytes(stem.with_name(f"{stem.name}.html"), text)

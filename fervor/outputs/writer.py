@@ -143,12 +143,12 @@ def _run(
 def summary(
     output: str,
     counts: Counter[str],
-    smallest_found: float | None = None,
+    smallest_side: float | None = None,
     skipped: Counter[str] | None = None,
 ) -> str:
     """One line for a person: "rows.csv: 3 pictures, 1 video (250 frames), 240 faces, ...".
 
-    `smallest_found` is the longer side of the smallest face that was looked for, in pixels;
+    `smallest_side` is the longer side of the smallest face that was looked for, in pixels;
     `skipped` counts the files of folders that are no input.
     """
     what = []
@@ -157,7 +157,7 @@ def summary(
     if counts["videos"]:
         noun = "video" if counts["videos"] == 1 else "videos"
         what.append(f"{counts['videos']} {noun} ({counts['frames']} frames)")
-    size = "" if smallest_found is None else f"; looked for faces of {smallest_found:g} px and more"
+    size = "" if smallest_side is None else f"; looked for faces of {smallest_side:g} px and more"
     return (
         f"{output}: {', '.join(what)}, {counts['ok']} faces, "
         f"{counts['no_face']} without a face, {counts['error']} unreadable{size}"

@@ -1,4 +1,4 @@
-"""Captions for pictures of faces, composed from votes: what the image-text model learns from.
+"""Captions for images of faces, composed from votes: what the image-text model learns from.
 
 A caption is a sentence and the shares of the expressions that it speaks of. "A sad face" speaks of
 sadness alone, "mostly sadness, with a touch of fear" of both, and a description of brows and mouth
@@ -52,8 +52,8 @@ def unseen() -> dict[str, tuple[str, ...]]:
 
 def unseen_stems() -> tuple[str, ...]:
     """What no caption may contain, so that those words and their relatives stay unseen."""
-    found = [stem for own in words()["expressions"].values() for stem in own["unseen"].values()]
-    return tuple(found)
+    stems = [stem for own in words()["expressions"].values() for stem in own["unseen"].values()]
+    return tuple(stems)
 
 
 @cache
@@ -105,11 +105,11 @@ def _described(name: str, draw: random.Random) -> Iterator[Caption]:
     own, templates = words()["expressions"][name], words()["templates"]
     while True:
         kind = draw.choice(_KINDS)
-        chosen = draw.sample(prompts.DIMENSIONS, draw.choice((1, 2, 2, 3)))
-        if "overall" in chosen:  # it speaks of the other parts too
-            chosen = ["overall"]
-        parts = [prompts.description(name, dimension=part, granularity=kind) for part in chosen]
-        if kind == "sentence" and chosen != ["overall"]:
+        dimensions = draw.sample(prompts.DIMENSIONS, draw.choice((1, 2, 2, 3)))
+        if "overall" in dimensions:  # it speaks of the other parts too
+            dimensions = ["overall"]
+        parts = [prompts.description(name, dimension=part, granularity=kind) for part in dimensions]
+        if kind == "sentence" and dimensions != ["overall"]:
             text = draw.choice(templates["sentences"]).format(" ".join(parts))
         elif draw.random() < 0.5:
             text = draw.choice(templates["phrases"]).format(_joined(parts))
@@ -134,12 +134,12 @@ def _slightly(name: str, draw: random.Random) -> Iterator[Caption]:
 
 def _mixed(name: str, other: str, draw: random.Random) -> Iterator[Caption]:
     """Two expressions, the first stronger or both alike."""
-    known, templates = words()["expressions"], words()["templates"]
+    expressions, templates = words()["expressions"], words()["templates"]
     while True:
         even = draw.random() < 0.5
         probabilities = {name: EVEN, other: EVEN} if even else {name: STRONGER, other: WEAKER}
-        parts = [draw.choice(known[part]["nouns"]) for part in (name, other)]
-        parts += [draw.choice(known[part]["adjectives"]) for part in (name, other)]
+        parts = [draw.choice(expressions[part]["nouns"]) for part in (name, other)]
+        parts += [draw.choice(expressions[part]["adjectives"]) for part in (name, other)]
         template = draw.choice(templates["both" if even else "mostly"])
         yield Caption(_sentence(template, *parts), probabilities)
 

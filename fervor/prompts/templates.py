@@ -93,7 +93,7 @@ def read_template(given: Template) -> Template:
         raise UsageError(
             f"template {given!r} is no number, has no {SLOT}, and is no file of sentences: {reason}"
         ) from None
-    found = {}
+    sentences_by_class = {}
     for label, said in content.items():
         texts = [said] if isinstance(said, str) else said
         plain = isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
@@ -101,8 +101,8 @@ def read_template(given: Template) -> Template:
             raise UsageError(
                 f"template {given}: expected a sentence, or a list of them, for {label!r}"
             )
-        found[canonical(label)] = [" ".join(text.split()) for text in texts]
-    return found
+        sentences_by_class[canonical(label)] = [" ".join(text.split()) for text in texts]
+    return sentences_by_class
 
 
 def sentences_of(given: Template, label: str) -> list[str]:

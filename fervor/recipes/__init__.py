@@ -98,9 +98,9 @@ def _check_parts(values: dict[str, Any], path: Path) -> None:
     """Parts of other packages that the file names, in either way of writing a setting."""
     flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
     for section in SECTIONS:
-        found = values.get(section)
-        if isinstance(found, dict):
-            flat |= {f"{section}.{name}": value for name, value in found.items()}
+        settings = values.get(section)
+        if isinstance(settings, dict):
+            flat |= {f"{section}.{name}": value for name, value in settings.items()}
     for setting, group in PARTS.items():
         if isinstance(name := flat.get(setting), str):
             plugins.check_stranger(group, name, path)
@@ -126,10 +126,10 @@ def _unfolded(node: Any, known: dict[int, tuple[int, int]], path: Path) -> tuple
             if not CLASSES.isdisjoint(str(key.value).split(".")):
                 raise UsageError(f"{path} has the setting {key.value}: expected plain values")
         parts = [part for pair in parts for part in pair]
-    found = [_unfolded(part, known, path) for part in parts]
+    sizes = [_unfolded(part, known, path) for part in parts]
     known[id(node)] = (
-        1 + sum(values for values, _ in found),
-        1 + max((levels for _, levels in found), default=0),
+        1 + sum(values for values, _ in sizes),
+        1 + max((levels for _, levels in sizes), default=0),
     )
     return known[id(node)]
 
@@ -154,8 +154,8 @@ LISTED = 12
 
 def recipes() -> list[str]:
     """Names of the recipes that the package holds."""
-    found = RECIPES.rglob("*.yaml")
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in found)
+    paths = RECIPES.rglob("*.yaml")
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in paths)
 
 
 def recipe_path(recipe: str) -> Path:
@@ -164,12 +164,12 @@ def recipe_path(recipe: str) -> Path:
     Raises:
         UsageError: neither.
     """
-    if recipe in (known := recipes()):
+    if recipe in (packaged := recipes()):
         return RECIPES / f"{recipe}.yaml"
     path = Path(recipe)
     if path.is_file():
         return path
-    names = ", ".join(nearest(recipe, known)[:LISTED])
+    names = ", ".join(nearest(recipe, packaged)[:LISTED])
     raise UsageError(f"--config {recipe}: expected a YAML file or one of {names}")
 
 
@@ -222,10 +222,10 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
     for name in (*changes, *(f"{group}.{key}" for group, part in groups.items() for key in part)):
         if name in RENAMED:
             raise UsageError(f"{name} has a new name: {RENAMED[name]}")
-    known = setting_names()
+    valid_names = setting_names()
     for name in changes:
-        if name not in known and not name.startswith("options."):
-            names = ", ".join(nearest(name, known)[:LISTED])
+        if name not in valid_names and not name.startswith("options."):
+            names = ", ".join(nearest(name, valid_names)[:LISTED])
             raise UsageError(f"no setting {name}: expected options.NAME or one of {names}")
     nested: dict[str, Any] = {}
     for settings in (values, of_another_set(values, changes.get("data.name")), changes):
@@ -236,10 +236,10 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
             else:
                 nested[group] = value
     try:
-        found = parser.instantiate(parser.parse_object(nested))
+        parsed = parser.instantiate(parser.parse_object(nested))
     except ArgumentError as error:
         raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from None
-    run = Run(**found.as_dict())
+    run = Run(**parsed.as_dict())
     run.check()
     return run if run.name else replace(run, name=name_of(path))
 

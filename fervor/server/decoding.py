@@ -24,7 +24,7 @@ from PIL import Image
 
 from fervor.errors import InputError
 from fervor.io.frame import Frame, Span
-from fervor.io.sources import decode_picture
+from fervor.io.sources import decode_image
 from fervor.io.video import read_facts, read_video
 
 
@@ -215,7 +215,7 @@ def _work(input_: BinaryIO, output: BinaryIO, seconds: float) -> None:
             return
         if task["task"] == "picture":
             with _deadline(seconds):
-                frame = decode_picture(BytesIO(content), "", max_pixels=task["max_pixels"])
+                frame = decode_image(BytesIO(content), "", max_pixels=task["max_pixels"])
             del content
             _send_frame(output, frame)
             del frame  # not held while the next one is awaited

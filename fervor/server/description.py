@@ -21,7 +21,7 @@ def describe(predictor: Predictor, limits: Limits) -> dict[str, Any]:
         "name": info.name,
         "precision": predictor.precision,
         "prior": predictor.prior,
-        "smallest_face": predictor.smallest_found,
+        "smallest_face": predictor.smallest_side,
         "labels": list(labels),
         "own_labels": labels == info.labels,
         "colours": {label: f"#{bytes(colour_of(label, labels)).hex()}" for label in labels},

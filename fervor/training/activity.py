@@ -29,13 +29,13 @@ STILL = 1e-3
 
 def parts(method: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trained parameters by the name of the part that they are in; gates by themselves."""
-    found: dict[str, list[nn.Parameter]] = {}
+    by_part: dict[str, list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             words = name.split(".")
             part = f"{words[0]}.gate" if "gate" in words[1:] else words[0]
-            found.setdefault(part, []).append(parameter)
-    return found
+            by_part.setdefault(part, []).append(parameter)
+    return by_part
 
 
 def gradient_norms(method: nn.Module) -> dict[str, float]:
@@ -90,9 +90,9 @@ class Activity:
         method.eval()
         device = next(method.parameters()).device
         with method.constant_text():
-            found = method.activity(self._batch.to(device))
+            figures = method.activity(self._batch.to(device))
         method.train(training)
-        return found
+        return figures
 
 
 def inactive(method: Method, start: Mapping[str, float], now: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Fixed augmented views, their frozen layers computed once: short runs at a fraction of the cost.
 
-Epoch e takes view e mod n of every picture. A view is a function of the picture's place in the
+Epoch e takes view e mod n of every image. A view is a function of the image's place in the
 split and of the view's number, not of a run's seed. With no more epochs than views a run sees what
 it would see with the layers computed anew each time; runs that are compared share the cache.
 """
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from fervor.config import Augment, Encoder, Pipeline
 from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, targets
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.loading import evaluation_batches, pair_generator, teachers_of
 from fervor.data.samplers import Key, Partners, mixed_seed
 from fervor.errors import UsageError
@@ -34,7 +34,7 @@ from fervor.models.amp import has_bfloat16
 
 
 CHUNK = 64
-"""Pictures augmented together; part of what a view is."""
+"""Images augmented together; part of what a view is."""
 
 PROBED = 2048
 """Values by which weights are told apart: more are averaged."""
@@ -45,22 +45,22 @@ class ViewBatches(Dataset[Batch]):
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: ImageSet,
         pipeline: Pipeline,
         views: list[NDArray[np.uint16]],
         *,
         pairs: bool = False,
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.data, self.seed = pipeline.data, pipeline.seed
         self.views = views
-        self.teachers = teachers_of(pictures, self.data)
-        self.partners = Partners(pictures.label) if pairs else None
+        self.teachers = teachers_of(images, self.data)
+        self.partners = Partners(images.label) if pairs else None
 
     def __getitem__(self, key: Key) -> Batch:
         """The batch of a key."""
         indices = torch.tensor(key.indices)
-        label, votes = self.pictures.label[indices], self.pictures.votes[indices]
+        label, votes = self.images.label[indices], self.images.votes[indices]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
             target = targets(label, votes, self.data.target)
@@ -78,13 +78,13 @@ class ViewBatches(Dataset[Batch]):
         return torch.from_numpy(rows).view(torch.bfloat16).permute(0, 3, 1, 2).float()
 
 
-def view_batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> ViewBatches:
+def view_batches(method: Method, images: ImageSet, pipeline: Pipeline) -> ViewBatches:
     """A run's batches from its cached views; computes those that are not there yet.
 
-    Where the method asks for pairs a batch also holds the same view of a partner of each picture.
+    Where the method asks for pairs a batch also holds the same view of a partner of each image.
 
     Raises:
-        UsageError: the method has no frozen layers, pictures shall be mixed, or there is no cache.
+        UsageError: the method has no frozen layers, images shall be mixed, or there is no cache.
     """
     data, augment, encoder = pipeline.data, pipeline.augment, pipeline.encoder
     if not data.cache:
@@ -95,66 +95,64 @@ def view_batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> View
         )
     if augment.mixup:
         raise UsageError("data.views cannot mix pairs: set augment.mixup to 0")
-    folder = Path(data.cache) / _fingerprint(method, pictures, encoder, augment)
+    folder = Path(data.cache) / _fingerprint(method, images, encoder, augment)
     numbers = range(data.views)
     for number in numbers:  # what another process is at can wait until the rest is there
-        _compute(method, pictures, pipeline, folder, number, wait=False)
+        _compute(method, images, pipeline, folder, number, wait=False)
     for number in numbers:
-        _compute(method, pictures, pipeline, folder, number, wait=True)
+        _compute(method, images, pipeline, folder, number, wait=True)
     views = [np.load(_path(folder, number), mmap_mode="r") for number in numbers]
-    return ViewBatches(pictures, pipeline, views, pairs=method.pairs)
+    return ViewBatches(images, pipeline, views, pairs=method.pairs)
 
 
-def plain_batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> Iterable[Batch]:
-    """A split in order to measure a method on: pictures, or the cached maps of a run with views.
+def plain_batches(method: Method, images: ImageSet, pipeline: Pipeline) -> Iterable[Batch]:
+    """A split in order to measure a method on: images, or the cached maps of a run with views.
 
     The frozen layers run in single precision here, as they do in evaluation.
     """
     data, encoder = pipeline.data, pipeline.encoder
     if encoder.mirror or not data.views or not method.has_frozen_stage:
-        yield from evaluation_batches(pictures, size=encoder.size)
+        yield from evaluation_batches(images, size=encoder.size)
         return
-    folder = Path(data.cache) / _fingerprint(method, pictures, encoder, None)
+    folder = Path(data.cache) / _fingerprint(method, images, encoder, None)
     path = folder / "plain.npy"
     if not path.is_file():
-        _write_plain(method, pictures, path, size=encoder.size)
+        _write_plain(method, images, path, size=encoder.size)
     maps: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    for indices in torch.arange(len(pictures)).split(CHUNK):
+    for indices in torch.arange(len(images)).split(CHUNK):
         rows = torch.from_numpy(maps[indices.numpy()]).permute(0, 3, 1, 2)
-        yield Batch(None, pictures.label[indices], pictures.votes[indices], maps=rows)
+        yield Batch(None, images.label[indices], images.votes[indices], maps=rows)
 
 
 @torch.no_grad()
-def _write_plain(method: Method, pictures: Pictures, path: Path, *, size: int) -> None:
-    """Maps [n i j d] of the pictures as they are, whole or not at all."""
+def _write_plain(method: Method, images: ImageSet, path: Path, *, size: int) -> None:
+    """Maps [n i j d] of the images as they are, whole or not at all."""
 
     def maps() -> Iterator[NDArray[Any]]:
-        for batch in evaluation_batches(pictures, size=size):
+        for batch in evaluation_batches(images, size=size):
             image = batch.images().contiguous(memory_format=torch.channels_last)
             yield method.frozen_stage(image).permute(0, 2, 3, 1).numpy()
 
     with _evaluated(method):
-        _store(path, len(pictures), maps())
+        _store(path, len(images), maps())
 
 
-def _fingerprint(
-    method: Method, pictures: Pictures, config: Encoder, augment: Augment | None
-) -> str:
-    """What cached maps depend on, as a name: pictures, augmentation, frozen layers."""
+def _fingerprint(method: Method, images: ImageSet, config: Encoder, augment: Augment | None) -> str:
+    """What cached maps depend on, as a name: images, augmentation, frozen layers."""
     layers = asdict(replace(config, weights="", mirror=False))  # the probe below tells weights
     changes = None if augment is None else asdict(augment)
     settings = {"augment": changes, "encoder": layers, "chunk": CHUNK}
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for images in pictures.blocks():
-        found.update(images.numpy().data)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for block in images.blocks():
+        digest.update(block.numpy().data)
     # restored BatchNorm differs from run to run, its function does not
     with torch.no_grad(), _evaluated(method):
         probe = torch.linspace(0, 1, config.size).expand(1, 3, config.size, -1)
         maps = method.frozen_stage(probe).mean(dim=(2, 3))
         if maps.shape[1] > PROBED:  # of many values some lie where rounding turns
             maps = F.adaptive_avg_pool1d(maps, PROBED)
-    found.update(np.round(maps.double().numpy(), 2).tobytes())
-    return found.hexdigest()[:16]
+    digest.update(np.round(maps.double().numpy(), 2).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _path(folder: Path, view: int) -> Path:
@@ -164,7 +162,7 @@ def _path(folder: Path, view: int) -> Path:
 @torch.no_grad()
 def _compute(
     method: Method,
-    pictures: Pictures,
+    images: ImageSet,
     pipeline: Pipeline,
     folder: Path,
     view: int,
@@ -174,18 +172,18 @@ def _compute(
     """One view's maps [n i j d], bfloat16 seen as uint16, into its file; see `_store`."""
     augment = pipeline.augment
     augmentation = Augmentation(augment, pipeline.encoder.size)
-    boxes = pictures.boxes(pipeline.data.cache) if augment.occlude else None
+    boxes = images.boxes(pipeline.data.cache) if augment.occlude else None
 
     def maps() -> Iterator[NDArray[Any]]:
-        for indices in torch.arange(len(pictures)).split(CHUNK):
+        for indices in torch.arange(len(images)).split(CHUNK):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mixed_seed(view, int(indices[0])))
                 parts = None if boxes is None else boxes[indices]
-                image = augmentation(pictures.take(indices), parts)
+                image = augmentation(images.take(indices), parts)
             yield _frozen(method, image)
 
     with _evaluated(method):
-        _store(_path(folder, view), len(pictures), maps(), wait=wait)
+        _store(_path(folder, view), len(images), maps(), wait=wait)
 
 
 def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool = True) -> None:
@@ -200,10 +198,10 @@ def _store(path: Path, count: int, parts: Iterable[NDArray[Any]], *, wait: bool 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
     try:
-        held = lock.acquire()
+        acquired = lock.acquire()
     except Timeout:
         return
-    with held:
+    with acquired:
         if path.is_file():
             return
         for left in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):

@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(lightning.Callback):
-    """Loss, accuracy, pictures per second and the time that is left, over the whole run.
+    """Loss, accuracy, images per second and the time that is left, over the whole run.
 
     Args:
-        batch_size: pictures of a step, over all processes.
+        batch_size: images of a step, over all processes.
     """
 
     def __init__(self, batch_size: int) -> None:

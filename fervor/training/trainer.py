@@ -24,7 +24,7 @@ from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
 from fervor.config import Optim, Pipeline, Run, differences
 from fervor.data import datasets
 from fervor.data.batch import Batch
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.loading import TrainingBatches, evaluation_batches, training_loader
 from fervor.data.samplers import mixed_seed
 from fervor.data.splits import Splits, read_splits
@@ -86,10 +86,10 @@ def train(run: Run, *, resume: bool = False) -> Path:
     """
     run = replace(run, options=with_sentences(run.options))
     check_names(run)
-    folder, given, run = run.folder, run, replace(run, optim=amp.on_this_machine(run.optim))
+    folder, original, run = run.folder, run, replace(run, optim=amp.on_this_machine(run.optim))
     trainer = _trainer(run.optim, folder, processes=run.processes)
     with lock_folder(folder) if trainer.is_global_zero else nullcontext():
-        changes = open_run(given, resume=resume) if trainer.is_global_zero else {}
+        changes = open_run(original, resume=resume) if trainer.is_global_zero else {}
         _begin(run.seed, run.threads)
         networks = build_networks(run)
         logger.info("reads %s", run.data.name)
@@ -216,8 +216,8 @@ def build_networks(run: Run) -> Networks:
         UsageError: names or options that do not fit.
         ModelError: weights that are missing or do not fit.
     """
-    wanted = method_class(run.method).auxiliary
-    auxiliary = build_auxiliary(run.method, wanted, run.landmarks, run.teacher)
+    names = method_class(run.method).auxiliary
+    auxiliary = build_auxiliary(run.method, names, run.landmarks, run.teacher)
     image = build_image_encoder(run.encoder)
     return Networks(image, build_text_encoder(run.text.name), auxiliary)
 
@@ -228,10 +228,10 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
         "%d pictures to train on, %d to choose on (%s)",
         *(len(splits.train), len(splits.selection), splits.selected_on),
     )
-    chosen: Any = method_class(run.method)
+    kind: Any = method_class(run.method)
     options = method_options(run.method, run.options)
     encoder, text, auxiliary = networks
-    method: Method = chosen(encoder, text, splits.labels, options, **auxiliary)
+    method: Method = kind(encoder, text, splits.labels, options, **auxiliary)
     if "image" in method.frozen() and run.encoder.weights == "random":
         raise UsageError(
             f"method {run.method} leaves the image encoder as it came, and a random "
@@ -253,11 +253,11 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     return method
 
 
-def _batches(method: Method, pictures: Pictures, pipeline: Pipeline) -> Dataset[Batch]:
+def _batches(method: Method, images: ImageSet, pipeline: Pipeline) -> Dataset[Batch]:
     """Augmented anew each time, or from fixed views whose frozen layers are cached."""
     if pipeline.data.views:
-        return view_batches(method, pictures, pipeline)
-    return TrainingBatches(pictures, pipeline, pairs=method.pairs)
+        return view_batches(method, images, pipeline)
+    return TrainingBatches(images, pipeline, pairs=method.pairs)
 
 
 def _start_from(method: Method, model: str) -> None:
@@ -363,7 +363,7 @@ class Training(lightning.LightningModule):
         return self._sharpness_aware_step(self.method.with_frozen(batch))
 
     def _logged(self, losses: Mapping[str, Tensor], count: int) -> Tensor:
-        """The loss among them, all of them logged as means over `count` pictures."""
+        """The loss among them, all of them logged as means over `count` images."""
         for name, value in losses.items():
             self.log(
                 f"train/{name}",
@@ -430,8 +430,8 @@ class Training(lightning.LightningModule):
 
     def _selection_logits(self) -> NDArray[np.float32]:
         """Logits [n c] on the selection split, each process's share of it put together."""
-        pictures = self.splits.selection
-        shard = pictures.subset(distributed.shard(len(pictures)))
+        images = self.splits.selection
+        shard = images.subset(distributed.shard(len(images)))
         own = np.empty((0, len(self.splits.labels)), np.float32)
         if len(shard):
             batches = plain_batches(self.kept(), shard, self.run.pipeline)
@@ -489,13 +489,13 @@ class _Whole(TorchCheckpointIO):
             UsageError: it is damaged.
         """
         try:
-            found: dict[str, Any] = read_tensors(Path(path))
+            checkpoint: dict[str, Any] = read_tensors(Path(path))
         except OSError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(f"{path} is damaged: {reason}; remove it to begin again") from error
-        return found
+        return checkpoint
 
 
 def _state(method: Method) -> dict[str, Tensor]:
@@ -505,7 +505,7 @@ def _state(method: Method) -> dict[str, Tensor]:
 def _trainer(optim: Optim, folder: Path, *, processes: int) -> lightning.Trainer:
     earlier = len(list(folder.glob("logs*")))
     version = f"logs-{earlier + 1}" if earlier else "logs"  # a resumed run keeps its first logs
-    devices, nodes = distributed.wanted(processes)
+    devices, nodes = distributed.devices_and_nodes(processes)
     return lightning.Trainer(
         max_epochs=optim.epochs,
         accelerator="auto",

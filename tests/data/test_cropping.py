@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.data.cropping import CROP, box_crop, chosen, cut, is_grey, overlap, pixels_of
+from fervor.data.cropping import CROP, box_crop, cut, is_grey, pixels_of, select_face
 from fervor.data.datasets import Sample
 from fervor.errors import DataError
 from fervor.faces.alignment import TEMPLATE, crop
 from fervor.faces.detector import FaceDetector
-from fervor.faces.types import Face
+from fervor.faces.types import Face, iou
 from tests.support.drawn import face
 
 
@@ -57,16 +57,16 @@ def test_a_large_box_shrinks_without_aliasing() -> None:
 def test_overlap_is_intersection_over_union(
     first: tuple[float, float, float, float], second: tuple[float, float, float, float]
 ) -> None:
-    found = overlap(first, second)
+    found = iou(first, second)
     assert 0 <= found <= 1 + 1e-9
-    assert found == pytest.approx(overlap(second, first))
-    assert overlap(first, first) == pytest.approx(1)
+    assert found == pytest.approx(iou(second, first))
+    assert iou(first, first) == pytest.approx(1)
     boxes = [tuple(round(value) for value in box) for box in (first, second)]
     cells = [
         {(x, y) for x in range(b[0], b[0] + b[2]) for y in range(b[1], b[1] + b[3])} for b in boxes
     ]
     counted = len(cells[0] & cells[1]) / len(cells[0] | cells[1])
-    assert overlap(*map(_floats, boxes)) == pytest.approx(counted)
+    assert iou(*map(_floats, boxes)) == pytest.approx(counted)
 
 
 def _floats(box: tuple[int, ...]) -> tuple[float, float, float, float]:
@@ -79,11 +79,11 @@ def found_at(*boxes: tuple[float, float, float, float]) -> list[Face]:
 
 def test_the_annotated_face_is_chosen_not_the_largest() -> None:
     faces = found_at((0, 0, 90, 90), (100, 100, 20, 24))
-    assert chosen(faces, None) is faces[0]
-    assert chosen(faces, (98, 100, 24, 24)) is faces[1]
-    assert chosen(faces, (200, 200, 30, 30)) is None
-    assert chosen([], (0, 0, 5, 5)) is None
-    assert chosen([], None) is None
+    assert select_face(faces, None) is faces[0]
+    assert select_face(faces, (98, 100, 24, 24)) is faces[1]
+    assert select_face(faces, (200, 200, 30, 30)) is None
+    assert select_face([], (0, 0, 5, 5)) is None
+    assert select_face([], None) is None
 
 
 def test_the_annotated_face_of_a_photograph(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fervor.data.distillation import (
     view_placements,
     write_logits,
 )
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.loading import TrainingBatches, teachers_of
 from fervor.data.samplers import Key
 from fervor.errors import DataError, UsageError
@@ -29,13 +29,13 @@ KEY = Key(1, 2, (5, 0, 9))
 
 
 @pytest.fixture
-def faces() -> Pictures:
+def faces() -> ImageSet:
     split = dataclasses.replace(pictures(LABELS, 4), labels=LABELS)
     return dataclasses.replace(split, sources=tuple(f"/data/train/{s}" for s in split.sources))
 
 
 @pytest.fixture
-def stored(faces: Pictures) -> StoredLogits:
+def stored(faces: ImageSet) -> StoredLogits:
     """In another order of images and classes, with a class and an image more."""
     torch.manual_seed(0)
     names = [name_of(source, "/data") for source in faces.sources][::-1]
@@ -81,7 +81,7 @@ def test_no_such_file_is_one_line(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_targets_are_softened_means_found_by_name(faces: Pictures, stored: StoredLogits) -> None:
+def test_targets_are_softened_means_found_by_name(faces: ImageSet, stored: StoredLogits) -> None:
     names = [name_of(source, "/data") for source in faces.sources]
     found = teachers_targets(stored, names, LABELS, temperature=2.0)
     for row, name in enumerate(names):
@@ -101,7 +101,7 @@ def settings(path: Path, **changes: object) -> Run:
 
 @pytest.mark.parametrize("fraction", [0.25, 1.0])
 def test_a_run_mixes_them_with_the_votes(
-    fraction: float, faces: Pictures, stored: StoredLogits, tmp_path: Path
+    fraction: float, faces: ImageSet, stored: StoredLogits, tmp_path: Path
 ) -> None:
     path = tmp_path / "teachers.safetensors"
     write_logits(path, stored)
@@ -121,7 +121,7 @@ def test_a_run_mixes_them_with_the_votes(
     torch.testing.assert_close(teachers_of(subset, run.data), teachers[[3, 1]])
 
 
-def test_settings_out_of_range(faces: Pictures, stored: StoredLogits, tmp_path: Path) -> None:
+def test_settings_out_of_range(faces: ImageSet, stored: StoredLogits, tmp_path: Path) -> None:
     path = tmp_path / "teachers.safetensors"
     write_logits(path, stored)
     with pytest.raises(UsageError, match="teachers_weight 0: expected above 0 up to 1"):

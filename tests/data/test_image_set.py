@@ -17,7 +17,7 @@ from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data.augmentation import Augmentation, laid_anew
 from fervor.data.batch import Batch, targets
 from fervor.data.datasets import Sample
-from fervor.data.image_set import Pictures, hold_out, read_pictures
+from fervor.data.image_set import ImageSet, hold_out, read_images
 from fervor.data.loading import TrainingBatches, evaluation_batches, training_loader
 from fervor.data.samplers import EpochSampler, Key
 from fervor.errors import DataError, UsageError
@@ -56,7 +56,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def test_grey_pictures_stay_as_they_are(samples: list[Sample]) -> None:
-    read = read_pictures(samples, LABELS, size=112)
+    read = read_images(samples, LABELS, size=112)
     assert read.images.shape == (3, 1, 48, 48)
     for image, name in zip(read.images, ("anger", "neutral", "happiness"), strict=True):
         assert np.array_equal(image[0], face(name))
@@ -67,7 +67,7 @@ def test_grey_pictures_stay_as_they_are(samples: list[Sample]) -> None:
 
 
 def test_subset_keeps_the_order_asked_for(samples: list[Sample]) -> None:
-    read = read_pictures(samples, LABELS, size=112)
+    read = read_images(samples, LABELS, size=112)
     part = read.subset(torch.tensor([2, 0]))
     assert part.label.tolist() == [1, 2]
     assert part.sources == (read.sources[2], read.sources[0])
@@ -95,7 +95,7 @@ def test_evaluation_sees_what_predict_sees(case: str, grey: bool, tmp_path: Path
         Sample(saved(tmp_path, f"{number}.png", array), "anger")
         for number, array in enumerate(originals)
     ]
-    read = read_pictures(found, LABELS, size=64)
+    read = read_images(found, LABELS, size=64)
     expected = np.stack([to_input(array, 64) for array in originals])
     for batch_size in (1, 2, 128):
         batches = list(evaluation_batches(read, size=64, batch_size=batch_size))
@@ -105,7 +105,7 @@ def test_evaluation_sees_what_predict_sees(case: str, grey: bool, tmp_path: Path
 def test_one_coloured_picture_makes_all_coloured(tmp_path: Path) -> None:
     grey, colour = coloured(48, 48)[:, :, 0], coloured(48, 48)
     names = [saved(tmp_path, "a.png", grey), saved(tmp_path, "b.png", colour)]
-    read = read_pictures([Sample(name, "anger") for name in names], LABELS, size=64)
+    read = read_images([Sample(name, "anger") for name in names], LABELS, size=64)
     assert read.images.shape == (2, 3, 48, 48)
     assert np.array_equal(read.images[0, 1], grey)
     assert np.array_equal(read.images[1].permute(1, 2, 0), colour)
@@ -123,15 +123,15 @@ def test_an_unreadable_picture_is_named(case: str, tmp_path: Path) -> None:
     path = Path(saved(tmp_path, "a.jpg", face("anger")))
     path.write_bytes(UNREADABLE[case](path.read_bytes()))
     with pytest.raises(DataError, match=r"a\.jpg cannot be read as a picture") as caught:
-        read_pictures([Sample(str(path), "anger")], LABELS, size=64)
+        read_images([Sample(str(path), "anger")], LABELS, size=64)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_to_read_and_unknown_classes(samples: list[Sample]) -> None:
     with pytest.raises(DataError, match="holds no pictures: choose another split or protocol"):
-        read_pictures([], LABELS, size=64)
+        read_images([], LABELS, size=64)
     with pytest.raises(DataError, match=r"holds \['anger'\], the model knows"):
-        read_pictures(samples, LABELS[:2], size=64)
+        read_images(samples, LABELS[:2], size=64)
 
 
 def test_the_largest_face_is_cut_out_as_predict_does(
@@ -140,18 +140,18 @@ def test_the_largest_face_is_cut_out_as_predict_does(
     nobody = saved(tmp_path, "nobody.png", np.full((200, 200, 3), 90, np.uint8))
     found = [Sample(str(EXAMPLE), "happiness"), Sample(nobody, "neutral")]
     with caplog.at_level(logging.INFO):
-        read = read_pictures(found, LABELS, size=112, faces="largest")
+        read = read_images(found, LABELS, size=112, faces="largest")
     photo = np.asarray(Image.open(EXAMPLE).convert("RGB"))
     cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], 48)
     assert np.array_equal(read.take(torch.tensor([0])).permute(0, 2, 3, 1).numpy(), cut[None])
     assert (read.label.tolist(), read.sources) == ([1], (str(EXAMPLE),))
     assert "1 of 2 pictures hold no face and are left out" in caplog.text
     assert nobody in caplog.text
-    finer = read_pictures(found[:1], LABELS, size=112, faces="largest", crop=96)
+    finer = read_images(found[:1], LABELS, size=112, faces="largest", crop=96)
     cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], 96)
     assert np.array_equal(finer.images[0].permute(1, 2, 0).numpy(), cut)
     with pytest.raises(DataError, match="no face was found in any of 1 pictures"):
-        read_pictures(found[1:], LABELS, size=112, faces="largest")
+        read_images(found[1:], LABELS, size=112, faces="largest")
 
 
 # Training batches
@@ -163,7 +163,7 @@ def run(**changes: object) -> Run:
 
 
 @pytest.fixture(scope="module")
-def faces() -> Pictures:
+def faces() -> ImageSet:
     return pictures(LABELS, 6)
 
 
@@ -177,7 +177,7 @@ def equal(first: Batch, second: Batch) -> bool:
 KEY = Key(1, 2, (5, 0, 9))
 
 
-def test_a_batch_is_a_function_of_seed_epoch_and_step(faces: Pictures) -> None:
+def test_a_batch_is_a_function_of_seed_epoch_and_step(faces: ImageSet) -> None:
     batches = TrainingBatches(faces, run().pipeline)
     first = batches[KEY]
     torch.rand(7)
@@ -189,7 +189,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(faces: Pictures) -> None:
     assert first.label.tolist() == faces.label[[5, 0, 9]].tolist()
 
 
-def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
+def test_a_batch_leaves_the_global_generator_alone(faces: ImageSet) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -201,7 +201,7 @@ def test_a_batch_leaves_the_global_generator_alone(faces: Pictures) -> None:
     "augment", [STRONG, NONE, dataclasses.replace(STRONG, mixup=0.4)], ids=["strong", "none", "mix"]
 )
 def test_batches_are_colour_in_range_of_the_encoders_size(
-    augment: Augment, faces: Pictures
+    augment: Augment, faces: ImageSet
 ) -> None:
     image, label, target, positive, *_ = TrainingBatches(faces, run(augment=augment).pipeline)[KEY]
     assert positive is None
@@ -212,7 +212,7 @@ def test_batches_are_colour_in_range_of_the_encoders_size(
     torch.testing.assert_close(target.sum(1), torch.ones(3))
 
 
-def test_workers_change_nothing(faces: Pictures) -> None:
+def test_workers_change_nothing(faces: ImageSet) -> None:
     def batches(workers: int) -> list[list[Batch]]:
         settings = run(workers=workers)
         loader = training_loader(
@@ -236,7 +236,7 @@ def test_workers_change_nothing(faces: Pictures) -> None:
     assert not torch.equal(alone[0][0].image, alone[1][0].image)
 
 
-def test_mixup_mixes_pictures_and_targets_alike(faces: Pictures) -> None:
+def test_mixup_mixes_pictures_and_targets_alike(faces: ImageSet) -> None:
     mixing = TrainingBatches(faces, run(augment=dataclasses.replace(NONE, mixup=1.0)).pipeline)
     key = Key(0, 0, (0, 1, 2))  # one picture of each class
     plain = TrainingBatches(faces, run(augment=NONE).pipeline)[key].image
@@ -252,7 +252,7 @@ def test_mixup_mixes_pictures_and_targets_alike(faces: Pictures) -> None:
     assert any(fraction < 0.95 for fraction in weights)
 
 
-def test_targets(faces: Pictures) -> None:
+def test_targets(faces: ImageSet) -> None:
     label = torch.tensor([2, 0])
     votes = torch.tensor([[0.25, 0, 0.75], [1.0, 0, 0]])
     assert targets(label, votes, "majority").tolist() == [[0, 0, 1], [1, 0, 0]]
@@ -269,7 +269,7 @@ def test_probability_draws_a_class_from_the_votes() -> None:
 
 
 @pytest.mark.parametrize("target", ["majority", "probability", "cross_entropy"])
-def test_batches_aim_at_the_target_asked_for(target: str, faces: Pictures) -> None:
+def test_batches_aim_at_the_target_asked_for(target: str, faces: ImageSet) -> None:
     votes = torch.full_like(faces.votes, 0.1) + 0.7 * faces.votes
     shared = dataclasses.replace(faces, votes=votes)
     batches = TrainingBatches(shared, run(data=Data(target=target)).pipeline)  # type: ignore[arg-type]
@@ -461,7 +461,7 @@ def test_what_is_off_draws_nothing() -> None:
 # Pairs, and several processes
 
 
-def test_pairs_leave_the_batch_as_it_is(faces: Pictures) -> None:
+def test_pairs_leave_the_batch_as_it_is(faces: ImageSet) -> None:
     alone, paired = (
         TrainingBatches(faces, run().pipeline),
         TrainingBatches(faces, run().pipeline, pairs=True),
@@ -474,7 +474,7 @@ def test_pairs_leave_the_batch_as_it_is(faces: Pictures) -> None:
     assert not torch.equal(second.positive, paired[KEY._replace(step=3)].positive)
 
 
-def test_a_partner_shows_another_picture_of_the_class(faces: Pictures) -> None:
+def test_a_partner_shows_another_picture_of_the_class(faces: ImageSet) -> None:
     plain = TrainingBatches(faces, run(augment=NONE).pipeline, pairs=True)
     everything = Augmentation(NONE, 56)(faces.images)
     seen = set()
@@ -499,7 +499,7 @@ def test_a_partner_is_augmented_by_draws_of_its_own() -> None:
     assert float((batch.image - batch.positive.flip(0)).abs().amax((1, 2, 3)).min()) > 0.1
 
 
-def test_pairs_are_not_mixed(faces: Pictures) -> None:
+def test_pairs_are_not_mixed(faces: ImageSet) -> None:
     mixing = run(augment=dataclasses.replace(NONE, mixup=0.4))
     with pytest.raises(UsageError, match=r"pairs images: set augment\.mixup to 0"):
         TrainingBatches(faces, mixing.pipeline, pairs=True)
@@ -507,7 +507,7 @@ def test_pairs_are_not_mixed(faces: Pictures) -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
-def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: Pictures) -> None:
+def test_processes_together_see_what_one_sees(world: int, mixup: float, faces: ImageSet) -> None:
     """With workers of their own, whatever is drawn: augmentation, targets, mixtures, partners."""
     votes = torch.full_like(faces.votes, 0.1) + 0.7 * faces.votes
     shared = dataclasses.replace(faces, votes=votes)
@@ -609,8 +609,8 @@ def test_many_groups_come_near_the_share() -> None:
 
 def test_a_mapped_split_gives_the_same_batches(samples: list[Sample], tmp_path: Path) -> None:
     folder = str(tmp_path / "cache")
-    kept = read_pictures(samples, LABELS, size=112)
-    for map_ordered in (read_pictures(samples, LABELS, size=112, cache=folder) for _ in range(2)):
+    kept = read_images(samples, LABELS, size=112)
+    for map_ordered in (read_images(samples, LABELS, size=112, cache=folder) for _ in range(2)):
         assert torch.equal(map_ordered.images, kept.images)
         assert (map_ordered.sources, map_ordered.counts()) == (kept.sources, kept.counts())
         key = Key(0, 1, (2, 0))
@@ -625,7 +625,7 @@ def test_pictures_without_a_face_are_left_out_of_a_mapped_split(tmp_path: Path) 
     nobody = saved(tmp_path, "nobody.png", np.full((200, 200, 3), 90, np.uint8))
     found = [Sample(nobody, "neutral"), Sample(str(EXAMPLE), "happiness", group="S1")]
     read = [
-        read_pictures(found, LABELS, size=112, faces="largest", cache=cache)
+        read_images(found, LABELS, size=112, faces="largest", cache=cache)
         for cache in ("", str(tmp_path / "cache"), str(tmp_path / "cache"))
     ]
     for split in read:

@@ -13,7 +13,7 @@ from PIL import Image
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data, Encoder
 from fervor.data.datasets import load
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.errors import DataError, UsageError
 from fervor.evaluation.evaluate import evaluate, logits_of, torch_logits
 from fervor.evaluation.metrics import softmax, summary
@@ -98,7 +98,7 @@ def test_the_figures_are_those_of_the_models_answers(
 ) -> None:
     data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
     _, result = evaluate(str(model), data, split="valid", output=str(tmp_path))
-    split = read_pictures(load("folder", faces, "valid"), LABELS, size=32)
+    split = read_images(load("folder", faces, "valid"), LABELS, size=32)
     logits = logits_of(ModelInfo.read(model), split)
     expected = summary(softmax(logits, 1.5), split.label.numpy(), LABELS)
     assert {name: result[name] for name in expected} == expected
@@ -195,7 +195,7 @@ def test_classes_are_matched_by_name(model: Path, tmp_path: Path) -> None:
     assert cross["shared"] == ["neutral", "happiness", "anger"]
     assert (cross["model_only"], cross["data_only"]) == (["sadness"], {"fear": 3})
     samples = [s for s in load("csv", root, "test") if s.label != "fear"]
-    split = read_pictures(samples, LABELS, size=32)
+    split = read_images(samples, LABELS, size=32)
     logits = logits_of(ModelInfo.read(model), split)
     right, everything = 0, 0
     for row, sample in zip(logits, samples, strict=True):
@@ -262,7 +262,7 @@ def drawn_text(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_its_own_classes_as_words_in_another_order_change_no_answer(
     model: Path, faces: Path, tmp_path: Path
 ) -> None:
-    split = read_pictures(load("folder", faces, "test"), LABELS, size=32)
+    split = read_images(load("folder", faces, "test"), LABELS, size=32)
     own = logits_of(ModelInfo.read(model), split)
     turned = logits_of(ModelInfo.read(model), split, LABELS[::-1])
     np.testing.assert_allclose(turned[:, ::-1], own, rtol=1e-5)

@@ -200,7 +200,7 @@ def test_bins_of_equal_width_against_a_loop(case: Case, bins: int) -> None:
             total += abs(sum(pair[1] - pair[0] for pair in members))
     found = expected_calibration_error(probabilities, label, bins=bins, spacing="width")
     assert found == pytest.approx(total / len(label), abs=1e-9)
-    assert len(reliability(probabilities, label, bins=bins, spacing="width").pictures) == filled
+    assert len(reliability(probabilities, label, bins=bins, spacing="width").support) == filled
 
 
 @settings(max_examples=20)
@@ -208,14 +208,14 @@ def test_bins_of_equal_width_against_a_loop(case: Case, bins: int) -> None:
 def test_bins_hold_every_picture_once(case: Case, bins: int, spacing: Any) -> None:
     probabilities, label = case
     found = reliability(probabilities, label, bins=bins, spacing=spacing)
-    assert found.pictures.sum() == len(label) and (found.pictures > 0).all()
+    assert found.support.sum() == len(label) and (found.support > 0).all()
     assert (found.low <= found.confidence + 1e-12).all()
     assert (found.confidence <= found.high + 1e-12).all()
-    assert (found.pictures * found.accuracy).sum() == pytest.approx(
+    assert (found.support * found.accuracy).sum() == pytest.approx(
         (probabilities.argmax(1) == label).sum()
     )
     if spacing == "mass":
-        assert found.pictures.max() - found.pictures.min() <= 1
+        assert found.support.max() - found.support.min() <= 1
 
 
 # Scores of probabilities

@@ -8,7 +8,7 @@ import pytest
 from fervor.evaluation.metrics import softmax
 from fervor.evaluation.operating_points import (
     GIVEN,
-    PRIOR_SHARES,
+    PRIOR_FRACTIONS,
     figures_at_points,
     fitted_points,
     log_prior,
@@ -45,7 +45,7 @@ def test_the_share_is_the_best_that_can_be_afforded(
         return float((answer == label).mean()), sum(recalls) / 3
 
     natural = figures(0)[0]
-    affordable = [s for s in PRIOR_SHARES if figures(s)[0] >= natural - GIVEN]
+    affordable = [s for s in PRIOR_FRACTIONS if figures(s)[0] >= natural - GIVEN]
     best = max(figures(s)[1] for s in affordable)
     fraction = points.prior_share
     assert fraction == min(s for s in affordable if figures(s)[1] == best) > 0

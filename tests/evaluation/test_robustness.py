@@ -15,12 +15,12 @@ from PIL import Image
 
 from fervor.config import Data
 from fervor.data.datasets import load
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.data.loading import evaluation_batches
 from fervor.errors import DataError, UsageError
 from fervor.evaluation import results
 from fervor.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from fervor.evaluation.robustness import chosen, compared, corrupted_batches, robustness
+from fervor.evaluation.robustness import compared, corrupted_batches, drawn_rows, robustness
 from fervor.io.image import to_input
 from tests.support.models import LABELS, SIZE, weights, write_model
 
@@ -95,11 +95,11 @@ def test_every_condition_is_counted_as_a_loop_counts_it(
 
 def test_a_subset_sees_what_the_whole_split_sees(data: Data) -> None:
     """The same corruption falls on a picture, whichever others are chosen."""
-    pictures = read_pictures(load("folder", data.root, "test"), LABELS, size=SIZE)
-    rows = chosen(len(pictures), 3, 7)
+    pictures = read_images(load("folder", data.root, "test"), LABELS, size=SIZE)
+    rows = drawn_rows(len(pictures), 3, 7)
     assert len(rows) == 3 and (np.diff(rows) > 0).all()
-    assert chosen(len(pictures), 0, 7).tolist() == list(range(6))
-    assert chosen(6, 3, 7).tolist() == rows.tolist()
+    assert drawn_rows(len(pictures), 0, 7).tolist() == list(range(6))
+    assert drawn_rows(6, 3, 7).tolist() == rows.tolist()
     few = pictures.subset(torch.from_numpy(rows))
     for name in ("block", "noise"):
         whole = next(corrupted_batches(pictures, np.arange(6), name, 4, size=SIZE, seed=1))
@@ -115,7 +115,7 @@ def test_pictures_that_are_not_chosen_are_not_read(model: str, data: Data, tmp_p
     root = tmp_path / "faces"
     shutil.copytree(data.root, root)
     samples = load("folder", root, "test")
-    numbers = set(chosen(len(samples), 2, 0).tolist())
+    numbers = set(drawn_rows(len(samples), 2, 0).tolist())
     for number, sample in enumerate(samples):
         if number not in numbers:
             Path(sample.path).write_bytes(b"no picture")
@@ -127,7 +127,7 @@ def test_pictures_that_are_not_chosen_are_not_read(model: str, data: Data, tmp_p
 
 
 def test_points_place_the_occlusions(data: Data) -> None:
-    pictures = read_pictures(load("folder", data.root, "test"), LABELS, size=SIDE)
+    pictures = read_images(load("folder", data.root, "test"), LABELS, size=SIDE)
     rows = np.array([0, 4])
     points = np.random.default_rng(0).uniform(0.2, 0.8, (6, 5, 2))
     few = pictures.subset(torch.from_numpy(rows))

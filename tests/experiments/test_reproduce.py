@@ -16,7 +16,14 @@ from fervor.data.datasets import protocol_of
 from fervor.errors import DataError, UsageError
 from fervor.evaluation import results
 from fervor.experiments.paper_tables import Profile, Row, table
-from fervor.experiments.reproduce import Found, Setting, changes_of, reproduce, seeds_of, verdict
+from fervor.experiments.reproduce import (
+    SeedResults,
+    Setting,
+    changes_of,
+    reproduce,
+    seeds_of,
+    verdict,
+)
 from tests.evaluation.test_results import COMPLETE
 
 
@@ -186,9 +193,9 @@ def test_an_encoders_own_numbers_are_shown(encoder: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(("published", "expected"), [(90, "within"), (93, "below"), (87, "above")])
 def test_verdicts(published: float, expected: str) -> None:
     one = {"accuracy": 0.9, "count": 3000}
-    ours = Found({seed: {**one, "accuracy": 0.895 + seed * 0.005} for seed in range(3)})
+    ours = SeedResults({seed: {**one, "accuracy": 0.895 + seed * 0.005} for seed in range(3)})
     assert verdict(ours, published, Row("x")) == expected
-    assert verdict(Found(), published, Row("x")) == "not run"
+    assert verdict(SeedResults(), published, Row("x")) == "not run"
     assert verdict(ours, None, Row("x")) == "other data or encoder"
     assert verdict(ours, published, Row("x", quoted=True)) == ""
     assert verdict(ours, published, Row("x"), ["selection"]) == "not comparable: selection"
@@ -196,12 +203,12 @@ def test_verdicts(published: float, expected: str) -> None:
 
 def test_few_seeds_are_judged_by_students_interval() -> None:
     """Three seeds a point apart: 4.3 standard errors, not two."""
-    ours = Found({n: {"accuracy": 0.89 + n / 100, "count": 10**6} for n in range(3)})
+    ours = SeedResults({n: {"accuracy": 0.89 + n / 100, "count": 10**6} for n in range(3)})
     half = 4.302653 / math.sqrt(3)
     for sign in (-1, 1):
         assert verdict(ours, 90 + sign * (half - 0.02), Row("x")) == "within"
         assert verdict(ours, 90 + sign * (half + 0.02), Row("x")) != "within"
-    alone = Found({0: {"accuracy": 0.9, "count": 1000}})
+    alone = SeedResults({0: {"accuracy": 0.9, "count": 1000}})
     assert verdict(alone, 90 + 1.96 * math.sqrt(90 * 10 / 1000) + 0.05, Row("x")) == "below"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervor.faces.alignment import crop
-from fervor.faces.cropper import FaceCutter
+from fervor.faces.cropper import FaceCropper
 from fervor.faces.types import Box, Face
 from fervor.io.frame import Frame
 from tests.faces.test_tracker import at
@@ -43,7 +43,7 @@ def video(count: int, source: str = "a.mp4") -> list[Frame]:
 
 def test_pictures_are_looked_at_together_and_frames_in_turn() -> None:
     detector = Fixed()
-    cropper = FaceCutter(detector, side=24)
+    cropper = FaceCropper(detector, side=24)
     broken = Frame("c.png", 0, None, None, "damaged")
     found = cropper([picture("a.png"), *video(5), broken, picture("b.png")])
     assert detector.asked == [2, 1]
@@ -56,33 +56,33 @@ def test_pictures_are_looked_at_together_and_frames_in_turn() -> None:
 
 def test_pixels_are_the_crop_of_the_face() -> None:
     for frame in (picture("a.png"), video(1)[0]):
-        (faces,) = FaceCutter(Fixed(), side=24)([frame])
+        (faces,) = FaceCropper(Fixed(), side=24)([frame])
         for face, expected in zip(faces, Fixed.FACES, strict=True):
             assert (face.box, face.score) == (expected.box, expected.score)
             np.testing.assert_array_equal(face.pixels, crop(NOISE, expected, 24))
 
 
 def test_largest() -> None:
-    found = FaceCutter(Fixed(), side=24, largest=True)([picture("a.png"), *video(3)])
+    found = FaceCropper(Fixed(), side=24, largest=True)([picture("a.png"), *video(3)])
     assert [[face.box for face in faces] for faces in found] == [[Fixed.FACES[0].box]] * 4
 
 
 def test_a_whole_look_as_often_as_asked() -> None:
     detector = Fixed()
-    FaceCutter(detector, side=24, whole_every=3)(video(9))
+    FaceCropper(detector, side=24, whole_every=3)(video(9))
     assert (len(detector.asked), detector.near_asked) == (3, 6)
 
 
 def test_another_video_and_the_same_one_again_begin_anew() -> None:
     detector = Fixed()
-    cropper = FaceCutter(detector, side=24)
+    cropper = FaceCropper(detector, side=24)
     cropper([*video(3), *video(3, "b.mp4")])
     cropper(video(3, "b.mp4"))
     assert detector.asked == [1, 1, 1]
 
 
 def test_without_a_detector_a_frame_is_a_face() -> None:
-    found = FaceCutter(None, side=24)(
+    found = FaceCropper(None, side=24)(
         [picture("a.png"), video(1)[0], Frame("c", 0, None, None, "")]
     )
     ((still,), (moving,), none) = found

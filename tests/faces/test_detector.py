@@ -483,7 +483,7 @@ class TestSmallest:
         assert_found(FaceDetector(1, smallest=20).detect([picture], passes=1)[0], boxes)
 
     def test_what_is_found(self) -> None:
-        sizes = [FaceDetector(1, smallest=smallest).smallest_found for smallest in (0, 24, 100, 5)]
+        sizes = [FaceDetector(1, smallest=smallest).smallest_side for smallest in (0, 24, 100, 5)]
         assert sizes == [40, 24, 100, 16]
 
     def test_large_faces_are_found_alike_on_less_of_the_picture(self, finder: FaceDetector) -> None:

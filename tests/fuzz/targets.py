@@ -63,7 +63,7 @@ def check_line(text: str) -> None:
 
 def picture(data: bytes) -> None:
     """An uploaded or found picture; its header says no less than its decoder finds."""
-    frame = sources.decode_picture(io.BytesIO(data), "x", max_pixels=MAX_PIXELS)
+    frame = sources.decode_image(io.BytesIO(data), "x", max_pixels=MAX_PIXELS)
     if frame.error is not None:
         check_line(frame.error)  # a field of a row
         raise InputError(frame.error)

@@ -18,7 +18,7 @@ from PIL import Image
 import fervor
 from fervor.errors import FervorError, InputError, ModelError, UsageError
 from fervor.faces.alignment import TEMPLATE
-from fervor.faces.cropper import Cutout
+from fervor.faces.cropper import FaceCrop
 from fervor.faces.types import Box, Face, iou
 from fervor.inference.prediction import to_rows
 from fervor.inference.predictor import Prediction, Predictor
@@ -359,7 +359,7 @@ def test_pictures_share_the_cores(model: Path, monkeypatch: pytest.MonkeyPatch) 
     threads = set()
     met = threading.Barrier(2, timeout=10)
 
-    def cut(*_: Any) -> list[list[Cutout]]:
+    def cut(*_: Any) -> list[list[FaceCrop]]:
         threads.add(threading.get_ident())
         met.wait()  # never ends where one group waits for the other
         return [[]]

@@ -14,7 +14,7 @@ from PIL import Image
 from fervor.errors import InputError
 from fervor.io import image_header
 from fervor.io.image_header import ImageHeader, check_header, read_header
-from fervor.io.sources import decode_picture
+from fervor.io.sources import decode_image
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -54,7 +54,7 @@ def reason_of(content: bytes) -> str:
         assert header is not None
         check_header(header, max_pixels=128_000_000)
     start = time.process_time()
-    assert decode_picture(io.BytesIO(content), "x").error == str(refused.value)
+    assert decode_image(io.BytesIO(content), "x").error == str(refused.value)
     assert time.process_time() - start < SECONDS
     return str(refused.value)
 
@@ -129,7 +129,7 @@ def test_scans_are_bounded() -> None:
     assert "64 x 64 pixels in more than 100 scans" in reason_of(many_scans(64, 200))
     assert "expected at most 25" in reason_of(many_scans(8000, 30))
     few = many_scans(64, 20)
-    assert decode_picture(io.BytesIO(few), "x").error is None
+    assert decode_image(io.BytesIO(few), "x").error is None
 
 
 def test_pixels_and_sides_are_bounded() -> None:
@@ -137,7 +137,7 @@ def test_pixels_and_sides_are_bounded() -> None:
     assert reason_of(png_header(2**31, 2**31)).endswith("pixels: expected at most 128,000,000")
     assert "sides of at most 65,535" in reason_of(png_header(65_536, 1))
     assert "sides of at most 65,535" in reason_of(png_header(1, 100_000))
-    assert decode_picture(io.BytesIO(black_png(65_535, 1, kind=0)), "x").error is None
+    assert decode_image(io.BytesIO(black_png(65_535, 1, kind=0)), "x").error is None
 
 
 def tiff(*entries: tuple[int, int, int]) -> bytes:

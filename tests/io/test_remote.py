@@ -53,7 +53,7 @@ def test_a_folder_is_searched_in_order(bucket: str) -> None:
 
 
 def test_pictures_are_read_from_what_was_found(bucket: str) -> None:
-    frames = [remote.read_picture(source) for source in remote.find(bucket)]
+    frames = [remote.read_image(source) for source in remote.find(bucket)]
     assert [frame.source for frame in frames] == remote.find(bucket)
     colours = [frame.image[0, 0].tolist() for frame in frames if frame.image is not None]
     assert colours == [[0, 255, 0], [255, 0, 0], [0, 0, 255]]
@@ -62,11 +62,11 @@ def test_pictures_are_read_from_what_was_found(bucket: str) -> None:
 
 
 def test_what_is_too_large_or_gone_is_said(bucket: str) -> None:
-    frame = remote.read_picture(f"{bucket}/b.png", max_bytes=10)
+    frame = remote.read_image(f"{bucket}/b.png", max_bytes=10)
     assert (frame.image, frame.error) == (None, "expected at most 10 bytes")
-    assert "cannot be read" in str(remote.read_picture(f"{bucket}/gone.png").error)
+    assert "cannot be read" in str(remote.read_image(f"{bucket}/gone.png").error)
     size = len(png("blue"))
-    assert np.any(remote.read_picture(f"{bucket}/b.png", max_bytes=size).image)
+    assert np.any(remote.read_image(f"{bucket}/b.png", max_bytes=size).image)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from fervor.io.sources import (
     is_video,
     open_inputs,
     read,
-    read_picture,
+    read_image,
     skipped_files,
 )
 from tests.support.videos import flat, write_video
@@ -66,7 +66,7 @@ def test_every_format_is_read(tmp_path: Path, ending: str) -> None:
         plugin.register_heif_opener()
         options = {"format": "HEIF", "quality": -1}  # lossless but for the change of colours
     gradient().save(path, **options)
-    frame = read_picture(str(path))
+    frame = read_image(str(path))
     assert (frame.source, frame.frame, frame.time_s) == (str(path), 0, None)
     lossy = {
         ".jpg": 40,
@@ -89,7 +89,7 @@ def test_modes_of_png(tmp_path: Path, mode: str) -> None:
         image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
     image.save(path)
     expected = np.asarray(gradient().convert("L" if mode == "I;16" else mode).convert("RGB"))
-    np.testing.assert_array_equal(pixels_of(read_picture(str(path))), expected)
+    np.testing.assert_array_equal(pixels_of(read_image(str(path))), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -110,7 +110,7 @@ def test_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     path = tmp_path / "turned.png"
     stored.save(path, exif=exif)
-    np.testing.assert_array_equal(pixels_of(read_picture(str(path))), np.asarray(upright))
+    np.testing.assert_array_equal(pixels_of(read_image(str(path))), np.asarray(upright))
     with Image.open(path) as image:
         np.testing.assert_array_equal(pixels_of(frame_of(image)), np.asarray(upright))
 
@@ -118,13 +118,13 @@ def test_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 def test_camera_file_with_several_pictures_shows_the_first(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     gradient().save(path, "MPO", save_all=True, append_images=[gradient(8, 8)])
-    assert pixels_of(read_picture(str(path))).shape == (16, 24, 3)
+    assert pixels_of(read_image(str(path))).shape == (16, 24, 3)
 
 
 def test_damaged_metadata_does_not_hide_the_picture(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     gradient().save(path, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
-    assert pixels_of(read_picture(str(path))).shape == (16, 24, 3)
+    assert pixels_of(read_image(str(path))).shape == (16, 24, 3)
 
 
 def truncated(data: bytes) -> bytes:
@@ -158,7 +158,7 @@ def test_unreadable_pictures_give_one_line(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(data)
-    frame = read_picture(str(path))
+    frame = read_image(str(path))
     assert frame.image is None
     assert frame.error
     assert reason in frame.error
@@ -178,7 +178,7 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
                     chance.randrange(256)
                 )
             path.write_bytes(data)
-            frame = read_picture(str(path), max_pixels=10**6)
+            frame = read_image(str(path), max_pixels=10**6)
             assert (frame.image is None) == (frame.error is not None)
 
 
@@ -198,7 +198,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_size_is_checked_before_decoding(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(side, side))
-    error = read_picture(str(path)).error
+    error = read_image(str(path)).error
     assert error
     assert "pixels: expected at most 128,000,000" in error
 
@@ -206,13 +206,13 @@ def test_size_is_checked_before_decoding(tmp_path: Path, side: int) -> None:
 def test_largest_size_is_an_option(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     gradient().save(path)
-    assert read_picture(str(path), max_pixels=24 * 16).error is None
-    assert read_picture(str(path), max_pixels=24 * 16 - 1).error
+    assert read_image(str(path), max_pixels=24 * 16).error is None
+    assert read_image(str(path), max_pixels=24 * 16 - 1).error
 
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert read_picture(str(tmp_path / "pipe.jpg")).error == "not a regular file"
+    assert read_image(str(tmp_path / "pipe.jpg")).error == "not a regular file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -220,7 +220,7 @@ def test_file_without_permission(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     gradient().save(path)
     path.chmod(0)
-    assert read_picture(str(path)).error == "cannot be read: Permission denied"
+    assert read_image(str(path)).error == "cannot be read: Permission denied"
 
 
 def test_folder_is_read_sorted_and_below(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_heic_is_turned_upright_once(tmp_path: Path) -> None:
     gradient().save(path, "HEIF", quality=-1, exif=exif)
     with Image.open(path) as image:  # the plug-in's own idea of upright
         expected = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(pixels_of(read_picture(str(path))), expected)
+    np.testing.assert_array_equal(pixels_of(read_image(str(path))), expected)
 
 
 def test_heic_without_the_plug_in_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,13 +444,13 @@ def test_pictures_are_decoded_ahead_in_bounded_memory(
 
     def counted(source: str, *, max_pixels: int) -> Frame:
         nonlocal alive, most
-        frame = read_picture(source, max_pixels=max_pixels)
+        frame = read_image(source, max_pixels=max_pixels)
         alive += 1
         most = max(most, alive)
         return Counted(source, 0, None, frame.image, None)
 
-    monkeypatch.setattr(media, "read_picture", counted)
-    monkeypatch.setattr(media, "AHEAD_PIXELS", 50_000)
+    monkeypatch.setattr(media, "read_image", counted)
+    monkeypatch.setattr(media, "PREFETCH_PIXELS", 50_000)
     frames: Iterator[Frame] = read([str(tmp_path / "a.png")] * 60)
     for _ in range(60):
         next(frames)
@@ -579,7 +579,7 @@ def test_decoders_hold_a_bounded_number_of_pixels(
 ) -> None:
     for number in range(12):
         Image.new("RGB", (100, 100)).save(tmp_path / f"{number:02}.png")
-    decoding, most, lock, real = 0, 0, threading.Lock(), media.read_picture
+    decoding, most, lock, real = 0, 0, threading.Lock(), media.read_image
 
     def slow(source: str, *, max_pixels: int) -> Frame:
         nonlocal decoding, most
@@ -591,10 +591,10 @@ def test_decoders_hold_a_bounded_number_of_pixels(
             decoding -= 1
         return real(source, max_pixels=max_pixels)
 
-    monkeypatch.setattr(media, "read_picture", slow)
+    monkeypatch.setattr(media, "read_image", slow)
     for limit, count in ((10_000_000, 4), (25_000, 2), (1, 1)):
         most = 0
-        monkeypatch.setattr(media, "AHEAD_PIXELS", limit)
+        monkeypatch.setattr(media, "PREFETCH_PIXELS", limit)
         assert len(list(read(find([tmp_path]), decoders=4))) == 12
         assert most == count
 

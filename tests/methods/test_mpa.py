@@ -456,10 +456,10 @@ def test_what_is_not_weighed_is_not_prepared() -> None:
     text = DrawnSoftText()
     method = build(text=text, prepared=False, alignment_weight=0, prototype_weight=0)
     before = text.calls
-    assert method.pictures_to_prepare() is None
+    assert method.images_to_prepare() is None
     assert method.prepare(()) == {}
     assert text.calls == before
-    assert build(prototype_pictures=16, prepared=False).pictures_to_prepare() == 16
+    assert build(prototype_pictures=16, prepared=False).images_to_prepare() == 16
 
 
 def test_the_text_tower_runs_once_for_hard_and_each_step_for_soft_prompts(faces: Batch) -> None:

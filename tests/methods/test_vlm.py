@@ -174,7 +174,9 @@ def test_each_picture_draws_a_caption_that_fits_it(tower: VisionTower) -> None:
     probabilities = torch.eye(8)
     probabilities[0] = torch.tensor([0, 0, 0, 0.75, 0, 0, 0.25, 0])
     torch.manual_seed(0)
-    own = torch.stack([method.caption_shares[method._chosen(probabilities)[:8]] for _ in range(50)])
+    own = torch.stack(
+        [method.caption_fractions[method._step_captions(probabilities)[:8]] for _ in range(50)]
+    )
     assert (own[:, 1:].gather(2, torch.arange(1, 8).expand(50, 7)[..., None]) >= 0.5).all()
     assert (own[:, 0, 3] > 0).float().mean() > 0.9  # sadness is what the mixed picture shows
 
@@ -186,8 +188,10 @@ def test_labels_without_captions_of_their_own_are_one_line(tower: VisionTower) -
 
 def test_seven_labels_leave_the_captions_of_the_eighth_out(tower: VisionTower) -> None:
     seven = built(tower, EXPRESSIONS[:7])
-    torch.testing.assert_close(seven.caption_shares.sum(1), torch.ones(len(seven.caption_shares)))
-    assert len(seven.caption_shares) < len(built(tower).caption_shares)
+    torch.testing.assert_close(
+        seven.caption_fractions.sum(1), torch.ones(len(seven.caption_fractions))
+    )
+    assert len(seven.caption_fractions) < len(built(tower).caption_fractions)
 
 
 def test_losses_repeat_under_one_seed_and_fall_for_the_right_vectors(

@@ -148,7 +148,7 @@ def test_the_halves_alone_would_not_do(found: dict[str, dict[str, Tensor]]) -> N
 
 def test_one_process_gathers_nothing() -> None:
     part = torch.ones(3, 2, requires_grad=True)
-    assert processes.gathered(part) is part
+    assert processes.all_gather_with_grad(part) is part
     assert processes.world() == 1
     assert processes.shard(5).tolist() == [0, 1, 2, 3, 4]
     assert float(processes.largest(torch.tensor(2.0))) == 2

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fervor.io.frame import Frame, Span
-from fervor.io.sources import decode_picture, read
+from fervor.io.sources import decode_image, read
 from fervor.server import decoding
 from fervor.server.decoding import Decoder
 from tests.support.videos import flat, write_video
@@ -59,7 +59,7 @@ def test_pixels_are_those_of_this_process(decoder: Decoder, mode: str) -> None:
     turned[0x0112] = 6
     large = noise("RGB", 3000, 1000)  # handed over in several parts
     for content in (saved(noise(mode), exif=turned), saved(large, "JPEG")):
-        frame, expected = decoded(decoder, content), decode_picture(io.BytesIO(content), "a")
+        frame, expected = decoded(decoder, content), decode_image(io.BytesIO(content), "a")
         assert isinstance(frame.picture, Image.Image) and frame.picture.mode == "RGB"
         np.testing.assert_array_equal(frame.image, expected.image)
         assert (frame.source, frame.frame, frame.time_s, frame.error) == ("a", 0, None, None)
@@ -67,7 +67,7 @@ def test_pixels_are_those_of_this_process(decoder: Decoder, mode: str) -> None:
 
 def test_what_cannot_be_read_says_why(decoder: Decoder) -> None:
     for content in (b"", b"no picture", GOOD[:100], many_scans(64, 200), black_png(9000, 9000)):
-        expected = decode_picture(io.BytesIO(content), "a", max_pixels=PIXELS)
+        expected = decode_image(io.BytesIO(content), "a", max_pixels=PIXELS)
         frame = decoded(decoder, content)
         assert frame.picture is None and frame.error == expected.error != ""
     assert decoded(decoder, GOOD).error is None

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Encoder
 from fervor.data.batch import Batch
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.loading import evaluation_batches
 from fervor.errors import UsageError
 from fervor.labels import EXPRESSIONS, FER2013, FERPLUS_COLUMNS
@@ -101,14 +101,14 @@ def face(expression: str, seed: int = 0, *, side: int = SIDE) -> Grey:
     return (small + random.normal(0, 4, small.shape)).clip(0, 255).astype(np.uint8)
 
 
-def pictures(labels: Sequence[str], count: int, *, seed: int = 0, side: int = SIDE) -> Pictures:
+def pictures(labels: Sequence[str], count: int, *, seed: int = 0, side: int = SIDE) -> ImageSet:
     """A split in memory: `count` faces of each class, classes taking turns."""
     shown = [(name, seed * 1000 + turn) for turn in range(count) for name in labels]
     images = np.stack([face(name, number, side=side) for name, number in shown])
     label = torch.tensor([labels.index(name) for name, _ in shown])
     votes = torch.eye(len(labels))[label]
     sources = tuple(f"{name}{number}.png" for name, number in shown)
-    return Pictures(torch.from_numpy(images[:, None]), label, votes, sources)
+    return ImageSet(torch.from_numpy(images[:, None]), label, votes, sources)
 
 
 def batch(labels: Sequence[str], count: int, *, size: int = SIDE, seed: int = 0) -> Batch:

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.data.augmentation import Augmentation
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.loading import evaluation_batches
 from fervor.data.samplers import EpochSampler, Key, mixed_seed
 from fervor.errors import UsageError
@@ -26,12 +26,12 @@ from tests.support.drawn import DrawnText
 
 
 @pytest.fixture
-def pictures() -> Pictures:
+def pictures() -> ImageSet:
     """70 grey noise pictures of 48 pixels, two classes: more than one chunk."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 1, 48, 48), generator=generator, dtype=torch.uint8)
     label = torch.arange(70) % 2
-    return Pictures(images, label, torch.eye(2)[label], ("",) * 70)
+    return ImageSet(images, label, torch.eye(2)[label], ("",) * 70)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def built(run: Run) -> FaceEncoder:
     return encoder
 
 
-def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> None:
+def test_cached_maps_give_what_pictures_give(pictures: ImageSet, run: Run) -> None:
     encoder = built(run)
     batches = view_batches(Plain(encoder), pictures, run.pipeline)
     indices = (0, 3, 69)
@@ -90,7 +90,7 @@ def test_cached_maps_give_what_pictures_give(pictures: Pictures, run: Run) -> No
     assert batch.label.tolist() == [0, 1, 1]
 
 
-def test_views_differ_take_turns_and_ignore_the_seed(pictures: Pictures, run: Run) -> None:
+def test_views_differ_take_turns_and_ignore_the_seed(pictures: ImageSet, run: Run) -> None:
     batches = view_batches(Plain(built(run)), pictures, run.pipeline)
     images = [batches[Key(epoch, 0, (5,))].maps for epoch in range(3)]
     assert not torch.equal(images[0], images[1])
@@ -101,7 +101,7 @@ def test_views_differ_take_turns_and_ignore_the_seed(pictures: Pictures, run: Ru
 
 @pytest.mark.parametrize("training", [True, False])
 def test_what_computes_the_maps_leaves_the_method_in_its_mode(
-    training: bool, pictures: Pictures, run: Run
+    training: bool, pictures: ImageSet, run: Run
 ) -> None:
     """Dropout goes on in training, whatever was cached before."""
     method = Plain(built(run)).train(training)
@@ -119,7 +119,7 @@ def test_what_computes_the_maps_leaves_the_method_in_its_mode(
     assert method.training is training
 
 
-def test_runs_share_the_cache_and_other_pictures_do_not(pictures: Pictures, run: Run) -> None:
+def test_runs_share_the_cache_and_other_pictures_do_not(pictures: ImageSet, run: Run) -> None:
     view_batches(Plain(built(run)), pictures, run.pipeline)
     files = set(Path(run.data.cache).rglob("*.npy"))
     assert len(files) == 2
@@ -131,7 +131,7 @@ def test_runs_share_the_cache_and_other_pictures_do_not(pictures: Pictures, run:
     assert len(set(Path(run.data.cache).rglob("*.npy"))) == 4
 
 
-def test_what_another_process_is_at_comes_last(pictures: Pictures, run: Run) -> None:
+def test_what_another_process_is_at_comes_last(pictures: ImageSet, run: Run) -> None:
     view_batches(Plain(built(run)), pictures, run.pipeline)
     (folder,) = {path.parent for path in Path(run.data.cache).rglob("view*.npy")}
     for path in folder.glob("view*.npy"):
@@ -148,7 +148,7 @@ def test_what_another_process_is_at_comes_last(pictures: Pictures, run: Run) -> 
     assert (folder / "view0.npy").is_file()
 
 
-def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
+def test_the_sampler_keeps_its_order(pictures: ImageSet, run: Run) -> None:
     batches = view_batches(Plain(built(run)), pictures, run.pipeline)
     keys = list(EpochSampler(pictures.label, 8, seed=0))
     assert [batches[key].label.tolist() for key in keys[:2]] == [
@@ -156,7 +156,7 @@ def test_the_sampler_keeps_its_order(pictures: Pictures, run: Run) -> None:
     ]
 
 
-def test_what_views_cannot_do(pictures: Pictures, run: Run) -> None:
+def test_what_views_cannot_do(pictures: ImageSet, run: Run) -> None:
     thawed = replace(run, encoder=replace(run.encoder, frozen_blocks=0))
     with pytest.raises(UsageError, match="frozen_blocks"):
         view_batches(Plain(built(thawed)), pictures, thawed.pipeline)
@@ -168,7 +168,7 @@ def test_what_views_cannot_do(pictures: Pictures, run: Run) -> None:
         view_batches(Plain(built(run)), pictures, nowhere.pipeline)
 
 
-def test_partners_come_from_the_same_view(pictures: Pictures, run: Run) -> None:
+def test_partners_come_from_the_same_view(pictures: ImageSet, run: Run) -> None:
     alone = view_batches(Plain(built(run)), pictures, run.pipeline)
     paired = view_batches(Paired(built(run)), pictures, run.pipeline)
     key = Key(epoch=1, step=4, indices=(5, 0))
@@ -182,7 +182,7 @@ def test_partners_come_from_the_same_view(pictures: Pictures, run: Run) -> None:
         assert len(same) == 1 and members[index % 2][same[0]] != index
 
 
-def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run: Run) -> None:
+def test_processes_together_see_the_views_that_one_sees(pictures: ImageSet, run: Run) -> None:
     batches = view_batches(Paired(built(run)), pictures, run.pipeline)
     for alone, *parts in zip(
         EpochSampler(pictures.label, 8, seed=0),
@@ -195,7 +195,7 @@ def test_processes_together_see_the_views_that_one_sees(pictures: Pictures, run:
                 assert torch.equal(torch.cat([getattr(s, name) for s in probabilities]), value)
 
 
-def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: Pictures, run: Run) -> None:
+def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: ImageSet, run: Run) -> None:
     method = Plain(built(run))
     expected = torch_logits(method, evaluation_batches(pictures, size=96))
     found = list(plain_batches(method, pictures, run.pipeline))
@@ -214,14 +214,14 @@ def test_a_split_is_measured_on_cached_maps_as_on_pictures(pictures: Pictures, r
     "change", [{"data": Data(views=0)}, {"encoder": Encoder(size=96, grey=True, mirror=True)}]
 )
 def test_a_split_is_measured_on_pictures_where_maps_do_not_suffice(
-    pictures: Pictures, run: Run, change: dict[str, Any]
+    pictures: ImageSet, run: Run, change: dict[str, Any]
 ) -> None:
     batches = list(plain_batches(Plain(built(run)), pictures, replace(run, **change).pipeline))
     assert all(batch.images().shape[1:] == (3, 96, 96) for batch in batches)
 
 
 def test_the_name_of_an_encoders_weights_does_not_matter(
-    pictures: Pictures, run: Run, tmp_path: Path
+    pictures: ImageSet, run: Run, tmp_path: Path
 ) -> None:
     """The layers' function tells two caches apart, wherever the weights came from."""
     method, other = Plain(built(run)), tmp_path / "other.safetensors"
@@ -240,7 +240,7 @@ def test_the_name_of_an_encoders_weights_does_not_matter(
     assert len(list(Path(run.data.cache).glob("*/plain.npy"))) == 2
 
 
-def test_a_method_of_several_networks_has_views_of_them_all(pictures: Pictures, run: Run) -> None:
+def test_a_method_of_several_networks_has_views_of_them_all(pictures: ImageSet, run: Run) -> None:
     """Maps at three scales are cached for pictures, partners, and what is measured on."""
     run = replace(run, encoder=Encoder(size=64, grey=True, last_stride=1, frozen_blocks=13))
     options = LaCoVL.Options(resolution=64, width=24, heads=3)

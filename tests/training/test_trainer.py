@@ -594,7 +594,7 @@ def test_a_method_that_pairs_gets_partners(
         settings(root, tmp_path).pipeline,
         pairs=True,
     )
-    sampler = EpochSampler(plain.pictures.label, 8, seed=29)
+    sampler = EpochSampler(plain.images.label, 8, seed=29)
     for key, (image, positive) in zip(sampler, Paired.seen, strict=True):
         expected = plain[key]
         assert torch.equal(image, expected.image)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fervor.data.augmentation import warped
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.loading import evaluation_batches
 from fervor.models.mobilefacenet import SIZE, LandmarkEncoder
 from tools.landmarks.facemesh import MIRRORED
@@ -23,7 +23,7 @@ ANGLES = (-20.0, 20.0)
 """Degrees by which pictures are turned to see whether points turn along."""
 
 
-def found_in(encoder: LandmarkEncoder, pictures: Pictures) -> Float[Tensor, "n p 2"]:
+def found_in(encoder: LandmarkEncoder, pictures: ImageSet) -> Float[Tensor, "n p 2"]:
     """Points of all pictures, shares of them."""
     batches = evaluation_batches(pictures, size=SIZE)
     return torch.cat([encoder.points(batch.images()) for batch in batches])
@@ -51,7 +51,7 @@ def summary(found: dict[str, Float[Tensor, " n"]]) -> dict[str, float]:
 
 
 def consistency(
-    encoder: LandmarkEncoder, pictures: Pictures, points: Float[Tensor, "n p 2"]
+    encoder: LandmarkEncoder, pictures: ImageSet, points: Float[Tensor, "n p 2"]
 ) -> dict[str, float]:
     """Inter-ocular distance between a picture's points and those of its mirrored and its turned
     version, mapped back; the eyes' distance is that of `points`."""
@@ -68,7 +68,7 @@ def consistency(
 
 
 def _found_again(
-    encoder: LandmarkEncoder, pictures: Pictures, placement: Float[Tensor, "2 3"]
+    encoder: LandmarkEncoder, pictures: ImageSet, placement: Float[Tensor, "2 3"]
 ) -> Float[Tensor, "n p 2"]:
     """Points found in changed pictures, as places of the pictures as they were."""
     parts = []

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from fervor.cli.arguments import arguments_of
 from fervor.config import Augment, Run
 from fervor.data.augmentation import Augmentation, warped
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.samplers import EpochSampler, Key, mixed_seed
 from fervor.data.splits import read_splits
 from fervor.errors import DONE
@@ -92,7 +92,7 @@ class Options:
 class Faces(NamedTuple):
     """Pictures whose points are known [n 68 2], and how many were left out."""
 
-    pictures: Pictures
+    pictures: ImageSet
     points: Float[Tensor, "n p 2"]
     left_out: int
 
@@ -224,7 +224,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     return folder
 
 
-def _known(pictures: Pictures, run: Run, options: Options) -> Faces:
+def _known(pictures: ImageSet, run: Run, options: Options) -> Faces:
     """The faces that the mesh is sure of."""
     images = torch.cat(list(pictures.blocks())).numpy()
     found = taught(images, run.data.cache)

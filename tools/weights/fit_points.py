@@ -13,7 +13,7 @@ import numpy as np
 
 from fervor.artifacts.model_info import ModelInfo
 from fervor.data.datasets import load
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.evaluation.evaluate import logits_of
 from fervor.evaluation.operating_points import fitted_points
 
@@ -28,7 +28,7 @@ def main() -> None:
     given = parser.parse_args()
     info = ModelInfo.read(given.model)
     samples = load("ferplus", given.root, "valid", protocol=info.data.protocol)
-    pictures = read_pictures(samples, info.labels, size=info.input.size)
+    pictures = read_images(samples, info.labels, size=info.input.size)
     logits = np.asarray(logits_of(info, pictures), np.float64) / info.temperature
     counts = [info.data.train[label] for label in info.labels]
     points = fitted_points(logits, pictures.label.numpy(), counts)

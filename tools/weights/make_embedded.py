@@ -23,7 +23,7 @@ from torch import Tensor
 from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import EMBEDDED, ModelInfo
 from fervor.data import datasets
-from fervor.data.image_set import read_pictures
+from fervor.data.image_set import read_images
 from fervor.data.loading import evaluation_batches
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
@@ -77,7 +77,7 @@ def main() -> None:
     assert isinstance(encoder, FaceEncoder), "the embedded model has a face-pretrained encoder"
     samples = datasets.load(info.data.name, given.root, "valid", protocol=info.data.protocol)
     size = info.input.size
-    pictures = read_pictures(samples, info.labels, size=size)
+    pictures = read_images(samples, info.labels, size=size)
     label = pictures.label.numpy()
     chosen = {}
     for mirror in (False, True):

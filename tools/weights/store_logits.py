@@ -20,7 +20,7 @@ from fervor.artifacts.model_info import ModelInfo
 from fervor.data import datasets
 from fervor.data.augmentation import warped
 from fervor.data.distillation import StoredLogits, name_of, view_placements, write_logits
-from fervor.data.image_set import Pictures, read_pictures
+from fervor.data.image_set import ImageSet, read_images
 from fervor.methods.build import build
 
 
@@ -28,7 +28,7 @@ BATCH = 64
 
 
 @torch.no_grad()
-def answers(info: ModelInfo, pictures: Pictures, views: int) -> Float[Tensor, "n v c"]:
+def answers(info: ModelInfo, pictures: ImageSet, views: int) -> Float[Tensor, "n v c"]:
     """Calibrated logits of each picture in the first of the fixed views."""
     method = build(info).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = info.input.size
@@ -50,7 +50,7 @@ def stored(models: Sequence[ModelInfo], root: Path, protocol: str, views: int) -
     total = None
     for model in models:
         assert model.labels == labels, "teachers answer with the same classes"
-        pictures = read_pictures(samples, labels, size=model.input.size)
+        pictures = read_images(samples, labels, size=model.input.size)
         found = answers(model, pictures, views)
         total = found if total is None else total + found
     assert total is not None, "one model at least"

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fervor.errors import DONE, FOUND
+from fervor.errors import DONE, PROBLEM
 
 
 def data_check(
@@ -21,7 +21,7 @@ def data_check(
 
     report = check.check(name, root, protocol=protocol, annotations=annotations, quick=quick)
     print("\n".join(report.lines))
-    return FOUND if report.problems else DONE
+    return PROBLEM if report.problems else DONE
 
 
 def data_align(
@@ -70,4 +70,4 @@ def data_align(
         f"({counts['kept']} kept, {counts['centred']} centred, {counts['skipped']} skipped), "
         f"{counts['error']} unreadable; listed in {MANIFEST}"
     )
-    return FOUND if counts["error"] else DONE
+    return PROBLEM if counts["error"] else DONE

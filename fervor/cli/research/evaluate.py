@@ -75,12 +75,12 @@ def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
             ("gain", "{:+.2%} ({:+.2%} to {:+.2%})".format(other["gain"], *other["gain_interval"])),
             (f"{other['test']}", f"p = {other['p_value']:.3g}"),
         ]
-    for column, found in result.get("slices", {}).items():
-        for name, group in found["groups"].items():
+    for column, groups in result.get("slices", {}).items():
+        for name, group in groups["groups"].items():
             low, high = group["accuracy_interval"]
             accuracy = f"{group['accuracy']:.2%} ({low:.2%} to {high:.2%})"
             lines.append((f"{column} {name}", f"{accuracy}, {group['count']} pictures"))
-        lines.append((f"{column}, equal", f"p = {found['p_value_holm']:.3g} ({found['test']})"))
+        lines.append((f"{column}, equal", f"p = {groups['p_value_holm']:.3g} ({groups['test']})"))
     return lines
 
 
@@ -89,21 +89,21 @@ def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if (cross := result["cross_data"]) is not None:
         dropped = [f"{name} ({count} pictures)" for name, count in cross["data_only"].items()]
-        asked = "words" in cross
+        by_words = "words" in cross
         lines = [
             ("trained on", cross["trained_on"]),
             ("classes counted", ", ".join(cross["shared"])),
             (
-                f"only in the {'words' if asked else 'model'}",
+                f"only in the {'words' if by_words else 'model'}",
                 ", ".join(cross["model_only"]) or "none",
             ),
             ("only in the data", ", ".join(dropped) or "none"),
         ]
-        if not asked:
+        if not by_words:
             lines.append(("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"))
-    found = result["data"]["left_out"]
-    if found["no_face"]:
-        lines.append(("without a face", f"{found['no_face']} pictures left out"))
+    counts = result["data"]["left_out"]
+    if counts["no_face"]:
+        lines.append(("without a face", f"{counts['no_face']} pictures left out"))
     if result["data"]["exclude_duplicates"]:
-        lines.append(("also in train", f"{found['duplicates']} pictures left out"))
+        lines.append(("also in train", f"{counts['duplicates']} pictures left out"))
     return lines

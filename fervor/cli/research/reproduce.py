@@ -5,7 +5,7 @@ from typing import Literal
 
 from fervor.cli.notes import notes
 from fervor.config import Data
-from fervor.errors import DONE, FOUND
+from fervor.errors import DONE, PROBLEM
 
 
 def reproduce(
@@ -59,8 +59,8 @@ def reproduce(
     from fervor.experiments import reproduce as work
 
     changes = work.changes_of(set)
-    given = {"encoder.weights": encoder_weights, "text.name": text_name, "selection": selection}
-    changes |= {name: value for name, value in given.items() if value}
+    options = {"encoder.weights": encoder_weights, "text.name": text_name, "selection": selection}
+    changes |= {name: value for name, value in options.items() if value}
     folders = {"clip": clip, "align": align, "blip": blip}
     with notes("fervor.experiments.jobs"):
         text, failed = work.reproduce(
@@ -80,4 +80,4 @@ def reproduce(
             runs=Path(runs),
         )
     print(text)
-    return FOUND if failed else DONE
+    return PROBLEM if failed else DONE

@@ -34,9 +34,9 @@ def sweep(
         from fervor.experiments.sweep import sweep as search
     folder = Path(study or f"runs/sweeps/{run.title}")
     with notes("fervor.experiments.jobs"):
-        found = search(run, vary.split(), figure=figure, trials=trials, folder=folder)
-    for row in found.rows:
+        outcome = search(run, vary.split(), figure=figure, trials=trials, folder=folder)
+    for row in outcome.rows:
         shown = f"{row['selection'][figure]:.4f}" if "selection" in row else "failed"
         print(f"{shown:8}", *(f"{name}={value}" for name, value in row["settings"].items()))
-    print(f"written to {found.path}")
+    print(f"written to {outcome.path}")
     return DONE

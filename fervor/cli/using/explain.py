@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from fervor.cli.using import listed
-from fervor.errors import DONE, FOUND
+from fervor.errors import DONE, PROBLEM
 
 
 def explain(
@@ -50,4 +50,4 @@ def explain(
     )
     counts = run(predictor, inputs, Path(output), top=top, heat=heat)
     print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
-    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+    return PROBLEM if strict and counts["no_face"] + counts["error"] else DONE

@@ -1,6 +1,6 @@
 """The command `fervor models`."""
 
-from fervor.errors import DONE, FOUND
+from fervor.errors import DONE, PROBLEM
 
 
 def models() -> int:
@@ -17,8 +17,8 @@ def models() -> int:
         verified = "verified" if weight.intact else "DIFFERS: reinstall fervor"
         print(f"  sha256      {weight.sha256}  {verified}")
     instructions = int8_instructions()
-    chosen = f"int8: this processor has {instructions}" if instructions else "fp32"
-    print(f"\nWhat --precision auto takes on this machine\n  {chosen}")
+    precision = f"int8: this processor has {instructions}" if instructions else "fp32"
+    print(f"\nWhat --precision auto takes on this machine\n  {precision}")
     print(
         "\nWhat a checkpoint needs\n"
         "  to predict                          model.onnx and model.json (from fervor export)\n"
@@ -35,4 +35,4 @@ def models() -> int:
         "                                      on pictures of one face each; then predict --faces "
         "precropped"
     )
-    return DONE if all(weight.intact for weight in weights) else FOUND
+    return DONE if all(weight.intact for weight in weights) else PROBLEM

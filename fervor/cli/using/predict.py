@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fervor.cli.notes import notes
 from fervor.cli.using import listed
-from fervor.errors import DONE, FOUND, UsageError
+from fervor.errors import DONE, PROBLEM, UsageError
 from fervor.plugins import missing_extra
 
 
@@ -138,16 +138,16 @@ def predict(
     with ExitStack() as stack:
         if cluster:
             count = stack.enter_context(place.joined(workers, threads))
-            found = place.answers(sources, options, workers=count, landmarks=landmarks)
+            predictions = place.answers(sources, options, workers=count, landmarks=landmarks)
         else:
             finder = _point_finder(predictor.threads, faces, device) if landmarks else None
-            found = work.answers(predictor, sources, span=span, finder=finder)
-        counts = work.run(found, predictor.labels, sources, outputs)
+            predictions = work.answers(predictor, sources, span=span, finder=finder)
+        counts = work.run(predictions, predictor.labels, sources, outputs)
     if output:
-        print(work.summary(output, counts, predictor.smallest_found, skipped))
+        print(work.summary(output, counts, predictor.smallest_side, skipped))
     elif skipped:
         print(media.skipped_files(skipped), file=sys.stderr)
-    return FOUND if strict and counts["no_face"] + counts["error"] else DONE
+    return PROBLEM if strict and counts["no_face"] + counts["error"] else DONE
 
 
 def _check_cluster(workers: int, annotate: str, device: str) -> None:

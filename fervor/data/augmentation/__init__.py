@@ -1,4 +1,4 @@
-"""Random changes of training pictures: quality, geometry, covers, light, blur, erasing, casts."""
+"""Random changes of training images: quality, geometry, covers, light, blur, erasing, casts."""
 
 import math
 
@@ -17,7 +17,7 @@ from fervor.faces.alignment import TEMPLATE
 class Augmentation:
     """Random changes of a batch: uint8 [b k h w] -> float [b k size size] in 0..1.
 
-    First the stored picture loses quality, then geometry (flip, rotation, scale, shift, a
+    First the stored image loses quality, then geometry (flip, rotation, scale, shift, a
     detector's errors) and the resize are one interpolation; light, blur and erasing are kornia's;
     a colour cast, which makes k 3, comes last. It draws from torch's global generator, and draws
     nothing for a change whose strength is 0.
@@ -30,8 +30,8 @@ class Augmentation:
         if config.crop_padding:
             changes.append(kornia.RandomCrop((size, size), padding=config.crop_padding, p=0.5))
         if config.crop_area:
-            kept = (1 - config.crop_area, 1.0)
-            changes.append(kornia.RandomResizedCrop((size, size), kept, (3 / 4, 4 / 3), p=1.0))
+            area = (1 - config.crop_area, 1.0)
+            changes.append(kornia.RandomResizedCrop((size, size), area, (3 / 4, 4 / 3), p=1.0))
         if config.brightness:
             low, high = 1 - config.brightness, 1 + config.brightness
             changes.append(kornia.RandomBrightness((low, high), p=1.0))
@@ -62,20 +62,20 @@ class Augmentation:
         return colour_cast(placed, 1 + _uniform((len(placed), 3), self.config.colour))
 
     def degraded(self, image: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b k h w"]:
-        """The stored pictures with fewer details."""
+        """The stored images with fewer details."""
         config, (batch, _, height, _) = self.config, image.shape
         if config.low_resolution:
             least = min(config.low_resolution_side, height)
             side = least * (height / least) ** torch.rand(batch)  # even in its logarithm
-            chosen = torch.rand(batch) < config.low_resolution
-            image = fewer_pixels(image, torch.where(chosen, side.round().long(), height))
+            mask = torch.rand(batch) < config.low_resolution
+            image = fewer_pixels(image, torch.where(mask, side.round().long(), height))
         if config.sharpen:
             strength = 2 * torch.rand(batch) * (torch.rand(batch) < config.sharpen)
             image = sharpened(image, strength)
         if config.jpeg:
             quality = torch.randint(20, 91, (batch,)).float()
-            chosen = torch.rand(batch) < config.jpeg
-            image = torch.where(chosen[:, None, None, None], jpeg(image, quality), image)
+            mask = torch.rand(batch) < config.jpeg
+            image = torch.where(mask[:, None, None, None], jpeg(image, quality), image)
         return image
 
     def changed(self, image: Float[Tensor, "b k i j"]) -> Float[Tensor, "b k i j"]:
@@ -114,14 +114,14 @@ class Augmentation:
         return placements if not config.jitter else laid_anew(placements, config.jitter)
 
 
-def laid_anew(placements: Float[Tensor, "b 2 3"], deviation: float) -> Float[Tensor, "b 2 3"]:
+def laid_anew(placements: Float[Tensor, "b 2 3"], std: float) -> Float[Tensor, "b 2 3"]:
     """Placements after a crop whose five points were found with errors.
 
     The crop is the best similarity (least squares) from `faces.TEMPLATE` to the points with normal
     errors of that standard deviation, a share of the width.
     """
     points = torch.from_numpy(2 * TEMPLATE - 1)
-    errors = 2 * deviation * torch.randn(len(placements), *points.shape)
+    errors = 2 * std * torch.randn(len(placements), *points.shape)
     middle = points.mean(0)
     centred = torch.view_as_complex((points - middle).contiguous())
     moved = torch.view_as_complex(errors)
@@ -144,14 +144,14 @@ def grid_of(placements: Float[Tensor, "b 2 3"], size: int) -> Float[Tensor, "b i
 def sampled(
     image: Float[Tensor, "b _ h w"], grid: Float[Tensor, "b i j 2"]
 ) -> Float[Tensor, "b k i j"]:
-    """The picture at the grid's places, bilinear; the border is replicated."""
+    """The image at the grid's places, bilinear; the border is replicated."""
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 def warped(
     image: Float[Tensor, "b _ h w"], placements: Float[Tensor, "b 2 3"], size: int
 ) -> Float[Tensor, "b k i j"]:
-    """Square pictures: each place takes what its placement points at."""
+    """Square images: each place takes what its placement points at."""
     return sampled(image, grid_of(placements, size))
 
 

@@ -1,7 +1,7 @@
 """Data sets: official annotation files -> lists of samples, with the counts of a named protocol.
 
 The next data set is one file here (`PROTOCOLS`, `TERMS`, `TREE`, `labels`, `read`, `expected`, and
-`attributes` where the pictures' attributes stand in files of their own) and one line in
+`attributes` where the images' attributes stand in files of their own) and one line in
 `plugins.DATASETS`.
 """
 
@@ -37,7 +37,7 @@ class Dataset(Protocol):
     PROTOCOLS: Sequence[str]
     """Rules that turn annotations into labels; the first is the default."""
     TERMS: str
-    """Under which its pictures may be used; the card of a model repeats them."""
+    """Under which its images may be used; the card of a model repeats them."""
     TREE: str
     """The folders and files that are expected, as text."""
 
@@ -68,8 +68,8 @@ def dataset(name: str) -> Dataset:
     Raises:
         UsageError: no data set has that name, or its package is missing.
     """
-    found = plugins.load("datasets", name)
-    data: Dataset = found() if isinstance(found, type) else found
+    reader = plugins.load("datasets", name)
+    data: Dataset = reader() if isinstance(reader, type) else reader
     declared = [word for word in vars(Dataset) if not word.startswith("_")]
     declared += Dataset.__annotations__
     if missing := [word for word in declared if not hasattr(data, word)]:
@@ -120,14 +120,14 @@ def load(
             f"no folder {str(root)!r} for data set {name}: give its root with --data.root"
         )
     rule = protocol_of(name, protocol)
-    found: list[Sample] = []
+    all_samples: list[Sample] = []
     for part in SPLITS if fold else (split,):
         samples = module.read(folder_path, part, protocol=rule, annotations=annotations)
         official = module.expected(folder_path, part, protocol=rule, annotations=annotations)
         if official is not None:
             check_counts(samples, official, where=f"{root}", what=f"{part} pictures under {rule}")
-        found += samples
-    return _part_of(found, split, fold, name) if fold else found
+        all_samples += samples
+    return _part_of(all_samples, split, fold, name) if fold else all_samples
 
 
 def folds(groups: Iterable[str]) -> dict[str, int]:
@@ -158,7 +158,7 @@ def labels_of(name: str, samples: Sequence[Sample], protocol: str = "") -> tuple
 
 
 def with_attributes(name: str, root: str | Path, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with what is known of their pictures, where that stands in files of its own.
+    """The samples with what is known of their images, where that stands in files of its own.
 
     Raises:
         DataError: such a file is missing or reads otherwise than the official ones.

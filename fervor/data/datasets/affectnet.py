@@ -1,9 +1,9 @@
 """AffectNet: faces from the web, one annotator each, in either of its two official releases.
 
 Mollahosseini, Hasani and Mahoor, 2019, "AffectNet: a database for facial expression, valence, and
-arousal computing in the wild". The original release has whole pictures, and training.csv and
+arousal computing in the wild". The original release has whole images, and training.csv and
 validation.csv with a box for each face. The release of 2021 has cropped faces of 224 x 224, and one
-small file of numpy per picture and kind of annotation, which are read once into an index.
+small file of numpy per image and kind of annotation, which are read once into an index.
 
 The official validation set is the test split; training holds a share out to choose on. Its classes
 are equally large, so that it cannot show a permuted label order: the training annotations, whose
@@ -49,7 +49,7 @@ COUNTS = {
     ),
     "test": dict.fromkeys(AFFECTNET, 500),
 }
-"""287,651 and 4,000 pictures (283,901 and 3,500 without contempt) of the original release. KE-FER's
+"""287,651 and 4,000 images (283,901 and 3,500 without contempt) of the original release. KE-FER's
 paper quotes 287,568 for eight classes, which are not these files."""
 
 SLACK = 0.01
@@ -81,17 +81,17 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
     if release == "2021":
         if split == "test":
             index = npyindex.index(root / SETS["train"])
-            found = [AFFECTNET[label] for _, label in index if label < len(AFFECTNET)]
-            _check_order(root, protocol, found, SLACK)
+            classes = [AFFECTNET[label] for _, label in index if label < len(AFFECTNET)]
+            _check_order(root, protocol, classes, SLACK)
         return _from_index(root / SETS[split], names)
     if split == "test":
-        found = [AFFECTNET[int(row[6])] for _, row in _used(_place(root, LISTS["train"]))]
-        _check_order(root, protocol, found, 0.0)
+        classes = [AFFECTNET[int(row[6])] for _, row in _used(_place(root, LISTS["train"]))]
+        _check_order(root, protocol, classes, 0.0)
     return _from_list(root, split, names)
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
-    """Official pictures of one split by class; none in valid."""
+    """Official images of one split by class; none in valid."""
     slack = SLACK if _release(root, annotations) == "2021" else 0.0
     return _official(split, protocol, slack)
 
@@ -102,9 +102,9 @@ def _official(split: str, protocol: str, slack: float) -> Expected:
     return Expected(counts, slack)
 
 
-def _check_order(root: Path, protocol: str, found: Sequence[str], slack: float) -> None:
+def _check_order(root: Path, protocol: str, labels_there: Sequence[str], slack: float) -> None:
     names = labels(protocol, ())
-    samples = (Sample("", name) for name in found if name in names)
+    samples = (Sample("", name) for name in labels_there if name in names)
     what = f"train annotations under {protocol}"
     check_counts(samples, _official("train", protocol, slack), where=str(root), what=what)
 
@@ -117,15 +117,15 @@ def _release(root: Path, annotations: str) -> str:
         "original": any(_place(root, name).is_file() for name in LISTS.values()),
         "2021": any((root / name).is_dir() for name in SETS.values()),
     }
-    found = [name for name in RELEASES if there[name]]
+    releases = [name for name in RELEASES if there[name]]
     if annotations:
         return annotations
-    if len(found) == 2:
+    if len(releases) == 2:
         raise DataError(f"{root} holds both releases: choose with --data.annotations original|2021")
-    if not found:
+    if not releases:
         reason = refused(root) or "expected training.csv and validation.csv, or train_set, val_set"
         raise DataError(f"{root} holds no AffectNet: {reason}")
-    return found[0]
+    return releases[0]
 
 
 def _place(root: Path, name: str) -> Path:
@@ -195,7 +195,7 @@ def _used(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _box(cells: Sequence[str], where: str) -> Box | None:
-    """The face's box; None where it has no area: the picture counts all the same."""
+    """The face's box; None where it has no area: the image counts all the same."""
     try:
         x, y, width, height = (float(cell) for cell in cells)
     except ValueError:

@@ -32,7 +32,7 @@ Emotion/S005/001/                    S005_001_00000011_emotion.txt
 HEIGHT = 480
 """Of the official frames, which are 640 x 490 or 640 x 480."""
 
-PICTURES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
+IMAGES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
 LABELS = ("Emotion", "Emotion_labels/Emotion", "Emotion_labels")
 
 COUNTS = dict(zip(CKPLUS, (0, 45, 18, 59, 25, 69, 28, 83), strict=True))
@@ -59,7 +59,7 @@ def labels(protocol: str, samples: Sequence[Sample]) -> tuple[str, ...]:
 
 
 def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sample]:
-    """All pictures as test, in the order of subjects and sequences; see
+    """All images as test, in the order of subjects and sequences; see
     `fervor.data.datasets.load`.
     """
     if annotations:
@@ -69,19 +69,21 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
     names = labels(protocol, ())
     samples = []
     for recording in _recordings(root):
-        chosen = {index: recording.label for index in _apex(protocol)}
+        label_of_frame = {index: recording.label for index in _apex(protocol)}
         if recording.label not in names:
-            chosen.clear()
-        if protocol == "first-last" or (protocol == "first-last-basic" and chosen):
-            chosen[0] = NEUTRAL
-        for index in sorted(chosen, key=lambda index: index % len(recording.frames)):
-            samples.append(Sample(recording.frames[index], chosen[index], group=recording.subject))
+            label_of_frame.clear()
+        if protocol == "first-last" or (protocol == "first-last-basic" and label_of_frame):
+            label_of_frame[0] = NEUTRAL
+        for index in sorted(label_of_frame, key=lambda index: index % len(recording.frames)):
+            samples.append(
+                Sample(recording.frames[index], label_of_frame[index], group=recording.subject)
+            )
     check_side(samples, HEIGHT, where=f"{root}", copies="copies of 48 pixels")
     return samples
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
-    """Official pictures by class; none in train and valid, where no fold is asked for."""
+    """Official images by class; none in train and valid, where no fold is asked for."""
     if split != "test":
         return Expected({})
     names = labels(protocol, ())
@@ -98,39 +100,41 @@ def _apex(protocol: str) -> tuple[int, ...]:
 
 
 def _recordings(root: Path) -> Iterator[Recording]:
-    images = _found(root, PICTURES, "pictures")
-    annotations = _found(root, LABELS, "labels")
+    images = _folder(root, IMAGES, "pictures")
+    annotations = _folder(root, LABELS, "labels")
     for subject in folders(annotations):
         for number in folders(annotations / subject):
             folder = annotations / subject / number
-            given = [name for name in files(folder) if name.endswith(".txt")]
-            if not given:  # most sequences have no label
+            label_files = [name for name in files(folder) if name.endswith(".txt")]
+            if not label_files:  # most sequences have no label
                 continue
-            if len(given) > 1:
-                raise DataError(f"{folder} holds {len(given)} labels, expected one: {given[1]}")
+            if len(label_files) > 1:
+                raise DataError(
+                    f"{folder} holds {len(label_files)} labels, expected one: {label_files[1]}"
+                )
             frames, last = _frames(images / subject / number, f"{subject}_{number}")
-            named = LABEL.fullmatch(given[0])
+            named = LABEL.fullmatch(label_files[0])
             if named is None or named[1] != f"{subject}_{number}":
                 expected_name = f"{subject}_{number}_00000011_emotion.txt"
-                raise DataError(f"{folder / given[0]}: expected a name as {expected_name}")
+                raise DataError(f"{folder / label_files[0]}: expected a name as {expected_name}")
             if int(named[2]) not in last:
                 raise DataError(
                     f"{images / subject / number}/{named[1]}_{named[2]}.png is missing but a label "
                     "names it"
                 )
-            yield Recording(subject, _label(folder / given[0]), frames)
+            yield Recording(subject, _label(folder / label_files[0]), frames)
 
 
 def _frames(folder: Path, name: str) -> tuple[tuple[str, ...], frozenset[int]]:
     """Paths of a sequence's frames, sorted by their numbers, and the numbers."""
     numbered = {}
     for file in files(folder):
-        found = FRAME.fullmatch(file)
-        if found is None:
+        match = FRAME.fullmatch(file)
+        if match is None:
             continue
-        if found[1] != name:
+        if match[1] != name:
             raise DataError(f"{folder / file} belongs to another sequence than its folder")
-        numbered[int(found[2])] = f"{folder}/{file}"
+        numbered[int(match[2])] = f"{folder}/{file}"
     if len(numbered) < 3:
         raise DataError(f"{folder} holds {len(numbered)} frames, expected three or more")
     return tuple(numbered[number] for number in sorted(numbered)), frozenset(numbered)
@@ -147,7 +151,7 @@ def _label(path: Path) -> str:
     return CKPLUS[int(value)]
 
 
-def _found(root: Path, places: Sequence[str], what: str) -> Path:
+def _folder(root: Path, places: Sequence[str], what: str) -> Path:
     """The first of the places that hold subject folders."""
     for place in places:
         if (root / place).is_dir() and any(name[0] == "S" for name in folders(root / place)):

@@ -1,16 +1,16 @@
-"""FERPlus: FER2013's pictures, 48 x 48 and grey, with ten raters' votes each.
+"""FERPlus: FER2013's images, 48 x 48 and grey, with ten raters' votes each.
 
 Barsoum et al., 2016, "Training deep networks for facial expression recognition with crowd-sourced
 label distribution". Layout: FER2013Train, FER2013Valid and FER2013Test with ferXXXXXXX.png and
 label.csv (name, box, ten vote columns; no header). Two more label sources are read: fer2013new.csv
-beside the written pictures (joined by full name), and fer2013.csv with fer2013new.csv (joined by
+beside the written images (joined by full name), and fer2013.csv with fer2013new.csv (joined by
 row order, as the official script does; the numbers inside the names are not row numbers).
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fervor.data.datasets.files import pictures, rows
+from fervor.data.datasets.files import images, rows
 from fervor.data.datasets.samples import Expected, Sample
 from fervor.data.datasets.unofficial import refused
 from fervor.errors import DataError
@@ -78,9 +78,9 @@ COUNTS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
         }
     },
 }
-"""Pictures of each class, in the order of `labels`; counted in the official files. Those of raw are
+"""Images of each class, in the order of `labels`; counted in the official files. Those of raw are
 FER2013's published ones, which sum to 28,709 / 3,589 / 3,589. The two label files disagree in 1,602
-pictures' votes. Four names of fer2013new.csv occur twice; both rows count, as in the official
+images' votes. Four names of fer2013new.csv occur twice; both rows count, as in the official
 script."""
 
 TREE = """\
@@ -111,7 +111,7 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
-    """Official pictures of one split by class."""
+    """Official images of one split by class."""
     source = _source(root, protocol, annotations)
     votes = "fer2013new.csv" if source == "fer2013.csv" and protocol != "raw" else source
     counts = COUNTS[votes][protocol][split]
@@ -119,7 +119,7 @@ def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expe
 
 
 def decide(votes: Sequence[int], protocol: str) -> tuple[str, dict[str, float]] | None:
-    """Label and votes by expression under a protocol; None where the rule drops the picture.
+    """Label and votes by expression under a protocol; None where the rule drops the image.
 
     Args:
         votes: the ten columns of `FERPLUS_COLUMNS`.
@@ -168,15 +168,15 @@ def _source(root: Path, protocol: str, annotations: str) -> str:
 
 
 def _from_pictures(root: Path, split: str, protocol: str, source: str) -> Iterator[Sample]:
-    """Written pictures with either label file."""
+    """Written images with either label file."""
     folder = root / FOLDERS[split]
     if not folder.exists():
         raise DataError(
             f"{root} has no folder {FOLDERS[split]}: expected the official FERPlus tree"
         )
-    present = frozenset(pictures(folder))
-    given = _label_rows(folder / "label.csv") if source == "label.csv" else _new_rows(root, split)
-    for name, votes in given:
+    present = frozenset(images(folder))
+    rows = _label_rows(folder / "label.csv") if source == "label.csv" else _new_rows(root, split)
+    for name, votes in rows:
         decision = decide(votes, protocol)
         if not name or decision is None:
             continue

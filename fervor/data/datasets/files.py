@@ -10,7 +10,7 @@ from fervor.errors import DataError
 
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""What counts as a picture in a folder, in any case."""
+"""What counts as an image in a folder, in any case."""
 
 
 def shown(path: Path | str) -> str:
@@ -32,16 +32,16 @@ def folders(folder: Path) -> list[str]:
     return sorted(name for name, is_folder in entries(folder) if is_folder)
 
 
-def pictures(folder: Path) -> list[str]:
-    """Sorted names of a folder's pictures, by their endings; raises as `files` does."""
+def images(folder: Path) -> list[str]:
+    """Sorted names of a folder's images, by their endings; raises as `files` does."""
     return [name for name in files(folder) if name.lower().endswith(ENDINGS)]
 
 
 def entries(folder: Path) -> Iterator[tuple[str, bool]]:
     """Name of each file and sub-folder, in no order, and whether it is one; raises as `files`."""
     try:
-        with os.scandir(folder) as found:
-            for entry in found:
+        with os.scandir(folder) as listing:
+            for entry in listing:
                 if entry.name.startswith("."):
                     continue
                 _check_name(entry.path)

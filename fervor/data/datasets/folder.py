@@ -1,16 +1,16 @@
-"""A user's own pictures: one sub-folder per expression, named in words.
+"""A user's own images: one sub-folder per expression, named in words.
 
 Layout: ROOT/<expression>/*.jpg, or ROOT/train|valid|test/<expression>/*.jpg where splits exist.
 Names are mapped by the synonyms of labels.py, never by their position. Without split folders every
-picture is a training picture, and training holds a validation share out. A table `groups.csv`
-beside the folders says which pictures are of one person.
+image is a training image, and training holds a validation share out. A table `groups.csv`
+beside the folders says which images are of one person.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fervor.data.datasets.files import folders, pictures, rows
+from fervor.data.datasets.files import folders, images, rows
 from fervor.data.datasets.samples import Sample
 from fervor.data.datasets.unofficial import is_number, refused
 from fervor.errors import DataError
@@ -50,7 +50,7 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
         if label in owners:
             raise DataError(f"{folder} and {owners[label]} both mean {label}: merge them")
         owners[label] = folder
-        paths = [f"{folder}/{picture}" for picture in pictures(folder)]
+        paths = [f"{folder}/{image}" for image in images(folder)]
         samples += [Sample(path, label, group=groups.get(_plain(path), "")) for path in paths]
     if not samples:
         raise DataError(f"{base} holds no pictures: expected one sub-folder of them per expression")
@@ -58,16 +58,16 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> None:
-    """Nobody's pictures but the user's: nothing to compare with."""
+    """Nobody's images but the user's: nothing to compare with."""
     return None
 
 
 def _groups(root: Path, annotations: str) -> dict[str, str]:
-    """Each picture's person, by its path; empty without a table."""
+    """Each image's person, by its path; empty without a table."""
     table = root / (annotations or GROUPS)
     if not annotations and not table.is_file():
         return {}
-    found: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     columns: list[str] = []
     for number, cells in rows(table):
         if not columns:
@@ -83,10 +83,10 @@ def _groups(root: Path, annotations: str) -> dict[str, str]:
         path = _plain(root / row["path"].strip())
         if not os.path.isfile(path):
             raise DataError(f"{table}:{number}: {path} is no file; paths are relative to {root}")
-        if path in found:
+        if path in group_of:
             raise DataError(f"{table}:{number} names {row['path']} for the second time")
-        found[path] = row["group"].strip()
-    return found
+        group_of[path] = row["group"].strip()
+    return group_of
 
 
 def _plain(path: str | Path) -> str:
@@ -106,10 +106,10 @@ def _label(folder: Path, root: Path) -> str:
 
 def _split_folder(root: Path, split: str) -> Path | None:
     """Where a split's class folders stand; None where the data set has no such split."""
-    found = [name for name in folders(root) if name.lower() in SPLIT_NAMES]
-    named = {SPLIT_NAMES[name.lower()]: root / name for name in found}
-    if len(named) < len(found):
-        raise DataError(f"{root} names a split twice: {', '.join(found)}; merge them")
+    split_folders = [name for name in folders(root) if name.lower() in SPLIT_NAMES]
+    named = {SPLIT_NAMES[name.lower()]: root / name for name in split_folders}
+    if len(named) < len(split_folders):
+        raise DataError(f"{root} names a split twice: {', '.join(split_folders)}; merge them")
     if named:
         return named.get(split)
     return root if split == "train" else None

@@ -40,13 +40,13 @@ Labels = NDArray[np.uint8]
 
 
 def index(folder: Path) -> Iterator[tuple[int, int]]:
-    """Number and label, 0 to 10, of each picture, by number.
+    """Number and label, 0 to 10, of each image, by number.
 
     Args:
         folder: it holds images/<number>.jpg and annotations/<number>_exp.npy.
 
     Raises:
-        DataError: a picture without a label or the other way round, or a damaged label.
+        DataError: an image without a label or the other way round, or a damaged label.
     """
     numbers = _numbers(folder)
     cache = _cache(folder)
@@ -59,7 +59,7 @@ def index(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def _numbers(folder: Path) -> Numbers:
-    """The sorted numbers of the pictures, each of which has a label."""
+    """The sorted numbers of the images, each of which has a label."""
     images, annotations = folder / "images", folder / "annotations"
     labelled, pictured = _stems(annotations, SUFFIX), _stems(images, ".jpg")
     for lost in np.setdiff1d(labelled, pictured, assume_unique=True)[:1]:
@@ -73,15 +73,15 @@ def _numbers(folder: Path) -> Numbers:
 
 def _stems(folder: Path, suffix: str) -> Numbers:
     """The sorted numbers that the names of a folder's files begin with."""
-    found = array("i")  # four bytes each: a folder may hold a million names
+    numbers = array("i")  # four bytes each: a folder may hold a million names
     for name, is_folder in entries(folder):
         if is_folder or not name.lower().endswith((suffix, *ENDINGS)):
             continue  # such as annotations of other kinds
         stem = name.removesuffix(suffix)
         if not (stem.isascii() and stem.isdigit() and len(stem) < 10 and str(int(stem)) == stem):
             raise DataError(f"{folder / name} has an unexpected name: expected <number>{suffix}")
-        found.append(int(stem))
-    return np.sort(np.frombuffer(found, np.int32)) if found else np.zeros(0, np.int32)
+        numbers.append(int(stem))
+    return np.sort(np.frombuffer(numbers, np.int32)) if numbers else np.zeros(0, np.int32)
 
 
 def _fingerprint(folder: Path, numbers: Numbers) -> str:

@@ -2,7 +2,7 @@
 
 Li, Deng and Du, 2017, "Reliable crowdsourcing and deep locality-preserving learning for expression
 recognition in the wild". Layout: basic/EmoLabel/list_patition_label.txt (the official spelling)
-with lines such as `train_00001.jpg 5`, and the pictures, aligned (100 x 100) and original. The data
+with lines such as `train_00001.jpg 5`, and the images, aligned (100 x 100) and original. The data
 set has no validation split: training holds a share out.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fervor.data.datasets.files import lines, pictures
+from fervor.data.datasets.files import images, lines
 from fervor.data.datasets.samples import Expected, Sample, check_side
 from fervor.data.datasets.unofficial import refused
 from fervor.errors import DataError
@@ -30,10 +30,10 @@ basic/ (or raf-basic/, or this folder itself)
   Annotation/manual/                   train_00001_manu_attri.txt ...  (for --slices)"""
 
 VARIANTS = {"aligned": "{}_aligned.jpg", "original": "{}.jpg"}
-"""Folders below Image, and how they name the pictures of the list."""
+"""Folders below Image, and how they name the images of the list."""
 
 SIDE = 100
-"""Pixels of an aligned picture's side."""
+"""Pixels of an aligned image's side."""
 
 COUNTS = {
     "train": dict(zip(RAFDB, (1290, 281, 717, 4772, 1982, 705, 2524), strict=True)),
@@ -49,7 +49,7 @@ ATTRIBUTES = {
     "race": ("Caucasian", "African-American", "Asian"),
     "age": ("0-3", "4-19", "20-39", "40-69", "70+"),
 }
-"""The last three lines of a picture's manual annotation, behind five points, by their numbers."""
+"""The last three lines of an image's manual annotation, behind five points, by their numbers."""
 
 POINTS = 5
 
@@ -74,22 +74,22 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
         return []
     entries = _entries(_list(base))
     folder = base / "Image" / variant
-    present = frozenset(pictures(folder))
+    present = frozenset(images(folder))
     samples = []
     for name, label in entries.items():
-        picture = VARIANTS[variant].format(name.removesuffix(".jpg"))
+        image = VARIANTS[variant].format(name.removesuffix(".jpg"))
         if not name.startswith(split):
             continue
-        if picture not in present:
-            raise DataError(f"{folder / picture} is missing but the official list names it")
-        samples.append(Sample(f"{folder}/{picture}", label))
+        if image not in present:
+            raise DataError(f"{folder / image} is missing but the official list names it")
+        samples.append(Sample(f"{folder}/{image}", label))
     if variant == "aligned":
         check_side(samples, SIDE, where=f"{root}", copies="smaller copies")
     return samples
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
-    """Official pictures of one split by class; none in valid."""
+    """Official images of one split by class; none in valid."""
     return Expected(COUNTS.get(split, {}))
 
 
@@ -97,15 +97,15 @@ def attributes(root: Path, samples: Sequence[Sample]) -> list[Sample]:
     """The samples with gender, race and age as the data set's makers annotated them.
 
     Raises:
-        DataError: a picture's annotation is missing or reads otherwise.
+        DataError: an image's annotation is missing or reads otherwise.
     """
     folder = _base(root) / "Annotation" / "manual"
     return [replace(sample, attributes=_attributes(folder, sample)) for sample in samples]
 
 
 def _attributes(folder: Path, sample: Sample) -> dict[str, str]:
-    found = re.search(r"(?:train|test)_\d{4,5}", Path(sample.path).name)
-    path = folder / f"{found[0] if found else Path(sample.path).stem}_manu_attri.txt"
+    match = re.search(r"(?:train|test)_\d{4,5}", Path(sample.path).name)
+    path = folder / f"{match[0] if match else Path(sample.path).stem}_manu_attri.txt"
     numbers = [line for _, line in lines(path)][POINTS:]
     values = {}
     for (name, words), number in zip(ATTRIBUTES.items(), numbers, strict=False):
@@ -120,25 +120,25 @@ def _attributes(folder: Path, sample: Sample) -> dict[str, str]:
 def _base(root: Path) -> Path:
     """The folder that holds EmoLabel."""
     candidates = [root, root / "basic", root / "raf-basic"]
-    found = [folder for folder in candidates if (folder / "EmoLabel").is_dir()]
-    if not found:
+    bases = [folder for folder in candidates if (folder / "EmoLabel").is_dir()]
+    if not bases:
         reason = refused(root) or "give the folder that holds basic, raf-basic or EmoLabel"
         raise DataError(f"{root} holds no EmoLabel folder of RAF-DB: {reason}")
-    if len(found) > 1:
-        raise DataError(f"{found[0]} and {found[1]} both hold EmoLabel: give one as the root")
-    return found[0]
+    if len(bases) > 1:
+        raise DataError(f"{bases[0]} and {bases[1]} both hold EmoLabel: give one as the root")
+    return bases[0]
 
 
 def _list(base: Path) -> Path:
     folder = base / "EmoLabel"
-    found = next((folder / name for name in LISTS if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    if path is None:
         raise DataError(f"{folder / LISTS[0]} is missing: expected the official list of labels")
-    return found
+    return path
 
 
 def _entries(path: Path) -> dict[str, str]:
-    """The list's pictures with their expressions, in its order."""
+    """The list's images with their expressions, in its order."""
     entries: dict[str, str] = {}
     for number, line in lines(path):
         cells = line.split()

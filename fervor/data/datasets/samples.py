@@ -14,17 +14,17 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One annotated picture.
+    """One annotated image.
 
     Attributes:
-        path: the picture's file; empty where `pixels` holds it.
+        path: the image's file; empty where `pixels` holds it.
         label: the expression's name; its index is nobody's business outside a model.
         votes: raters' votes by expression, after the protocol's rule; empty where there are none.
-        pixels: the picture itself, grey, row by row, for sets that keep pixels in a table.
+        pixels: the image itself, grey, row by row, for sets that keep pixels in a table.
         side: width and height of `pixels`.
-        box: x, y, width, height of the face in the file's pixels; None where the picture is one.
+        box: x, y, width, height of the face in the file's pixels; None where the image is one.
         group: what must not be torn apart by a split (a subject, a recording); empty for none.
-        attributes: what else is known of the picture (gender, age), for accuracy by group alone.
+        attributes: what else is known of the image (gender, age), for accuracy by group alone.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Pictures that a split holds officially, by expression.
+    """Images that a split holds officially, by expression.
 
     Attributes:
         counts: in the order in which the data set numbers its expressions.
@@ -51,14 +51,14 @@ class Expected:
     slack: float = 0.0
     source: str = ""
 
-    def agrees(self, name: str, found: int) -> bool:
-        """Whether that many pictures of an expression are what is expected."""
+    def agrees(self, name: str, count: int) -> bool:
+        """Whether that many images of an expression are what is expected."""
         official = self.counts.get(name, 0)
-        return abs(found - official) <= self.slack * official
+        return abs(count - official) <= self.slack * official
 
 
 def check_side(samples: Sequence[Sample], least: int, *, where: str, copies: str) -> None:
-    """Look at the size of a split's first picture: it belongs to an official layout, too.
+    """Look at the size of a split's first image: it belongs to an official layout, too.
 
     Raises:
         DataError: its shorter side has fewer than `least` pixels, as that of `copies` has.
@@ -66,8 +66,8 @@ def check_side(samples: Sequence[Sample], least: int, *, where: str, copies: str
     if not samples:
         return
     try:
-        with Image.open(samples[0].path) as picture:
-            size = picture.size
+        with Image.open(samples[0].path) as image:
+            size = image.size
     except (OSError, ValueError, Image.DecompressionBombError):
         return  # what cannot be read is told when all are read
     if min(size) < least:
@@ -84,20 +84,20 @@ def check_counts(samples: Iterable[Sample], official: Expected, *, where: str, w
         DataError: they differ; where they are the official ones under other names, the labels are
             numbered in another order, and the message says so.
     """
-    found = Counter(sample.label for sample in samples)
+    counts = Counter(sample.label for sample in samples)
     expected = official.counts
-    names = dict.fromkeys([*expected, *found])
-    different = [name for name in names if not official.agrees(name, found[name])]
+    names = dict.fromkeys([*expected, *counts])
+    different = [name for name in names if not official.agrees(name, counts[name])]
     if not different:
         return
     meant = dict(
         zip(
-            sorted(different, key=lambda name: found[name]),
+            sorted(different, key=lambda name: counts[name]),
             sorted(different, key=lambda name: expected.get(name, 0)),
             strict=True,
         )
     )
-    if all(official.agrees(meant[name], found[name]) for name in different):
+    if all(official.agrees(meant[name], counts[name]) for name in different):
         order = [meant.get(name, name) for name in expected]
         kind = "alphabetically" if order == sorted(order) else "in another order"
         swaps = ", ".join(f"{name} has that of {meant[name]}" for name in different)
@@ -108,7 +108,7 @@ def check_counts(samples: Iterable[Sample], official: Expected, *, where: str, w
     first = different[0]
     source = f" ({official.source})" if official.source else ""
     raise DataError(
-        f"{where} gives {found.total():,} {what}{source}, expected "
-        f"{sum(expected.values()):,}: it holds {found[first]:,} of {first}, not "
+        f"{where} gives {counts.total():,} {what}{source}, expected "
+        f"{sum(expected.values()):,}: it holds {counts[first]:,} of {first}, not "
         f"{expected.get(first, 0):,}; the labels or the tree differ from the official release"
     )

@@ -1,7 +1,7 @@
-"""Parts of a data set on which a method's priors should show: few pictures, wrong labels, few
+"""Parts of a data set on which a method's priors should show: few images, wrong labels, few
 classes, other proportions. Pure functions on samples, drawn by a seed.
 
-A draw depends on the samples and the seed alone, so that every method sees the same pictures.
+A draw depends on the samples and the seed alone, so that every method sees the same images.
 """
 
 from collections import Counter
@@ -18,14 +18,14 @@ from fervor.labels import canonical, ordered
 
 FEW_SHOT = "few-shot:"
 VALID_SHOTS = 4
-"""Validation pictures of a class, at most, beside few training pictures (CoOp)."""
+"""Validation images of a class, at most, beside few training images (CoOp)."""
 
 PRIORS: dict[str, Mapping[str, int]] = {"rafdb": RAFDB_COUNTS["train"]}
-"""Data sets whose proportions can be drawn, with their training pictures by class."""
+"""Data sets whose proportions can be drawn, with their training images by class."""
 
 
 def shots(subset: str) -> int:
-    """Training pictures of each class; 0 for all.
+    """Training images of each class; 0 for all.
 
     Raises:
         UsageError: another form than few-shot:4.
@@ -70,11 +70,11 @@ def few(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
 
     A class's draw does not depend on the other classes, and `few(s, 4)` is part of `few(s, 16)`.
     """
-    chosen: set[int] = set()
+    places: set[int] = set()
     for name, rows in _by_class(samples).items():
         order = _generator(seed, name).permutation(len(rows))
-        chosen |= {rows[place] for place in order[:count]}
-    return [sample for row, sample in enumerate(samples) if row in chosen]
+        places |= {rows[place] for place in order[:count]}
+    return [sample for row, sample in enumerate(samples) if row in places]
 
 
 def noisy(
@@ -90,14 +90,14 @@ def noisy(
     """
     if not 0 <= fraction < 1:
         raise UsageError(f"--data.label_noise {fraction}: expected a share from 0 to below 1")
-    found = list(samples)
+    noisy_samples = list(samples)
     for name, rows in _by_class(samples).items():
         random = _generator(seed, name)
         others = random.permutation([other for other in classes if other != name])
         for place, row in enumerate(random.permutation(rows)[: round(fraction * len(rows))]):
             other = str(others[place % len(others)])
-            found[row] = replace(found[row], label=other, votes={})
-    return found
+            noisy_samples[row] = replace(noisy_samples[row], label=other, votes={})
+    return noisy_samples
 
 
 def in_proportion(samples: Sequence[Sample], priors: str, seed: int) -> list[Sample]:
@@ -111,21 +111,21 @@ def in_proportion(samples: Sequence[Sample], priors: str, seed: int) -> list[Sam
     """
     if priors not in PRIORS:
         raise UsageError(f"--data.priors {priors}: expected one of {', '.join(PRIORS)}")
-    wanted, rows = PRIORS[priors], _by_class(samples)
-    if missing := [name for name in wanted if name not in rows]:
+    proportions, rows = PRIORS[priors], _by_class(samples)
+    if missing := [name for name in proportions if name not in rows]:
         raise DataError(f"--data.priors {priors}: there are no pictures of {', '.join(missing)}")
-    scale = min(len(rows[name]) / count for name, count in wanted.items())
-    chosen: set[int] = set()
-    for name, count in wanted.items():
+    scale = min(len(rows[name]) / count for name, count in proportions.items())
+    places: set[int] = set()
+    for name, count in proportions.items():
         order = _generator(seed, name).permutation(len(rows[name]))
-        chosen |= {rows[name][place] for place in order[: max(1, int(scale * count))]}
-    return [sample for row, sample in enumerate(samples) if row in chosen]
+        places |= {rows[name][place] for place in order[: max(1, int(scale * count))]}
+    return [sample for row, sample in enumerate(samples) if row in places]
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:
     """Samples of each class, in the project's order."""
-    found = Counter(sample.label for sample in samples)
-    return {name: found[name] for name in ordered(list(found))}
+    counter = Counter(sample.label for sample in samples)
+    return {name: counter[name] for name in ordered(list(counter))}
 
 
 def _by_class(samples: Sequence[Sample]) -> dict[str, list[int]]:

@@ -1,9 +1,9 @@
-"""A user's own pictures, listed in a CSV file: data set `csv`.
+"""A user's own images, listed in a CSV file: data set `csv`.
 
 Columns: path (relative to the table), and either label or one column of votes per expression;
 optionally split (train, valid, test) and group (a subject or recording that no split tears apart).
 Names of expressions are mapped by the synonyms of labels.py, never by their position. Beside a
-label any other column is an attribute of the pictures; beside votes it is refused, because it might
+label any other column is an attribute of the images; beside votes it is refused, because it might
 be a misspelt expression.
 """
 
@@ -44,25 +44,25 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
     samples, seen = [], set()
     for number, row in _rows(path):
         where = f"{path}:{number}"
-        picture = os.path.normpath(path.parent / row["path"])
-        if picture in seen:
+        image = os.path.normpath(path.parent / row["path"])
+        if image in seen:
             raise DataError(f"{where} names {row['path']} for the second time")
-        seen.add(picture)
+        seen.add(image)
         part = row.get("split", "train").strip().lower()
         if part not in SPLIT_NAMES:
             raise DataError(f"{where} has split {part!r}: expected train, valid or test")
         label, votes = _label(row, where)
         if SPLIT_NAMES[part] == split:
-            _check_file(picture, where)
+            _check_file(image, where)
             group = row.get("group", "").strip()
-            samples.append(Sample(picture, label, votes, group=group, attributes=_extra(row)))
+            samples.append(Sample(image, label, votes, group=group, attributes=_extra(row)))
     if not seen:
         raise DataError(f"{path} lists no pictures")
     return samples
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> None:
-    """Nobody's pictures but the user's: nothing to compare with."""
+    """Nobody's images but the user's: nothing to compare with."""
     return None
 
 
@@ -71,8 +71,10 @@ def _table(root: Path, annotations: str) -> Path:
         return root / annotations
     tables = [name for name in files(root) if name.lower().endswith(".csv")]
     if len(tables) != 1:
-        given = f"{len(tables)} .csv files ({', '.join(tables[:5])})" if tables else "no .csv file"
-        raise DataError(f"{root} holds {given}: name the table with --data.annotations")
+        listing = (
+            f"{len(tables)} .csv files ({', '.join(tables[:5])})" if tables else "no .csv file"
+        )
+        raise DataError(f"{root} holds {listing}: name the table with --data.annotations")
     return root / tables[0]
 
 
@@ -145,27 +147,27 @@ def _label(row: Mapping[str, str], where: str) -> tuple[str, dict[str, float]]:
             return canonical(row["label"]), {}
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-    given = {name: row[name] for name in EXPRESSIONS if name in row}
+    cells = {name: row[name] for name in EXPRESSIONS if name in row}
     try:
-        votes = {name: float(cell or 0) for name, cell in given.items()}
+        votes = {name: float(cell or 0) for name, cell in cells.items()}
     except ValueError:
-        raise DataError(f"{where} has votes {list(given.values())}, expected numbers") from None
+        raise DataError(f"{where} has votes {list(cells.values())}, expected numbers") from None
     if not all(0 <= count < float("inf") for count in votes.values()) or not any(votes.values()):
         raise DataError(
-            f"{where} has votes {list(given.values())}, out of range: expected none below 0, and "
+            f"{where} has votes {list(cells.values())}, out of range: expected none below 0, and "
             "one above"
         )
     return max(votes, key=lambda name: votes[name]), votes
 
 
-def _check_file(picture: str, where: str) -> None:
+def _check_file(image: str, where: str) -> None:
     try:
-        os.stat(picture)
+        os.stat(image)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise DataError(f"{where}: {picture} is a symbolic link to itself") from None
-        raise DataError(f"{where}: {picture} is missing or cannot be read") from None
+            raise DataError(f"{where}: {image} is a symbolic link to itself") from None
+        raise DataError(f"{where}: {image} is missing or cannot be read") from None
     except ValueError:  # a zero byte, which no name may hold
-        raise DataError(f"{where}: {picture!r} is no name of a file") from None
-    if not os.path.isfile(picture):
-        raise DataError(f"{where}: {picture} is no file")
+        raise DataError(f"{where}: {image!r} is no name of a file") from None
+    if not os.path.isfile(image):
+        raise DataError(f"{where}: {image} is no file")

@@ -1,7 +1,7 @@
 """Third-party copies of data sets (Kaggle, YOLO ...): recognised, so that the refusal says why.
 
 Such copies number the expressions in an order of their own, mostly the alphabetical one, choose
-other pictures or crop them anew. Nothing in a number says which order it is, so none is guessed.
+other images or crop them anew. Nothing in a number says which order it is, so none is guessed.
 """
 
 import re
@@ -68,7 +68,7 @@ def refused(root: Path, *, words: bool = True) -> str:
 
 def _candidates(root: Path) -> list[Path]:
     """The root and the folders that copies put between it and the classes, at most two deep."""
-    found, level = [root], [root]
+    folders, level = [root], [root]
     for _ in range(2):
         level = [
             folder / name
@@ -76,8 +76,8 @@ def _candidates(root: Path) -> list[Path]:
             for name in _names(folder, want_files=False)
             if name.lower() in SPLITS | WRAPPERS
         ]
-        found += level
-    return found
+        folders += level
+    return folders
 
 
 def _names(folder: Path, *, want_files: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Cross similarity attention of a pair of pictures that show the same class.
+"""Cross similarity attention of a pair of images that show the same class.
 
 The block is that of DCS (Wang et al., 2024, arXiv 2411.01988), which LaCoVL-FER's figure names.
 """
@@ -40,9 +40,9 @@ def similarity_of(
 
 
 def place_weights(similarity: Float[Tensor, "b n m"], axis: int) -> Float[Tensor, "b k"]:
-    """Weight of each place along `axis`: how similar the other picture's places are to it.
+    """Weight of each place along `axis`: how similar the other image's places are to it.
 
-    Each row of the other picture's places has length 1 before the rows are added; the weights sum
+    Each row of the other image's places has length 1 before the rows are added; the weights sum
     to 1.
     """
     length = similarity.norm(dim=axis, keepdim=True).clamp_min(1e-12)
@@ -51,13 +51,13 @@ def place_weights(similarity: Float[Tensor, "b n m"], axis: int) -> Float[Tensor
 
 
 class CrossSimilarityAttention(nn.Module):
-    """Lets the tokens of two pictures grow where the pictures resemble each other.
+    """Lets the tokens of two images grow where the images resemble each other.
 
     x = LN1(x);  K, V = split(x W) for both;  D = |K_partner - K_anchor|
     s_anchor = sum over partner's places of S / ||S|| along the anchor's, and the other way round
     x = LN2(x + softmax(s) V);  out = x + MLP(x)
 
-    All parameters serve both pictures, so that swapping the pictures swaps the results.
+    All parameters serve both images, so that swapping the images swaps the results.
     """
 
     def __init__(self, width: int, *, extremes: Extremes = "pair") -> None:
@@ -75,7 +75,7 @@ class CrossSimilarityAttention(nn.Module):
         anchor, partner = self.norm1(anchor), self.norm1(partner)
         keys_anchor, values_anchor = self.key_value(anchor).chunk(2, dim=-1)
         keys_partner, values_partner = self.key_value(partner).chunk(2, dim=-1)
-        # in training alone a batch's extremes may decide: a prediction is of its picture alone
+        # in training alone a batch's extremes may decide: a prediction is of its image alone
         extremes: Extremes = self.extremes if self.training else "pair"
         similarity = similarity_of(distances(keys_partner, keys_anchor), extremes=extremes)
         return (

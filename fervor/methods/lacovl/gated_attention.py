@@ -71,7 +71,7 @@ class RelativePositions(nn.Module):
         self.register_buffer("index", offset, persistent=False)
 
     def forward(self) -> Float[Tensor, "h n n"]:
-        """What is added to the scores of every picture."""
+        """What is added to the scores of every image."""
         return self.table[self.index].permute(2, 0, 1)
 
 
@@ -144,10 +144,10 @@ class GatedCrossAttention(nn.Module):
         self, image: Float[Tensor, "b c h w"], landmarks: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """The image's map, guided."""
-        tokens, looks = self._tokens(image, landmarks)
-        mixture, values = self._attend(*looks)
+        tokens, queries = self._tokens(image, landmarks)
+        mixture, values = self._attend(*queries)
         attended = self._mixed(mixture, values)
-        carried = looks[0] if self.options.residual == "normed" else tokens
+        carried = queries[0] if self.options.residual == "normed" else tokens
         carried = carried + self.drop_path(self.gamma1 * self.output(attended))
         carried = carried + self.drop_path(self.gamma2 * self.feed_forward(self.norm(carried)))
         maps: Tensor = carried.transpose(1, 2).unflatten(2, image.shape[2:])

@@ -28,7 +28,7 @@ HEAD_WIDTH = 32
 
 
 class LandmarkGuidedEncoder(nn.Module):
-    """Image maps and landmark maps of a picture -> class token and patch tokens."""
+    """Image maps and landmark maps of an image -> class token and patch tokens."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class LandmarkGuidedEncoder(nn.Module):
             widths: channels of the image's maps, from fine to coarse.
             strides: pixels between their places.
             landmark_width: channels of the coarsest landmark map; None without landmarks.
-            resolution: width and height of the pictures that the maps are of.
+            resolution: width and height of the images that the maps are of.
             width: of a token.
             depth: layers of the transformer.
             heads: of each layer.
@@ -108,8 +108,8 @@ class LandmarkGuidedEncoder(nn.Module):
         ):
             tokens.append(embed(fuse(maps, guide)).flatten(2).transpose(1, 2))
         joined = torch.cat(tokens, dim=1) if self.merge == "concat" else sum(tokens[1:], tokens[0])
-        found: Summary = self.transformer(joined)
-        return found
+        summary: Summary = self.transformer(joined)
+        return summary
 
     def meeting(
         self, image: Sequence[Tensor], landmarks: Sequence[Tensor] = ()
@@ -123,11 +123,11 @@ class LandmarkGuidedEncoder(nn.Module):
 
     def mixtures(self, image: Sequence[Tensor], landmarks: Sequence[Tensor] = ()) -> list[Mixture]:
         """Attention and gate at each scale, from fine to coarse, to be looked at and measured."""
-        found: list[Mixture] = []
+        mixtures: list[Mixture] = []
         for maps, guide, fuse in zip(*self.meeting(image, landmarks), self.fuse, strict=True):
             assert isinstance(fuse, GatedCrossAttention)
-            found.append(fuse.mixture(maps, guide))
-        return found
+            mixtures.append(fuse.mixture(maps, guide))
+        return mixtures
 
     def places(self, tokens: Float[Tensor, "b n w"]) -> Float[Tensor, "b p w"]:
         """The mean over the scales at each place of the grid."""

@@ -38,7 +38,7 @@ from fervor.prompts import templates
 
 
 class Logits(NamedTuple):
-    """A picture's answers; semantic ones need a teacher, base ones their head."""
+    """An image's answers; semantic ones need a teacher, base ones their head."""
 
     visual: Float[Tensor, "b c"]
     semantic: Float[Tensor, "b c"] | None
@@ -72,7 +72,7 @@ class LaCoVL(Method):
         """Settings of LaCoVL-FER.
 
         Attributes:
-            resolution: image and landmark networks see pictures of this size, every second pixel
+            resolution: image and landmark networks see images of this size, every second pixel
                 of a 224-pixel one (parents' code: 112, nearest).
             width: of a token (parents' code: 768).
             depth: layers of the encoder's transformer (parents' code: 2).
@@ -83,7 +83,7 @@ class LaCoVL(Method):
                 finest (POSTER++: 0.25).
             layer_scale: start of the block's two scales (POSTER++: 1e-5).
             normalise: BatchNorm on the image's maps, for networks whose maps are all positive
-                (ours): Adam's steps then move all pictures' tokens alike, until none differs.
+                (ours): Adam's steps then move all images' tokens alike, until none differs.
             branches: dense_sparse = a dense and a sparse attention over the same scores;
                 bidirectional = landmarks to image and image to landmarks; dense_only = POSTER++
                 (ours: the figure names two branches and a gate, not what they are).
@@ -106,7 +106,7 @@ class LaCoVL(Method):
             semantic_weight: lambda (figure; value ours: the factor 1/4 is a mean only with 1).
             base_head: also train DCS's head on the encoder's class token (the figure has none).
             predict: sum = mean of both heads' probabilities, as log; vis or sem alone (ours: a
-                picture to predict has no partner and is its own).
+                image to predict has no partner and is its own).
             template: number of the sentence's template, 1 to 9 (ours: 9, KE-FER's best), or a
                 sentence of your own with [CLS].
             new_layers: learning rate of everything but the image encoder, as a multiple (ours).
@@ -272,14 +272,14 @@ class LaCoVL(Method):
             self.get_submodule(name).eval()
         return self
 
-    # What a picture is compared with
+    # What an image is compared with
 
     def class_vectors(self) -> Float[Tensor, "c d"]:
         """The sentences' vectors, unit length; without a teacher the visual head's rows."""
         return self.head.weight if self.semantic is None else self.semantic.texts
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """The picture in the space of the sentences, not normalised, and its logits.
+        """The image in the space of the sentences, not normalised, and its logits.
 
         Tokens are patch tokens (mean over the scales) behind the same projection; without a
         teacher, the cross transformer's.
@@ -309,7 +309,7 @@ class LaCoVL(Method):
         return features.scores
 
     def answer(self, logits: Logits) -> Float[Tensor, "b c"]:
-        """What is predicted from a picture's logits."""
+        """What is predicted from an image's logits."""
         if logits.semantic is None or self.options.predict == "vis":
             return logits.visual
         if self.options.predict == "sem":
@@ -328,7 +328,7 @@ class LaCoVL(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = 1/4 sum over anchor and partner of CE(visual) + lambda CE(semantic), and its parts.
 
-        Without partners in the batch each picture is its own. The partner's target is its class,
+        Without partners in the batch each image is its own. The partner's target is its class,
         the anchor's the batch's shares.
         """
         if batch.maps is not None:
@@ -363,35 +363,35 @@ class LaCoVL(Method):
         share of their length.
         """
         maps, frozen = self._batch_inputs(batch)
-        looks = frozen[:3] if self.landmarks is not None else ()
-        found: dict[str, float] = {}
+        guides = frozen[:3] if self.landmarks is not None else ()
+        figures: dict[str, float] = {}
         for scale, mixture in zip(
-            ("fine", "middle", "coarse"), self.guided.mixtures(maps, looks), strict=True
+            ("fine", "middle", "coarse"), self.guided.mixtures(maps, guides), strict=True
         ):
             places = mixture.first.shape[-1]
             entropy = -(mixture.first * mixture.first.clamp_min(1e-12).log()).sum(-1).mean()
-            found[f"entropy_{scale}"] = float(entropy) / math.log(places)
+            figures[f"entropy_{scale}"] = float(entropy) / math.log(places)
             if mixture.gate is not None:
-                found[f"gate_{scale}"] = float(mixture.gate.mean())
-                found[f"gate_spread_{scale}"] = float(mixture.gate.std())
+                figures[f"gate_{scale}"] = float(mixture.gate.mean())
+                figures[f"gate_spread_{scale}"] = float(mixture.gate.std())
         if self.landmarks is not None:
-            own = self.guided(maps, looks).tokens
-            other = self.guided(maps, [part.roll(1, 0) for part in looks]).tokens
-            found["landmarks"] = float((own - other).norm() / own.norm())
-        return found
+            own = self.guided(maps, guides).tokens
+            other = self.guided(maps, [part.roll(1, 0) for part in guides]).tokens
+            figures["landmarks"] = float((own - other).norm() / own.norm())
+        return figures
 
     def inactive(self, start: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
         """Landmarks that change no token, and gates that never opened or closed."""
-        found = []
+        parts = []
         if "landmarks" in now and now["landmarks"] < EFFECT:
-            found.append(f"landmarks (others' change tokens by {now['landmarks']:.1e})")
+            parts.append(f"landmarks (others' change tokens by {now['landmarks']:.1e})")
         gates = [name for name in now if name.startswith("gate_spread")]
         if gates and all(
             now[name] < LEVEL and abs(now[name.replace("_spread", "")] - 0.5) < LEVEL
             for name in gates
         ):
-            found.append("gate (even mixture everywhere)")
-        return found
+            parts.append("gate (even mixture everywhere)")
+        return parts
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The image encoder at the rate, new layers at `new_layers` times it."""
@@ -419,20 +419,20 @@ class LaCoVL(Method):
         return self.inputs(batch.images()) if batch.maps is None else self._unpacked(batch.maps)
 
     def _frozen(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         if self.landmarks is not None:
-            found += self.landmarks(resized(image, self.options.resolution))
+            outputs += self.landmarks(resized(image, self.options.resolution))
         if self.teacher is not None:
             with torch.no_grad():
                 features = self.teacher(resized(image, self.teacher.size, mode="bilinear"))
-            found.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
-        return tuple(found)
+            outputs.append(torch.cat([features.pooled[:, None], features.tokens], dim=1))
+        return tuple(outputs)
 
     def _scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         return self.image.scales(resized(image, self.options.resolution))
 
     def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d 1 1"]:
-        """All that frozen networks make of pictures, one map behind the other in a row.
+        """All that frozen networks make of images, one map behind the other in a row.
 
         Raises:
             UsageError: the image encoder learns.
@@ -459,14 +459,14 @@ class LaCoVL(Method):
         return Inputs(maps[: len(STRIDES)], tuple(maps[len(STRIDES) :]))
 
     def _guided(self, inputs: Inputs) -> Summary:
-        looks = inputs.frozen[:3] if self.landmarks is not None else ()
-        summary: Summary = self.guided(inputs.scales, looks)
+        guides = inputs.frozen[:3] if self.landmarks is not None else ()
+        summary: Summary = self.guided(inputs.scales, guides)
         return summary
 
     def _grown(
         self, anchor: Float[Tensor, "b n w"], partner: Float[Tensor, "b n w"]
     ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b n w"]]:
-        """Both pictures' tokens plus what cross similarity makes of them."""
+        """Both images' tokens plus what cross similarity makes of them."""
         groups = len(self.similarity)
         pairs = zip(anchor.chunk(groups, dim=1), partner.chunk(groups, dim=1), strict=True)
         grown = [block(*pair) for block, pair in zip(self.similarity, pairs, strict=True)]
@@ -476,7 +476,7 @@ class LaCoVL(Method):
     def _answers(
         self, summary: Summary, crossed: Float[Tensor, "b w"], frozen: tuple[Tensor, ...]
     ) -> tuple[Logits, Float[Tensor, "b d"] | None]:
-        """All logits; and the picture in the space of the sentences where there is a teacher."""
+        """All logits; and the image in the space of the sentences where there is a teacher."""
         visual = self.head(crossed)
         base = None if self.base_head is None else self.base_head(summary.vector)
         if self.semantic is None:

@@ -1,4 +1,4 @@
-"""What LaCoVL-FER takes from a frozen vision-language model: VLES on the side of the picture, ECP
+"""What LaCoVL-FER takes from a frozen vision-language model: VLES on the side of the image, ECP
 on the side of the sentences.
 
 The figure names the parts and their order; their shapes are our reading of it.
@@ -22,7 +22,7 @@ REDUCTION = 16
 
 
 class TeacherAttention(nn.Module):
-    """VLES: a picture's class token asks the frozen tower's tokens.
+    """VLES: an image's class token asks the frozen tower's tokens.
 
     k = LN(W tokens);  z = z + attend(LN(z) -> k);  z = z + FFN(LN(z))
 
@@ -51,10 +51,10 @@ class TeacherAttention(nn.Module):
 
 
 class TextBias(nn.Module):
-    """ECP's text bias generator: what a picture adds to the class vectors; 0 at first.
+    """ECP's text bias generator: what an image adds to the class vectors; 0 at first.
 
     `shared` gives one vector for all classes (the figure's has no class index), `per_class` one for
-    each, from the picture and the class vector.
+    each, from the image and the class vector.
     """
 
     def __init__(self, width: int, joint: int, *, kind: Bias) -> None:
@@ -98,7 +98,7 @@ def conditioned(
 def text_logits(
     vector: Float[Tensor, "b d"], texts: Float[Tensor, "b c d"], scale: float | Tensor
 ) -> Float[Tensor, "b c"]:
-    """scale * <v, t_c> with v of unit length and each picture's own class vectors; in fp32."""
+    """scale * <v, t_c> with v of unit length and each image's own class vectors; in fp32."""
     with torch.autocast(vector.device.type, enabled=False):
         unit = F.normalize(vector.float(), dim=-1)
         return scale * (texts.float() @ unit[..., None])[..., 0]
@@ -146,7 +146,7 @@ class SemanticHead(nn.Module):
     def forward(
         self, vector: Float[Tensor, "b w"], tokens: Float[Tensor, "b n t"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b c"]]:
-        """The picture among the sentences, not normalised, and its similarity to each of them."""
+        """The image among the sentences, not normalised, and its similarity to each of them."""
         options = self.options
         enhanced = self.teacher_attention(vector, tokens)
         place = self.to_joint(enhanced)

@@ -39,8 +39,8 @@ class FaceEncoder(ImageEncoder):
     def __init__(
         self, trunk: FaceMobileNet | FaceResNet, *, size: int, grey: bool, mirror: bool = False
     ) -> None:
-        deviation = 1 / trunk.scale
-        pixels = Pixels(size, grey, trunk.mean, (deviation, deviation, deviation))
+        std = 1 / trunk.scale
+        pixels = Pixels(size, grey, trunk.mean, (std, std, std))
         super().__init__(trunk.width, pixels, keep_statistics=False)
         self.trunk = trunk
         self.mirror = mirror
@@ -48,7 +48,7 @@ class FaceEncoder(ImageEncoder):
             self.scale_widths, self.scale_strides = (128, 256, 1024), (4, 8, 16)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
+        """Features of RGB images in 0..1."""
         features = self.trainable_stage(self.frozen_stage(image))
         if self.training or not self.mirror:
             return features
@@ -56,7 +56,7 @@ class FaceEncoder(ImageEncoder):
         return mean_with_mirror(features, mirrored)
 
     def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
-        """What the frozen parts make of pictures; the normalised pictures where none is frozen."""
+        """What the frozen parts make of images; the normalised images where none is frozen."""
         maps = self.normalised(image)
         for part in self.parts()[: self._frozen]:
             maps = part(maps)
@@ -69,12 +69,12 @@ class FaceEncoder(ImageEncoder):
         return from_map(maps)
 
     def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The last maps at 1/4, 1/8 and 1/16 of the picture, where the last stride is 1."""
-        maps, found = self.normalised(image), {}
+        """The last maps at 1/4, 1/8 and 1/16 of the image, where the last stride is 1."""
+        maps, by_size = self.normalised(image), {}
         for part in self.parts():
             maps = part(maps)
-            found[maps.shape[2]] = maps
-        return list(found.values())[1:]
+            by_size[maps.shape[2]] = maps
+        return list(by_size.values())[1:]
 
     def parts(self) -> list[nn.Module]:
         """The stem and then the blocks."""
@@ -100,13 +100,13 @@ class IR50Encoder(ImageEncoder):
         self.trunk = trunk
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
+        """Features of RGB images in 0..1."""
         return from_map(self.scales(image)[-1])
 
     def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The map after each stage: 1/2, 1/4 and 1/8 of the picture."""
-        found: list[Tensor] = self.trunk(self.normalised(image))
-        return found
+        """The map after each stage: 1/2, 1/4 and 1/8 of the image."""
+        maps: list[Tensor] = self.trunk(self.normalised(image))
+        return maps
 
     def parts(self) -> list[nn.Module]:
         """The stem and then the stages."""

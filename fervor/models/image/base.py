@@ -1,4 +1,4 @@
-"""What every image encoder takes and gives: pictures in 0..1 -> Features."""
+"""What every image encoder takes and gives: images in 0..1 -> Features."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from fervor.models.state_dict import LoadReport
 
 
 LUMINANCE = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, as PIL's mode L; FER2013's pictures are grey."""
+"""ITU-R BT.601, as PIL's mode L; FER2013's images are grey."""
 
 
 class Features(NamedTuple):
-    """What an encoder sees in a batch: one vector per picture, and one per place of its grid.
+    """What an encoder sees in a batch: one vector per image, and one per place of its grid.
 
     Tokens are in the space of `pooled`, row by row from the top left; grid = (rows, columns).
     `scores` are a method's logits where `pooled` alone does not give them.
@@ -34,12 +34,12 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pictures that an encoder expects.
+    """The images that an encoder expects.
 
     Attributes:
         size: width and height it is made for.
-        grey: turn pictures to luminance first.
-        mean: per channel, of pictures in 0..1; subtracted.
+        grey: turn images to luminance first.
+        mean: per channel, of images in 0..1; subtracted.
         deviation: per channel; divides.
     """
 
@@ -50,11 +50,11 @@ class Pixels:
 
 
 class ImageEncoder(nn.Module):
-    """Base of all image encoders; each normalises its pictures itself.
+    """Base of all image encoders; each normalises its images itself.
 
     Attributes:
         width: d of the features.
-        size: width and height of the pictures it is made for.
+        size: width and height of the images it is made for.
         report: what loading its weights did; None for random weights.
         architecture: settings of transformers that rebuild it; None for this package's own nets.
         scale_widths: channels of its maps at three scales, from fine to coarse; empty without any.
@@ -91,11 +91,11 @@ class ImageEncoder(nn.Module):
         self.register_buffer("luminance", luminance, persistent=False)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
+        """Features of RGB images in 0..1."""
         raise NotImplementedError
 
     def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
-        """What the frozen blocks make of pictures, for encoders with `has_frozen_stage`."""
+        """What the frozen blocks make of images, for encoders with `has_frozen_stage`."""
         raise NotImplementedError
 
     def trainable_stage(self, maps: Float[Tensor, "b d i j"]) -> Features:
@@ -107,7 +107,7 @@ class ImageEncoder(nn.Module):
         raise NotImplementedError
 
     def scales(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps of RGB pictures in 0..1 at three scales, for encoders with `scale_widths`."""
+        """Maps of RGB images in 0..1 at three scales, for encoders with `scale_widths`."""
         raise NotImplementedError
 
     def parts(self) -> list[nn.Module]:
@@ -115,7 +115,7 @@ class ImageEncoder(nn.Module):
         raise NotImplementedError
 
     def normalised(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The picture as the pretrained net expects it."""
+        """The image as the pretrained net expects it."""
         if self.grey:
             # Not expanded: OpenVINO then takes the one channel for what the kernels see.
             image = torch.cat([(image * self.luminance).sum(1, keepdim=True)] * 3, dim=1)
@@ -149,7 +149,7 @@ class ImageEncoder(nn.Module):
 
 
 class TransformerEncoder(ImageEncoder):
-    """An encoder in three pieces: pictures -> states -> layers -> features.
+    """An encoder in three pieces: images -> states -> layers -> features.
 
     A state per token, the class token's first. Prompts may join the states of any layer.
 
@@ -179,7 +179,7 @@ class TransformerEncoder(ImageEncoder):
         raise NotImplementedError
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
+        """Features of RGB images in 0..1."""
         return self.prompted(self.embed(image), ())
 
     def trainable_stage(self, maps: Float[Tensor, "b d i j"]) -> Features:
@@ -206,7 +206,7 @@ class TransformerEncoder(ImageEncoder):
 
 
 def square(tokens: int) -> tuple[int, int]:
-    """The grid of a square picture's patches."""
+    """The grid of a square image's patches."""
     side = math.isqrt(tokens)
     assert side * side == tokens, f"{tokens} patches are no square"
     return side, side
@@ -219,7 +219,7 @@ def from_map(maps: Float[Tensor, "b d i j"]) -> Features:
 
 
 def mean_with_mirror(features: Features, mirrored: Features) -> Features:
-    """The mean of a picture's features and its mirror image's, each place with its counterpart."""
+    """The mean of an image's features and its mirror image's, each place with its counterpart."""
     rows, columns = features.grid
     tokens = mirrored.tokens.unflatten(1, (rows, columns)).flip(2).flatten(1, 2)
     pooled = (features.pooled + mirrored.pooled) / 2
@@ -229,7 +229,7 @@ def mean_with_mirror(features: Features, mirrored: Features) -> Features:
 def resized(
     image: Float[Tensor, "b c h w"], size: int, *, mode: str = "nearest"
 ) -> Float[Tensor, "b c s s"]:
-    """The picture in another size; nearest pixels are what the parents' code takes."""
+    """The image in another size; nearest pixels are what the parents' code takes."""
     if image.shape[2:] == (size, size):
         return image
     if mode == "nearest":  # by whole numbers: a scale in floating point rounds differently in ONNX

@@ -1,4 +1,4 @@
-"""Face-pretrained trunks as plain modules: picture in, last map out.
+"""Face-pretrained trunks as plain modules: image in, last map out.
 
 The packaged weight files hold every BatchNorm folded into a scale and a bias. The modules here put
 BatchNorm back: `load_folded` gives exactly the folded function, `restore_batchnorm` then sets the
@@ -107,7 +107,7 @@ class FaceMobileNet(nn.Module):
     scale = 255.0
     """The input is RGB 0..1; the net was trained on (input - mean) * scale."""
     least = 32
-    """Smallest picture; the pretraining is known to carry from 96."""
+    """Smallest image; the pretraining is known to carry from 96."""
 
     def __init__(self, *, last_stride: int = 1) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class FaceMobileNet(nn.Module):
         )
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1024 i j"]:
-        """The last map for normalised pictures of any size from `least`."""
+        """The last map for normalised images of any size from `least`."""
         maps = self.stem(image)
         for block in self.blocks:
             maps = block(maps)
@@ -190,7 +190,7 @@ class FaceResNet(nn.Module):
         )
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 256 i j"]:
-        """The last map for normalised pictures of any size from `least`."""
+        """The last map for normalised images of any size from `least`."""
         maps = self.stem(image)
         for block in self.blocks:
             maps = block(maps)
@@ -226,9 +226,9 @@ def load_folded(
     """
     layers = _layers(trunk)
     blocks = len(trunk.get_submodule("blocks")._modules)
-    wanted = {f"{name}.{part}" for name, _ in layers for part in ("weight", "scale", "bias")}
-    missing = sorted(wanted - tensors.keys())
-    left_over = sorted(tensors.keys() - wanted)
+    names = {f"{name}.{part}" for name, _ in layers for part in ("weight", "scale", "bias")}
+    missing = sorted(names - tensors.keys())
+    left_over = sorted(tensors.keys() - names)
     strange = [key for key in left_over if not key.startswith(f"blocks.{blocks}.")]
     if missing or strange:
         raise ModelError(
@@ -248,7 +248,7 @@ def load_folded(
         assert unit.norm.running_mean is not None and unit.norm.running_var is not None
         unit.norm.running_mean.zero_()
         unit.norm.running_var.fill_(1 - unit.norm.eps)
-    return tuple(sorted(wanted)), tuple(left_over)
+    return tuple(sorted(names)), tuple(left_over)
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ class MapEncoder(ImageEncoder):
         self._stem, self._blocks = stem, blocks
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
+        """Features of RGB images in 0..1."""
         return from_map(self.trunk(self.normalised(image)).last_hidden_state)
 
     def parts(self) -> list[nn.Module]:
@@ -141,7 +141,7 @@ class SwinEncoder(ImageEncoder):
             raise UsageError(f"size is {self.size}, this Swin expects at least {least} pixels")
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of RGB pictures in 0..1."""
+        """Features of RGB images in 0..1."""
         states = self.trunk(self.normalised(image)).last_hidden_state
         rows, columns = (-(-side // self._stride) for side in image.shape[-2:])
         tokens = states
@@ -170,7 +170,7 @@ class Tower:
 
     Attributes:
         class_name: the model's class.
-        settings: its configuration for random weights and pictures of a given size.
+        settings: its configuration for random weights and images of a given size.
         statistics: mean and deviation where no model folder names them.
         adapt: the encoder around the model.
         ignored: pattern of names in weight files that may be left over.

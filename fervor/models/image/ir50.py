@@ -65,7 +65,7 @@ class IR50(nn.Module):
     """
 
     least = 16
-    """Smallest picture."""
+    """Smallest image."""
 
     def __init__(self, units: Sequence[int] = UNITS) -> None:
         super().__init__()
@@ -86,16 +86,16 @@ class IR50(nn.Module):
     @property
     def stages(self) -> list[nn.Sequential]:
         """body1, body2 ... in the order in which they run."""
-        found = [self.get_submodule(f"body{number + 1}") for number in range(len(self.widths))]
-        return found  # type: ignore[return-value]
+        bodies = [self.get_submodule(f"body{number + 1}") for number in range(len(self.widths))]
+        return bodies  # type: ignore[return-value]
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b d i j"]]:
-        """The map after each stage for normalised pictures, the finest first."""
-        maps, found = self.input_layer(image), []
+        """The map after each stage for normalised images, the finest first."""
+        maps, outputs = self.input_layer(image), []
         for stage in self.stages:
             maps = stage(maps)
-            found.append(maps)
-        return found
+            outputs.append(maps)
+        return outputs
 
 
 def published_names(names: Sequence[str], units: Sequence[int] = UNITS) -> dict[str, str]:
@@ -106,8 +106,8 @@ def published_names(names: Sequence[str], units: Sequence[int] = UNITS) -> dict[
     """
     first = [sum(units[:stage]) for stage in range(len(units) + 1)]
 
-    def renamed(found: re.Match[str]) -> str:
-        number = int(found[1])
+    def renamed(match: re.Match[str]) -> str:
+        number = int(match[1])
         stage = max(place for place, start in enumerate(first) if start <= number)
         return f"body{stage + 1}.{number - first[stage]}."
 

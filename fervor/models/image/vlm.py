@@ -112,7 +112,7 @@ class VisionTower(TransformerEncoder):
         return Features(joint[:, 0], joint[:, 1:], square(joint.shape[1] - 1))
 
     def frozen_stage(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
-        """What the trunk's frozen parts make of pictures."""
+        """What the trunk's frozen parts make of images."""
         maps = self.normalised(image)
         for part in self.parts()[: self._frozen]:
             maps = part(maps)
@@ -157,8 +157,8 @@ def build_vlm(config: Encoder, *, architecture: Mapping[str, Any] | None = None)
     if config.size % 16 or config.size < FaceMobileNet.least:
         raise UsageError(f"size is {config.size}, vlm expects a multiple of 16 from 32 pixels")
     trunk = FaceMobileNet(last_stride=1)
-    deviation = 1 / trunk.scale
-    pixels = Pixels(config.size, config.grey, trunk.mean, (deviation, deviation, deviation))
+    std = 1 / trunk.scale
+    pixels = Pixels(config.size, config.grey, trunk.mean, (std, std, std))
     encoder = VisionTower(trunk, architecture or ARCHITECTURE, pixels)
     if config.weights == "embedded":
         state = _below(read_state(EMBEDDED), "image.trunk.")

@@ -70,19 +70,19 @@ def shuffled(sentence: str) -> str:
     """The sentence with another expression in place of its own."""
     other = EXPRESSIONS[(_place(sentence) + SHIFT) % len(EXPRESSIONS)]
 
-    def put(found: re.Match[str]) -> str:
+    def put(match: re.Match[str]) -> str:
         article = ""
-        if found[1]:
-            article = found[1][0] + ("n " if other[0] in "aeiou" else " ")
+        if match[1]:
+            article = match[1][0] + ("n " if other[0] in "aeiou" else " ")
         return article + other
 
     return _WORD.sub(put, sentence, count=1)
 
 
 def _place(sentence: str) -> int:
-    found = _WORD.search(sentence)
-    if found is None:
+    match = _WORD.search(sentence)
+    if match is None:
         raise UsageError(
             f"no vector for {sentence!r}: control texts know {', '.join(EXPRESSIONS)} alone"
         )
-    return EXPRESSIONS.index(found[2].lower())
+    return EXPRESSIONS.index(match[2].lower())

@@ -191,7 +191,7 @@ class MiniLMText(_Tower):
 
 
 class TowerText(_Tower):
-    """The text tower of CLIP, ALIGN or BLIP, with its projection into the space of the pictures.
+    """The text tower of CLIP, ALIGN or BLIP, with its projection into the space of the images.
 
     CLIP projects the state of the last token; ALIGN and BLIP that of the first ([CLS]). Vectors are
     the projection's output, not scaled to unit length.

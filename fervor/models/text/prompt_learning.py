@@ -15,7 +15,7 @@ from fervor.errors import UsageError
 from fervor.models.text.encoders import SoftTextEncoder, TextEncoder
 
 
-DEVIATION = 0.02
+STD = 0.02
 """Of the noise that prompts start from (CoOp; MPA-FER by a public re-implementation)."""
 
 
@@ -59,7 +59,7 @@ class SoftPrompts(nn.Module):
                 "fewer words or a longer context"
             )
         shape = (len(words), length) if class_specific else (length,)
-        context = DEVIATION * torch.randn(*shape, text.token_width, device=embeddings.device)
+        context = STD * torch.randn(*shape, text.token_width, device=embeddings.device)
         context[..., : len(begun), :] = begun
         self.context = nn.Parameter(context)
         self._held: Tensor | None = None

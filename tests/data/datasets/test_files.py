@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fervor.data.datasets.files import files, folders, lines, pictures, rows, shown
+from fervor.data.datasets.files import files, folders, images, lines, rows, shown
 from fervor.errors import DataError
 from tests.support.trees import loop, undecodable
 
@@ -17,7 +17,7 @@ def test_names_are_sorted_and_hidden_ones_left_out(tmp_path: Path) -> None:
     for name in ("two", "one", ".git"):
         (tmp_path / name).mkdir()
     assert files(tmp_path) == ["a.JPG", "b.png", "notes.txt"]
-    assert pictures(tmp_path) == ["a.JPG", "b.png"]
+    assert images(tmp_path) == ["a.JPG", "b.png"]
     assert folders(tmp_path) == ["one", "two"]
 
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_listed(
     folder = tmp_path / "data"
     folder.mkdir()
     spoil(folder)
-    for listing in (files, folders, pictures):
+    for listing in (files, folders, images):
         with pytest.raises(DataError, match=message):
             listing(folder)
 

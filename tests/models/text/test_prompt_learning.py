@@ -9,7 +9,7 @@ import torch
 from fervor.errors import UsageError
 from fervor.models.text.encoders import build_text_encoder
 from fervor.models.text.prompt_learning import (
-    DEVIATION,
+    STD,
     SoftPrompts,
     content,
     mean_of_words,
@@ -58,7 +58,7 @@ def test_noise_fills_what_the_words_leave() -> None:
     prompts = SoftPrompts(long, WORDS, length=500, start="a photo of")
     begun = long.embed_words(["a photo of"])[0][0, 1:4]
     assert torch.equal(prompts.context[:3], begun)
-    assert float(prompts.context[3:].detach().std()) == pytest.approx(DEVIATION, rel=0.1)
+    assert float(prompts.context[3:].detach().std()) == pytest.approx(STD, rel=0.1)
 
 
 def test_held_vectors_are_constants() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.models.mobilefacenet import LandmarkEncoder, MobileFaceNet
 from tools.landmarks.facemesh import MIRRORED
 from tools.landmarks.metrics import consistency, errors, found_in, summary
@@ -30,14 +30,14 @@ class Spots(LandmarkEncoder):
         return torch.stack([x, y], -1)[:, None].expand(-1, 68, -1)
 
 
-def spots(count: int) -> Pictures:
+def spots(count: int) -> ImageSet:
     """Black pictures with a bright spot each."""
     torch.manual_seed(0)
     axis = (torch.arange(112) + 0.5) / 112
     x, y = 0.4 + 0.2 * torch.rand(2, count, 1, 1)
     light = torch.exp(-((axis - x) ** 2 + (axis[:, None] - y) ** 2) / (2 * 0.04**2))
     images = (255 * light[:, None]).to(torch.uint8)
-    return Pictures(
+    return ImageSet(
         images, torch.zeros(count, dtype=torch.long), torch.ones(count, 1), ("",) * count
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fervor.config import Augment, Data, Optim, Pipeline, Run
 from fervor.data.augmentation import Augmentation, warped
-from fervor.data.image_set import Pictures
+from fervor.data.image_set import ImageSet
 from fervor.data.samplers import Key
 from fervor.data.splits import Splits
 from fervor.errors import UsageError
@@ -85,11 +85,11 @@ def test_wing_loss(gap: float, expected: float | None) -> None:
         assert loss == pytest.approx(expected, abs=1e-3)
 
 
-def pictures(count: int, side: int = 48) -> Pictures:
+def pictures(count: int, side: int = 48) -> ImageSet:
     torch.manual_seed(count)
     images = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
     names = tuple(map(str, range(count)))
-    return Pictures(images, torch.zeros(count, dtype=torch.long), torch.ones(count, 1), names)
+    return ImageSet(images, torch.zeros(count, dtype=torch.long), torch.ones(count, 1), names)
 
 
 def test_a_batch_is_a_function_of_seed_and_key() -> None:
