@@ -10,9 +10,11 @@ environment variable FERVOR_PLUGINS lists its package.
 """
 
 import importlib
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -210,6 +212,27 @@ def agreed(names: Iterable[str]) -> str:
 
 def _declared(group: Group) -> list[EntryPoint]:
     return list(entry_points(group=f"fervor.{group}"))
+
+
+@contextmanager
+def quiet(logger: str, level: int, **ignored: Any) -> Iterator[None]:
+    """Without another library's notes below a level, and without some of its warnings.
+
+    Args:
+        logger: that writes the notes; empty for the root logger.
+        level: the least that is still written.
+        ignored: the warnings, as `warnings.filterwarnings` names them; without, all are shown.
+    """
+    notes = logging.getLogger(logger)
+    before = notes.level
+    notes.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            if ignored:
+                warnings.filterwarnings("ignore", **ignored)
+            yield
+    finally:
+        notes.setLevel(before)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,19 +114,37 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
-def logits_of(info: ModelInfo, pictures: ImageSet, words: Sequence[str] = ()) -> Floats:
+def logits_of(info: ModelInfo, images: ImageSet, words: Sequence[str] = ()) -> Floats:
     """Logits [n c] of a split's images: for the model's own classes, or for words.
 
     Raises:
         UsageError: the model's classes are no words, or its text encoder does not know these.
     """
-    batches = evaluation_batches(pictures, size=info.input.size)
+    batches = evaluation_batches(images, size=info.input.size)
     if not words:
         return opened(info)(batches)
     if info.method != METHOD:
         return torch_logits(with_words(info, words), batches)
     vocabulary = read_vocabulary(info, words)
     return vocabulary.scale * unit(opened(info, "embedding")(batches)) @ vocabulary.vectors.T
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked of a split, where that is not all of it with the model's own classes.
+
+    Attributes:
+        words: in place of the model's classes; images of classes that they name are counted.
+        exclude_duplicates: leave out images that also stand in the model's train.
+        attributes: read the samples' attributes too, for accuracy by group.
+    """
+
+    words: Sequence[str] = ()
+    exclude_duplicates: bool = False
+    attributes: bool = False
+
+
+PLAIN = Question()
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,7 @@ class Answers:
 
     info: ModelInfo
     scope: Scope
-    pictures: ImageSet
+    images: ImageSet
     samples: tuple[Sample, ...]
     logits: Floats
     probabilities: Floats
@@ -154,7 +172,7 @@ class Answers:
     @property
     def label(self) -> Ints:
         """Class numbers [n]."""
-        return self.pictures.label.numpy()
+        return self.images.label.numpy()
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -165,11 +183,11 @@ class Answers:
     @property
     def unit(self) -> Ints:
         """Each image's person [n]; every image its own where none are known."""
-        return units(self.pictures.groups, len(self.pictures))
+        return units(self.images.groups, len(self.images))
 
     def embedding(self, rows: Ints) -> Floats:
         """Features [m d] of some of the images, as compared with the class vectors."""
-        subset = self.pictures.subset(torch.from_numpy(rows))
+        subset = self.images.subset(torch.from_numpy(rows))
         batches = evaluation_batches(subset, size=self.info.input.size)
         return opened(self.info, "embedding")(batches)
 
@@ -178,26 +196,24 @@ def answer(
     info: ModelInfo,
     data: Data,
     split: str,
-    *,
-    words: Sequence[str] = (),
-    exclude_duplicates: bool = False,
-    attributes: bool = False,
+    question: Question = PLAIN,
 ) -> Answers:
     """Answer a split's images, those of classes that model (or words) and data set share.
 
     Raises:
         UsageError: classes that do not fit, or duplicates of another data set's train.
     """
-    scope, pictures, samples, described = counted(
-        info, data, split, words=words, exclude_duplicates=exclude_duplicates, attributes=attributes
-    )
-    logits = logits_of(info, pictures, words)
+    scope, samples, described = counted_samples(info, data, split, question)
+    images, described = counted_images(info, data, scope, samples, described)
+    if images.rows is not None:  # those without a face are gone
+        samples = tuple(samples[row] for row in images.rows.tolist())
+    logits = logits_of(info, images, question.words)
     if not np.isfinite(logits).all():
         raise ModelError(
             f"{info.folder}: the model's answers are no finite numbers; train it again"
         )
     probabilities = softmax(logits[:, scope.columns], info.temperature)
-    return Answers(info, scope, pictures, samples, logits, probabilities, described)
+    return Answers(info, scope, images, samples, logits, probabilities, described)
 
 
 def evaluate(
@@ -245,22 +261,16 @@ def evaluate(
     if umap:
         with missing_extra("umap"):
             importlib.import_module("umap")  # before all the work
-    answers = answer(
-        ModelInfo.read(model),
-        data,
-        split,
-        words=words,
-        exclude_duplicates=exclude_duplicates,
-        attributes=bool(slices),
-    )
+    question = Question(words, exclude_duplicates, attributes=bool(slices))
+    answers = answer(ModelInfo.read(model), data, split, question)
     result = {**origin(answers.info, answers.described), **_figures(answers)}
     if compare:
         second = ModelInfo.read(compare)
-        other = answer(second, data, split, words=words, exclude_duplicates=exclude_duplicates)
+        other = answer(second, data, split, replace(question, attributes=False))
         result["comparison"] = comparison(answers, other)
     if slices:
         result["slices"] = by_attributes(answers.samples, answers.correct, slices)
-    question = results.asked_of(
+    settings = results.asked_of(
         result,
         pictures=result["answers"]["pictures"],
         temperature=answers.info.temperature,
@@ -269,7 +279,7 @@ def evaluate(
         **({"labels": list(words)} if words else {}),
     )
     name = result_name(answers.info, answers.described, cross=answers.scope.report is not None)
-    path, result = results.store(Path(output), name, result, question)
+    path, result = results.store(Path(output), name, result, settings)
     if report:
         write_report(path.with_suffix(""), answers, result, root=data.root, umap=umap)
     return path, result
@@ -307,13 +317,13 @@ def rows_of(answers: Answers) -> dict[str, Any]:
     Classes are numbers in the order of the result's `classes`; persons are numbered as they come.
     `pictures` is a checksum of the images' names, classes and persons, in their order.
     """
-    names = [Path(source).name for source in answers.pictures.sources]
+    names = [Path(source).name for source in answers.images.sources]
     label, persons = answers.label.tolist(), answers.unit.tolist()
     return {
         "pictures": hashlib.sha256(json.dumps([names, label, persons]).encode()).hexdigest(),
         "label": _words(label),
         "answer": _words(answers.probabilities.argmax(1).tolist()),
-        "person": _words(persons) if answers.pictures.groups else "",
+        "person": _words(persons) if answers.images.groups else "",
     }
 
 
@@ -325,7 +335,7 @@ def _words(numbers: Iterable[int]) -> str:
 def _figures(answers: Answers) -> dict[str, Any]:
     figures = summary(answers.probabilities, answers.label, answers.scope.labels)
     intervals = bootstrap_intervals(np.array(figures["confusion"]))
-    if answers.pictures.groups:  # images of one person are one observation
+    if answers.images.groups:  # images of one person are one observation
         answer, classes = answers.probabilities.argmax(1), len(answers.scope.labels)
         intervals = grouped_intervals(answers.label, answer, answers.unit, classes)
         figures["accuracy_interval"] = list(intervals["accuracy"])
@@ -342,7 +352,7 @@ def _figures(answers: Answers) -> dict[str, Any]:
     return {
         "cross_data": cross,
         **figures,
-        "persons": len(set(answers.unit.tolist())) if answers.pictures.groups else None,
+        "persons": len(set(answers.unit.tolist())) if answers.images.groups else None,
         "bootstrap_intervals": {name: list(pair) for name, pair in intervals.items()},
         "answers": rows_of(answers),
     }
@@ -356,7 +366,7 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
     Raises:
         UsageError: the models do not know the same classes.
     """
-    same = first.pictures.sources == second.pictures.sources
+    same = first.images.sources == second.images.sources
     if set(first.scope.labels) != set(second.scope.labels) or not same:
         raise UsageError(
             f"--compare {second.info.folder}: it answers with {', '.join(second.scope.labels)}, "
@@ -365,7 +375,7 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
     test, unit = mcnemar(first.correct, second.correct), first.unit
     ours, theirs = first.correct[None].astype(float), second.correct[None].astype(float)
     better = gain(ours, theirs, unit)
-    grouped, p_value = bool(first.pictures.groups), test.p_value
+    grouped, p_value = bool(first.images.groups), test.p_value
     if grouped:
         p_value = sign_flips((ours - theirs)[0], unit)
     return {
@@ -382,47 +392,25 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
     }
 
 
-def counted(
-    info: ModelInfo,
-    data: Data,
-    split: str,
-    *,
-    words: Sequence[str] = (),
-    exclude_duplicates: bool = False,
-    attributes: bool = False,
-) -> tuple[Scope, ImageSet, tuple[Sample, ...], dict[str, Any]]:
-    """The classes and images that are counted, and what a result says of them."""
-    shared_scope, samples, described = counted_samples(
-        info, data, split, words=words, exclude_duplicates=exclude_duplicates, attributes=attributes
-    )
-    pictures, described = counted_images(info, data, shared_scope, samples, described)
-    if pictures.rows is not None:  # those without a face are gone
-        samples = tuple(samples[row] for row in pictures.rows.tolist())
-    return shared_scope, pictures, samples, described
-
-
 def counted_samples(
     info: ModelInfo,
     data: Data,
     split: str,
-    *,
-    words: Sequence[str] = (),
-    exclude_duplicates: bool = False,
-    attributes: bool = False,
+    question: Question = PLAIN,
 ) -> tuple[Scope, tuple[Sample, ...], dict[str, Any]]:
     """The classes and annotations that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
     loaded, skipped = load_samples(data, split, protocol=protocol)
     shared_scope = (
-        scope_of_words(info, words, data.name, protocol, loaded)
-        if words
+        scope_of_words(info, question.words, data.name, protocol, loaded)
+        if question.words
         else scope(info, data.name, protocol, loaded)
     )
     samples, repeats = shared_scope.samples, set()
-    if exclude_duplicates:
+    if question.exclude_duplicates:
         repeats = set(repeated(samples, _training_samples(info, data, split)))
         samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
-    if attributes:
+    if question.attributes:
         samples = tuple(datasets.with_attributes(data.name, data.root, samples))
     described = {
         "name": data.name,
@@ -433,7 +421,7 @@ def counted_samples(
         "faces": data.faces,
         "margin": data.margin,
         "aligned": alignment(data),
-        "exclude_duplicates": exclude_duplicates,
+        "exclude_duplicates": question.exclude_duplicates,
         "left_out": {
             "no_face": skipped,
             "duplicates": len(repeats),
@@ -450,7 +438,7 @@ def counted_images(
     described: dict[str, Any],
 ) -> tuple[ImageSet, dict[str, Any]]:
     """The samples' images, and what a result says of the data when those are read."""
-    pictures = read_images(
+    images = read_images(
         samples,
         scope.labels,
         size=info.input.size,
@@ -460,8 +448,8 @@ def counted_images(
         cache=data.cache,
     )
     left_out = dict(described["left_out"])
-    left_out["no_face"] += len(samples) - len(pictures)
-    return pictures, {**described, "left_out": left_out}
+    left_out["no_face"] += len(samples) - len(images)
+    return images, {**described, "left_out": left_out}
 
 
 def _training_samples(info: ModelInfo, data: Data, split: str) -> list[Sample]:

@@ -7,7 +7,6 @@ divide the answer among the places.
 """
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -30,6 +29,7 @@ from fervor.io import provenance
 from fervor.io.atomic import atomic_write, lock_folder
 from fervor.methods import build
 from fervor.methods.base import Method
+from fervor.plugins import quiet
 
 
 OUTPUTS = ("logits", "embedding", "local")
@@ -124,26 +124,13 @@ def write_checked(
     _check(graph, size, path)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes, and its warnings about what it calls of torch itself."""
-    notes = logging.getLogger("torch.onnx")
-    level = notes.level
-    notes.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)", FutureWarning)
-            yield
-    finally:
-        notes.setLevel(level)
-
-
 def _write_graph(
     graph: nn.Module, size: int, path: Path, *, outputs: Sequence[str], half: bool
 ) -> None:
     """Trace, name the outputs, leave the batch open."""
     # Swin's windows cannot be decomposed from the fused kernel
-    with _quiet(), sdpa_kernel(SDPBackend.MATH):
+    leaf = {"message": r"`isinstance\(treespec, LeafSpec\)", "category": FutureWarning}
+    with quiet("torch.onnx", logging.ERROR, **leaf), sdpa_kernel(SDPBackend.MATH):
         program = torch.onnx.export(
             graph,
             (torch.rand(2, 3, size, size),),

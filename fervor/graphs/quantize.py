@@ -12,7 +12,6 @@ import logging
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +37,7 @@ from fervor.io.frame import Frame
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 from fervor.methods.build import build
+from fervor.plugins import quiet
 from fervor.recipes import read_settings
 
 
@@ -190,7 +190,7 @@ def compute_in_eight_bits(
     Raises:
         ModelError: nothing of the graph could be quantised.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet("", logging.ERROR):
         fused = Path(folder) / "fused.onnx"
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -269,13 +269,3 @@ class _Ranges(quantization.CalibrationDataReader):  # type: ignore[misc]  # it h
 
 def _batches(faces: Faces) -> Iterator[Faces]:
     return (faces[start : start + BATCH] for start in range(0, len(faces), BATCH))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without onnxruntime's advice, on the root logger, to pre-process what has been."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -42,6 +41,7 @@ from fervor.models.auxiliary import build_auxiliary
 from fervor.models.image import ImageEncoder, build_image_encoder, check_encoder
 from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
+from fervor.plugins import quiet
 from fervor.recipes import read_settings
 from fervor.training.activity import FACES, Activity, gradient_norms
 from fervor.training.feature_cache import plain_batches, view_batches
@@ -61,21 +61,7 @@ RESTORE_FACES = 256
 """Faces that put BatchNorm's statistics back into folded weights."""
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware, its product tips and warnings about its own code."""
-    notes = logging.getLogger("pytorch_lightning")
-    level = notes.level
-    notes.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            yield
-    finally:
-        notes.setLevel(level)
-
-
-@_quiet()
+@quiet("pytorch_lightning", logging.WARNING, module="pytorch_lightning")
 def train(run: Run, *, resume: bool = False) -> Path:
     """Train one model and return its run folder; `resume` goes on after the last whole epoch.
 

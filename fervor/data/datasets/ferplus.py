@@ -107,7 +107,7 @@ def read(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sam
         return list(_raw(root, split))
     if source == "fer2013.csv":
         return list(_from_tables(root, split, protocol))
-    return list(_from_pictures(root, split, protocol, source))
+    return list(_from_images(root, split, protocol, source))
 
 
 def expected(root: Path, split: str, *, protocol: str, annotations: str) -> Expected:
@@ -167,7 +167,7 @@ def _source(root: Path, protocol: str, annotations: str) -> str:
     )
 
 
-def _from_pictures(root: Path, split: str, protocol: str, source: str) -> Iterator[Sample]:
+def _from_images(root: Path, split: str, protocol: str, source: str) -> Iterator[Sample]:
     """Written images with either label file."""
     folder = root / FOLDERS[split]
     if not folder.exists():
