@@ -5,38 +5,52 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from fervor.recipes import setting_names
+
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fervor"
 
-BUT = {
-    "film": "video",
+DENIED = {
+    "ahead": "prefetch",
+    "aside": "atomic write",
+    "chosen": "the noun of what it is",
     "cutout": "face crop",
     "cutter": "cropper",
-    "suppress": "nms",
-    "aside": "atomic write",
-    "ahead": "prefetch",
-    "mapped": "map_ordered",
-    "quantise": "quantize",
-    "prompting": "prompt learning",
-    "plausible": "validation",
+    "film": "video",
     "finishing": "finalize",
-    "gathered": "all_gather",
-    "overlap": "iou",
-    "looks": "passes",
-    "share": "fraction, probability",
     "found": "the noun of what it is",
-    "wanted": "the noun of what it is",
-    "chosen": "the noun of what it is",
+    "gathered": "all_gather",
+    "looks": "passes",
+    "mapped": "map_ordered",
+    "overlap": "iou",
     "picture": "image",
+    "plausible": "validation",
+    "prompting": "prompt learning",
+    "quantise": "quantize",
+    "share": "fraction, probability",
+    "suppress": "nms",
+    "wanted": "the noun of what it is",
 }
 """Words that are not used, and what stands for them; plurals go with them."""
 
-KEPT: dict[str, set[str]] = {}
+EXCEPTIONS = {
+    "pictures": "an option of export and robustness, for people who use them",
+    "picture": "how `Predictor` and `Frame` name what was given, before it is decoded to an image",
+    "prototype_pictures": "an option that stored runs hold",
+    "prior_share": "stored in model.json",
+    "_share_constants": "the verb",
+}
+"""Names that stay, and why."""
+
+USERS_SIDE = ("inference", "outputs", "server")
+"""Packages whose words are those of their users: there a picture is what somebody hands in."""
 
 
-def named(path: Path) -> Iterator[str]:
-    """Names that a module defines: its own, and of functions, classes, arguments and variables."""
+def names_of(path: Path) -> Iterator[str]:
+    """What a module defines: its own name, functions, classes, arguments and variables."""
     yield path.stem
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -49,20 +63,56 @@ def named(path: Path) -> Iterator[str]:
             yield node.attr
 
 
-def words(name: str) -> set[str]:
-    """The words of a name, lower case, each in its singular too."""
-    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    lower = {part.lower() for part in parts}
-    return lower | {word.removesuffix("s") for word in lower}
+def denied(name: str) -> set[str]:
+    """The denied words of a name in camel or snake case."""
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    return DENIED.keys() & (words | {word.removesuffix("s") for word in words})
 
 
-if __name__ == "__main__":
-    import collections
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("FaceCutter", {"cutter"}),
+        ("_found", {"found"}),
+        ("PICTURES", {"picture"}),
+        ("batch_shares", {"share"}),
+        ("shared", set()),
+        ("profound", set()),
+    ],
+)
+def test_what_a_name_says(name: str, expected: set[str]) -> None:
+    assert denied(name) == expected
 
-    c = collections.defaultdict(set)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for n in named(path):
-            for w in words(n) & BUT.keys():
-                c[w, path.relative_to(PACKAGE).as_posix()].add(n)
-    for (w, p), n in sorted(c.items()):
-        print(w, p, sorted(n))
+
+def test_names_are_the_fields() -> None:
+    faults = [
+        f"{path.relative_to(PACKAGE)}: {name} ({word}: {DENIED[word]})"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0] not in USERS_SIDE
+        for name in sorted(set(names_of(path)) - EXCEPTIONS.keys())
+        for word in denied(name)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_settings_are_the_fields() -> None:
+    assert not [name for name in setting_names() if denied(name)]
+
+
+ON_PAGES = r"\b(films?|cut-?outs?|face cutters?|eight bits|quantis\w+|companion networks?)\b"
+
+
+def test_pages_say_it_alike() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    faults = [
+        f"{page.relative_to(ROOT)}:{number}: {match[0]}"
+        for page in pages
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+        for match in re.finditer(ON_PAGES, line, re.IGNORECASE)
+    ]
+    assert not faults, faults
+
+
+def test_exceptions_are_needed() -> None:
+    names = {name for path in PACKAGE.rglob("*.py") for name in names_of(path)}
+    assert EXCEPTIONS.keys() <= names

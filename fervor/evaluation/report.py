@@ -35,7 +35,7 @@ CURVE = 101
 
 def write_report(
     folder: Path,
-    found: Answers,
+    answers: Answers,
     result: dict[str, Any],
     *,
     root: str,
@@ -51,23 +51,23 @@ def write_report(
         umap: lay the features out by UMAP too.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metrics, drawings = _drawn(folder, found, result, umap)
+    metrics, drawings = _drawn(folder, answers, result, umap)
     provenance.write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     _write_csv(folder / "per_class.csv", _per_class(result))
-    _write_csv(folder / "predictions.csv", _predictions(found, root))
+    _write_csv(folder / "predictions.csv", _predictions(answers, root))
     provenance.write_text(folder / "report.html", page(result, drawings))
 
 
 def _drawn(
     folder: Path,
-    found: Answers,
+    answers: Answers,
     result: dict[str, Any],
     umap: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What stands in metrics.json, and the figures as SVG by their titles."""
-    bins = reliability(found.probabilities, found.label)
-    curve = coverage_risk(found.probabilities, found.label)
-    labels = found.scope.labels
+    bins = reliability(answers.probabilities, answers.label)
+    curve = coverage_risk(answers.probabilities, answers.label)
+    labels = answers.scope.labels
     drawings = {
         "Confusion matrix": figures.save(
             figures.confusion_figure(np.array(result["confusion"]), labels), folder, "confusion"
@@ -82,9 +82,9 @@ def _drawn(
         "reliability": {name: value.tolist() for name, value in bins._asdict().items()},
         "coverage_risk": _thinned(curve.coverage, curve.risk),
     }
-    rows = laid_out(len(found.label))
+    rows = laid_out(len(answers.label))
     if len(rows) > 3:  # fewer have no layout
-        embedding, label = found.embedding(rows), found.label[rows]
+        embedding, label = answers.embedding(rows), answers.label[rows]
         layouts = {"t-SNE": layout, "UMAP": umap_layout} if umap else {"t-SNE": layout}
         for name, lay_out in layouts.items():
             drawn = figures.scatter_figure(lay_out(embedding), label, labels)
@@ -150,10 +150,10 @@ def _per_class(result: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
-def _predictions(found: Answers, root: str) -> Iterable[list[Any]]:
-    labels = found.scope.labels
+def _predictions(answers: Answers, root: str) -> Iterable[list[Any]]:
+    labels = answers.scope.labels
     yield ["path", "label", "answer", *(f"p_{name}" for name in labels)]
-    for sample, row in zip(found.samples, found.probabilities, strict=True):
+    for sample, row in zip(answers.samples, answers.probabilities, strict=True):
         probabilities = [f"{fraction:.6f}" for fraction in row]
         path = harmless(_relative(sample.path, root), path=True)
         yield [path, sample.label, labels[row.argmax()], *probabilities]

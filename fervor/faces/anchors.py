@@ -121,9 +121,9 @@ def decode(anchor: Floats, box: Floats, points: Floats) -> tuple[Floats, Floats]
 
 
 def nms(corners: Floats, score: Floats, iou: float, *, inside: float = np.inf) -> NDArray[np.intp]:
-    """Indices of boxes [n 4], best score first, that overlap no better one by more than `overlap`.
+    """Indices of boxes [n 4], best score first, whose iou with no better one is above `iou`.
 
-    Overlap is intersection over union; `inside` is the most of the smaller one of two boxes that
+    `inside` is the most of the smaller one of two boxes that
     the other may cover.
     """
     area = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)

@@ -53,7 +53,7 @@ def find(address: str) -> list[str]:
 
 
 def read_image(address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Frame:
-    """What `fervor.io.sources.read_picture` gives; never raises for what is or is not there."""
+    """What `fervor.io.sources.read_image` gives; never raises for what is or is not there."""
     try:
         with _system(address).open(address, "rb") as file:
             content = file.read(max_bytes + 1)

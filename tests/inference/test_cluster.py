@@ -24,12 +24,12 @@ KILLER = f"""
 import os, sys
 if "default_worker.py" in " ".join(sys.orig_argv):
     from fervor.io import sources as media
-    read = media.read_picture
+    read = media.read_image
     def killing(source, **options):
         if os.path.basename(source) == {POISON!r}:
             os.kill(os.getpid(), 9)
         return read(source, **options)
-    media.read_picture = killing
+    media.read_image = killing
 """
 
 

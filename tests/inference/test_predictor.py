@@ -364,7 +364,7 @@ def test_pictures_share_the_cores(model: Path, monkeypatch: pytest.MonkeyPatch) 
         met.wait()  # never ends where one group waits for the other
         return [[]]
 
-    monkeypatch.setattr("fervor.faces.cropper.FaceCutter.__call__", cut)
+    monkeypatch.setattr("fervor.faces.cropper.FaceCropper.__call__", cut)
     answers = Predictor(model, threads=2, batch_size=2)([drawn(RED)] * 2)
     assert answers == [[], []]
     assert len(threads) == 2

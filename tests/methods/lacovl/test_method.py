@@ -432,9 +432,7 @@ def test_wrong_options_are_one_line(case: str) -> None:
 
 
 def test_encoders_that_do_not_fit_are_one_line() -> None:
-    with pytest.raises(
-        UsageError, match="three scales: expected ir50, mobilefacenet, or face-mob"
-    ):
+    with pytest.raises(UsageError, match="three scales: expected ir50, mobilefacenet, or face-mob"):
         build({}, image=TinyEncoder())
     with pytest.raises(UsageError, match="three scales"):
         build({}, image=build_image_encoder(Encoder(last_stride=2)))
