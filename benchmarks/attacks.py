@@ -153,6 +153,7 @@ def attacks(folder: Path) -> dict[str, Callable[[], Attack]]:
     return {
         "nothing": lambda: lambda port, notes, end: None,
         "scans": lambda: partial(repeated, request([scans(1500)]), 16),
+        "scans-in-tiff": lambda: partial(repeated, request([hostile.scans_in_tiff()]), 16),
         "allowed-scans": lambda: partial(repeated, request([scans(9)] * 3), 16),
         "pixels": lambda: partial(repeated, request([hostile.black_png()] * 16), 16),
         "allowed-pixels": lambda: partial(repeated, request([hostile.black_png()] * 3), 16),

@@ -28,6 +28,15 @@ def many_scans(side: int = 8000, scans: int = 1500) -> bytes:
     return file.getvalue()[:-2] + table + scan * scans + b"\xff\xd9"
 
 
+def scans_in_tiff(side: int = 8000, scans: int = 85) -> bytes:
+    """`many_scans` as the one strip of a TIFF, whose decoder stops at the hundredth scan alone."""
+    strip = many_scans(side, scans)
+    entries = {256: side, 257: side, 258: 8, 259: 7, 262: 1, 273: 0, 277: 1, 278: side}
+    entries |= {273: 8 + 2 + 12 * 9 + 4, 279: len(strip)}  # behind the entries
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, number) for tag, number in entries.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + body + bytes(4) + strip
+
+
 def _segment(marker: int, content: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 

@@ -281,8 +281,12 @@ def _bmp(file: BinaryIO) -> ImageHeader:
 
 _WIDTHS, _HEIGHTS = (256, 322), (257, 323)
 """Tags of the image's and a tile's."""
-_PLACES = (273, 324)
-"""Tags that list where strips or tiles lie."""
+_PLACES = {273: 279, 324: 325}
+"""Tags that list where strips or tiles lie, and those that list how many bytes each has."""
+_COMPRESSION, _JPEGS = 259, {6, 7}
+"""Each strip or tile is a JPEG by itself, whose scans are passes over it."""
+_SCAN = bytes([0xFF, _START_OF_SCAN])
+_LISTS = {*_PLACES, *_PLACES.values()}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """Kinds of numbers by their code, as struct names them."""
 
@@ -295,7 +299,7 @@ def _tiff(file: BinaryIO) -> ImageHeader:
         file.seek(8)
     address = "Q" if big else "I"
     (offset,) = _unpack(order + address, file)
-    width = height = pages = entries = 0
+    width = height = pages = entries = scans = 0
     seen: set[int] = set()
     while offset and offset not in seen:
         seen.add(offset)
@@ -304,11 +308,16 @@ def _tiff(file: BinaryIO) -> ImageHeader:
             (count,) = _unpack(order + ("Q" if big else "H"), file)
             entries = _count(entries + 1 + count, "entries")
             values: Counter[int] = Counter()
-            for tag, number in _tiff_entries(file, order, count, big=big):
-                values[tag] = max(
-                    values[tag], number
-                )  # which of two counts is the decoder's matter
+            jpeg, listed, parts = False, 0, dict[int, list[int]]()
+            for tag, numbers in _tiff_entries(file, order, count, big=big):
+                jpeg = jpeg or (tag == _COMPRESSION and not _JPEGS.isdisjoint(numbers))
+                # which of two entries counts is the decoder's matter
+                values[tag] = max([values[tag], *numbers])
+                listed = _count(listed + len(numbers), "strips or tiles", 4 * MAX_PARTS)
+                parts.setdefault(tag, []).extend(numbers)
             (offset,) = _unpack(order + address, file)
+            if jpeg:
+                scans = max(scans, _tiff_scans(file, parts))
         except struct.error:
             if pages:  # a later page is cut off; the first is what is read
                 break
@@ -318,22 +327,58 @@ def _tiff(file: BinaryIO) -> ImageHeader:
         height = max(height, *(values[tag] for tag in _HEIGHTS))
     if not width or not height:
         raise ValueError("no picture")
-    return ImageHeader("TIFF", width, height, pages)
+    return ImageHeader("TIFF", width, height, pages, max(1, scans))
+
+
+def _tiff_scans(file: BinaryIO, parts: dict[int, list[int]]) -> int:
+    """The most scans that a strip or tile has; more than MAX_SCANS are MAX_SCANS + 1."""
+    size = file.seek(0, os.SEEK_END)
+    most, left = 1, 2 * size
+    for places, lengths in _PLACES.items():
+        starts = parts.get(places, [])
+        given = [*parts.get(lengths, []), *[0] * len(starts)]
+        for start, length in set(zip(starts, given, strict=False)):
+            length = min(length or size, size - start)  # none is said: up to the end
+            if length <= 0:
+                continue
+            left -= length
+            if left < 0:
+                raise InputError("strips or tiles that overlap: expected each in its own place")
+            file.seek(start)
+            most = max(most, min(file.read(length).count(_SCAN), MAX_SCANS + 1))
+    return most
 
 
 def _tiff_entries(
     file: BinaryIO, order: str, count: int, *, big: bool
-) -> Iterator[tuple[int, int]]:
-    """Tags with their first value, where it stands in the entry itself."""
+) -> Iterator[tuple[int, list[int]]]:
+    """Tags with their numbers, the one that stands in the entry itself or those of a list."""
     layout, room = (f"{order}HHQ", 8) if big else (f"{order}HHI", 4)
     for _ in range(count):
         tag, kind, amount = _unpack(layout, file)
         value = file.read(room)
         if tag in _PLACES:
             _count(amount, "strips or tiles")
-        if kind in _INTEGERS and amount == 1:
-            number = struct.unpack_from(order + _INTEGERS[kind], value)[0]
-            yield tag, int(number)
+        if kind not in _INTEGERS:
+            continue
+        if amount == 1:
+            yield tag, [int(struct.unpack_from(order + _INTEGERS[kind], value)[0])]
+        elif tag in _LISTS and 0 < amount <= MAX_PARTS:
+            yield tag, _tiff_list(file, order, kind, amount, value)
+
+
+def _tiff_list(file: BinaryIO, order: str, kind: int, amount: int, value: bytes) -> list[int]:
+    """The numbers of an entry, which stand in it or where it says; those that the file holds."""
+    number = struct.Struct(order + _INTEGERS[kind])
+    content = value
+    if amount * number.size > len(value):
+        back = file.tell()
+        (start,) = struct.unpack(order + ("Q" if len(value) == 8 else "I"), value)
+        file.seek(min(start, file.seek(0, os.SEEK_END)))
+        content = file.read(amount * number.size)
+        file.seek(back)
+    whole = len(content) // number.size * number.size
+    return [one for (one,) in number.iter_unpack(content[:whole])][:amount]
 
 
 # HEIC and AVIF: ISO/IEC 23008-12 (HEIF) in boxes of ISO/IEC 14496-12.

@@ -19,7 +19,7 @@ from fervor.io.sources import decode_image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from hostile import black_png, many_scans, png_chunk, png_header
+from hostile import black_png, many_scans, png_chunk, png_header, scans_in_tiff
 
 
 ALL = 10**9
@@ -130,6 +130,39 @@ def test_scans_are_bounded() -> None:
     assert "expected at most 25" in reason_of(many_scans(8000, 30))
     few = many_scans(64, 20)
     assert decode_image(io.BytesIO(few), "x").error is None
+
+
+def test_scans_of_jpegs_in_a_tiff_are_counted() -> None:
+    header = header_of(scans_in_tiff(64, 20))
+    assert header is not None and 21 < header.scans < 30
+    assert decode_image(io.BytesIO(scans_in_tiff(64, 20)), "x").error is None
+    assert "64 x 64 pixels in more than 100 scans" in reason_of(scans_in_tiff(64, 200))
+    assert "expected at most 25" in reason_of(scans_in_tiff(8000, 30))
+    unsaid = scans_in_tiff(64, 200).replace(struct.pack("<HHI", 279, 4, 1), bytes(8))
+    assert "more than 100 scans" in reason_of(unsaid)
+
+
+@pytest.mark.parametrize("strip_size", [8 * 70 * 3, 16 * 70 * 3])
+def test_strips_of_a_tiff_are_counted_one_by_one(strip_size: int) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (900, 70, 3), np.uint8)
+    Image.fromarray(noise).save(file, "TIFF", compression="jpeg", strip_size=strip_size)
+    assert file.getvalue().count(b"\xff\xda") > 50  # one each
+    assert header_of(file.getvalue()) == ImageHeader("TIFF", 70, 900)
+
+
+def test_strips_of_a_tiff_that_overlap_are_not_read_again_and_again() -> None:
+    strip = many_scans(64, 20)
+    count, start = 20_000, 8 + 2 + 12 * 6 + 4
+    entries = {256: (1, 64), 257: (1, 64), 259: (1, 7), 273: (count, start)}
+    entries |= {278: (1, 1), 279: (count, start + 4 * count)}
+    body = b"".join(struct.pack("<HHII", tag, 4, *both) for tag, both in entries.items())
+    place = start + 8 * count
+    lists = struct.pack(f"<{count}I", *range(place, place + count))
+    lists += struct.pack(f"<{count}I", *[len(strip)] * count)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    content = head + body + bytes(4) + lists + strip * 10
+    assert "overlap" in reason_of(content)
 
 
 def test_pixels_and_sides_are_bounded() -> None:

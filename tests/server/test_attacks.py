@@ -25,6 +25,7 @@ SECONDS = 5.0
     ("name", "statuses", "reason"),
     [
         ("scans", {"200", "429"}, "8000 x 8000 pixels in more than 25 scans"),
+        ("scans-in-tiff", {"200", "429"}, "8000 x 8000 pixels in more than 25 scans"),
         ("pixels", {"413"}, "1,024,000,000 pixels in a request"),
         ("leaving", set(), ""),
         ("headers", set(), ""),
