@@ -152,13 +152,13 @@ def test_one_process_gathers_nothing() -> None:
     assert processes.world() == 1
     assert processes.shard(5).tolist() == [0, 1, 2, 3, 4]
     assert float(processes.largest(torch.tensor(2.0))) == 2
-    assert processes.wanted(3) == (3, 1)
+    assert processes.devices_and_nodes(3) == (3, 1)
 
 
 def test_torchrun_counts_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("WORLD_SIZE", "12")
-    assert processes.wanted(1) == (4, 3)
+    assert processes.devices_and_nodes(1) == (4, 3)
 
 
 # A whole run

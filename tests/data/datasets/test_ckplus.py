@@ -117,7 +117,7 @@ def test_small_copies_are_not_the_official_release(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_counts")
-@pytest.mark.parametrize("images", ckplus.PICTURES)
+@pytest.mark.parametrize("images", ckplus.IMAGES)
 @pytest.mark.parametrize("labels", ["Emotion", "Emotion_labels/Emotion", "Emotion_labels"])
 def test_names_of_the_folders(images: str, labels: str, tmp_path: Path) -> None:
     write(tmp_path)
