@@ -362,18 +362,23 @@ class Predictor:
         faces = self._cropper()([_readable(picture)])[0]
         return self.classifier.embeddings([face.pixels for face in faces])
 
-    def explain(self, picture: ImageLike | Frame, *, heat: Heat = "occlusion") -> list[Explanation]:
+    def explain(
+        self, picture: ImageLike | Frame, *, heat: Heat = "occlusion", face: int | None = None
+    ) -> list[Explanation]:
         """Like a call with one picture, each face with what speaks for its answer.
 
         Args:
             picture: as for a call, or a frame.
             heat: occlusion, which points best and takes a pass of the model more for each place,
                 49 for the shipped models; or similarity, which takes none (docs/explain.md).
+            face: number of the one face whose heat is made so, the others' being by similarity;
+                None for all.
 
         Raises:
             InputError: a path that does not exist, or a picture that cannot be read.
             ModelError: the model has no places or no class vectors to compare them with, or an
                 answer that is no finite number.
+            UsageError: another heat, or a face that a picture with faces does not show.
         """
         if heat not in get_args(Heat):
             raise UsageError(f"heat={heat!r}: expected one of {', '.join(get_args(Heat))}")
@@ -381,6 +386,8 @@ class Predictor:
         frame = self._fitting(_readable(picture))
         found: list[Explanation] = []
         faces = self._cropper()([frame])[0]
+        if face is not None and faces and not 0 <= face < len(faces):
+            raise UsageError(f"face={face}: expected 0..{len(faces) - 1}, the faces of the picture")
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
             logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
@@ -389,13 +396,14 @@ class Predictor:
                     f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
                     f"class vectors say {explainer.places}; export it again"
                 )
-            for face, row, places in zip(batch, logits, local, strict=True):
-                answer = self._prediction(frame, len(found), face, row)
+            for crop, row, places in zip(batch, logits, local, strict=True):
+                answer = self._prediction(frame, len(found), crop, row)
                 if answer.status == "error" or not np.isfinite(places).all():
                     where = frame.source or "picture"
                     raise ModelError(f"{where}: {NOT_FINITE.format(len(found))}")
-                maps = self._occlusion(face, row) if heat == "occlusion" else None
-                found.append(explainer(answer, places, face.square, occlusion=maps))
+                occludes = heat == "occlusion" and face in (None, len(found))
+                maps = self._occlusion(crop, row) if occludes else None
+                found.append(explainer(answer, places, crop.square, occlusion=maps))
         return found
 
     def _occlusion(self, face: FaceCrop, row: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
-from fervor.errors import InputError, ModelError
+from fervor.errors import InputError, ModelError, UsageError
 from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Frame
@@ -73,17 +74,20 @@ class Service:
             {"results": [[row_of(face, labels) for face in answer] for answer in answers]}
         )
 
-    async def explain(self, request: Request) -> Response:
+    async def explain(self, request: Request, face: Annotated[int, Query(ge=0)] = 0) -> Response:
         """Say what speaks for and against the answer of each face in one picture.
 
         The rows of the picture, with more fields: `heat` has a grid of rows for each class, above
         0 where the picture speaks for it; `square` is the map [2 3] from that grid, taken as a
         square of side 1, to the picture's pixels; `cues_for` and `cues_against` are described cues
-        with their scores. All four are null where there is no face.
+        with their scores. All are null where there is no face. Heat by occlusion, which points
+        best, takes a pass of the model for each cell: it is made for one face, number `face`; the
+        others have heat by similarity, as `heat_by` says.
         """
         if not self.description["explains"]:
             raise Refused(501, "no_explanations", "the model of this server cannot be explained")
-        return JSONResponse({"faces": await self._answered(request, 1, explain=self._explained)})
+        explained = partial(self._explained, face=face)
+        return JSONResponse({"faces": await self._answered(request, 1, explain=explained)})
 
     async def _answered(
         self, request: Request, files: int, *, explain: Explain | None = None
@@ -103,13 +107,12 @@ class Service:
         finally:
             uploads.give_back(pictures, self.held, client)
 
-    def _explained(self, frame: Frame) -> list[dict[str, Any]]:
+    def _explained(self, frame: Frame, *, face: int) -> list[dict[str, Any]]:
         labels = self.predictor.labels
         try:
-            found = (
-                # Occlusion would take the model 49 passes for each face of a stranger's picture.
-                self.predictor.explain(frame, heat="similarity") if frame.error is None else []
-            )
+            found = self.predictor.explain(frame, face=face) if frame.error is None else []
+        except UsageError as error:
+            raise Refused(422, "invalid_parameter", str(error)) from None
         except ModelError as error:
             answer = failed(frame, self.predictor.name, str(error))
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
@@ -260,7 +263,7 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
         "/v1/explain",
         responses={
             200: schema.text("application/json", "rows with reasons", explained),
-            **schema.errors(*posted, 501),
+            **schema.errors(*posted, 422, 501),
         },
         openapi_extra=schema.upload("a picture", several=False),
     )(service.explain)

@@ -32,11 +32,13 @@ BESIDE = 16_000_000
 """Pixels that may be decoded or wait for the model beside a picture of the largest size; pictures
 that are run together have so many at most."""
 RUNNERS = 2
-"""Threads that run the model, one of them for pictures of at most LARGE pixels alone."""
+"""Threads that run the model, one of them never for large pictures and explanations."""
 LARGE = 4_000_000
 """Pixels of a picture in which small faces are looked for so long that others are not to wait."""
 PICTURE_COST = 1_000_000
 """What a picture costs beside its pixels, in pixels of the same time: finding and naming faces."""
+EXPLANATION_COST = 16_000_000
+"""What an explanation costs beside that: a pass of the model for each of 49 places of one face."""
 THREAD = "fervor-batches"
 ENDING = 2.0
 """Seconds for a run under way when the server ends."""
@@ -75,6 +77,11 @@ class _Picture:
     def pixels(self) -> int:
         return self.job.pixels[self.number]
 
+    @property
+    def alone(self) -> bool:
+        """Whether it takes the model so long that others are not to wait for it."""
+        return self.pixels > LARGE or self.job.explain is not None
+
 
 class Batcher:
     """The way from pictures' bytes to their faces: a line, decoders, and threads of the model.
@@ -110,7 +117,7 @@ class Batcher:
         self._pixels = 0  # decoded, or about to be, and not yet run
         self._changed = Condition()
         self._closed = False
-        self._running_large = False
+        self._running_alone = False
         works: list[Callable[[], None]] = [self._run] * RUNNERS
         works += [partial(self._decode, decoder) for decoder in self._decoders]
         self._threads = [Thread(target=work, name=THREAD, daemon=True) for work in works]
@@ -129,7 +136,8 @@ class Batcher:
         Raises:
             Refused: the client has too much waiting, or too many requests wait.
         """
-        costs = [pixels + PICTURE_COST for pixels in job.pixels]
+        each = PICTURE_COST + (0 if job.explain is None else EXPLANATION_COST)
+        costs = [pixels + each for pixels in job.pixels]
         with self._changed:
             if self._closed:
                 raise Refused(503, "stopping", "the server is stopping", retry=5)
@@ -229,19 +237,20 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._batch():
             pixels = sum(picture.pixels for picture, _ in batch)
-            large = batch[0][0].pixels > LARGE
-            for picture, frame in batch:
-                if picture.job.explain is not None:
-                    self._explain(picture.job, picture.job.explain, frame)
-            self._predict([pair for pair in batch if pair[0].job.explain is None])
+            picture, frame = batch[0]
+            alone = picture.alone
+            if picture.job.explain is not None:
+                self._explain(picture.job, picture.job.explain, frame)
+            else:
+                self._predict(batch)
             del batch, picture, frame  # not held while the next ones are decoded
             with self._changed:
                 self._pixels -= pixels
-                self._running_large = self._running_large and not large
+                self._running_alone = self._running_alone and not alone
                 self._changed.notify_all()
 
     def _batch(self) -> list[tuple[_Picture, Frame]]:
-        """What is run next: a large picture alone, or small ones together; nothing at the end."""
+        """What is run next: a picture alone, or small ones together; nothing at the end."""
         with self._changed:
             until = 0.0
             while not self._closed:
@@ -250,9 +259,9 @@ class Batcher:
                     self._changed.wait()
                     until = monotonic() + self._wait
                     continue
-                large = batch[0][0].pixels > LARGE
-                if large or len(batch) == self._most or monotonic() >= until:
-                    self._running_large |= large
+                alone = batch[0][0].alone
+                if alone or len(batch) == self._most or monotonic() >= until:
+                    self._running_alone |= alone
                     self._decoded = [pair for pair in self._decoded if pair not in batch]
                     return batch
                 self._changed.wait(until - monotonic())
@@ -263,8 +272,8 @@ class Batcher:
         batch: list[tuple[_Picture, Frame]] = []
         pixels = 0
         for picture, frame in self._decoded:
-            if picture.pixels > LARGE:
-                if not batch and not self._running_large:
+            if picture.alone:
+                if not batch and not self._running_alone:
                     return [(picture, frame)]
             elif not batch or (len(batch) < self._most and pixels + picture.pixels <= BESIDE):
                 batch.append((picture, frame))

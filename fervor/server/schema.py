@@ -28,7 +28,7 @@ MEANINGS |= dict.fromkeys(("x", "y", "width", "height"), "pixels of the upright 
 
 EXPLAINED = {
     "heat": "for each class a grid of rows over the face; above 0 speaks for the class",
-    "heat_by": "similarity: a difference of cosines",
+    "heat_by": "occlusion: a fall of log odds; similarity: a difference of cosines",
     "cues_for": "described cues that match the answer, best first",
     "cues_against": "cues of other expressions that match better, best first",
     "square": "map [2 3] from the grid, a square of side 1, to pixels of the upright picture",

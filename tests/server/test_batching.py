@@ -44,9 +44,11 @@ class Reader:
 
     def __init__(self) -> None:
         self.stopped, self.began = Event(), Event()
+        self.read: list[str] = []
         self.closed = False
 
     def picture(self, content: bytes, source: str, *, max_pixels: int) -> Frame:
+        self.read.append(source)
         if source == "long":
             self.began.set()
             assert self.stopped.wait(30)
@@ -213,6 +215,36 @@ def test_an_explanation_waits_in_the_same_line(line: Line) -> None:
     with pytest.raises(RuntimeError, match="no reason"):
         line.submit("a", "why", explain=fails).future.result(30)
     assert sources(line.submit("a", "next")) == ["next"]
+
+
+def test_explanations_leave_a_thread_to_others(line: Line) -> None:
+    may, began = Event(), Event()
+
+    def slow(frame: Frame) -> str:
+        began.set()
+        assert may.wait(30)
+        return frame.source
+
+    told = [line.submit(client, client, explain=slow) for client in "ab"]
+    assert began.wait(30)
+    line.model.may.set()
+    assert sources(line.submit("c", "c")) == ["c"]
+    assert not any(job.future.done() for job in told)
+    may.set()
+    assert [job.future.result(30) for job in told] == ["a", "b"]
+
+
+def test_an_explanation_costs_its_client_turns(line: Line) -> None:
+    line.model.may.set()
+    held = [line.submit(client, "long") for client in "xy"]
+    assert all(reader.began.wait(30) for reader in line.readers)
+    told = line.submit("a", "why", explain=lambda frame: frame.source)
+    jobs = [line.submit("a", "after"), *(line.submit("b", "b") for _ in range(2))]
+    line.readers[0].stop()  # one reader reads all the others, in their turn
+    for job in (told, *jobs):
+        job.future.result(30)
+    assert line.readers[0].read == ["long", "why", "b", "b", "after"]
+    assert not all(job.future.done() for job in held)
 
 
 def test_one_client_s_pixels_are_bounded(line: Line) -> None:

@@ -315,10 +315,11 @@ def test_explanations_are_those_of_python(server: Running, astronauts: list[byte
     pair = np.asarray(Image.open(io.BytesIO(astronauts[4])))
     expected = [
         row_of(one.prediction, predictor.labels) | one.row()
-        for one in predictor.explain(pair, heat="similarity")
+        for one in predictor.explain(pair, face=1)
     ]
-    found = server.post(EXPLAIN, [("pair.jpg", astronauts[4])]).json["faces"]
+    found = server.post(f"{EXPLAIN}?face=1", [("pair.jpg", astronauts[4])]).json["faces"]
     same([found], [expected])
+    assert [face["heat_by"] for face in found] == ["similarity", "occlusion"]
     for face, other in zip(found, expected, strict=True):
         assert list(face["heat"]) == list(predictor.labels)
         for label, grid in face["heat"].items():
@@ -333,6 +334,11 @@ def test_explanations_are_those_of_python(server: Running, astronauts: list[byte
     ):
         (row,) = server.post(EXPLAIN, [(name, content)]).json["faces"]
         assert (row["source"], row["status"], row["heat"]) == (name, status, None)
+    (face,) = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)]).json["faces"]
+    assert face["heat_by"] == "occlusion"
+    answer = server.post(f"{EXPLAIN}?face=2", [("pair.jpg", astronauts[4])])
+    assert (answer.status, answer.json["error"]) == (422, "invalid_parameter")
+    assert answer.json["message"] == "face=2: expected 0..1, the faces of the picture"
     answer = server.post(EXPLAIN, [("a.jpg", ASTRONAUT)] * 2)
     assert (answer.status, answer.json["error"]) == (413, "too_many_files")
 

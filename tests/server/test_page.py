@@ -186,12 +186,33 @@ def test_a_picture_its_answer_and_its_explanation(
         picture(page, f"page-{scheme}.jpg", full_page=True)
         key = page.locator("#close-up .legend li").all_inner_texts()
         assert key[:2] == ["speaks for happiness", "speaks against it"]
+        assert key[2].endswith("(fall of log odds)")
         assert not page.get_by_role("button", name="Heat map of sadness").count()  # it has 0.0 %
         page.get_by_role("button", name="Heat map of happiness").click()
         page.wait_for_selector("#photos .heat", state="detached")
         accessible(page)
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, dark[4:-1].split(","))) < 150) == (scheme == "dark")
+
+
+def test_each_face_is_explained_when_it_is_asked_for(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    """Heat by occlusion takes 49 passes of the model for a face: nobody's is made unasked."""
+    explain = {"name": "Explain this answer"}
+    with opened(browser, server) as page:
+        choose(ready(page), two_faces(tmp_path))
+        seen = []
+        for number in (1, 0):
+            page.locator("#photos .faces button").nth(number).click()
+            assert not page.is_visible("#reasons")
+            page.get_by_role("button", **explain).click()
+            seen.append(heat(page))
+            legend = page.locator("#close-up .legend li").last.inner_text()
+            assert legend.endswith("(fall of log odds)")
+        assert seen[0] != seen[1]
+        page.locator("#photos .faces button").nth(1).click()
+        assert page.is_visible("#reasons") and not page.get_by_role("button", **explain).count()
 
 
 def test_axe_sees_what_is_wrong(browser: Any) -> None:

@@ -70,8 +70,8 @@ export async function predict(files, signal) {
   return (await response.json()).results;
 }
 
-export async function explain(file, signal) {
-  const response = await answered("/v1/explain", { method: "POST", body: form([file]), signal });
+export async function explain(file, face, signal) {
+  const response = await answered(`/v1/explain?face=${face}`, { method: "POST", body: form([file]), signal });
   return (await response.json()).faces;
 }
 

@@ -6,6 +6,7 @@ import { element } from "./elements.js";
 // at STRONGEST (outputs/explanation_figure.py); colours that any colour vision tells apart.
 const FOR = [230, 159, 0], AGAINST = [0, 114, 178], STRONGEST = 0.75;
 const LEAST = 0.005;
+const UNITS = { occlusion: "fall of log odds", similarity: "difference of cosines" };
 
 // Classes whose probability is not nothing: of the others there is nothing to explain.
 export const explainable = row => Object.keys(row.heat).filter(label => row[`p_${label}`] >= LEAST);
@@ -62,7 +63,7 @@ export function closeUp(image, row, label) {
   const key = (colour, text) => element("li", {}, element("i", { mark: `rgb(${colour})` }), text);
   return [canvas, element("ul", { className: "legend" },
     key(FOR, `speaks for ${label}`), key(AGAINST, "speaks against it"),
-    element("li", {}, `strongest: ${scale(row).toPrecision(2)} (difference of cosines)`))];
+    element("li", {}, `strongest: ${scale(row).toPrecision(2)} (${UNITS[row.heat_by]})`))];
 }
 
 function list(title, found, text) {

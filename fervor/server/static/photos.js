@@ -10,6 +10,7 @@ import { cover } from "./tags.js";
 const state = { model: null, items: [], current: 0, face: 0, heat: null, busy: 0 };
 const item = () => state.items[state.current];
 const row = () => shown(item().rows).find(one => one.face === state.face);
+const reason = () => item().explained?.[state.face]; // of the chosen face, once it was asked for
 
 export function start(model) {
   state.model = model;
@@ -119,21 +120,22 @@ function draw() {
 
 function drawReasons() {
   const reasons = find("#reasons");
-  const { explained } = item();
+  const explained = reason();
   reasons.hidden = !explained;
-  if (explained) reasons.replaceChildren(element("div", { id: "close-up" }), cues(explained[state.face]));
+  if (explained) reasons.replaceChildren(element("div", { id: "close-up" }), cues(explained));
 }
 
 function drawStage() {
-  const { address, file, rows, explained } = item();
+  const { address, file, rows } = item();
+  const explained = reason();
   const picture = element("div", { className: "picture" });
   const image = element("img", { src: address, alt: `${file.name}${rows ? `: ${spoken(rows)}` : ""}` });
   const draw = () => {
     if (!rows || !image.naturalWidth) return;
     const size = { width: image.naturalWidth, height: image.naturalHeight };
-    if (state.heat && explained) picture.append(overlay(explained[state.face], state.heat, size));
+    if (state.heat && explained) picture.append(overlay(explained, state.heat, size));
     if (state.heat && explained) {
-      find("#close-up")?.replaceChildren(...closeUp(image, explained[state.face], state.heat));
+      find("#close-up")?.replaceChildren(...closeUp(image, explained, state.heat));
     }
     cover(picture, boxes(rows, size, state.model.colours, state.face, chooseFace));
   };
@@ -186,15 +188,15 @@ function drawPanel() {
 }
 
 function faceParts() {
-  const { rows, explained, explaining } = item();
-  const face = row();
+  const { rows, explaining } = item();
+  const face = row(), explained = reason();
   const chooseHeat = explained && (label => { state.heat = label; draw(); });
   const count = shown(rows).length;
   return [
     answer(face, count > 1 ? `Face ${face.face + 1} of ${count} in ${face.source}` : face.source),
     chips(rows, state.face, chooseFace),
     bars(face, state.model, {
-      heat: state.heat, choose: chooseHeat, choices: explained && explainable(explained[state.face]),
+      heat: state.heat, choose: chooseHeat, choices: explained && explainable(explained),
       caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
     }),
     !explained && state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
@@ -203,14 +205,18 @@ function faceParts() {
 }
 
 async function explain() {
-  const one = item();
+  const one = item(), { face } = state;
   one.explaining = true;
   draw();
   say("Explaining");
   try {
-    one.explained = await patiently(() => api.explain(one.file));
-    if (one === item()) state.heat = row().label;
-    say(`Explained. The heat map shows where ${row()?.label} is seen.`);
+    const faces = await patiently(() => api.explain(one.file, face));
+    if (faces[0].status === "error") complain(faces[0].error);
+    else one.explained = { ...one.explained, [face]: faces[face] };
+    if (reason() && one === item() && face === state.face) {
+      state.heat = row().label;
+      say(`Explained. The heat map shows where ${row().label} is seen.`);
+    }
   } catch (error) {
     if (!(error instanceof api.Refusal)) throw error;
     complain(error.message);
