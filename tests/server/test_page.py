@@ -3,6 +3,7 @@
 With FERVOR_SCREENSHOTS set, the pictures of docs/images are written anew.
 """
 
+import base64
 import csv
 import io
 import json
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fervor import Predictor
 from fervor.inference import minilm
 from fervor.outputs.tables import columns
 from tests.support.serving import PHOTOGRAPH, PREDICT, Running, serving
@@ -354,11 +356,22 @@ def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Pat
         page.set_input_files("#video-file", path)
         page.wait_for_selector("#video-progress", state="hidden")
         assert "mostly happiness" in page.inner_text("#lanes figcaption")
-        label = page.get_attribute("#lanes canvas", "aria-label")
+        label = page.get_attribute("#lanes canvas.seekable", "aria-label")
         assert label.startswith("Face 1 over time: on average happiness")
         page.wait_for_selector("#video .box")
+        until(page, "!document.querySelector('#lanes .portrait').hidden")
+        place = page.locator("#lanes .portrait").bounding_box()
+        assert place["width"] == place["height"] == 48
+        url = page.evaluate("document.querySelector('#lanes .portrait').toDataURL()")
+        portrait = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
+        (face,) = Predictor(threads=1)(portrait)
+        assert (
+            face.label == "happiness"
+            and face.box[2] > 48
+            and 24 < face.box[0] + face.box[2] / 2 < 72
+        )
         before = page.locator("#video .box").bounding_box()["x"]
-        page.locator("#lanes canvas").click(position={"x": 500, "y": 20})
+        page.locator("#lanes canvas.seekable").click(position={"x": 500, "y": 20})
         until(
             page,
             "before => document.querySelector('#video .box')?.getBoundingClientRect().x > before",

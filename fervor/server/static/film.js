@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { complain, element, find, percent, say } from "./elements.js";
 import { boxes, bars, answer, shown } from "./faces.js";
 import { clock, draw, legend, means } from "./lanes.js";
+import { Portraits } from "./portraits.js";
 import { downloads } from "./rows.js";
 import { cover } from "./tags.js";
 
@@ -42,9 +43,10 @@ async function read(file) {
     return;
   }
   const every = Number(find("#video-every").value);
-  const mine = { rows: [], tracks: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file };
+  const mine = { rows: [], tracks: new Map(), largest: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file };
   run = mine;
   prepare(file);
+  mine.portraits = new Portraits(view().src);
   say(`Reading ${file.name}`);
   try {
     for await (const row of api.video(file, every, mine.abort.signal)) {
@@ -85,6 +87,7 @@ function add(mine, row) {
   if (row.status === "ok") {
     if (!mine.tracks.has(row.track)) mine.tracks.set(row.track, []);
     mine.tracks.get(row.track).push(row);
+    if (!(row.width <= mine.largest.get(row.track)?.width)) mine.largest.set(row.track, row);
   }
   if (performance.now() - mine.drawn < REDRAW) return;
   mine.drawn = performance.now();
@@ -107,13 +110,16 @@ function drawLanes() {
     let figure = place.querySelector(`[data-track="${track}"]`);
     if (!figure) {
       const canvas = element("canvas", { className: "seekable", role: "img", onclick: seek });
-      figure = element("figure", { className: "timeline", "data-track": track }, element("figcaption"), canvas);
+      const portrait = element("canvas", { className: "portrait", role: "img", "aria-label": `The face ${track + 1}`, hidden: true });
+      figure = element("figure", { className: "timeline", "data-track": track },
+        element("figcaption", {}, portrait, element("span")), canvas);
       place.append(figure);
     }
     const [first, last] = [samples[0].time_s, samples.at(-1).time_s];
     const share = means(samples, model);
     const words = Object.entries(share).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([label, mean]) => `${label} ${percent(mean)}`);
-    figure.firstChild.textContent = `Face ${track + 1}, ${clock(first)} to ${clock(last)}: mostly ${words[0]}`;
+    run.portraits.take(figure.querySelector(".portrait"), run.largest.get(track));
+    figure.querySelector("span").textContent = `Face ${track + 1}, ${clock(first)} to ${clock(last)}: mostly ${words[0]}`;
     figure.lastChild.setAttribute("aria-label", `Face ${track + 1} over time: on average ${words.join(", ")}`);
     draw(figure.lastChild, samples, model, { to, gap: run.gap, now: view().currentTime });
   }
