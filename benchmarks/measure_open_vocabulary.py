@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from fervor import Predictor
-from fervor.artifacts.model_info import SHIPPED, WORD_PROJECTION
+from fervor.artifacts.model_info import SHIPPED, WORD_PROJECTION, ModelInfo
 from fervor.data import datasets
 from fervor.data.cropping import pixels_of
 from fervor.data.datasets import Sample
 from fervor.inference.minilm import MiniLM
-from fervor.inference.open_vocabulary import ensemble
+from fervor.inference.open_vocabulary import LESS, NONE, ensemble, read_vocabulary
 from fervor.io import provenance
 from fervor.io.image import to_rgb
 from fervor.labels import EXPRESSIONS
@@ -40,6 +40,11 @@ more than the second."""
 BATCH = 64
 
 Floats = NDArray[np.float32]
+ASKED, SEED = 60, 0
+"""Sets of two to five words that are asked for beside "none of these"."""
+MARGINS = tuple(np.arange(-1, 3.01, 0.25).tolist())
+"""Of the logit of "none of these", tried in place of LESS."""
+
 Encode = Callable[[Sequence[str]], Floats]
 """Sentences to one unit vector."""
 
@@ -82,6 +87,7 @@ def main() -> None:
             "nearest_own": synonyms(encode),
             "two_expressions": mixtures(encode, votes, seen),
         }
+    result["none_of_these"] = none_of_these(seen[places], truth)
     result |= {"commit": provenance.commit(), "versions": provenance.versions()}
     path = given.output / f"open-vocabulary-{given.split}.json"
     provenance.write_text(path, json.dumps(result, indent=1) + "\n")
@@ -121,6 +127,42 @@ def word_sets(encode: Encode, seen: Floats, truth: NDArray[np.int64]) -> dict[st
             "mean_class_accuracy": float(np.mean(recalls)),
             "recall": dict(zip(EXPRESSIONS, recalls, strict=True)),
         }
+    return found
+
+
+def none_of_these(seen: Floats, truth: NDArray[np.int64]) -> dict[str, Any]:
+    """How often NONE is the answer where no word that is asked for fits, and else is not.
+
+    Means over sets of classes, by what each class is called; `margins` are balanced accuracies with
+    another number in the place of LESS.
+    """
+    info, numbers = ModelInfo.read("vlm"), np.random.default_rng(SEED)
+    sets = [
+        numbers.choice(len(EXPRESSIONS), numbers.integers(2, 6), replace=False)
+        for _ in range(ASKED)
+    ]
+    unseen = captions.unseen()
+    names = {"class names": [*EXPRESSIONS]}
+    for place in range(min(map(len, unseen.values()))):
+        names[f"unseen words {place + 1}"] = [unseen[name][place] for name in EXPRESSIONS]
+    found = {}
+    for condition, words in names.items():
+        rows, margins = [], []
+        for own in sets:
+            vocabulary = read_vocabulary(info, [*(words[place] for place in own), NONE])
+            logits = vocabulary.logits(seen.astype(np.float64), info.temperature)
+            lead = logits[:, -1] - logits[:, :-1].max(1) + LESS
+            other = ~np.isin(truth, own)
+            pairs = lead[other][:, None] > lead[~other][None]
+            rows.append((pairs.mean(), (lead > LESS)[other].mean(), (lead <= LESS)[~other].mean()))
+            margins.append(
+                [((lead > m)[other].mean() + (lead <= m)[~other].mean()) / 2 for m in MARGINS]
+            )
+        roc, none, kept = np.mean(rows, axis=0).tolist()
+        found[condition] = {"roc_auc": roc, "none_is_found": none, "a_word_is_kept": kept}
+        found[condition]["margins"] = dict(
+            zip(map(str, MARGINS), np.mean(margins, axis=0).tolist(), strict=True)
+        )
     return found
 
 

@@ -126,7 +126,8 @@ def logits_of(info: ModelInfo, images: ImageSet, words: Sequence[str] = ()) -> F
     if info.method != METHOD:
         return torch_logits(with_words(info, words), batches)
     vocabulary = read_vocabulary(info, words)
-    return vocabulary.scale * unit(opened(info, "embedding")(batches)) @ vocabulary.vectors.T
+    embeddings = unit(opened(info, "embedding")(batches))
+    return info.temperature * vocabulary.logits(embeddings, info.temperature)
 
 
 @dataclass(frozen=True)

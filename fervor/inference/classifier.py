@@ -122,13 +122,15 @@ class FaceClassifier:
                     f"have {width} numbers; export it again"
                 )
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later
-                logits = self.words.scale * logits @ self.words.vectors.T
+                logits = self.words.logits(logits, self.info.temperature)
         if logits.shape != (count, len(self.labels)):
             raise ModelError(
                 f"model {self.info.name} answers {logits.shape} to {count} faces: expected "
                 f"{len(self.labels)} classes each"
             )
-        return logits / self.info.temperature - self._offset
+        if self.words is None:
+            logits = logits / self.info.temperature
+        return logits - self._offset
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

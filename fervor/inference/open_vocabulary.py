@@ -2,6 +2,10 @@
 
 The vectors of common words lie beside the shipped model; for others the text tower reads the word
 list once, and what it gave is kept in the user's cache directory.
+
+Where NONE is among the words it stands for what the model knows besides: its own classes whose
+texts lie far from every word that is given, taken together. Both numbers were chosen on FERPlus
+valid (benchmarks/measure_open_vocabulary.py).
 """
 
 import hashlib
@@ -17,20 +21,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fervor.artifacts.joint_space import read_floats, unit
+from fervor.artifacts.joint_space import read_floats, read_space, unit
 from fervor.artifacts.model_info import WEIGHTS, WORD_PROJECTION, WORD_VECTORS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.io.atomic import write_bytes
 from fervor.prompts import templates
 
 
-__all__ = ["Vocabulary", "cache_folder", "check_labels", "ensemble", "read_vocabulary"]
+__all__ = ["NONE", "Vocabulary", "cache_folder", "check_labels", "ensemble", "read_vocabulary"]
 
 METHOD, TOWER, TOWER_WIDTH = "vlm", "minilm", 384
 LARGEST_SCALE = 100.0
 """What the learned scale of cosines may reach (methods/vlm.py)."""
 LONGEST = 200
 """Characters of a label."""
+NONE = "none of these"
+"""The label that wins where none of the others fits."""
+NEAR = 0.7
+"""Cosine with a word from which a class of the model is taken for what the word means."""
+LESS = 1.0
+"""What is taken from the logit of NONE, because several classes stand for it."""
 
 Floats = NDArray[np.float32]
 
@@ -41,13 +51,24 @@ class Vocabulary:
 
     Attributes:
         labels: the words, in their order.
-        vectors: float32 [c d], unit length.
+        vectors: float32 [c d], unit length; that of NONE is the mean direction of `rivals`.
         scale: what cosines are multiplied by to become logits.
+        rivals: float32 [r d], unit length: the classes that NONE stands for; empty without it.
     """
 
     labels: tuple[str, ...]
     vectors: Floats
     scale: float
+    rivals: Floats
+
+    def logits(self, embeddings: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+        """Tempered logits [n c] of embeddings [n d]; NONE has all of its rivals' together."""
+        by = self.scale / temperature
+        logits = by * embeddings @ self.vectors.T
+        if NONE in self.labels:
+            rivals = np.logaddexp.reduce(by * embeddings @ self.rivals.T, axis=1)
+            logits[:, self.labels.index(NONE)] = rivals - LESS
+        return logits
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -77,7 +98,7 @@ def read_vocabulary(info: ModelInfo, labels: Sequence[str]) -> Vocabulary:
 
     Raises:
         ModelError: another kind of model, weights that are missing, or no text tower is installed.
-        UsageError: see `check_labels`.
+        UsageError: see `check_labels`; or NONE beside words for all that the model knows.
     """
     plain = check_labels(labels)
     if info.method != METHOD or info.text.name != TOWER:
@@ -91,10 +112,27 @@ def read_vocabulary(info: ModelInfo, labels: Sequence[str]) -> Vocabulary:
     with np.errstate(over="ignore"):
         scale = min(float(np.exp(log_scale)), LARGEST_SCALE)
     known = _stored(info)
-    if missing := [label for label in plain if label not in known]:
+    words = [label for label in plain if label != NONE]
+    if missing := [label for label in words if label not in known]:
         known |= _asked(missing, info)
+    rivals = np.empty((0, info.text.width), np.float32)
+    if NONE in plain:
+        rivals = _besides(info, np.stack([known[label] for label in words]))
+        known[NONE] = ensemble(rivals)
     vectors = np.stack([known[label] for label in plain])
-    return Vocabulary(plain, vectors, scale)
+    return Vocabulary(plain, vectors, scale, rivals)
+
+
+def _besides(info: ModelInfo, words: Floats) -> Floats:
+    """The model's own class vectors [r d] that lie far from all words [c d]."""
+    own = read_space(info).vectors
+    rivals: Floats = own[(own @ unit(words).T < NEAR).all(axis=1)]
+    if not len(rivals):
+        raise UsageError(
+            f"label {NONE!r}: the other labels mean all that model {info.name} knows "
+            f"({', '.join(info.labels)}); leave it out"
+        )
+    return rivals
 
 
 def ensemble(vectors: Floats) -> Floats:

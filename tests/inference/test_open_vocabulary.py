@@ -9,7 +9,8 @@ import pytest
 from fervor.artifacts.model_info import SHIPPED, WORD_PROJECTION, WORD_VECTORS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.inference import minilm, open_vocabulary
-from fervor.inference.open_vocabulary import check_labels, read_vocabulary
+from fervor.inference.classifier import softmax
+from fervor.inference.open_vocabulary import LESS, NONE, check_labels, read_vocabulary
 from fervor.inference.predictor import Predictor
 from fervor.outputs.tables import columns
 from tests.support.models import write_model
@@ -67,6 +68,29 @@ def test_stored_words_need_no_tower(monkeypatch: pytest.MonkeyPatch) -> None:
     (explained,) = predictor.explain(PHOTOGRAPH)
     assert explained.prediction == found
     assert list(explained.heat) == ["bored", "delighted", "confused"]
+
+
+def test_none_of_these_stands_for_what_the_model_knows_besides() -> None:
+    labels = ["sadness", NONE, "anger"]
+    predictor = Predictor(labels=labels, threads=1)
+    assert predictor.labels == tuple(labels)
+    (found,) = predictor(PHOTOGRAPH)  # a smile
+    assert found.label == NONE and found.prob > 0.9
+    (explained,) = predictor.explain(PHOTOGRAPH)
+    assert explained.answer == NONE and not explained.cues_for
+    assert list(explained.heat) == labels
+    (smiling,) = Predictor(labels=["happiness", "anger", NONE], threads=1)(PHOTOGRAPH)
+    assert smiling.label == "happiness"
+    # With each class in its place: the softmax of all, less what several of them gain.
+    own = Predictor("vlm", threads=1)(PHOTOGRAPH)[0].probabilities
+    rest = sum(own.values()) - own["sadness"] - own["anger"]
+    logits = np.log([[own["sadness"], rest * np.exp(-LESS), own["anger"]]])
+    np.testing.assert_allclose([*found.probabilities.values()], softmax(logits)[0], rtol=0.2)
+
+
+def test_none_of_these_beside_all_that_the_model_knows_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"'none of these': the other labels mean all .* leave it"):
+        read_vocabulary(INFO, [*INFO.labels, NONE])
 
 
 def test_vectors_are_those_of_torch_and_are_cached(
