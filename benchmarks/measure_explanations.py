@@ -10,7 +10,9 @@ picture is low for a good deletion and high for a good insertion. Beside the map
 order and a blob: cells by their distance from the centre of the face; and what `fervor explain`
 draws, the map by occlusion. That one is made by blurring cells too, which favours it: with
 --replace mean cells get the picture's mean colour instead, which it was not made with. For the
-cues, the part of the face whose cue scores best is blurred, beside the mean of blurring each part.
+cues, the part of the face whose cue scores best is blurred, beside the mean of blurring each part;
+and answers are counted by how many cues of others match better (cues_against), with how many of
+them are right.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from fervor.inference.attribution import (
     Contrast,
     extent,
     heat_of,
+    matched,
     occluded,
     occlusion_heat,
     smoothed,
@@ -77,6 +80,13 @@ def main() -> None:
         "portions": STEPS,
         "maps": compared([one["curves"] for one in found]),
         "cues": parts([one["drops"] for one in found if one["drops"]]),
+        "answers_by_cues_against": disagreement(
+            [one["against"] for one in found],
+            [
+                one["answer"] == samples[place].label
+                for one, place in zip(found, chosen, strict=True)
+            ],
+        ),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
     }
@@ -129,7 +139,12 @@ class Measure:
                 area([none, *pairs[:, 1], whole]),
             )
         drops = dict(zip(scores, (whole - probability[start:]).tolist(), strict=True))
-        return {"curves": curves, "drops": self.ranked(scores, drops)}
+        return {
+            "curves": curves,
+            "drops": self.ranked(scores, drops),
+            "answer": self.predictor.labels[answer],
+            "against": self.against(local[0], answer),
+        }
 
     def orders(self, local: Floats, answer: int, number: int) -> Mapping[str, NDArray[np.int64]]:
         """For each map the cells, strongest first."""
@@ -173,6 +188,14 @@ class Measure:
         own = self.cues.labels.index(self.predictor.labels[answer])
         return dict(zip(names, (similar - similar.mean(0))[own].tolist(), strict=True))
 
+    def against(self, local: Floats, answer: int) -> int:
+        """How many parts of the face have a cue that speaks against the answer."""
+        if self.cues is None:
+            return 0
+        names = self.cues.dimensions
+        around = np.stack([extent(name, self.space.grid) for name in names]) @ local
+        return len(matched(self.cues, around, self.predictor.labels[answer])[1])
+
     @staticmethod
     def ranked(scores: Mapping[str, float], drops: Mapping[str, float]) -> dict[str, float]:
         """Drops of the best-scored and of the worst-scored part, and the mean over the parts."""
@@ -212,6 +235,16 @@ def parts(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
     gap = interval((values["best"] - values["mean"])[:, None])[0]
     return {name: float(own.mean()) for name, own in values.items()} | {"best_less_mean": gap}
+
+
+def disagreement(against: Sequence[int], right: Sequence[bool]) -> dict[str, dict[str, float]]:
+    """Answers by the number of cues against them, and the share of these that are right."""
+    counts, hits = np.array(against), np.array(right)
+    return {
+        str(count): {"answers": int(own.sum()), "right": float(hits[own].mean())}
+        for count in sorted({*against})
+        if (own := counts == count).any()
+    }
 
 
 def interval(values: Floats | NDArray[np.float64]) -> list[dict[str, float]]:

@@ -16,8 +16,14 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from fervor.artifacts.joint_space import read_cues, read_space
-from fervor.artifacts.model_info import CLASS_VECTORS, CUE_VECTORS, WORD_VECTORS, ModelInfo
+from fervor.artifacts.joint_space import read_covers, read_cues, read_space
+from fervor.artifacts.model_info import (
+    CLASS_VECTORS,
+    COVER_VECTORS,
+    CUE_VECTORS,
+    WORD_VECTORS,
+    ModelInfo,
+)
 from fervor.artifacts.reader import open_session
 from fervor.cli.main import main
 from fervor.data.manifest import MANIFEST, rows_of
@@ -213,12 +219,12 @@ VECTOR_FILES: dict[str, bytes] = {
 def test_vectors_that_claim_too_much(case: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     sums = {}
-    for name in (CLASS_VECTORS, CUE_VECTORS, WORD_VECTORS):
+    for name in (CLASS_VECTORS, CUE_VECTORS, COVER_VECTORS, WORD_VECTORS):
         (folder / name).write_bytes(VECTOR_FILES[case])
         sums[name] = sha256(folder / name)
     write_description(folder, grid=[7, 7], sha256=sums)
     info = ModelInfo.read(folder)
-    for read in (read_space, read_cues, _stored):
+    for read in (read_space, read_cues, read_covers, _stored):
         with pytest.raises(ModelError) as caught:
             read(info)
         assert "\n" not in str(caught.value)
@@ -234,6 +240,19 @@ def test_cues_of_another_kind(cues: Any, tmp_path: Path) -> None:
     write_description(folder, sha256={CUE_VECTORS: sha256(folder / CUE_VECTORS)})
     with pytest.raises(ModelError, match="holds no cues"):
         read_cues(ModelInfo.read(folder))
+
+
+@pytest.mark.parametrize("dimensions", [None, "3", '["eyes"]', "{", "[" * 9999])
+def test_covers_of_another_kind(dimensions: str | None, tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = write_model(tmp_path)
+    metadata = None if dimensions is None else {"dimensions": dimensions}
+    tensors = {"weights": np.zeros((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
+    save_file(tensors, folder / COVER_VECTORS, metadata)
+    write_description(folder, sha256={COVER_VECTORS: sha256(folder / COVER_VECTORS)})
+    with pytest.raises(ModelError, match="tells no covers"):
+        read_covers(ModelInfo.read(folder))
 
 
 # Manifests

@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from fervor.artifacts.model_info import CLASS_VECTORS, CUE_VECTORS, ModelInfo
+from fervor.artifacts.model_info import CLASS_VECTORS, COVER_VECTORS, CUE_VECTORS, ModelInfo
 from fervor.errors import ModelError
 
 
-__all__ = ["Cues", "JointSpace", "read_cues", "read_floats", "read_space", "unit"]
+__all__ = [
+    "Covers",
+    "Cues",
+    "JointSpace",
+    "read_covers",
+    "read_cues",
+    "read_floats",
+    "read_space",
+    "unit",
+]
 
 Floats = NDArray[np.float32]
 
@@ -46,6 +55,21 @@ class Cues:
     dimensions: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
     vectors: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Covers:
+    """What tells a covered part of a face: a linear classifier of its places for each part.
+
+    Attributes:
+        dimensions: the parts of a face, k of them.
+        weights: float32 [k d], for the part's mean place scaled to length 1.
+        bias: float32 [k]; a part seems covered where the sum is above 0.
+    """
+
+    dimensions: tuple[str, ...]
+    weights: Floats
+    bias: Floats
 
 
 def read_space(info: ModelInfo) -> JointSpace:
@@ -91,6 +115,26 @@ def read_cues(info: ModelInfo) -> Cues | None:
             f"{info.folder / CUE_VECTORS} holds no cues: {error}; export or copy it again"
         ) from None
     return cues
+
+
+def read_covers(info: ModelInfo) -> Covers | None:
+    """What tells covered parts, stored beside a model; None where there is nothing.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    if not info.vouches(COVER_VECTORS):
+        return None
+    (weights, bias), notes = read_floats(info, COVER_VECTORS, "weights", "bias")
+    try:
+        dimensions = tuple(map(str, json.loads(notes["dimensions"])))
+        if weights.ndim != 2 or {len(weights), *bias.shape} != {len(dimensions)}:
+            raise ValueError(f"weights {weights.shape} and bias {bias.shape} for {dimensions}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{info.folder / COVER_VECTORS} tells no covers: {error}; copy it again"
+        ) from None
+    return Covers(dimensions, weights, bias)
 
 
 def unit(vectors: NDArray[Any]) -> Floats:

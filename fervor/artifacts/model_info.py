@@ -23,6 +23,7 @@ from fervor.io.typed_json import decoded, encoded, read_object
 __all__ = [
     "CARD",
     "CLASS_VECTORS",
+    "COVER_VECTORS",
     "CUE_VECTORS",
     "DESCRIPTION",
     "EMBEDDED",
@@ -58,11 +59,11 @@ WEIGHTS = "weights.safetensors"
 GRAPH, INT8_GRAPH = "model.onnx", "model.int8.onnx"
 """In single precision, and in eight bits where the folder has one."""
 CLASS_VECTORS, TEXT_VECTORS = "class_vectors.safetensors", "text_vectors.safetensors"
-CUE_VECTORS = "cue_vectors.safetensors"
+CUE_VECTORS, COVER_VECTORS = "cue_vectors.safetensors", "cover_vectors.safetensors"
 WORD_VECTORS, WORD_PROJECTION = "word_vectors.safetensors", "word_projection.safetensors"
 FILES = (
     *(GRAPH, INT8_GRAPH, WEIGHTS, CLASS_VECTORS),
-    *(TEXT_VECTORS, CUE_VECTORS, WORD_VECTORS, WORD_PROJECTION),
+    *(TEXT_VECTORS, CUE_VECTORS, COVER_VECTORS, WORD_VECTORS, WORD_PROJECTION),
 )
 """What a model.json may vouch for."""
 

@@ -6,11 +6,13 @@ model for each place. Or, from the pass of the answer alone, it is the similarit
 text with the place, less the mean over the other classes, because what all classes share explains
 none of them, and averaged with the places around it. A cue is a phrase of the description bank on
 one part of the face; its score is the similarity of the places around that part with it, less the
-mean over the expressions' phrases on that part. All say what the model connects with the picture,
+mean over the expressions' phrases on that part. Parts that seem covered are named, because the
+answer is then in doubt, and have no cues. All say what the model connects with the picture,
 not which muscles moved.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from fervor.artifacts.joint_space import Cues, JointSpace
+from fervor.artifacts.joint_space import Covers, Cues, JointSpace, unit
 from fervor.inference.prediction import Prediction
 
 
@@ -83,6 +85,8 @@ class Explanation:
         cues_against: phrases on other expressions that match better than the answer's on the same
             part of the face, best first. Both are empty where no cues lie beside the model.
         square: map [2 3] from the model's view of the face, a square of side 1, to the picture.
+        covered: parts that seem covered (eyes, mouth): the answer is in doubt. Empty where the
+            model comes with nothing that tells them.
     """
 
     prediction: Prediction
@@ -91,6 +95,7 @@ class Explanation:
     cues_for: list[Cue]
     cues_against: list[Cue]
     square: NDArray[np.float64]
+    covered: list[str] = field(default_factory=list)
 
     @property
     def answer(self) -> str:
@@ -106,6 +111,7 @@ class Explanation:
             "cues_for": [cue._asdict() for cue in self.cues_for],
             "cues_against": [cue._asdict() for cue in self.cues_against],
             "square": self.square.tolist(),
+            "covered": self.covered,
         }
 
 
@@ -116,11 +122,12 @@ class Explainer:
         self,
         space: JointSpace,
         cues: Cues | None,
+        covers: Covers | None = None,
         *,
         contrast: Contrast = "others",
         smooth: bool = True,
     ) -> None:
-        self._space, self._cues = space, cues
+        self._space, self._cues, self._covers = space, cues, covers
         self._contrast, self._smooth = contrast, smooth
 
     @property
@@ -146,12 +153,29 @@ class Explainer:
         maps = self._similarity(local) if occlusion is None else occlusion
         heat = dict(zip(prediction.probabilities, maps, strict=True))
         heat_by: Heat = "similarity" if occlusion is None else "occlusion"
-        explanation = Explanation(prediction, heat, heat_by, [], [], square)
+        covered = self._covered(local)
+        explanation = Explanation(prediction, heat, heat_by, [], [], square, covered)
         if self._cues is None or explanation.answer not in self._cues.labels:
             return explanation
-        parts = np.stack([extent(name, self._space.grid) for name in self._cues.dimensions])
-        cues = matched(self._cues, parts @ local, explanation.answer)
-        return Explanation(prediction, heat, heat_by, *cues, square)
+        parts = self._parts(self._cues.dimensions, local)
+        own, others = (
+            [cue for cue in side if cue.dimension not in covered]
+            for side in matched(self._cues, parts, explanation.answer)
+        )
+        return Explanation(prediction, heat, heat_by, own, others, square, covered)
+
+    def _parts(self, dimensions: Sequence[str], local: Floats) -> Floats:
+        """The mean place [k d] of each part, of places [n d]."""
+        means: Floats = np.stack([extent(name, self._space.grid) for name in dimensions]) @ local
+        return means
+
+    def _covered(self, local: Floats) -> list[str]:
+        """The parts that seem covered, of places [n d]."""
+        if (covers := self._covers) is None:
+            return []
+        parts = unit(self._parts(covers.dimensions, local))
+        scores = (parts * covers.weights).sum(axis=1) + covers.bias
+        return [name for name, score in zip(covers.dimensions, scores, strict=True) if score > 0]
 
     def _similarity(self, local: Floats) -> Floats:
         """Maps [c rows columns] of places [n d]."""

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class Vocabulary:
     scale: float
     rivals: Floats
 
-    def logits(self, embeddings: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    def logits(self, embeddings: NDArray[Any], temperature: float) -> NDArray[Any]:
         """Tempered logits [n c] of embeddings [n d]; NONE has all of its rivals' together."""
         by = self.scale / temperature
         logits = by * embeddings @ self.vectors.T

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.artifacts.joint_space import read_cues, read_space
-from fervor.artifacts.model_info import CUE_VECTORS, ModelInfo
+from fervor.artifacts.joint_space import read_covers, read_cues, read_space
+from fervor.artifacts.model_info import COVER_VECTORS, CUE_VECTORS, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.faces.cropper import FaceCrop, FaceCropper
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
@@ -428,16 +428,19 @@ class Predictor:
         space = read_space(self.info)
         if (words := self.classifier.words) is not None:
             space = replace(space, vectors=words.vectors)
-        cues = read_cues(self.info)
+        cues, covers = read_cues(self.info), read_covers(self.info)
         width = space.vectors.shape[1]
-        if cues is not None:
-            strange = sorted(set(cues.dimensions) - set(PLACES))
-            if cues.vectors.shape[2] != width or strange:
+        stored = [
+            *([] if cues is None else [(CUE_VECTORS, cues.dimensions, cues.vectors)]),
+            *([] if covers is None else [(COVER_VECTORS, covers.dimensions, covers.weights)]),
+        ]
+        for file, dimensions, vectors in stored:
+            if vectors.shape[-1] != width or set(dimensions) - set(PLACES):
                 raise ModelError(
-                    f"{self.info.folder / CUE_VECTORS}: {cues.vectors.shape[2]} numbers a cue on "
-                    f"{', '.join(cues.dimensions)}; expected {width} on {', '.join(PLACES)}"
+                    f"{self.info.folder / file}: {vectors.shape[-1]} numbers each on "
+                    f"{', '.join(dimensions)}; expected {width} on {', '.join(PLACES)}"
                 )
-        return Explainer(space, cues)
+        return Explainer(space, cues, covers)
 
     def classify(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities [n c] of cut-out faces (RGB, uint8, any size), rows in their order.

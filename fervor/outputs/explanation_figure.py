@@ -4,6 +4,8 @@ Orange speaks for a class and blue against it: colours that people with any kind
 tell apart (Okabe and Ito, 2008), over a grey face so that no colour of the picture takes part.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
@@ -50,7 +52,8 @@ def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -
     texts = _texts(explanation)
     most = max(len(lines) for _, lines in texts)
     width = max(len(panels), COLUMNS) * (PANEL + GAP) + GAP
-    height = 2 * GAP + LINE + PANEL + 2 * LINE + (most + 1) * LINE + GAP
+    doubt = doubtful(explanation.covered)
+    height = 2 * GAP + LINE + PANEL + (2 + bool(doubt)) * LINE + (most + 1) * LINE + GAP
     sheet = Image.new("RGB", (width, height), WHITE)
     draw = ImageDraw.Draw(sheet)
     for number, (title, panel) in enumerate(zip(titles, panels, strict=True)):
@@ -59,6 +62,9 @@ def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -
         sheet.paste(panel, (left, GAP + LINE))
     below = GAP + LINE + PANEL + LINE // 2
     _legend(draw, below, f"{scale:.2g} ({UNITS[explanation.heat_by]})")
+    if doubt:
+        below += LINE
+        draw.text((GAP, below), doubt, fill=BLACK, font=font(LETTERS))
     for number, (title, lines) in enumerate(texts):
         left = GAP + number * (width // 2)
         room = width // 2 - 2 * GAP
@@ -67,6 +73,14 @@ def drawn(image: NDArray[np.uint8], explanation: Explanation, *, top: int = 3) -
             line = short(line, LETTERS, room)
             draw.text((left, below + row * LINE), line, fill=DARK, font=font(LETTERS))
     return sheet
+
+
+def doubtful(covered: Sequence[str]) -> str:
+    """A line on parts of a face that seem covered; empty where none does."""
+    if not covered:
+        return ""
+    seems = "seems" if tuple(covered) == ("mouth",) else "seem"
+    return f"the {' and the '.join(covered)} {seems} covered: the answer is in doubt"
 
 
 def grey_face(image: NDArray[np.uint8], square: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -114,5 +128,5 @@ def _texts(explanation: Explanation) -> list[tuple[str, list[str]]]:
     against = [line(cue, named=True) for cue in explanation.cues_against]
     return [
         (f"described cues for {explanation.answer}", found_for or ["none matches"]),
-        ("cues of others that match better", against or ["none"]),
+        ("against it: cues of others that match better", against or ["none"]),
     ]

@@ -23,7 +23,7 @@ from fervor.outputs.tables import TextTable
 __all__ = ["FIELDS", "ROWS", "run"]
 
 ROWS = "explanations.jsonl"
-FIELDS = ("heat", "heat_by", "cues_for", "cues_against", "square", "drawing")
+FIELDS = ("heat", "heat_by", "cues_for", "cues_against", "square", "covered", "drawing")
 """What a row holds behind those of `fervor predict`; `drawing` is the picture's name."""
 
 

@@ -80,9 +80,10 @@ class Service:
         The rows of the picture, with more fields: `heat` has a grid of rows for each class, above
         0 where the picture speaks for it; `square` is the map [2 3] from that grid, taken as a
         square of side 1, to the picture's pixels; `cues_for` and `cues_against` are described cues
-        with their scores. All are null where there is no face. Heat by occlusion, which points
-        best, takes a pass of the model for each cell: it is made for one face, number `face`; the
-        others have heat by similarity, as `heat_by` says.
+        with their scores; `covered` names parts of the face that seem covered. All are null where
+        there is no face. Heat by occlusion, which points best, takes a pass of the model for each
+        cell: it is made for one face, number `face`; the others have heat by similarity, as
+        `heat_by` says.
         """
         if not self.description["explains"]:
             raise Refused(501, "no_explanations", "the model of this server cannot be explained")

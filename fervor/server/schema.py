@@ -32,6 +32,7 @@ EXPLAINED = {
     "cues_for": "described cues that match the answer, best first",
     "cues_against": "cues of other expressions that match better, best first",
     "square": "map [2 3] from the grid, a square of side 1, to pixels of the upright picture",
+    "covered": "parts of the face that seem covered (eyes, mouth): the answer is in doubt",
 }
 """Further fields of an explained face."""
 
@@ -81,6 +82,7 @@ def explained(labels: Sequence[str]) -> dict[str, Any]:
         "cues_for": {"type": ["array", "null"], "items": cue},
         "cues_against": {"type": ["array", "null"], "items": cue},
         "square": {"type": ["array", "null"], "items": grid["items"]},
+        "covered": {"type": ["array", "null"], "items": {"type": "string"}},
     }
     for name, column in more.items():
         column["description"] = EXPLAINED[name]

@@ -172,6 +172,7 @@ def model(data: bytes) -> None:
     info = ModelInfo.read(place)
     joint_space.read_space(info)
     joint_space.read_cues(info)
+    joint_space.read_covers(info)
 
 
 def cues(data: bytes) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from fervor.artifacts.joint_space import Cues, JointSpace, read_cues, unit
+from fervor.artifacts.joint_space import Covers, Cues, JointSpace, read_cues, unit
 from fervor.artifacts.model_info import EMBEDDED, SHIPPED, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.inference.attribution import (
@@ -116,6 +116,38 @@ def test_cues_for_and_against() -> None:
     assert [(cue.text, cue.label) for cue in against] == [("bm", "b")]
     assert against[0].score == pytest.approx(0.7 - 0.4, abs=1e-5)
     assert matched(cues, parts, "c")[0] == []
+
+
+def test_a_covered_part_is_named_and_has_no_cues() -> None:
+    """Places of a 2 x 2 grid: the mouth is near the lower ones, which lie where `weights` point."""
+    vectors = unit(random(2, 2, 3))
+    names = ("eyes", "mouth")
+    cues = Cues(("a", "b"), names, (("ae", "am"), ("be", "bm")), vectors)
+    local = np.array([[1, 0, 0], [1, 0, 0], [0, 5, 0], [0, 5, 0]], np.float32)
+    weights = np.array([[0, 1, 0], [0, 1, 0]], np.float32)
+    space = JointSpace(unit(random(2, 3)), (2, 2))
+    for bias, covered in ((-0.9, ["mouth"]), (-2.0, []), (2.0, ["eyes", "mouth"])):
+        covers = Covers(names, weights, np.full(2, bias, np.float32))
+        found = Explainer(space, cues, covers)(answer(a=0.6, b=0.4), local, np.eye(2, 3))
+        assert found.covered == found.row()["covered"] == covered
+        shown = {cue.dimension for cue in (*found.cues_for, *found.cues_against)}
+        assert shown == set(names) - set(covered)
+
+
+@pytest.mark.parametrize("part", ["eyes", "mouth"])
+def test_covers_on_a_photograph_are_seen(part: str) -> None:
+    picture = Image.open(PHOTOGRAPH).convert("RGB")
+    predictor = Predictor(EMBEDDED, threads=1)
+    (clear,) = predictor.explain(picture, heat="similarity")
+    assert clear.covered == []
+    draw = ImageDraw.Draw(picture)
+    if part == "mouth":
+        draw.ellipse((190, 128, 258, 176), fill=(170, 190, 210))
+    else:
+        for x in (205, 246):
+            draw.ellipse((x - 24, 77, x + 24, 117), fill=(200, 160, 140))
+    (found,) = predictor.explain(picture, heat="similarity")
+    assert found.covered == [part]
 
 
 def test_predictor_explains_what_it_predicts(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Where a map is strong the face takes the colour; a drawing holds its parts."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from fervor.inference.attribution import Cue, Explanation
 from fervor.outputs.explanation_figure import (
@@ -10,6 +13,7 @@ from fervor.outputs.explanation_figure import (
     LINE,
     PANEL,
     STRONGEST,
+    doubtful,
     drawn,
     grey_face,
     overlaid,
@@ -51,6 +55,23 @@ def test_a_drawing_has_a_panel_for_each_class_and_a_line_for_each_cue() -> None:
     for colour in (FOR, AGAINST):
         strongest = 128 + STRONGEST * (np.array(colour) - 128)
         assert (np.abs(pixels - strongest).max(1) < 3).sum() > 10_000
+
+
+@pytest.mark.parametrize(
+    ("covered", "line"),
+    [
+        ([], ""),
+        (["mouth"], "the mouth seems covered: the answer is in doubt"),
+        (["eyes", "mouth"], "the eyes and the mouth seem covered: the answer is in doubt"),
+    ],
+)
+def test_a_covered_part_is_a_line_of_its_own(covered: list[str], line: str) -> None:
+    picture = np.full((60, 60, 3), 128, np.uint8)
+    heat = {"a": np.ones((7, 7), np.float32)}
+    square = np.array([[60, 0, 0], [0, 60, 0]], float)
+    clear = Explanation(answer(a=1.0), heat, "occlusion", [], [], square)
+    taller = drawn(picture, replace(clear, covered=covered)).height - drawn(picture, clear).height
+    assert doubtful(covered) == line and taller == (LINE if line else 0)
 
 
 def test_classes_of_no_probability_have_no_map_and_no_part_in_the_scale() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fervor import Predictor
 from fervor.inference import minilm
@@ -215,6 +215,18 @@ def test_each_face_is_explained_when_it_is_asked_for(
         assert seen[0] != seen[1]
         page.locator("#photos .faces button").nth(1).click()
         assert page.is_visible("#reasons") and not page.get_by_role("button", **explain).count()
+
+
+def test_a_covered_mouth_is_said(browser: Any, server: Running, tmp_path: Path) -> None:
+    face = Image.open(PHOTOGRAPH).convert("RGB")
+    ImageDraw.Draw(face).ellipse((190, 128, 258, 176), fill=(170, 190, 210))
+    face.save(tmp_path / "mask.png")
+    with opened(browser, server) as page:
+        choose(ready(page), tmp_path / "mask.png")
+        page.get_by_role("button", name="Explain this answer").click()
+        doubt = page.locator("#reasons .notice").inner_text()
+        assert doubt == "The mouth seems covered: the answer is in doubt."
+        accessible(page)
 
 
 def test_axe_sees_what_is_wrong(browser: Any) -> None:

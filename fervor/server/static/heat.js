@@ -72,11 +72,13 @@ function list(title, found, text) {
     element("ul", {}, ...found.slice(0, 4).map(cue => element("li", {}, text(cue)))));
 }
 
-export function cues({ cues_for: own, cues_against: others, label }) {
+export function cues({ cues_for: own, cues_against: others, covered, label }) {
   const lists = [
     list(`Speaks for ${label}`, own, cue => cue.text),
     list("Speaks against it", others, cue => `${cue.text} (${cue.label})`),
   ].filter(Boolean);
-  return element("div", { className: "cues" }, ...lists,
+  const doubt = covered.length > 0 && element("p", { className: "notice" },
+    `The ${covered.join(" and the ")} ${covered.join() === "mouth" ? "seems" : "seem"} covered: the answer is in doubt.`);
+  return element("div", { className: "cues" }, doubt, ...lists,
     element("p", { className: "quiet" }, "What the model connects with the picture, not a measurement of muscles."));
 }
