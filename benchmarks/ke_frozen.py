@@ -34,6 +34,7 @@ from fervor.data.samplers import EpochSampler
 from fervor.evaluation import results
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import per_class
+from fervor.evaluation.operating_points import log_prior
 from fervor.evaluation.significance import gain, holm
 from fervor.io import provenance
 from fervor.labels import EXPRESSIONS, NEUTRAL
@@ -246,12 +247,12 @@ def answers(method: KE, found: Features) -> Logits:
     return torch_logits(method, batches).astype(np.float32)
 
 
-def figures(logits: Logits, label: NDArray[Any], prior: NDArray[Any]) -> dict[str, float]:
+def figures(logits: Logits, label: NDArray[Any], counts: Sequence[int]) -> dict[str, float]:
     """FIGURES of a split's logits; with an even prior, the training classes' shares divide."""
     found = {}
-    for name, scores in {"": logits, "_even_prior": logits - np.log(prior)}.items():
+    for name, scores in {"": logits, "_even_prior": logits - log_prior(counts)}.items():
         answer = scores.argmax(1)
-        by_class = per_class(label, answer, len(prior))
+        by_class = per_class(label, answer, len(counts))
         found[f"accuracy{name}"] = float((answer == label).mean())
         found[f"mean_class_accuracy{name}"] = by_class.mean_class_accuracy()
         found[f"neutral_recall{name}"] = float(by_class.recall[REST])
@@ -276,8 +277,8 @@ def trained(found: Features, setting: Setting, seed: int) -> dict[str, Any]:
 def _trained(found: Features, setting: Setting, seed: int) -> dict[str, Any]:
     method, activity = fit(found, setting, seed)
     logits, label = answers(method, found), found.plain_label.numpy()
-    prior = np.bincount(found.label.numpy(), minlength=len(found.labels)) / len(found.label)
-    told = figures(logits, label, prior)
+    counts = torch.bincount(found.label, minlength=len(found.labels)).tolist()
+    told = figures(logits, label, counts)
     logger.info("%s seed %d: %.2f %%", setting, seed, 100 * told["accuracy"])
     answer = " ".join(map(str, logits.argmax(1).tolist()))
     row = {"setting": asdict(setting), "seed": seed, "count": len(label), **told}

@@ -108,3 +108,10 @@ def test_the_best_on_valid_is_chosen_at_the_chosen_rate() -> None:
     assert ke_frozen.choice(rows, "4,000", complete=True).weight == 1.0
     assert ke_frozen.choice(rows, "4,000", complete=False).rate == 0.1
     assert ke_frozen.choice(rows, "all", complete=True).weight == 1.0
+
+
+def test_a_class_without_training_images_counts_as_one() -> None:
+    logits, label = np.zeros((8, 8), np.float32), np.arange(8)
+    found = ke_frozen.figures(logits, label, [50, 40, 30, 20, 10, 5, 5, 0])
+    assert found["accuracy_even_prior"] == 1 / 8  # all answers are the class without images
+    assert all(np.isfinite(value) for value in found.values())
