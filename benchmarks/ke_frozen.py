@@ -250,7 +250,8 @@ def answers(method: KE, found: Features) -> Logits:
 def figures(logits: Logits, label: NDArray[Any], counts: Sequence[int]) -> dict[str, float]:
     """FIGURES of a split's logits; with an even prior, the training classes' shares divide."""
     found = {}
-    for name, scores in {"": logits, "_even_prior": logits - log_prior(counts)}.items():
+    for name, prior in {"": np.zeros(len(counts)), "_even_prior": log_prior(counts)}.items():
+        scores = logits - prior
         answer = scores.argmax(1)
         by_class = per_class(label, answer, len(counts))
         found[f"accuracy{name}"] = float((answer == label).mean())

@@ -236,7 +236,8 @@ class Teacher:
     size: int = 224
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", plugins.stored("image_encoders", self.name))
+        if self.name != "none":
+            object.__setattr__(self, "name", plugins.stored("image_encoders", self.name))
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,10 @@ def _recorded(path: Path) -> Data:
     """What a run wrote of its data."""
     try:
         return Data(**read_settings(path)["data"])
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; or name a folder of training faces, cut out, with --pictures"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} is no run's configuration; name a folder of training faces, cut out, "

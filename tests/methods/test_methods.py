@@ -147,7 +147,7 @@ STAGED = {"mpa": ("vlm",), "lacovl": ("face-mobilenet", "ir50")}
 def test_maps_of_the_frozen_stage_stand_for_images(
     method: str, encoder: str, encoders: dict[str, Encoder]
 ) -> None:
-    """Answers and losses are the same to the last bit."""
+    """Answers are the same to the last bit; losses nearly, where images are run beside partners."""
     built = build(method, encoders[encoder]).eval()
     built.image.freeze(2)
     if method == "lacovl":
@@ -158,8 +158,8 @@ def test_maps_of_the_frozen_stage_stand_for_images(
         maps = built.frozen_stage(faces.image)
         cached = Batch(None, faces.label, faces.target, maps=maps)
         assert torch.equal(built.logits(built.batch_features(cached)), built(faces.image))
-        assert torch.equal(loss(built, cached), loss(built, faces))
-        assert built.activity(cached) == built.activity(faces)
+        torch.testing.assert_close(loss(built, cached), loss(built, faces), rtol=1e-6, atol=1e-6)
+        assert built.activity(cached) == pytest.approx(built.activity(faces), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(("method", "encoder"), [pair for pair in PAIRS if pair[0] != "mpa"])

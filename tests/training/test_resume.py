@@ -8,7 +8,7 @@ import yaml
 
 from fervor.config import Run
 from fervor.errors import UsageError
-from fervor.training.resume import check_resume
+from fervor.training.trainer import open_run
 
 
 NOTES = {
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_a_run_leaves_is_taken(folder: Path) -> None:
-    assert check_resume(folder, Run()) == {}
+    assert set(open_run(Run(output=str(folder)), resume=True)) == {"output"}
 
 
 @pytest.mark.parametrize("name", ["history.json", "starts.json", "activity.json"])
@@ -42,7 +42,7 @@ def test_what_a_run_leaves_is_taken(folder: Path) -> None:
 def test_damaged_notes_are_one_line(case: str, name: str, folder: Path) -> None:
     (folder / name).write_text(NOTES[case])
     with pytest.raises(UsageError, match=rf"{name} is damaged: ") as refused:
-        check_resume(folder, Run())
+        open_run(Run(output=str(folder)), resume=True)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 
@@ -51,4 +51,4 @@ def test_settings_have_the_bounds_of_a_recipe(folder: Path) -> None:
     parts += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 10)]
     (folder / "config.yaml").write_text("\n".join(parts))
     with pytest.raises(UsageError, match=r"config\.yaml unfolds to"):
-        check_resume(folder, Run())
+        open_run(Run(output=str(folder)), resume=True)

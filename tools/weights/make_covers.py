@@ -152,7 +152,7 @@ def filling(
         tone = np.clip(np.median(face.reshape(-1, 3), 0) * random.uniform(0.75, 1.2), 0, 255)
         rough = np.clip(tone + random.normal(0, 6, (side, side, 1)), 0, 255).astype(np.uint8)
         return np.asarray(Image.fromarray(rough).filter(ImageFilter.GaussianBlur(1)))
-    other = others[random.integers(len(others))]
+    other = others[int(random.integers(len(others)))]
     piece = random.integers(side // 4, side // 2 + 1)
     top, left = random.integers(0, side - piece + 1), random.integers(0, side - piece + 1)
     cut = other[top : top + piece, left : left + piece]
