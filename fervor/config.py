@@ -16,6 +16,7 @@ from fervor.errors import UsageError
 
 Target = Literal["majority", "probability", "cross_entropy"]
 Selection = Literal["honest", "paper"]
+SelectionMetric = Literal["accuracy", "negative_log_likelihood"]
 Sampling = Literal["plain", "imbalance", "balanced"]
 Precision = Literal["bf16", "fp32"]
 
@@ -365,6 +366,9 @@ class Run:
         options: the method's own options, by name.
         selection: honest chooses the epoch on the validation split; paper on the test split, as
             published results do, and says so in every file it writes.
+        selection_metric: what tells epochs apart there: the highest accuracy (paper), or the lowest
+            negative log likelihood (ours), which is less a matter of chance where epochs are some
+            images apart.
         seed: seed of weights, order and augmentation.
         threads: CPU threads; 0 leaves the choice to torch.
         workers: processes that prepare batches; 0 = none beside the training itself.
@@ -386,6 +390,7 @@ class Run:
     optim: Optim = field(default_factory=Optim)
     options: dict[str, Any] = field(default_factory=dict)
     selection: Selection = "honest"
+    selection_metric: SelectionMetric = "accuracy"
     seed: int = 0
     threads: int = 0
     workers: int = 0

@@ -19,7 +19,7 @@ from fervor.artifacts.model_info import (
     TextInfo,
     TrainingData,
 )
-from fervor.config import Encoder, Run
+from fervor.config import Encoder, Run, SelectionMetric
 from fervor.data import datasets
 from fervor.data.splits import Splits, alignment
 from fervor.errors import ModelError
@@ -38,7 +38,13 @@ from fervor.training.resume import starts
 LAST = "last.ckpt"
 BEST = "best.safetensors"
 METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
-"""What is measured after each epoch; the first chooses."""
+"""What is measured after each epoch."""
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]], metric: SelectionMetric) -> Mapping[str, Any]:
+    """The row of the epoch to keep, the first of equals; see `config.Run.selection_metric`."""
+    sign = -1 if metric == "negative_log_likelihood" else 1
+    return max(history, key=lambda row: sign * row[metric])
 
 
 def finish(
@@ -54,7 +60,7 @@ def finish(
     logits = torch_logits(method, batches)
     label = splits.selection.label.numpy()
     temperature = fitted_temperature(logits, label)
-    best = max(history, key=lambda row: row["accuracy"])
+    best = best_epoch(history, run.selection_metric)
     figures = summary(softmax(logits, temperature), label, splits.labels)
     selection = Selection(
         mode=run.selection,

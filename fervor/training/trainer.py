@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from fervor.plugins import quiet
 from fervor.recipes import read_settings
 from fervor.training.activity import FACES, Activity, gradient_norms
 from fervor.training.feature_cache import plain_batches, view_batches
-from fervor.training.finalize import BEST, LAST, METRICS, finish, forget_state
+from fervor.training.finalize import BEST, LAST, METRICS, best_epoch, finish, forget_state
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
 from fervor.training.prepare import prepare
 from fervor.training.progress import Progress
@@ -100,12 +100,11 @@ def train(run: Run, *, resume: bool = False) -> Path:
             raise SystemExit  # this process has done its share
         loop.note_start()  # where no step was left to do
         finish(loop.method.float(), run, splits, loop.history, folder)
-        _say_outcome(loop.history)
+        _say_outcome(best_epoch(loop.history, run.selection_metric))
     return folder
 
 
-def _say_outcome(history: Sequence[Mapping[str, Any]]) -> None:
-    best = max(history, key=lambda row: row["accuracy"])
+def _say_outcome(best: Mapping[str, Any]) -> None:
     logger.info(
         "epoch %d is kept: accuracy %.2f %%, mean class accuracy %.2f %% on %s",
         *(best["epoch"] + 1, 100 * best["accuracy"], 100 * best["mean_class_accuracy"]),
@@ -402,10 +401,9 @@ class Training(lightning.LightningModule):
         split = "test" if self.run.selection == "paper" else "valid"
         for name in METRICS:
             self.log(f"{split}/{name}", row[name], prog_bar=name == "accuracy")
-        best = max((past["accuracy"] for past in self.history), default=-1.0)
         self.history.append(row)
         if self.trainer.is_global_zero:
-            if row["accuracy"] > best:
+            if best_epoch(self.history, self.run.selection_metric) is row:
                 build.save_weights(self.folder / BEST, _state(self.kept()))
             provenance.write_text(self.folder / HISTORY, json.dumps(self.history, indent=1) + "\n")
             self._activity.epoch(self.method, self.current_epoch)

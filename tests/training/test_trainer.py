@@ -158,6 +158,34 @@ def test_the_description_says_what_was_done(finished: Path) -> None:
     assert info["parameters"]["all"] == info["parameters"]["trainable"] == sum(sizes)
 
 
+@pytest.mark.parametrize(
+    ("metric", "kept"), [("accuracy", 1), ("negative_log_likelihood", 3)], ids=str
+)
+def test_an_epoch_is_kept_by_accuracy_or_likelihood(metric: Any, kept: int) -> None:
+    rows = [
+        {"epoch": epoch, "accuracy": accuracy, "negative_log_likelihood": likelihood}
+        for epoch, (accuracy, likelihood) in enumerate(
+            [(0.5, 0.9), (0.7, 0.8), (0.6, 0.7), (0.7, 0.6), (0.6, 0.6)]
+        )
+    ]
+    assert finalize.best_epoch(rows, metric) == rows[kept]
+
+
+def test_the_weights_kept_by_likelihood_are_its_epochs(root: Path, tmp_path: Path) -> None:
+    by_likelihood = settings(
+        root, tmp_path / "run", selection_metric="negative_log_likelihood", optim={"epochs": 4}
+    )
+    folder = train(by_likelihood)
+    history, chosen = history_of(folder), info_of(folder)["selection"]
+    likelihoods = [row["negative_log_likelihood"] for row in history]
+    assert chosen["epoch"] == likelihoods.index(min(likelihoods))
+    splits = read_splits(by_likelihood.pipeline)
+    batches = trainer.evaluation_batches(splits.selection, size=32)
+    logits = torch_logits(load_model(folder), batches)
+    figures = summary(softmax(logits), splits.selection.label.numpy(), LABELS)
+    assert figures["negative_log_likelihood"] == pytest.approx(min(likelihoods), rel=1e-4)
+
+
 def test_the_kept_weights_are_those_of_the_best_epoch(finished: Path, root: Path) -> None:
     history, chosen = history_of(finished), info_of(finished)["selection"]
     assert [row["epoch"] for row in history] == [0, 1, 2]
