@@ -7,7 +7,8 @@ FervorError
 ├── ModelError   a model folder or weight file that is missing, damaged or of another kind
 └── EndpointError   a server or cluster that refuses, does not answer, or answers nonsense
 
-Each message is one line: what was given, what was expected, what to do.
+Each message is one line: what was given, what was expected, what to do. `counted` writes its
+numbers of things.
 """
 
 
@@ -33,6 +34,16 @@ class ModelError(FervorError):
 
 class EndpointError(FervorError):
     """A server or cluster that refuses, does not answer, or answers nonsense."""
+
+
+def counted(number: float, noun: str) -> str:
+    """A number of things in words, their noun given in the singular: "1 face", "3,137 boxes"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    if number == 1:
+        return f"{shown} {noun}"
+    if noun.endswith("ry"):
+        return f"{shown} {noun[:-1]}ies"
+    return f"{shown} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
 
 
 DONE, PROBLEM, WRONG_USE, INTERRUPTED = 0, 1, 2, 130

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from fervor.config import Encoder, Landmarks, Teacher
-from fervor.errors import ModelError
+from fervor.errors import ModelError, counted
 from fervor.io import provenance
 from fervor.io.typed_json import decoded, encoded, read_object
 
@@ -378,8 +378,8 @@ class ModelInfo:
         points = info.operating_points
         if points is not None and len(points.log_prior) != len(info.labels):
             raise ValueError(
-                f"operating_points.log_prior holds {len(points.log_prior)} numbers for "
-                f"{len(info.labels)} labels"
+                f"operating_points.log_prior holds {counted(len(points.log_prior), 'number')} for "
+                f"{counted(len(info.labels), 'label')}"
             )
         return replace(info, extra=extra)
 

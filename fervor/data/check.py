@@ -14,7 +14,7 @@ from fervor.data import datasets
 from fervor.data.datasets import SPLITS, Expected, Sample
 from fervor.data.datasets.files import shown
 from fervor.data.duplicates import Fingerprint, fingerprints
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.io.prefetch import progress
 
 
@@ -76,7 +76,9 @@ def check(
         if print_.error
     ]
     if unreadable:
-        problems.append(f"{len(unreadable):,} pictures cannot be read; the first: {unreadable[0]}")
+        problems.append(
+            f"{counted(len(unreadable), 'picture')} cannot be read; the first: {unreadable[0]}"
+        )
     title = f"{name}, protocol {rule}, {shown(root)}"
     sections = {
         "expected tree": datasets.dataset(name).TREE.splitlines(),
@@ -169,7 +171,7 @@ def _identical(splits: Sequence[Split], prints: Sequence[Fingerprint]) -> Iterat
         names = f"{first.path} = {second.path}" if first.path else "in the table of pixels"
         yield f"{len(pairs):,} {kind}, such as {names}"
     if conflicts := sum(len({sample.label for _, sample in group}) > 1 for group in several):
-        yield f"{conflicts:,} of {len(several):,} such pictures bear different labels"
+        yield f"with different labels: {conflicts:,} of {len(several):,}"
 
 
 Pair = tuple[tuple[str, Sample], tuple[str, Sample]]
@@ -210,7 +212,7 @@ def _tree(root: Path, depth: int = 0) -> Iterator[str]:
         if depth + 1 < DEPTH:
             yield from _tree(Path(entry.path), depth + 1)
     if len(inner) > BREADTH:
-        yield f"{indent}... {len(inner) - BREADTH:,} more folders"
+        yield f"{indent}... {counted(len(inner) - BREADTH, 'more folder')}"
     endings: defaultdict[str, list[str]] = defaultdict(list)
     for entry in others:
         kind = "link" if entry.is_symlink() else Path(entry.name).suffix.lower() or "no ending"

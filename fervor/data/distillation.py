@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.io.atomic import write_bytes
 
 
@@ -133,8 +133,9 @@ def teachers_targets(
     absent = [name for name in names if name not in rows]
     if absent:
         raise DataError(
-            f"the stored logits lack {len(absent)} of {len(names)} training images, the first is "
-            f"{absent[0] or 'one without a file'}: store them for this split and protocol"
+            f"the stored logits lack {len(absent)} of {counted(len(names), 'training image')}, "
+            f"the first is {absent[0] or 'one without a file'}: store them for this split and "
+            "protocol"
         )
     columns = [stored.labels.index(label) for label in labels]
     mean = stored.logits.float().mean(1)[:, columns]

@@ -18,7 +18,7 @@ from fervor.data.augmentation.occlusion import part_boxes
 from fervor.data.cropping import CROP
 from fervor.data.datasets import Sample
 from fervor.data.image_cache import Reading, decoded
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 
 
 logger = logging.getLogger(__name__)
@@ -127,8 +127,10 @@ def read_images(
 def _without(images: ImageSet, missing: Sequence[int]) -> ImageSet:
     """The split without the images that hold no face; they are counted and named."""
     if len(missing) == len(images):
-        raise DataError(f"no face was found in any of {len(images)} pictures")
-    logger.warning("%d of %d pictures hold no face and are left out", len(missing), len(images))
+        raise DataError(f"no face was found in any of {counted(len(images), 'picture')}")
+    logger.warning(
+        "left out, without a face: %d of %s", len(missing), counted(len(images), "picture")
+    )
     for row in missing:
         logger.info("no face: %s", images.sources[row])
     mask = torch.ones(len(images), dtype=torch.bool)
@@ -157,7 +159,7 @@ def hold_out(
         mask = _validation_images(number, len(labels), fraction, generator)
     if not mask.any():
         raise DataError(
-            f"{len(samples)} pictures are too few to hold {fraction:.0%} out for validation"
+            f"{counted(len(samples), 'picture')}: too few to hold {fraction:.0%} out for validation"
         )
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     for sample, away in zip(samples, mask.tolist(), strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from fervor.config import Sampling
-from fervor.errors import DataError, UsageError
+from fervor.errors import DataError, UsageError, counted
 
 
 class Key(NamedTuple):
@@ -64,12 +64,13 @@ class EpochSampler(Sampler[Key]):
         self.length = round(epoch_fraction * len(label))
         if self.length < batch_size:
             raise DataError(
-                f"{self.length} training pictures do not fill a batch of {batch_size}: "
+                f"{counted(self.length, 'training picture')} cannot fill a batch of {batch_size}: "
                 "lower --optim.batch_size"
             )
         if batch_size % world:
             raise UsageError(
-                f"--optim.batch_size {batch_size}: expected a multiple of {world} processes"
+                f"--optim.batch_size {batch_size}: expected a multiple of "
+                f"{counted(world, 'process')}"
             )
         self.label = label
         self.batch_size = batch_size

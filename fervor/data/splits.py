@@ -11,7 +11,7 @@ from fervor.data import datasets
 from fervor.data.datasets import subsets
 from fervor.data.image_set import ImageSet, hold_out, read_images
 from fervor.data.manifest import settings_of, substitute
-from fervor.errors import UsageError
+from fervor.errors import UsageError, counted
 
 
 logger = logging.getLogger(__name__)
@@ -108,10 +108,9 @@ def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[dataset
     substitutes = substitute(samples, data.name, data.root, data.aligned)
     if skipped := len(samples) - len(substitutes):
         logger.warning(
-            "%d of %d %s pictures hold no face and were skipped when they were aligned",
+            "skipped when they were aligned, without a face: %d of %s",
             skipped,
-            len(samples),
-            split,
+            counted(len(samples), f"{split} picture"),
         )
     return substitutes, skipped
 

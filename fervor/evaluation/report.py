@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
+from fervor.errors import counted
 from fervor.evaluation import figures
 from fervor.evaluation.evaluate import Answers
 from fervor.evaluation.metrics import coverage_risk, reliability
@@ -188,7 +189,7 @@ def page(result: dict[str, Any], drawings: dict[str, str]) -> str:
     title = f"{name}, seed {result['run']['seed']}"
     where = (
         f"{data['name']}, protocol {data['protocol']}, split {data['split']}: "
-        f"{result['count']:,} pictures"
+        f"{counted(result['count'], 'picture')}"
     )
     parts = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(where)}. Epoch chosen on "
@@ -239,9 +240,9 @@ def _comparison(result: dict[str, Any]) -> list[str]:
         return []
     return [
         f"<h2>Compared with {html.escape(other['model'])}</h2><p>Its accuracy is "
-        f"{other['accuracy']:.2%}. This model alone is right on {other['first_only']} pictures, "
-        f"the other alone on {other['second_only']} (McNemar's exact test: p = "
-        f"{other['p_value']:.3g}).</p>"
+        f"{other['accuracy']:.2%}. This model alone is right on "
+        f"{counted(other['first_only'], 'picture')}, the other alone on {other['second_only']} "
+        f"(McNemar's exact test: p = {other['p_value']:.3g}).</p>"
     ]
 
 

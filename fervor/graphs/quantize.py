@@ -29,7 +29,7 @@ from fervor.config import Data
 from fervor.data.image_set import read_images
 from fervor.data.loading import evaluation_batches
 from fervor.data.splits import load_samples
-from fervor.errors import ModelError, UsageError
+from fervor.errors import ModelError, UsageError, counted
 from fervor.graphs.onnx import store_half, write_method
 from fervor.io import provenance, sources
 from fervor.io.atomic import atomic_write
@@ -140,7 +140,7 @@ def add_int8(folder: Path, faces: Faces) -> Report:
         if agreement < AGREEMENT:
             raise ModelError(
                 f"{folder / GRAPH} in eight bits gives the same answer to {agreement:.1%} of "
-                f"{len(faces)} faces only: use it in single precision"
+                f"{counted(len(faces), 'face')} only: use it in single precision"
             )
         report = Report(folder / INT8_GRAPH, len(faces), agreement, part.stat().st_size)
         checksum = provenance.sha256(part)

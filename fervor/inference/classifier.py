@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervor.artifacts.model_info import ModelInfo
-from fervor.errors import ModelError
+from fervor.errors import ModelError, counted
 from fervor.inference.open_vocabulary import Vocabulary
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
@@ -125,8 +125,8 @@ class FaceClassifier:
                 logits = self.words.logits(logits, self.info.temperature)
         if logits.shape != (count, len(self.labels)):
             raise ModelError(
-                f"model {self.info.name} answers {logits.shape} to {count} faces: expected "
-                f"{len(self.labels)} classes each"
+                f"model {self.info.name} answers {logits.shape} to {counted(count, 'face')}: "
+                f"expected {counted(len(self.labels), 'class')} each"
             )
         if self.words is None:
             logits = logits / self.info.temperature

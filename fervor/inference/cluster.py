@@ -25,7 +25,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from fervor.artifacts.model_info import SHIPPED
-from fervor.errors import EndpointError, UsageError
+from fervor.errors import EndpointError, UsageError, counted
 from fervor.faces.landmarks import PointFinder
 from fervor.inference.neutral_baseline import AUTO
 from fervor.inference.prediction import Answer
@@ -90,7 +90,10 @@ def joined(workers: int, threads: int) -> Iterator[int]:
         try:
             room = _started(address, workers * threads, folder) // threads
             if room < max(workers, 1):
-                raise UsageError(f"{where} has room for {room} workers of {threads} threads each")
+                raise UsageError(
+                    f"{where} has room for {counted(room, 'worker')} of "
+                    f"{counted(threads, 'thread')} each"
+                )
             yield workers or room
         except ray.exceptions.RayError as error:
             raise EndpointError(f"{where} failed: {_first_line(error)}") from error
@@ -167,8 +170,8 @@ def answers(
         yield Frame(sources[written - 1], 0, None, None, None), predictions, points
     if written < len(sources):
         raise EndpointError(
-            f"the cluster answered {written} of {len(sources)} pictures, the rows of which are "
-            "written; give the others again"
+            f"the cluster answered {written} of {counted(len(sources), 'picture')}, the rows of "
+            "which are written; give the others again"
         )
 
 

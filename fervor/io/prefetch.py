@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Condition, Thread
 from typing import Any, Generic, Protocol, TypeVar
 
+from fervor.errors import counted
+
 
 __all__ = ["prefetch"]
 
@@ -128,7 +130,9 @@ def bounded(threads: int) -> int:
     """
     if threads <= THREADS_A_CORE * cores():
         return threads
-    logger.warning("threads=%d: this machine has %d cores; takes %d", threads, cores(), cores())
+    logger.warning(
+        "threads=%d: this machine has %s; takes %d", threads, counted(cores(), "core"), cores()
+    )
     return cores()
 
 

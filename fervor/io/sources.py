@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fervor.errors import FervorError, InputError
+from fervor.errors import FervorError, InputError, counted
 from fervor.io.frame import WEBCAM, Frame, Span
 from fervor.io.image import rgb_image, to_rgb
 from fervor.io.image_header import check_header, is_heif, read_header
@@ -288,7 +288,7 @@ def skipped_files(counts: Counter[str]) -> str:
     total = sum(counts.values())
     named = [f"{count} {ending or 'without ending'}" for ending, count in _most(counts)]
     rest = ", ..." if len(counts) > len(named) else ""
-    return f"{total} file{'s' * (total > 1)} skipped ({', '.join(named)}{rest})"
+    return f"{counted(total, 'file')} skipped ({', '.join(named)}{rest})"
 
 
 def _most(counts: Counter[str]) -> list[tuple[str, int]]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from fervor.errors import counted
+
 
 __all__ = ["DEEPEST", "decoded", "encoded", "read_json", "read_object"]
 
@@ -89,7 +91,7 @@ def _list(kinds: tuple[Any, ...], values: list[Any], name: str) -> tuple[Any, ..
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(values)
     if len(kinds) != len(values):
-        raise ValueError(f"{name} has {len(values)} entries, expected {len(kinds)}")
+        raise ValueError(f"{name} has {counted(len(values), 'entry')}, expected {len(kinds)}")
     return tuple(decoded(kind, value, name) for kind, value in zip(kinds, values, strict=True))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.errors import InputError, UsageError
+from fervor.errors import InputError, UsageError, counted
 from fervor.io.frame import WEBCAM, Frame, Span
 
 
@@ -234,7 +234,9 @@ def _windows_camera(source: str, number: int) -> str:
         device.name for device in enumerate_input_devices("dshow") if "video" in device.media_types
     ]
     if number >= len(names):
-        raise InputError(f"{source}: this computer has {len(names)} webcams, counted from 0")
+        raise InputError(
+            f"{source}: this computer has {counted(len(names), 'webcam')}, counted from 0"
+        )
     return names[number]
 
 

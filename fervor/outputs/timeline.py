@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fervor.errors import counted
 from fervor.faces.types import Box
 from fervor.inference.prediction import Prediction
 from fervor.io.atomic import write_bytes, write_image
@@ -189,10 +190,9 @@ def _bands(
 
 def _heading(timeline: Timeline, title: str) -> str:
     shown = min(timeline.tracks, LANES)
-    tracks = (
-        f"{shown} of {timeline.tracks} tracks" if shown < timeline.tracks else f"{shown} tracks"
-    )
-    tracks = "1 track" if tracks == "1 tracks" else tracks
+    tracks = counted(timeline.tracks, "track")
+    if shown < timeline.tracks:
+        tracks = f"{shown} of {tracks}"
     return f"Expressions shown in {title} ({_clock(round(timeline.duration, 1))}, {tracks})"
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fervor.errors import UsageError
+from fervor.errors import UsageError, counted
 from fervor.inference.prediction import Answer
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
@@ -153,13 +153,13 @@ def summary(
     """
     what = []
     if counts["pictures"] or not counts["videos"]:
-        what.append(f"{counts['pictures']} pictures")
+        what.append(counted(counts["pictures"], "picture"))
     if counts["videos"]:
-        noun = "video" if counts["videos"] == 1 else "videos"
-        what.append(f"{counts['videos']} {noun} ({counts['frames']} frames)")
+        frames = counted(counts["frames"], "frame")
+        what.append(f"{counted(counts['videos'], 'video')} ({frames})")
     size = "" if smallest_side is None else f"; looked for faces of {smallest_side:g} px and more"
     return (
-        f"{output}: {', '.join(what)}, {counts['ok']} faces, "
+        f"{output}: {', '.join(what)}, {counted(counts['ok'], 'face')}, "
         f"{counts['no_face']} without a face, {counts['error']} unreadable{size}"
         + (f"; {media.skipped_files(skipped)}" if skipped else "")
     )

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from fervor.errors import EndpointError, UsageError
+from fervor.errors import EndpointError, UsageError, counted
 from fervor.io.provenance import write_text
 
 
@@ -144,8 +144,8 @@ def _patiently(label: str, endpoint: Endpoint, body: dict[str, Any]) -> str:
         if number + 1 < endpoint.tries:
             time.sleep(min(max(wait, endpoint.pause * 2**number), LONGEST_WAIT))
     raise EndpointError(
-        f"endpoint {endpoint.shown}, asked about {label!r} {endpoint.tries} times: {reason}; check "
-        "that it runs this model behind an OpenAI-compatible interface"
+        f"endpoint {endpoint.shown}, asked about {label!r} {counted(endpoint.tries, 'time')}: "
+        f"{reason}; check that it runs this model behind an OpenAI-compatible interface"
     )
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
-from fervor.errors import InputError, ModelError, UsageError
+from fervor.errors import InputError, ModelError, UsageError, counted
 from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Frame
@@ -42,9 +42,9 @@ class Service:
         self.predictor, self.limits = predictor, limits
         self.metrics = Metrics()
         self.batcher = Batcher(predictor, limits, self.metrics, wait=wait)
-        self.requests = Shares("requests", most=0, each=limits.client_requests)
-        self.held = Shares("bytes", most=limits.held_bytes, each=limits.client_bytes)
-        self.videos = Shares("videos", most=limits.videos, each=1, retry=10)
+        self.requests = Shares("request", most=0, each=limits.client_requests)
+        self.held = Shares("byte", most=limits.held_bytes, each=limits.client_bytes)
+        self.videos = Shares("video", most=limits.videos, each=1, retry=10)
         self.description = describe(predictor, limits)
         self.metrics.gauge(
             "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
@@ -197,7 +197,7 @@ class Service:
             raise Refused(
                 413,
                 "too_many_pixels",
-                f"{sum(pixels):,} pixels in a request: "
+                f"{counted(sum(pixels), 'pixel')} in a request: "
                 f"expected at most {self.limits.request_pixels:,}",
             )
         return pixels
@@ -208,7 +208,8 @@ class Service:
                 raise Refused(
                     413,
                     "too_many_faces",
-                    f"{answer[0].source}: expected at most {self.limits.faces} faces in a picture",
+                    f"{answer[0].source}: expected at most {counted(self.limits.faces, 'face')} in "
+                    "a picture",
                 )
 
 

@@ -10,6 +10,7 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Any, cast
 
+from fervor.errors import counted
 from fervor.inference.prediction import Prediction
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Frame
@@ -143,7 +144,7 @@ class Batcher:
                 raise Refused(503, "stopping", "the server is stopping", retry=5)
             own = sum(sum(other.pixels) for other in self._jobs if other.client == job.client)
             if own and own + sum(job.pixels) > self._limits.client_pixels:
-                most = f"{self._limits.client_pixels:,} pixels waiting from one address"
+                most = f"{counted(self._limits.client_pixels, 'pixel')} waiting from one address"
                 raise Refused(429, "client_busy", f"expected at most {most}; try again", retry=1)
             if len(self._jobs) >= self._limits.requests:
                 self._make_room(job.client, sum(costs))

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.errors import InputError
+from fervor.errors import InputError, counted
 from fervor.io.frame import Frame, Span
 from fervor.io.sources import decode_image
 from fervor.io.video import read_facts, read_video
@@ -153,7 +153,7 @@ class Decoder:
         code = process.wait() if process is not None else 0
         self.close()
         if -code in TIMERS.values():
-            return f"decoding takes longer than {self._seconds:g} seconds"
+            return f"decoding takes longer than {counted(self._seconds, 'second')}"
         return "its decoder ended before it was done"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from ipaddress import IPv6Address, ip_address, ip_network
 from threading import Lock
 
-from fervor.errors import FervorError, UsageError
+from fervor.errors import FervorError, UsageError, counted
 
 
 __all__ = ["Limits", "Refused", "Shares", "client_of"]
@@ -114,7 +114,7 @@ class Shares:
     """Counts what clients hold at the same time, for any number of threads.
 
     Args:
-        what: is counted, in the plural.
+        what: is counted, in the singular.
         most: that all clients together may hold; 0 for any number.
         each: that one client may hold.
         retry: seconds until there may be room.
@@ -139,11 +139,13 @@ class Shares:
         """
         with self._lock:
             if self._taken[client] + amount > self._each:
-                reason = f"expected at most {self._each:,} {self._what} at once from one address"
+                reason = (
+                    f"expected at most {counted(self._each, self._what)} at once from one address"
+                )
                 raise Refused(429, "client_busy", f"{reason}; try again", retry=self._retry)
             if self._most and self._taken.total() + amount > self._most:
                 raise Refused(
-                    503, "busy", f"too many {self._what} at once; try again", retry=self._retry
+                    503, "busy", f"too many {self._what}s at once; try again", retry=self._retry
                 )
             self._taken[client] += amount
 

@@ -17,6 +17,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from fervor.errors import counted
 from fervor.server.limits import Refused, Shares
 
 
@@ -89,7 +90,7 @@ async def receive(
     except TimeoutError:
         give_back(parts.uploads, held, client)
         raise Refused(
-            408, "upload_too_slow", f"the upload took longer than {most.seconds:g} seconds"
+            408, "upload_too_slow", f"the upload took longer than {counted(most.seconds, 'second')}"
         ) from None
     except BaseException:
         give_back(parts.uploads, held, client)
@@ -229,8 +230,11 @@ class _Parts:
                 "never read",
             )
         if len(self.uploads) == self._most.files:
-            files = f"{self._most.files} files" if self._most.files > 1 else "one file"
-            raise Refused(413, "too_many_files", f"expected at most {files} in a request")
+            raise Refused(
+                413,
+                "too_many_files",
+                f"expected at most {counted(self._most.files, 'file')} in a request",
+            )
         name = _clean(options[b"filename"].decode("utf-8", "replace"))
         self.uploads.append(Upload(name, self._memory()))
         self._size = 0
@@ -242,7 +246,8 @@ class _Parts:
             raise Refused(
                 413,
                 "file_too_large",
-                f"{upload.name}: expected a file of at most {self._most.file_bytes:,} bytes",
+                f"{upload.name}: expected a file of at most "
+                f"{counted(self._most.file_bytes, 'byte')}",
             )
         self._take(size)
         upload.file.write(memoryview(data)[start:end])

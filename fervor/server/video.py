@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from fastapi.responses import StreamingResponse
 
+from fervor.errors import counted
 from fervor.inference.prediction import Prediction, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Span
@@ -68,7 +69,7 @@ def check(upload: Upload, decoder: Decoder, limits: Limits) -> None:
         raise Refused(415, "no_video", f"{upload.name}: {facts['error']}")
     seconds, width, height = facts["seconds"], facts["width"], facts["height"]
     if seconds is not None and seconds > limits.video_seconds:
-        raise Refused(413, "video_too_long", _too_long(f"{seconds:.0f} seconds", limits))
+        raise Refused(413, "video_too_long", _too_long(counted(round(seconds), "second"), limits))
     if facts["frames"] > limits.video_frames:
         most = f"expected at most {limits.video_frames:,}"
         raise Refused(413, "too_many_frames", f"{upload.name}: a video of more frames: {most}")
@@ -78,7 +79,7 @@ def check(upload: Upload, decoder: Decoder, limits: Limits) -> None:
 
 
 def _too_long(what: str, limits: Limits) -> str:
-    return f"a video of {what}: expected at most {limits.video_seconds:g} seconds"
+    return f"a video of {what}: expected at most {counted(limits.video_seconds, 'second')}"
 
 
 def lines(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 
 from fervor.config import Optim
-from fervor.errors import UsageError
+from fervor.errors import UsageError, counted
 from fervor.io import provenance
 from fervor.io.typed_json import decoded, read_json, read_object
 from fervor.training.activity import ACTIVITY
@@ -43,8 +43,8 @@ def check_resume(folder: Path, changes: Mapping[str, tuple[Any, Any]], optim: Op
             )
     if optim.epochs < done:
         raise UsageError(
-            f"--optim.epochs {optim.epochs}: {folder} has {done} epochs behind it already, "
-            "expected as many or more"
+            f"--optim.epochs {optim.epochs}: {folder} has {counted(done, 'epoch')} behind it "
+            "already, expected as many or more"
         )
 
 

@@ -70,7 +70,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unreadable": (
         lambda root: (root / ALIGNED / "test_0007_aligned.jpg").write_bytes(b"\xff\xd8"),
-        r"1 pictures cannot be read; the first: .*test_0007_aligned\.jpg: ",
+        r"1 picture cannot be read; the first: .*test_0007_aligned\.jpg: ",
     ),
     "loop": (lambda root: loop(root / ALIGNED), "aligned is a symbolic link that leads back"),
     "tree": (
@@ -114,7 +114,7 @@ def test_identical_pictures_are_counted_within_and_between(root: Path) -> None:
         "2 within train",
         "1 within test",
         "1 of test also in train",
-        "1 of 2 such pictures bear different labels",
+        "with different labels: 1 of 2",
     ]
     first, second = (root / ALIGNED / f"train_{n}_aligned.jpg" for n in ("00001", "00002"))
     assert lines[0].endswith(f"such as {first} = {second}")

@@ -145,12 +145,12 @@ def test_the_largest_face_is_cut_out_as_predict_does(
     cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], 48)
     assert np.array_equal(read.take(torch.tensor([0])).permute(0, 2, 3, 1).numpy(), cut[None])
     assert (read.label.tolist(), read.sources) == ([1], (str(EXAMPLE),))
-    assert "1 of 2 pictures hold no face and are left out" in caplog.text
+    assert "left out, without a face: 1 of 2 pictures" in caplog.text
     assert nobody in caplog.text
     finer = read_images(found[:1], LABELS, size=112, faces="largest", crop=96)
     cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], 96)
     assert np.array_equal(finer.images[0].permute(1, 2, 0).numpy(), cut)
-    with pytest.raises(DataError, match="no face was found in any of 1 pictures"):
+    with pytest.raises(DataError, match="no face was found in any of 1 picture"):
         read_images(found[1:], LABELS, size=112, faces="largest")
 
 

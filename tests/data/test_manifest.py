@@ -60,4 +60,4 @@ def test_training_reads_the_crops_by_protocol_and_label(
     with caplog.at_level(logging.WARNING):
         samples, skipped = load_samples(data, "test", protocol="")
     assert (len(samples), skipped) == (1, 1)
-    assert "1 of 2 test pictures hold no face and were skipped" in caplog.text
+    assert "without a face: 1 of 2 test pictures" in caplog.text

@@ -266,7 +266,7 @@ def form(data: bytes) -> None:
 
     kind = (b"content-type", b"multipart/form-data; boundary=a-boundary")
     request = Request({"type": "http", "headers": [kind]}, messages)
-    most, held = UploadLimits(4, 10_000, 20_000, 5.0), Shares("bytes", most=50_000, each=50_000)
+    most, held = UploadLimits(4, 10_000, 20_000, 5.0), Shares("byte", most=50_000, each=50_000)
     asyncio.run(receive(request, most, held, "client"))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fervor.errors import counted
 from fervor.io.prefetch import bounded, cores, in_order, in_threads, map_ordered, progress
 
 
@@ -96,7 +97,7 @@ def test_thousands_of_threads_are_the_cores_and_said(caplog: pytest.LogCaptureFi
     assert [bounded(count) for count in (0, 1, 4 * cores())] == [0, 1, 4 * cores()]
     assert not caplog.messages
     assert bounded(100_000) == cores()
-    said = f"threads=100000: this machine has {cores()} cores; takes {cores()}"
+    said = f"threads=100000: this machine has {counted(cores(), 'core')}; takes {cores()}"
     assert caplog.messages == [said]
     before = threading.active_count()
     with in_threads(100_000) as each:

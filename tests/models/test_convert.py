@@ -54,7 +54,7 @@ def test_the_command_says_what_became_of_each_entry(
     assert main(["convert", str(source), str(tmp_path / "a.safetensors")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[:3] == ["w  2  float32", "left out: epoch", "left out: name"]
-    assert out[3].endswith("1 tensors written, 2 entries left out")
+    assert out[3].endswith("1 tensor written, 2 entries left out")
 
 
 class Trap:

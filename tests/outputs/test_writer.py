@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fervor.cli.main import main
+from fervor.errors import counted
 from fervor.outputs import writer
 from tests.cli.test_main import fervor_process, read_csv, refused
 from tests.support.models import write_model
@@ -77,7 +78,7 @@ def test_a_picture_and_a_video_with_drawings(clip: Path, model: Path, tmp_path: 
     words = ["--model", model, "--output", output, "--annotate", drawings, "--threads", "1"]
     answer = fervor_process("predict", clip, PHOTOGRAPH, *words)
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert "1 pictures, 1 video (12 frames), 11 faces" in answer.stdout
+    assert "1 picture, 1 video (12 frames), 11 faces" in answer.stdout
     names = sorted(path.name for path in drawings.rglob("*") if path.is_file())
     assert names == ["astronaut.jpg", "clip-timeline.html", "clip-timeline.png", "clip.mp4"]
     assert all(row["track"] == (0 if row["time_s"] is not None else None)
@@ -286,7 +287,7 @@ def test_the_smallest_face_is_found_and_said(
     answer = fervor_process("predict", tmp_path / "group.png", *words)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == (
-        f"{output}: 1 pictures, {there} faces, 0 without a face, 0 unreadable; "
+        f"{output}: 1 picture, {counted(there, 'face')}, 0 without a face, 0 unreadable; "
         f"looked for faces of {size} px and more\n"
     )
     assert len(read_csv(output)) == there

@@ -287,7 +287,7 @@ def test_the_end_refuses_what_waits(line: Line) -> None:
 
 
 def test_shares_are_taken_and_given_back() -> None:
-    shares = Shares("bytes", most=10, each=6)
+    shares = Shares("byte", most=10, each=6)
     shares.take("a", 6)
     with pytest.raises(Refused, match="at most 6 bytes at once from one address") as refused:
         shares.take("a")

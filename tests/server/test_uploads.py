@@ -52,7 +52,7 @@ def received(body: bytes, boundary: str = BOUNDARY) -> tuple[list[Upload], Share
 
     kind = f"multipart/form-data; boundary={boundary}".encode()
     request = Request({"type": "http", "headers": [(b"content-type", kind)]}, message)
-    held = Shares("bytes", most=512_000_000, each=256_000_000)
+    held = Shares("byte", most=512_000_000, each=256_000_000)
     return asyncio.run(receive(request, MOST, held, "client")), held
 
 
@@ -81,7 +81,7 @@ def test_what_was_held_of_a_refused_form_is_given_back() -> None:
     async def message() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    held = Shares("bytes", most=10_000, each=10_000)
+    held = Shares("byte", most=10_000, each=10_000)
     request = Request({"type": "http", "headers": [(b"content-type", kind)]}, message)
     with pytest.raises(Refused):
         asyncio.run(receive(request, MOST, held, "client"))

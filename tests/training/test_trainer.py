@@ -683,7 +683,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "encoder": ({"encoder": Encoder(name="vgg")}, UsageError, "unknown encoder 'vgg'"),
     "data set": ({"data": Data(name="fer")}, UsageError, "unknown data set 'fer'"),
     "root": ({"data": Data(name="folder", root="nowhere")}, DataError, "no folder 'nowhere'"),
-    "batch": ({"optim": {"batch_size": 25}}, DataError, "24 training pictures do not fill a batch"),
+    "batch": ({"optim": {"batch_size": 25}}, DataError, "24 training pictures cannot fill a batch"),
 }
 
 

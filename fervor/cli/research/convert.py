@@ -1,6 +1,6 @@
 """The command `fervor convert`."""
 
-from fervor.errors import DONE
+from fervor.errors import DONE, counted
 from fervor.plugins import missing_extra
 
 
@@ -16,6 +16,7 @@ def convert(file: str, output: str) -> int:
     report = converted(file, output)
     print("\n".join(report.lines()))
     print(
-        f"{output}: {len(report.tensors)} tensors written, {len(report.left_out)} entries left out"
+        f"{output}: {counted(len(report.tensors), 'tensor')} written, "
+        f"{counted(len(report.left_out), 'entry')} left out"
     )
     return DONE

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fervor.errors import DONE, PROBLEM
+from fervor.errors import DONE, PROBLEM, counted
 
 
 def data_check(
@@ -66,7 +66,8 @@ def data_align(
     )
     lost = counts["kept"] + counts["centred"] + counts["skipped"]
     print(
-        f"{out}: {sum(counts.values())} pictures, {counts['ok']} aligned, {lost} without a face "
+        f"{out}: {counted(sum(counts.values()), 'picture')}, {counts['ok']} aligned, "
+        f"{lost} without a face "
         f"({counts['kept']} kept, {counts['centred']} centred, {counts['skipped']} skipped), "
         f"{counts['error']} unreadable; listed in {MANIFEST}"
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from fervor.cli.using import listed
 from fervor.config import Data
-from fervor.errors import DONE
+from fervor.errors import DONE, counted
 from fervor.plugins import missing_extra
 
 
@@ -52,8 +52,9 @@ def evaluate(
     )
     low, high = result["accuracy_interval"]
     print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
-    persons = f" of {result['persons']} persons" if result["persons"] else ""
-    print(f"                     {result['correct']} of {result['count']} pictures{persons}")
+    persons = f" of {counted(result['persons'], 'person')}" if result["persons"] else ""
+    count = counted(result["count"], "picture")
+    print(f"                     {result['correct']} of {count}{persons}")
     print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
     print(f"macro F1             {result['macro_f1']:.2%}")
     print(f"calibration error    {result['calibration_error']:.2%}")
@@ -71,7 +72,10 @@ def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
     if (other := result.get("comparison")) is not None:
         lines += [
             ("compared with", f"{other['model']}, accuracy {other['accuracy']:.2%}"),
-            ("right alone", f"{other['first_only']} against {other['second_only']} pictures"),
+            (
+                "right alone",
+                f"{other['first_only']} against {counted(other['second_only'], 'picture')}",
+            ),
             ("gain", "{:+.2%} ({:+.2%} to {:+.2%})".format(other["gain"], *other["gain_interval"])),
             (f"{other['test']}", f"p = {other['p_value']:.3g}"),
         ]
@@ -79,7 +83,7 @@ def _compared(result: dict[str, Any]) -> list[tuple[str, str]]:
         for name, group in groups["groups"].items():
             low, high = group["accuracy_interval"]
             accuracy = f"{group['accuracy']:.2%} ({low:.2%} to {high:.2%})"
-            lines.append((f"{column} {name}", f"{accuracy}, {group['count']} pictures"))
+            lines.append((f"{column} {name}", f"{accuracy}, {counted(group['count'], 'picture')}"))
         lines.append((f"{column}, equal", f"p = {groups['p_value_holm']:.3g} ({groups['test']})"))
     return lines
 
@@ -88,7 +92,9 @@ def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
     """What an evaluation does not count, for people."""
     lines = []
     if (cross := result["cross_data"]) is not None:
-        dropped = [f"{name} ({count} pictures)" for name, count in cross["data_only"].items()]
+        dropped = [
+            f"{name} ({counted(count, 'picture')})" for name, count in cross["data_only"].items()
+        ]
         by_words = "words" in cross
         lines = [
             ("trained on", cross["trained_on"]),
@@ -103,7 +109,7 @@ def _left_out(result: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append(("accuracy, all classes", f"{cross['accuracy_over_all_classes']:.2%}"))
     counts = result["data"]["left_out"]
     if counts["no_face"]:
-        lines.append(("without a face", f"{counts['no_face']} pictures left out"))
+        lines.append(("without a face", f"{counted(counts['no_face'], 'picture')} left out"))
     if result["data"]["exclude_duplicates"]:
-        lines.append(("also in train", f"{counts['duplicates']} pictures left out"))
+        lines.append(("also in train", f"{counted(counts['duplicates'], 'picture')} left out"))
     return lines

@@ -1,6 +1,6 @@
 """The command `fervor export`."""
 
-from fervor.errors import DONE, UsageError
+from fervor.errors import DONE, UsageError, counted
 from fervor.plugins import missing_extra
 
 
@@ -31,7 +31,7 @@ def export(
     if faces is not None:
         report = add_int8(graph.parent, faces)
         print(
-            f"{report.graph}: {report.bytes} bytes, gives the same answer to "
-            f"{report.agreement:.1%} of {report.faces} faces"
+            f"{report.graph}: {counted(report.bytes, 'byte')}, gives the same answer to "
+            f"{report.agreement:.1%} of {counted(report.faces, 'face')}"
         )
     return DONE

@@ -1,7 +1,7 @@
 """The command `fervor robustness`."""
 
 from fervor.config import Data
-from fervor.errors import DONE
+from fervor.errors import DONE, counted
 from fervor.plugins import missing_extra
 
 
@@ -48,7 +48,7 @@ def robustness(
         f"clean {result['clean']['accuracy']:.2%}, corrupted {result['mean_accuracy']:.2%} on ",
         end="",
     )
-    print(f"{result['count']} pictures")
+    print(f"{counted(result['count'], 'picture')}")
     if (other := result.get("baseline")) and other["mean_corruption_error"] is not None:
         error = other["mean_corruption_error"]
         print(f"mean corruption error {error:.1%} of that of {other['model']}")

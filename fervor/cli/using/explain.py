@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from fervor.cli.using import listed
-from fervor.errors import DONE, PROBLEM
+from fervor.errors import DONE, PROBLEM, counted
 
 
 def explain(
@@ -49,5 +49,5 @@ def explain(
         smallest_face=smallest_face,
     )
     counts = run(predictor, inputs, Path(output), top=top, heat=heat)
-    print(f"{counts['ok']} faces drawn in {output}, their rows in {Path(output) / ROWS}")
+    print(f"{counted(counts['ok'], 'face')} drawn in {output}, their rows in {Path(output) / ROWS}")
     return PROBLEM if strict and counts["no_face"] + counts["error"] else DONE

@@ -20,7 +20,7 @@ from fervor.data.datasets import npyindex
 from fervor.data.datasets.files import files, rows
 from fervor.data.datasets.samples import Box, Expected, Sample, check_counts
 from fervor.data.datasets.unofficial import refused
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.labels import AFFECTNET, EXPRESSIONS
 
 
@@ -169,7 +169,9 @@ def _from_list(root: Path, split: str, names: Sequence[str]) -> list[Sample]:
         seen.add((cells[0], box))
         samples.append(Sample(f"{images}/{cells[0]}", label, box=box))
     if unboxed:
-        logger.warning("%s: %d boxes have no area; these pictures are taken whole", path, unboxed)
+        logger.warning(
+            "%s: %s without area; pictures with one are taken whole", path, counted(unboxed, "box")
+        )
     return samples
 
 
@@ -183,7 +185,7 @@ def _used(path: Path) -> Iterator[tuple[int, list[str]]]:
             if tuple(header) != HEADER:
                 raise DataError(f"{path} begins {cells[:7]}, expected the header {list(HEADER)}")
         elif len(cells) != len(HEADER):
-            raise DataError(f"{where} has {len(cells)} columns, expected {len(HEADER)}")
+            raise DataError(f"{where} has {counted(len(cells), 'column')}, expected {len(HEADER)}")
         elif not NUMBER.fullmatch(cells[6]):
             raise DataError(
                 f"{where} has the expression {cells[6][:20]!r}, expected a number, 0 to 10"

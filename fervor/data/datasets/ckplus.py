@@ -15,7 +15,7 @@ from pathlib import Path
 from fervor.data.datasets.files import files, folders, lines
 from fervor.data.datasets.samples import Expected, Sample, check_side
 from fervor.data.datasets.unofficial import refused
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.labels import BASIC, CKPLUS, EXPRESSIONS, NEUTRAL
 
 
@@ -136,7 +136,7 @@ def _frames(folder: Path, name: str) -> tuple[tuple[str, ...], frozenset[int]]:
             raise DataError(f"{folder / file} belongs to another sequence than its folder")
         numbered[int(match[2])] = f"{folder}/{file}"
     if len(numbered) < 3:
-        raise DataError(f"{folder} holds {len(numbered)} frames, expected three or more")
+        raise DataError(f"{folder} holds {counted(len(numbered), 'frame')}, expected three or more")
     return tuple(numbered[number] for number in sorted(numbered)), frozenset(numbered)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from fervor.data.datasets.files import images, rows
 from fervor.data.datasets.samples import Expected, Sample
 from fervor.data.datasets.unofficial import refused
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.labels import BASIC, EXPRESSIONS, FER2013, FERPLUS_COLUMNS
 
 
@@ -191,7 +191,9 @@ def _label_rows(path: Path) -> Iterator[Row]:
     seen = set()
     for number, cells in rows(path):
         if len(cells) != _CELLS:
-            raise DataError(f"{path}:{number} has {len(cells)} columns, expected {_CELLS}")
+            raise DataError(
+                f"{path}:{number} has {counted(len(cells), 'column')}, expected {_CELLS}"
+            )
         if cells[0] in seen:
             raise DataError(f"{path}:{number} names {cells[0]} for the second time")
         seen.add(cells[0])
@@ -209,7 +211,9 @@ def _new_rows(root: Path, split: str) -> Iterator[Row]:
                     f"{path} begins {cells[:3]}, expected the header {expected[:3]} ..."
                 )
         elif len(cells) != _CELLS:
-            raise DataError(f"{path}:{number} has {len(cells)} columns, expected {_CELLS}")
+            raise DataError(
+                f"{path}:{number} has {counted(len(cells), 'column')}, expected {_CELLS}"
+            )
         elif cells[0] == USAGES[split]:
             yield cells[1], _votes(cells[2:], path, number)
 
@@ -222,7 +226,7 @@ def _pixel_rows(root: Path) -> Iterator[tuple[int, list[str]]]:
             if cells != ["emotion", "pixels", "Usage"]:
                 raise DataError(f"{path} begins {cells[:3]}, expected emotion,pixels,Usage")
         elif len(cells) != 3:
-            raise DataError(f"{path}:{number} has {len(cells)} columns, expected 3")
+            raise DataError(f"{path}:{number} has {counted(len(cells), 'column')}, expected 3")
         else:
             yield number, cells
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from fervor.data.datasets.files import folders, images, rows
 from fervor.data.datasets.samples import Sample
 from fervor.data.datasets.unofficial import is_number, refused
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.labels import canonical, ordered
 
 
@@ -78,7 +78,9 @@ def _groups(root: Path, annotations: str) -> dict[str, str]:
                 )
             continue
         if len(cells) != len(columns):
-            raise DataError(f"{table}:{number} has {len(cells)} columns, expected {len(columns)}")
+            raise DataError(
+                f"{table}:{number} has {counted(len(cells), 'column')}, expected {len(columns)}"
+            )
         row = dict(zip(columns, cells, strict=True))
         path = _plain(root / row["path"].strip())
         if not os.path.isfile(path):

@@ -16,7 +16,7 @@ from fervor.data.datasets.files import files, rows
 from fervor.data.datasets.folder import SPLIT_NAMES
 from fervor.data.datasets.samples import Sample
 from fervor.data.datasets.unofficial import ADVICE, is_number
-from fervor.errors import DataError
+from fervor.errors import DataError, counted
 from fervor.labels import EXPRESSIONS, canonical, ordered
 
 
@@ -85,7 +85,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         if not columns:
             columns = _columns(cells, path)
         elif len(cells) != len(columns):
-            raise DataError(f"{path}:{number} has {len(cells)} columns, expected {len(columns)}")
+            raise DataError(
+                f"{path}:{number} has {counted(len(cells), 'column')}, expected {len(columns)}"
+            )
         else:
             yield number, dict(zip(columns, cells, strict=True))
 

@@ -266,7 +266,7 @@ def test_a_box_without_area_leaves_the_picture_whole(
     change(root, 3, "-1")
     boxes = [sample.box for sample in load("affectnet", root, "train")]
     assert boxes.count(None) == 1
-    assert "training.csv: 1 boxes have no area" in caplog.text
+    assert "training.csv: 1 box without area" in caplog.text
 
 
 @pytest.mark.usefixtures("small_counts")

@@ -194,7 +194,7 @@ def test_a_table_says_who_is_on_the_pictures(name: str, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,person\n", "has the columns path, person: expected path, group"),
-        ("path,group\nfear/000.png\n", r"groups\.csv:2 has 1 columns, expected 2"),
+        ("path,group\nfear/000.png\n", r"groups\.csv:2 has 1 column, expected 2"),
         (
             "path,group\nfear/7.png,anna\n",
             r"groups\.csv:2: .*7\.png is no file; paths are relative",

@@ -121,7 +121,7 @@ DAMAGES: Damages = {
         lambda root: edit(root / TABLE, "path,label\n", "joy,happy\n"),
         "has two columns for happiness",
     ),
-    "a short row": (lambda root: edit(root / TABLE, ",Angry", ""), "csv:5 has 1 columns, expected"),
+    "a short row": (lambda root: edit(root / TABLE, ",Angry", ""), "csv:5 has 1 column, expected"),
     "numbers": (
         lambda root: edit(root / TABLE, ",Angry", ",3"),
         r"pictures\.csv:5 has the number 3 as its label: expected a word; .*alphabetical",
