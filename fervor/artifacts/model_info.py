@@ -154,6 +154,7 @@ Count = Annotated[int, _within(0, 2**53)]
 Cells = Annotated[int, _within(1, 2048)]
 Fraction = Annotated[float, _within(0, 1)]
 Loss = Annotated[float, _within(0, math.inf)]
+Temperature = Annotated[float, _within(0.01, 100)]  # what is fitted lies in 0.05..20
 Checksum = Annotated[str, _hexadecimal]
 
 
@@ -241,10 +242,17 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Int8:
-    """The check of the int8 graph: faces, and the fraction that both graphs answer alike."""
+    """The int8 graph beside the one in single precision.
+
+    Attributes:
+        faces: that both graphs answered.
+        agreement: fraction of them that they answer alike.
+        temperature: of its own, where one was fitted; else the model's.
+    """
 
     faces: Count
     agreement: Fraction
+    temperature: Temperature | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +312,7 @@ class ModelInfo:
         commit: of fervor's source tree; empty where it is unknown.
         versions: of the packages that decide the numbers.
         half: whether matrices and kernels are stored in half precision.
-        int8: the check of the int8 graph.
+        int8: the int8 graph beside the other.
         average_of: the runs whose weights were averaged.
         starts: when the run was begun and resumed.
         inactive: parts of the method that did nothing while it trained.
@@ -329,7 +337,7 @@ class ModelInfo:
     parameters: Parameters
     data: TrainingData
     selection: Selection
-    temperature: Annotated[float, _within(0.01, 100)]  # what is fitted lies in 0.05..20
+    temperature: Temperature
     operating_points: OperatingPoints | None = None
     licence: Line
     data_terms: Line

@@ -1,10 +1,11 @@
 """Which of a model's two graphs computes: single precision, or eight bits.
 
-What is asked for as "auto" follows from the processor's instructions alone, so that every start on
-a machine, however busy it is, gives the same answers.
+What is asked for as "auto" follows from the model folder and the processor's instructions alone, so
+that every start on a machine, however busy it is, gives the same answers.
 """
 
 import logging
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -17,12 +18,15 @@ from fervor.errors import ModelError, UsageError
 from fervor.io.onnx_session import Session
 
 
-__all__ = ["Precision", "int8_instructions", "open_precision"]
+__all__ = ["Precision", "as_computed", "automatic", "int8_instructions", "open_precision"]
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "int8", "auto"]
 GRAPHS: dict[Literal["fp32", "int8"], str] = {"fp32": GRAPH, "int8": INT8_GRAPH}
+
+LEAST_AGREEMENT = 0.985
+"""Share of faces that a graph in eight bits answers like the other, for "auto" to take it."""
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {
@@ -78,17 +82,30 @@ def open_precision(
             f"{info.folder} holds no {INT8_GRAPH}: make one with fervor export --int8, "
             "or leave --precision out"
         )
-    eight = precision == "int8" or (precision == "auto" and _automatic(info, device))
-    chosen: Literal["fp32", "int8"] = "int8" if eight else "fp32"
-    count = threads if int8_threads is None or not eight else int8_threads
+    chosen, why = automatic(info, device)
+    if precision == "auto":
+        logger.info("computes in %s: %s", chosen, why)
+    else:
+        chosen = cast(Literal["fp32", "int8"], precision)
+    count = threads if int8_threads is None or chosen == "fp32" else int8_threads
     return open_session(info, count, name=GRAPHS[chosen], device=device), chosen
 
 
-def _automatic(info: ModelInfo, device: str) -> bool:
-    """Whether "auto" is eight bits."""
-    if INT8_GRAPH not in info.sha256 or device != "cpu":
-        return False
-    found = int8_instructions()
-    why = f"this processor has {found}" if found else "this processor has no fast eight bits"
-    logger.info("computes in %s: %s", "int8" if found else "fp32", why)
-    return bool(found)
+def automatic(info: ModelInfo, device: str = "cpu") -> tuple[Literal["fp32", "int8"], str]:
+    """What "auto" takes, and why."""
+    if INT8_GRAPH not in info.sha256 or info.int8 is None:
+        return "fp32", "the model has no graph in eight bits"
+    if info.int8.agreement < LEAST_AGREEMENT:
+        return "fp32", f"eight bits answer {info.int8.agreement:.1%} of faces alike"
+    if device != "cpu":
+        return "fp32", f"a graph in eight bits does not run on {device}"
+    if found := int8_instructions():
+        return "int8", f"this processor has {found}"
+    return "fp32", "this processor has no fast eight bits"
+
+
+def as_computed(info: ModelInfo, precision: Literal["fp32", "int8"]) -> ModelInfo:
+    """The description with the temperature of the graph that computes."""
+    if precision == "fp32" or info.int8 is None or info.int8.temperature is None:
+        return info
+    return replace(info, temperature=info.int8.temperature)

@@ -34,7 +34,7 @@ from fervor.inference.attribution import (
 from fervor.inference.classifier import NOT_FINITE, FaceClassifier, softmax
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
-from fervor.inference.precision import Precision, open_precision
+from fervor.inference.precision import Precision, as_computed, open_precision
 from fervor.inference.prediction import Gallery, Prediction, failed, to_rows, without_face
 from fervor.io.frame import Frame, Span
 from fervor.io.onnx_session import Device
@@ -178,7 +178,7 @@ class Predictor:
         )
         single = self.precision == "fp32"
         self.classifier = FaceClassifier(
-            self.info,
+            as_computed(self.info, self.precision),
             session,
             offset=offset,
             words=None if labels is None else read_vocabulary(self.info, labels),

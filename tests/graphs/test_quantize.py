@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo, find_model
+from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, Int8, ModelInfo, find_model
 from fervor.cli.main import main
 from fervor.errors import ModelError, UsageError
 from fervor.graphs import quantize
@@ -252,6 +253,40 @@ class TestChoice:
         assert predictor.precision == chosen
         assert predictor.name == ("tiny (int8)" if chosen == "int8" else "tiny")
         assert caplog.messages == [f"computes in {chosen}: {why}"]
+
+    @pytest.mark.parametrize(("agreement", "chosen"), [(0.985, "int8"), (0.9849, "fp32")])
+    def test_auto_takes_a_graph_that_answers_alike(
+        self,
+        quantised: Path,
+        tmp_path: Path,
+        agreement: float,
+        chosen: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(eightbits, "int8_instructions", lambda: "instructions")
+        folder = copied(quantised, tmp_path / "model")
+        info = ModelInfo.read(folder)
+        replace(info, int8=Int8(64, agreement)).write()
+        assert Predictor(folder, faces="precropped", precision="auto").precision == chosen
+        assert Predictor(folder, faces="precropped", precision="int8").precision == "int8"
+        assert Predictor(folder, faces="precropped").precision == "fp32"
+
+    def test_eight_bits_have_a_temperature_of_their_own(
+        self, quantised: Path, tmp_path: Path
+    ) -> None:
+        folder = copied(quantised, tmp_path / "model")
+        info = ModelInfo.read(folder)
+        before = Predictor(folder, faces="precropped", precision="int8")
+        replace(info, int8=Int8(64, 1.0, 2 * info.temperature)).write()
+        crops = [np.full((SIZE, SIZE, 3), colour[0], np.uint8) for colour in COLOURS]
+        after = Predictor(folder, faces="precropped", precision="int8")
+        expected = np.sqrt(before.classify(crops))  # half the logits
+        expected /= expected.sum(1, keepdims=True)
+        np.testing.assert_allclose(after.classify(crops), expected, rtol=1e-5)
+        single = Predictor(folder, faces="precropped").classify(crops)
+        np.testing.assert_array_equal(
+            single, Predictor(quantised, faces="precropped").classify(crops)
+        )
 
     def test_this_processor_is_read(self) -> None:
         found = eightbits._features()

@@ -2,9 +2,10 @@
 
     python tools/weights/measure_int8.py FERPLUS [--model embedded] [--make] [--split valid]
 
-With --make the graph and its checksum are written into the model's folder; the ranges are read from
-256 FERPlus train faces (`fervor.graphs.quantize`). Accuracy is under the protocol `majority`; time
-is the processor's for a face, on one thread. Needs fervor[train].
+With --make the graph and its checksum are written into the model's folder; the ranges are read
+from 256 FERPlus train faces (`fervor.graphs.quantize`). Then the share of equal answers and the
+graph's own temperature, both on valid, are written there, too. Accuracy is under the protocol
+`majority`; time is the processor's for a face, on one thread. Needs fervor[train].
 """
 
 import argparse
@@ -12,16 +13,18 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo
+from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, Int8, ModelInfo
 from fervor.artifacts.reader import open_session
 from fervor.data.datasets import Sample, load
-from fervor.evaluation.metrics import softmax, summary
+from fervor.evaluation.metrics import fitted_temperature, softmax, summary
 from fervor.graphs.quantize import FACES, add_int8
+from fervor.inference.precision import as_computed
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 
@@ -55,6 +58,8 @@ def main() -> None:
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--split", default="valid", choices=["valid", "test"])
     given = parser.parse_args()
+    if given.make and given.split != "valid":
+        parser.error("--make measures on valid")
     info = ModelInfo.read(given.model)
     size = info.input.size
     if given.make:
@@ -68,7 +73,8 @@ def main() -> None:
         name: open_session(info, 1, name=file)
         for name, file in (("fp32", GRAPH), ("int8", INT8_GRAPH))
     }
-    result, answers = {}, {}
+    result, answers, temperature = {}, {}, {"fp32": info.temperature}
+    temperature["int8"] = as_computed(info, "int8").temperature
     for name, ready in sessions.items():
         logits = np.concatenate(
             [
@@ -76,12 +82,17 @@ def main() -> None:
                 for start in range(0, len(images), BATCH)
             ]
         )
-        figures = summary(softmax(logits, info.temperature), truth, info.labels)
+        if given.make and name == "int8":
+            temperature[name] = fitted_temperature(logits, truth)
+        figures = summary(softmax(logits, temperature[name]), truth, info.labels)
         answers[name] = logits.argmax(axis=1)
-        keys = ("accuracy", "mean_class_accuracy", "calibration_error")
+        keys = ("accuracy", "mean_class_accuracy", "negative_log_likelihood", "calibration_error")
         result[name] = {key: round(figures[key], 4) for key in keys}
     print(json.dumps({"pictures": len(samples), **result}))
-    print("same answer", round(float((answers["fp32"] == answers["int8"]).mean()), 4))
+    alike = round(float((answers["fp32"] == answers["int8"]).mean()), 4)
+    print("same answer", alike, "temperature", temperature)
+    if given.make:
+        replace(info, int8=Int8(len(samples), alike, temperature["int8"])).write()
     for count in (1, 8, 64):
         print(f"milliseconds a face, batch {count}: {times(sessions, images[:count])}", flush=True)
 

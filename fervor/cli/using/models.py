@@ -6,7 +6,8 @@ from fervor.errors import DONE, PROBLEM
 def models() -> int:
     """List the weights that fervor ships, and what a checkpoint needs."""
     from fervor.artifacts import packaged
-    from fervor.inference.precision import int8_instructions
+    from fervor.artifacts.model_info import EMBEDDED, ModelInfo
+    from fervor.inference.precision import automatic
 
     weights = packaged.shipped()
     for weight in weights:
@@ -16,9 +17,8 @@ def models() -> int:
             print(f"  made of     {weight.needs}")
         verified = "verified" if weight.intact else "DIFFERS: reinstall fervor"
         print(f"  sha256      {weight.sha256}  {verified}")
-    instructions = int8_instructions()
-    precision = f"int8: this processor has {instructions}" if instructions else "fp32"
-    print(f"\nWhat --precision auto takes on this machine\n  {precision}")
+    precision, why = automatic(ModelInfo.read(EMBEDDED))
+    print(f"\nWhat --precision auto takes on this machine\n  {precision}: {why}")
     print(
         "\nWhat a checkpoint needs\n"
         "  to predict                          model.onnx and model.json (from fervor export)\n"

@@ -7,7 +7,6 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
-from fervor.cli.notes import notes
 from fervor.cli.using import listed
 from fervor.errors import DONE, PROBLEM, UsageError
 from fervor.plugins import missing_extra
@@ -42,7 +41,7 @@ def predict(
     prior: Literal["natural", "balanced"] = "natural",
     cluster: bool = False,
     workers: int = 0,
-    precision: Literal["fp32", "int8", "auto"] = "fp32",
+    precision: Literal["fp32", "int8", "auto"] = "auto",
     device: Literal["cpu", "cuda"] = "cpu",
     offline: bool = False,
     strict: bool = False,
@@ -86,8 +85,8 @@ def predict(
             names, without it on one that is started on this machine.
         workers: of the cluster, each with a model of its own; 0 for as many as it has room for.
         precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
-            int8 where this processor has instructions for it (fervor models says), with cluster
-            fp32.
+            int8 where that graph answers nearly every face alike and this processor has
+            instructions for it (fervor models says), with cluster fp32.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         offline: never touch the network, whatever the model would like to fetch.
         strict: exit with 1 where a picture cannot be read or shows no face.
@@ -131,8 +130,7 @@ def predict(
         "precision": "fp32" if cluster and precision == "auto" else precision,
         "device": device,
     }
-    with notes("fervor.inference.precision"):
-        predictor = Predictor(**options)
+    predictor = Predictor(**options)
     if predictor.boxes is not None:
         predictor.boxes.check_sources(sources)
     with ExitStack() as stack:

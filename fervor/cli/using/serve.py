@@ -3,7 +3,6 @@
 import os
 from typing import TYPE_CHECKING, Literal
 
-from fervor.cli.notes import notes
 from fervor.cli.using import listed
 from fervor.errors import DONE
 from fervor.plugins import missing_extra
@@ -24,7 +23,7 @@ def serve(
     threads: int = 0,
     abstain: float | Literal["auto"] = 0.0,
     prior: Literal["natural", "balanced"] = "natural",
-    precision: Literal["fp32", "int8", "auto"] = "fp32",
+    precision: Literal["fp32", "int8", "auto"] = "auto",
     smallest_face: float = 0.0,
     device: Literal["cpu", "cuda"] = "cpu",
     max_bytes: int = 20_000_000,
@@ -54,8 +53,7 @@ def serve(
         threads: cores to use; 0 for all.
         abstain: as in predict; the page and its clients then read "uncertain".
         prior: natural or balanced, as in predict.
-        precision: what the model computes in: fp32; int8, where its folder has such a graph; auto,
-            int8 where this processor has instructions for it (fervor models says).
+        precision: what the model computes in, as in predict.
         smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         max_bytes: of one picture's file.
@@ -115,6 +113,5 @@ def serve(
         "smallest_face": smallest_face,
         "device": device,
     }
-    with notes("fervor.inference.precision"):
-        work.serve(place, options, limits=limits, announce=announce)
+    work.serve(place, options, limits=limits, announce=announce)
     return DONE
