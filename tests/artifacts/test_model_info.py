@@ -96,7 +96,7 @@ WRONG: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (put(float("inf"), "temperature"), "holds Infinity, which is no JSON"),
     (put(10**400, "temperature"), "expected a number"),
     (put("1", "temperature"), "temperature is '1', expected a number"),
-    (put([5], "grid"), "grid has 1 entries, expected 2"),
+    (put([5], "grid"), "grid has 1 entry, expected 2"),
     (put("77", "grid"), "grid is '77', expected a list"),
     (put([0, 7], "grid"), "grid is 0, expected 1 to 2048"),
     (put([7, 1e9], "grid"), "grid is 1000000000.0, expected a whole number"),

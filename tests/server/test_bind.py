@@ -548,7 +548,7 @@ def test_one_client_takes_no_more_than_its_share_nor_for_ever(tiny: Path) -> Non
             server.wait_for("fervor_requests_in_flight", 1)
             answer = server.post(PREDICT, [("b.jpg", ASTRONAUT)])
             assert (answer.status, answer.json["error"]) == (429, "client_busy")
-            assert answer.json["message"].startswith("expected at most 1 requests at once")
+            assert answer.json["message"].startswith("expected at most 1 request at once")
             assert int(answer.headers["retry-after"]) >= 1
             assert server.get("/v1/health").status == 200
             if sys.platform == "linux":  # where all of 127.0.0.0/8 is this machine
