@@ -73,14 +73,15 @@ class Vocabulary:
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels without space around them.
+    """The labels without space around them; NONE in any case is NONE.
 
     Raises:
         UsageError: fewer than two, an empty one, one twice, one too long or unprintable.
     """
     if isinstance(labels, str):
         raise UsageError(f"labels={labels!r}: expected a list of words or sentences")
-    plain = tuple(label.strip() for label in labels)
+    stripped = (label.strip() for label in labels)
+    plain = tuple(NONE if label.casefold() == NONE else label for label in stripped)
     if not all(plain):
         raise UsageError(f"labels {', '.join(plain)}: one is empty; give words or sentences")
     if doubled := [label for label in plain if plain.count(label) > 1]:

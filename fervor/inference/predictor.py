@@ -159,6 +159,8 @@ class Predictor:
             raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for 40 or more")
         if faces == "precropped" and (region is not None or boxes is not None):
             raise UsageError("faces='precropped' looks for no face: leave region and boxes out")
+        if boxes is not None and region is not None:
+            raise UsageError("boxes are the faces, and none is looked for: leave region out")
         self._region = None if region is None else check_region(region)
         self.boxes = None if boxes is None else GivenBoxes(boxes)
         if labels is not None:

@@ -63,8 +63,8 @@ ENDINGS = (
 
 ANIMATED = (".gif", ".png", ".apng", ".webp", ".avif")
 """Endings of images that may be animated."""
-SHORTEST, USUAL = 0.02, 0.1
-"""Seconds: an image of an animation that says less is shown for the usual time, as browsers do."""
+SHORTEST, USUAL = 20, 100
+"""Milliseconds: an image of an animation that says less has the usual time, as in browsers."""
 
 NAMED_ENDINGS = 6
 """Endings of skipped files that are named, the most frequent first."""
@@ -184,7 +184,7 @@ def _read_moving(sources: Iterable[str], span: Span, max_pixels: int) -> Generat
 
 def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame]:
     """The images of an animation at their times; what cannot be decoded is the last frame."""
-    number, time = -1, 0.0
+    number, time, milliseconds = -1, 0.0, 0.0  # these add up without the error of seconds
     try:
         with open(source, "rb") as file, _silence, _opened(file, max_pixels) as image:
             # Before an APNG's animation there may be an image for viewers that show no other.
@@ -192,12 +192,13 @@ def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame
             for number in range(getattr(image, "n_frames", 1) - first):
                 image.seek(first + number)
                 pixels = rgb_image(_upright(image)).copy()
-                length = float(image.info.get("duration", 0) or 0) / 1000
+                length = float(image.info.get("duration", 0) or 0)
                 if time >= span.end:
                     return
                 if time >= span.start and number % span.every == 0:
                     yield Frame(source, number, time, pixels, None)
-                time += length if length >= SHORTEST else USUAL
+                milliseconds += length if length >= SHORTEST else USUAL
+                time = round(milliseconds / 1000, 6)
     except Exception as error:
         yield Frame(source, max(0, number), time, None, _reason(error))
 

@@ -160,7 +160,7 @@ def summary(
     size = "" if smallest_side is None else f"; looked for faces of {smallest_side:g} px and more"
     return (
         f"{output}: {', '.join(what)}, {counted(counts['ok'], 'face')}, "
-        f"{counts['no_face']} without a face, {counts['error']} unreadable{size}"
+        f"{counts['no_face']:,} without a face, {counts['error']:,} unreadable{size}"
         + (f"; {media.skipped_files(skipped)}" if skipped else "")
     )
 

@@ -187,6 +187,11 @@ class TestBoxes:
         with pytest.raises(UsageError, match=r"boxes .* name a\.png, which is no input"):
             boxes.check_sources(["b.png"])
 
+    def test_a_region_beside_boxes_is_refused(self, model: Path, tmp_path: Path) -> None:
+        boxes = lines(tmp_path / "a.jsonl", box("a.png", 1, 2, 3))
+        with pytest.raises(UsageError, match="leave region out"):
+            Predictor(model, boxes=boxes, region=(1, 1, 2, 2))
+
     def test_pictures_that_are_faces_have_none(self, model: Path) -> None:
         with pytest.raises(UsageError, match="looks for no face"):
             Predictor(model, faces="precropped", region=(1, 1, 2, 2))

@@ -88,6 +88,12 @@ def test_none_of_these_stands_for_what_the_model_knows_besides() -> None:
     np.testing.assert_allclose([*found.probabilities.values()], softmax(logits)[0], rtol=0.2)
 
 
+def test_none_of_these_is_meant_in_any_case() -> None:
+    assert check_labels(["sad", "None of These "]) == ("sad", NONE)
+    with pytest.raises(UsageError, match="given twice"):
+        check_labels(["sad", NONE, NONE.upper()])
+
+
 def test_none_of_these_beside_all_that_the_model_knows_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"'none of these': the other labels mean all .* leave it"):
         read_vocabulary(INFO, [*INFO.labels, NONE])

@@ -263,6 +263,10 @@ def test_summary_counts_what_there_was() -> None:
     assert writer.summary("a.csv", counts) == (
         "a.csv: 2 pictures, 2 videos (70 frames), 60 faces, 11 without a face, 1 unreadable"
     )
+    one = Counter(pictures=1, videos=1, frames=1, ok=1, no_face=1_000)
+    assert writer.summary("a.csv", one) == (
+        "a.csv: 1 picture, 1 video (1 frame), 1 face, 1,000 without a face, 0 unreadable"
+    )
     skipped = Counter({".txt": 3, ".pdf": 1})
     assert writer.summary("a.csv", counts, skipped=skipped).endswith(
         "1 unreadable; 4 files skipped (3 .txt, 1 .pdf)"
