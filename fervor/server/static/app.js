@@ -40,9 +40,11 @@ find("#privacy").textContent = own
 
 try {
   const model = await api.model();
+  const special = [model.precision, model.prior].filter(word => word !== "fp32" && word !== "natural");
+  const title = special.length ? `${model.name} (${special.join(", ")})` : model.name;
   find("#model-name").textContent = model.own_labels
-    ? `Model ${model.name}.`
-    : `Model ${model.name}, which chooses of: ${model.labels.join("; ")}. One always wins, whether or not it fits.`;
+    ? `Model ${title}.`
+    : `Model ${title}, which chooses of: ${model.labels.join("; ")}. One always wins, whether or not it fits.`;
   photos.start(model);
   camera.start(model);
   film.start(model);
