@@ -30,7 +30,7 @@ from fervor.data.manifest import MANIFEST, rows_of
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.inference.open_vocabulary import _stored
 from fervor.io.typed_json import DEEPEST, read_object
-from fervor.recipes import check_file
+from fervor.recipes import check_file, check_values, read_recipe, setting_names
 from tests.support.models import sha256, write_model
 
 
@@ -95,6 +95,8 @@ RECIPES: dict[str, tuple[str, str]] = {
     "wide": ("encoder: {{size: 1000000000}}", "--encoder.size 1000000000: expected at most 2,048"),
     "batches": ("optim: {{batch_size: 1000000000000}}", "expected at most 1,000,000"),
     "processes": ("processes: 1000000", "--processes 1000000: expected at most 1,024"),
+    "no value": ("seed: null", "seed has no value"),
+    "no value in a group": ("augment: {{rotation: }}", "augment.rotation has no value"),
     "options": ("options: {{bottleneck: 1000000000}}", "--options.bottleneck 1000000000: expected"),
 }
 
@@ -118,6 +120,14 @@ def test_a_recipe_runs_no_code_and_asks_for_no_memory(
         arguments_of("train", train, ["--config", "recipe.yaml"])
     assert re.search(message, str(caught.value)), str(caught.value)
     assert not mark.exists()
+
+
+def test_no_setting_is_nothing() -> None:
+    for name in setting_names():
+        with pytest.raises(UsageError, match=f"{name} has no value"):
+            check_values([(name, None)])
+    with pytest.raises(UsageError, match="optim.epochs has no value"):
+        read_recipe("ke/ferplus-mobilenet", {"optim.epochs": None})
 
 
 def test_every_recipe_of_the_package_is_within_the_bounds() -> None:

@@ -5,6 +5,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fervor.errors import UsageError
 from fervor.recipes import (
     LISTED,
     check_file,
+    check_values,
     name_of,
     nearest,
     of_another_set,
@@ -45,7 +47,10 @@ def arguments_of(
     takes_run = Run in (p.annotation for p in inspect.signature(function).parameters.values())
     recipe, ordered = _recipe_first(given) if takes_run else ("", _plain_names(given, function))
     try:
-        values = dict(parser.instantiate(parser.parse_args(ordered)).__dict__)
+        parsed = parser.parse_args(ordered)
+        if takes_run:
+            check_values(parsed.items())
+        values = dict(parser.instantiate(parsed).__dict__)
     except ArgumentError as error:
         raise UsageError(_explained(str(error), parser, ordered)) from None
     if takes_run:
@@ -56,6 +61,7 @@ def arguments_of(
     return values
 
 
+@cache
 def _parser(command: str, function: Callable[..., int]) -> ArgumentParser:
     text = parse_docstring(function.__doc__ or "")
     described = {parameter.arg_name: parameter.description for parameter in text.params}

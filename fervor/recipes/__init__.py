@@ -18,6 +18,7 @@ __all__ = [
     "LISTED",
     "RECIPES",
     "check_file",
+    "check_values",
     "name_of",
     "nearest",
     "of_another_set",
@@ -182,6 +183,18 @@ def setting_names() -> list[str]:
     ]
 
 
+def check_values(settings: Iterable[tuple[str, Any]]) -> None:
+    """Refuse settings, by their dotted names, whose value is null; the parser lets it be anything.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    names = set(setting_names())
+    for name, value in settings:
+        if value is None and name in names:
+            raise UsageError(f"{name} has no value: give it one, or leave it out for its default")
+
+
 def name_of(path: Path) -> str:
     """What the results of a recipe are filed under: its name in the package, or of its file."""
     if path.is_relative_to(RECIPES):
@@ -236,7 +249,9 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
             else:
                 nested[group] = value
     try:
-        parsed = parser.instantiate(parser.parse_object(nested))
+        given = parser.parse_object(nested)
+        check_values(given.items())
+        parsed = parser.instantiate(given)
     except ArgumentError as error:
         raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from None
     run = Run(**parsed.as_dict())
