@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -61,6 +63,89 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     """A chunk with its length and checksum."""
     check = struct.pack(">I", zlib.crc32(name + content))
     return struct.pack(">I", len(content)) + name + content + check
+
+
+@dataclass(frozen=True)
+class Part:
+    """A picture in a HEIC or AVIF: what it is, its bytes, its size as it is stated beside it, and
+    the numbers (from 1) of the pictures that it is put together from.
+
+    None are the bytes of the part before it.
+    """
+
+    kind: bytes
+    content: bytes | None
+    size: tuple[int, int]
+    parts: Sequence[int] = ()
+
+
+def put_together(picture: bytes, parts: Sequence[Part]) -> bytes:
+    """A HEIC or AVIF that shows the first part; what its decoder must know is that of `picture`."""
+    boxes = dict(_boxes(picture))
+    properties = dict(_boxes(dict(_boxes(boxes[b"meta"][4:]))[b"iprp"]))[b"ipco"]
+    kept = [_box(name, body) for name, body in _boxes(properties) if name != b"ispe"]
+    sizes = [_full_box(b"ispe", struct.pack(">II", *part.size)) for part in parts]
+    kinds, used, references, contents = b"", b"", b"", b""
+    places: list[tuple[int, int]] = []
+    for number, part in enumerate(parts, 1):
+        kinds += _full_box(b"infe", struct.pack(">HH4sx", number, 0, part.kind), 2)
+        numbers = [number, *range(len(parts) + 1, len(parts) + 1 + len(kept))]
+        used += struct.pack(f">HB{len(numbers)}H", number, len(numbers), *numbers)
+        if part.parts:
+            listed = struct.pack(f">HH{len(part.parts)}H", number, len(part.parts), *part.parts)
+            references += _box(b"dimg", listed)
+        if part.content is not None:
+            places.append((len(contents), len(part.content)))
+            contents += part.content
+        else:
+            places.append(places[-1])
+
+    def described(start: int) -> bytes:
+        lines = (
+            struct.pack(">HHHII", number, 0, 1, start + at, size)
+            for number, (at, size) in enumerate(places, 1)
+        )
+        inside = [
+            _full_box(b"hdlr", bytes(4) + b"pict" + bytes(13)),
+            _full_box(b"pitm", struct.pack(">H", 1)),
+            _full_box(b"iinf", struct.pack(">H", len(parts)) + kinds),
+            _full_box(b"iloc", struct.pack(">BBH", 0x44, 0, len(parts)) + b"".join(lines)),
+            _box(
+                b"iprp",
+                _box(b"ipco", b"".join(sizes + kept))
+                + _full_box(b"ipma", struct.pack(">I", len(parts)) + used, flags=1),
+            ),
+            _full_box(b"iref", references),
+        ]
+        return _box(b"ftyp", boxes[b"ftyp"]) + _full_box(b"meta", b"".join(inside))
+
+    return described(len(described(0)) + 8) + _box(b"mdat", contents)
+
+
+def grid(rows: int, columns: int, width: int, height: int) -> bytes:
+    """What stands in a picture of tiles."""
+    return struct.pack(">BBBBII", 0, 1, rows - 1, columns - 1, width, height)
+
+
+def content_of(picture: bytes) -> bytes:
+    """The pixels of a HEIC or AVIF of one picture, as they are stored."""
+    return dict(_boxes(picture))[b"mdat"]
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at < len(content):
+        size, name = struct.unpack_from(">I4s", content, at)
+        yield name, content[at + 8 : at + size]
+        at += size
+
+
+def _box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), name) + content
+
+
+def _full_box(name: bytes, content: bytes, version: int = 0, *, flags: int = 0) -> bytes:
+    return _box(name, struct.pack(">I", version << 24 | flags) + content)
 
 
 def large_frames(path: Path, *, side: int = 16_000, frames: int = 4) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pillow_heif import register_heif_opener
 from safetensors.numpy import save
 
 from fervor.data.datasets.affectnet import HEADER
@@ -44,7 +45,11 @@ def pictures() -> Iterator[tuple[str, bytes]]:
         "plain.tif": (colour, "TIFF", {}),
         "packed.tif": (grey, "TIFF", {"compression": "tiff_lzw"}),
         "old.tif": (grey.convert("1"), "TIFF", {"compression": "group4"}),
+        "plain.gif": (colour, "GIF", {}),
+        "plain.avif": (colour, "AVIF", {}),
+        "tiles.heic": (colour.resize((100, 90)), "HEIF", {"tile_size": 64}),
     }
+    register_heif_opener()
     for name, (image, form, options) in forms.items():
         buffer = io.BytesIO()
         image.save(buffer, form, **options)

@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,31 @@ import pytest
 from PIL import Image
 
 from fervor.errors import InputError
-from fervor.io import image_header
 from fervor.io.image_header import ImageHeader, check_header, read_header
+from fervor.io.image_header import header as bounds
 from fervor.io.sources import decode_image
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from hostile import black_png, many_scans, png_chunk, png_header, scans_in_tiff
+from hostile import (
+    Part,
+    black_png,
+    content_of,
+    grid,
+    many_scans,
+    png_chunk,
+    png_header,
+    put_together,
+    scans_in_tiff,
+)
 
 
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), name) + content
+
+
+SIZED = box(b"moov", box(b"ispe", struct.pack(">III", 0, 64, 64)))
 ALL = 10**9
 SECONDS = 2.0
 """Of processor time, for one file."""
@@ -80,7 +96,9 @@ def reason_of(content: bytes) -> str:
     ],
 )
 def test_size_and_frames_of_every_format(kind: str, options: dict[str, Any], frames: int) -> None:
-    assert header_of(saved(kind, frames, **options)) == ImageHeader(kind, 70, 90, frames)
+    coded = 70 * 90 if kind in ("HEIF", "AVIF") else 0
+    expected = ImageHeader(kind, 70, 90, frames, coded=coded)
+    assert header_of(saved(kind, frames, **options)) == expected
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16_383, 1), (1, 16_383), (300, 257)])
@@ -165,6 +183,123 @@ def test_strips_of_a_tiff_that_overlap_are_not_read_again_and_again() -> None:
     assert "overlap" in reason_of(content)
 
 
+SIDE = 64
+"""Of the picture that others are put together from."""
+
+
+@cache
+def tile(kind: str, side: int = SIDE) -> bytes:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif", reason="needs fervor[heic]").register_heif_opener()
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, kind)
+    return file.getvalue()
+
+
+def tiled(kind: str, count: int, *, size: tuple[int, int], stated: int = SIDE) -> bytes:
+    """A grid of so many tiles, all of the same bytes; `size` is the whole picture's."""
+    picture = tile(kind)
+    numbers = range(2, 2 + count)
+    side = round(count**0.5)
+    content = content_of(picture)
+    parts = [Part(b"grid", grid(side, side, *size), size, numbers)]
+    for number in numbers:
+        here = content if number == 2 else None
+        parts.append(Part(KINDS[kind], here, (stated, stated)))
+    return put_together(picture, parts)
+
+
+KINDS = {"HEIF": b"hvc1", "AVIF": b"av01"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_tiles_is_read(kind: str) -> None:
+    content = tiled(kind, 4, size=(120, 110))
+    assert header_of(content) == ImageHeader(kind, 120, 110, coded=4 * SIDE**2)
+    assert decode_image(io.BytesIO(content), "x").shape == (110, 120)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pixels_of_all_tiles_are_counted(kind: str) -> None:
+    """A picture of few pixels may be put together from thousands of large ones."""
+    content = tiled(kind, 900, size=(SIDE, SIDE), stated=600)
+    assert "324,000,000 pixels in the parts of a picture: expected at most 256" in reason_of(
+        content
+    )
+
+
+def test_pictures_of_pictures_are_counted() -> None:
+    """Each shows the next one four times."""
+    overlay = bytes(10) + struct.pack(">HH", SIDE, SIDE) + bytes(32)
+    size = (SIDE, SIDE)
+    parts = [Part(b"iovl", overlay, size, [number + 1] * 4) for number in range(1, 9)]
+    whole = [*parts, Part(b"hvc1", content_of(tile("HEIF")), size)]
+    assert f"{4**8 * SIDE**2:,} pixels" in reason_of(put_together(tile("HEIF"), whole))
+    deep = put_together(tile("HEIF"), [*parts, Part(b"iovl", overlay, size, [1])])
+    assert "pictures of pictures in more than 8 levels" in reason_of(deep)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_tiles_states_its_size_itself(kind: str) -> None:
+    content = put_together(
+        tile(kind),
+        [
+            Part(b"grid", grid(1, 1, 30_000, 30_000), (SIDE, SIDE), [2]),
+            Part(KINDS[kind], content_of(tile(kind)), (SIDE, SIDE)),
+        ],
+    )
+    assert reason_of(content).startswith("30000 x 30000 pixels")
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_stream_of_av1_states_its_size_itself(frames: int) -> None:
+    """Frames of 300 x 300 beside which 8 x 8 is stated; a video has a longer header."""
+    file = io.BytesIO()
+    first, *rest = [Image.new("RGB", (300, 300), (40 * number,) * 3) for number in range(frames)]
+    first.save(file, "AVIF", save_all=frames > 1, append_images=rest)
+    place = file.getvalue().index(b"mdat") + 4
+    picture = tile("AVIF")
+    parts = [Part(b"av01", file.getvalue()[place:], (8, 8))]
+    header = header_of(put_together(picture, parts))
+    assert header is not None and header.coded == frames * 300 * 300
+    thousands = [Part(b"grid", grid(32, 32, 256, 256), (256, 256), range(2, 1026))]
+    thousands += [Part(b"av01", content_of(tile("AVIF", 600)), (8, 8))]
+    thousands += [Part(b"av01", None, (8, 8))] * 1023
+    assert "368,640,000 pixels" in reason_of(put_together(picture, thousands))
+
+
+def test_frames_behind_the_one_that_is_shown_are_counted() -> None:
+    for kind, unit in (("AVIF", b"\x32\x01\0"), ("HEIF", b"\0\0\0\3\2\1\x80")):
+        stream = content_of(tile(kind)) + 70_000 * unit
+        content = put_together(tile(kind), [Part(KINDS[kind], stream, (SIDE, SIDE))])
+        assert f"{70_001 * SIDE**2:,} pixels in the parts" in reason_of(content)
+        many = put_together(tile(kind), [Part(KINDS[kind], 2 * stream, (SIDE, SIDE))])
+        assert "more than 100,000 units" in reason_of(many)
+
+
+def test_what_a_description_must_not_say() -> None:
+    stream, size = content_of(tile("HEIF")), (SIDE, SIDE)
+    plain = put_together(tile("HEIF"), [Part(b"hvc1", stream, size)])
+    described = plain[plain.index(b"meta") - 4 : plain.index(b"mdat") - 4]
+    assert "described twice" in reason_of(plain + described)
+    twice = plain.replace(b"hdlr", b"idat").replace(b"pitm", b"idat")
+    assert "described twice" in reason_of(twice)
+    elsewhere = plain.replace(b"hdlr", b"free")
+    method = elsewhere.index(b"iloc")
+    elsewhere = elsewhere[: method + 4] + b"\2" + elsewhere[method + 5 :]
+    with pytest.raises(InputError):
+        header_of(elsewhere)
+    assert "does not say its size" in reason_of(plain.replace(b"ispe", b"free") + SIZED)
+    overlapping = [Part(b"hvc1", stream + bytes(100_000), size)]
+    shifted = put_together(tile("HEIF"), overlapping + [Part(b"hvc1", None, size)] * 5)
+    at = shifted.index(b"iloc") + 12
+    for number in range(6):  # each begins a byte later
+        place = at + 14 * number + 6
+        (start,) = struct.unpack_from(">I", shifted, place)
+        shifted = shifted[:place] + struct.pack(">I", start + number) + shifted[place + 4 :]
+    assert "overlap" in reason_of(shifted)
+
+
 def test_pixels_and_sides_are_bounded() -> None:
     assert reason_of(png_header(12_000, 12_000)).endswith("pixels: expected at most 128,000,000")
     assert reason_of(png_header(2**31, 2**31)).endswith("pixels: expected at most 128,000,000")
@@ -177,10 +312,6 @@ def tiff(*entries: tuple[int, int, int]) -> bytes:
     """A TIFF whose first page has such entries: tag, amount and value, as 32-bit numbers."""
     page = b"".join(struct.pack("<HHII", tag, 4, amount, value) for tag, amount, value in entries)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + page + bytes(4)
-
-
-def box(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I4s", 8 + len(content), name) + content
 
 
 def heif(*properties: bytes, references: bytes = b"") -> bytes:
@@ -260,7 +391,7 @@ def test_parts_are_bounded(case: str) -> None:
 def test_a_large_photograph_stays_within_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cameras write is far from every bound: a tenth of each is enough."""
     noise = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), np.uint8)
-    monkeypatch.setattr(image_header, "MAX_PARTS", image_header.MAX_PARTS // 10)
+    monkeypatch.setattr(bounds, "MAX_PARTS", bounds.MAX_PARTS // 10)
     for kind, options in (
         ("JPEG", {"progressive": True, "quality": 95, "restart_marker_rows": 1}),
         ("PNG", {"compress_level": 1}),
