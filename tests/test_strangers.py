@@ -126,7 +126,7 @@ def test_no_setting_is_nothing() -> None:
     for name in setting_names():
         with pytest.raises(UsageError, match=f"{name} has no value"):
             check_values([(name, None)])
-    with pytest.raises(UsageError, match="optim.epochs has no value"):
+    with pytest.raises(UsageError, match=r"optim\.epochs has no value"):
         read_recipe("ke/ferplus-mobilenet", {"optim.epochs": None})
 
 
