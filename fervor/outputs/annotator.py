@@ -1,4 +1,4 @@
-"""A folder of what was seen: annotated pictures and videos, timelines, and a contact sheet."""
+"""A folder of what was seen: annotated pictures and videos, and timelines."""
 
 import hashlib
 import os
@@ -20,15 +20,13 @@ from fervor.io.atomic import beside, lock_folder, write_image
 from fervor.io.frame import WEBCAM, Frame
 from fervor.io.video import need_av
 from fervor.outputs import timeline
-from fervor.outputs.drawing import annotated, contact_sheet, tile
+from fervor.outputs.drawing import annotated
 
 
 __all__ = ["Annotator", "output_names"]
 
 CLOCK = Fraction(1, 60_000)
 """Unit of time of an annotated video: exact for common frame rates, and allowed by both codecs."""
-SHEET = 60
-"""Pictures on one contact sheet."""
 LONGEST = 200
 """Bytes of a drawing's name before a digest stands for the rest; systems take 255."""
 KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
@@ -39,8 +37,8 @@ class Annotator:
     """Writes drawings into a folder as the frames come; leaving the `with` block finishes them.
 
     A picture keeps its name and its place below the folder that all sources share. A video becomes
-    NAME.mp4, without sound, its frames at their own times, with NAME-timeline.png and .html. More
-    than one picture makes contact-sheet.png. Files are written aside and then renamed.
+    NAME.mp4, without sound, its frames at their own times, with NAME-timeline.png and .html. Files
+    are written aside and then renamed.
 
     Raises:
         UsageError: the folder would receive drawings in place of its own pictures, or is no folder.
@@ -57,9 +55,6 @@ class Annotator:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"annotate {folder} is a file: expected a folder")
         self._video: _Film | None = None
-        self._tiles: list[Image.Image] = []
-        self._sheets = 0
-        self._pictures = sum(not name.endswith(".mp4") for name in self._names.values())
         self._lock = ExitStack()
 
     def write(
@@ -79,27 +74,12 @@ class Annotator:
                 self._video = _Film(frame.source, path)
             self._video.add(frame, predictions, points)
             return
-        self._tile(frame, predictions)
         if frame.image is None:
             return
         probabilities = [prediction.probabilities for prediction in predictions]
         drawn = annotated(frame.image, predictions, probabilities, points)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, drawn, KEPT[path.suffix.lower()], quality=92)
-
-    def _tile(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
-        if self._pictures < 2:
-            return
-        self._tiles.append(tile(frame.image, predictions))
-        if len(self._tiles) == SHEET:
-            self._sheet()
-
-    def _sheet(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        number = f"-{self._sheets + 1}" if self._pictures > SHEET else ""
-        path = self._folder / f"contact-sheet{number}.png"
-        write_image(path, contact_sheet(self._tiles), "PNG")
-        self._tiles, self._sheets = [], self._sheets + 1
 
     def _finish(self, *, complete: bool = True) -> None:
         if self._video is not None:
@@ -118,8 +98,6 @@ class Annotator:
     ) -> None:
         with self._lock:
             self._finish(complete=kind is None)
-            if self._tiles and kind is None:
-                self._sheet()
 
 
 def output_names(sources: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from fervor.errors import InputError
 from fervor.faces.types import Box, Points
@@ -23,13 +23,11 @@ from fervor.outputs.layout import Rectangle, Room, around
 __all__ = [
     "annotated",
     "colour_of",
-    "contact_sheet",
     "draw",
     "font",
     "ink_on",
     "legend",
     "short",
-    "tile",
 ]
 
 Colour = tuple[int, int, int]
@@ -323,49 +321,7 @@ class _Face:
             draw.rectangle(edges, fill=colour_of(label, self.labels))
 
 
-TILE, CAPTION, GAP = 192, 40, 8
-"""Pixels: side of a picture on the sheet, height of the words below it, space around it."""
-
-
-def tile(image: NDArray[np.uint8] | None, predictions: Sequence[Prediction]) -> Image.Image:
-    """One picture of a contact sheet: its largest face, in its surroundings, with the answer."""
-    result = Image.new("RGB", (TILE, TILE + CAPTION), WHITE)
-    draw = ImageDraw.Draw(result)
-    first = predictions[0]
-    if image is None:
-        draw.rectangle((0, 0, TILE - 1, TILE - 1), outline=DARK)
-        draw.line((0, 0, TILE, TILE), fill=DARK)
-    else:
-        picture = Image.fromarray(image)
-        if first.box is not None:
-            picture = picture.crop(_surroundings(first.box, picture.size))
-        picture = ImageOps.contain(picture, (TILE, TILE), Image.Resampling.BICUBIC)
-        result.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
-    answer = first.status.replace("_", " ")
-    if first.prob is not None and first.label is not None:
-        answer = f"{first.label} {first.prob:.0%}"
-        if len(predictions) > 1:
-            answer += f" (+{len(predictions) - 1})"
-        colour = colour_of(first.label, tuple(first.probabilities))
-        draw.rectangle((0, TILE, TILE, TILE + CAPTION // 2), fill=colour)
-        draw.text((4, TILE + 2), short(answer, 14), fill=ink_on(colour), font=font(14))
-    else:
-        draw.text((4, TILE + 2), answer, fill=BLACK, font=font(14))
-    name = short(first.source.replace("\\", "/").rsplit("/", 1)[-1], 12)
-    draw.text((4, TILE + CAPTION // 2 + 2), name, fill=BLACK, font=font(12))
-    return result
-
-
-def _surroundings(box: Box, canvas: tuple[int, int]) -> tuple[int, int, int, int]:
-    x, y, width, height = box
-    half = max(width, height)
-    low = (max(0, x + width / 2 - half), max(0, y + height / 2 - half))
-    high = (min(canvas[0], x + width / 2 + half), min(canvas[1], y + height / 2 + half))
-    left, top, right, bottom = (round(value) for value in (*low, *high))
-    return (left, top, max(right, left + 1), max(bottom, top + 1))
-
-
-def short(text: str, size: int, width: int = TILE - 8) -> str:
+def short(text: str, size: int, width: int) -> str:
     """A text as it fits into `width`, its middle left out; what no font shows as a mark."""
     text = "".join(sign if sign.isprintable() and ord(sign) < 0xD800 else "?" for sign in text)
     letters, kept = font(size), len(text)
@@ -374,18 +330,6 @@ def short(text: str, size: int, width: int = TILE - 8) -> str:
         kept -= 1
         shown = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
     return shown
-
-
-def contact_sheet(tiles: Sequence[Image.Image], *, columns: int = 6) -> Image.Image:
-    """Tiles in rows, in their order, on white."""
-    columns = max(1, min(columns, len(tiles)))
-    rows = -(-len(tiles) // columns)
-    wide, tall = TILE + GAP, TILE + CAPTION + GAP
-    sheet = Image.new("RGB", (columns * wide + GAP, rows * tall + GAP), WHITE)
-    for number, one in enumerate(tiles):
-        row, column = divmod(number, columns)
-        sheet.paste(one, (GAP + column * wide, GAP + row * tall))
-    return sheet
 
 
 def legend(labels: Sequence[str], size: int, width: int) -> Image.Image:

@@ -52,7 +52,7 @@ def test_pictures_keep_their_place_and_format(tmp_path: Path) -> None:
     sources = touched(tmp_path, *names)
     write(tmp_path / "out", sources)
     assert files(tmp_path / "out") == [
-        *("a.jpg", "b.PNG", "c.webp", "contact-sheet.png", "d.bmp.png", "e.heic.png", "sub/a.jpg"),
+        *("a.jpg", "b.PNG", "c.webp", "d.bmp.png", "e.heic.png", "sub/a.jpg"),
     ]
     kinds = {"a.jpg": "JPEG", "b.PNG": "PNG", "c.webp": "WEBP", "d.bmp.png": "PNG"}
     for name, kind in kinds.items():
@@ -60,22 +60,10 @@ def test_pictures_keep_their_place_and_format(tmp_path: Path) -> None:
             assert (image.format, image.size) == (kind, (480, 360))
 
 
-def test_damaged_pictures_are_on_the_sheet_only(tmp_path: Path) -> None:
+def test_damaged_pictures_are_not_drawn(tmp_path: Path) -> None:
     sources = touched(tmp_path, "in/a.png", "in/b.png")
     write(tmp_path / "out", sources, broken=sources[1:])
-    assert files(tmp_path / "out") == ["a.png", "contact-sheet.png"]
-
-
-def test_one_picture_needs_no_sheet(tmp_path: Path) -> None:
-    write(tmp_path / "out", touched(tmp_path, "a.png"))
     assert files(tmp_path / "out") == ["a.png"]
-
-
-def test_long_folders_have_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotate, "SHEET", 2)
-    write(tmp_path / "out", touched(tmp_path, *(f"in/{k}.png" for k in range(5))))
-    sheets = [name for name in files(tmp_path / "out") if name.startswith("contact")]
-    assert sheets == [f"contact-sheet-{k}.png" for k in (1, 2, 3)]
 
 
 def test_inputs_are_never_overwritten(tmp_path: Path) -> None:

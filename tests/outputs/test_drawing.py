@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from fervor.inference.prediction import Prediction
 from fervor.labels import EXPRESSIONS
 from fervor.outputs import drawing
-from fervor.outputs.drawing import annotated, colour_of, contact_sheet, font, ink_on, legend, tile
+from fervor.outputs.drawing import annotated, colour_of, font, ink_on, legend
 from tests.inference.test_smoothing import face
 
 
@@ -250,45 +249,23 @@ def test_other_names_take_colours_by_their_place() -> None:
     assert colour_of("uncertain", names) == drawing.DARK
 
 
-class TestSheet:
-    def test_tiles_lie_in_rows(self) -> None:
-        tiles = [Image.new("RGB", (192, 232), (9 * n, 0, 0)) for n in range(8)]
-        sheet = np.asarray(contact_sheet(tiles, columns=3))
-        assert sheet.shape == (3 * 240 + 8, 3 * 200 + 8, 3)
-        assert sheet[8 + 240 + 5, 8 + 200 + 5].tolist() == [9 * 4, 0, 0]
-        assert sheet[-20, -20].tolist() == [255, 255, 255]
+def test_names_are_shortened_in_the_middle() -> None:
+    long = "a" * 100 + "end.jpg"
+    short = drawing.short(long, 12, 184)
+    assert short.startswith("aaa")
+    assert short.endswith("end.jpg")
+    assert "..." in short
+    assert drawing.short("a.jpg", 12, 184) == "a.jpg"
 
-    def test_a_tile_shows_the_face_and_its_answer(self) -> None:
-        image = np.zeros((400, 600, 3), np.uint8)
-        image[100:200, 300:400] = (0, 200, 0)
-        pixels = np.asarray(tile(image, [shown("fear", (300, 100, 100, 100))]))
-        assert pixels.shape == (232, 192, 3)
-        assert has(pixels[:192], (0, 200, 0)).mean() == pytest.approx(0.25, abs=0.03)
-        assert has(pixels[194:210], colour_of("fear", EXPRESSIONS)).mean() > 0.5
 
-    def test_damaged_and_faceless_pictures_have_their_tile(self) -> None:
-        empty = replace(shown("anger", (0, 0, 1, 1)), box=None, label=None, prob=None)
-        empty = replace(empty, probabilities={}, source="/a/\udcff\n" + 200 * "x" + ".jpg")
-        for image in (None, np.full((3, 900, 3), 7, np.uint8)):
-            assert tile(image, [replace(empty, status="no_face")]).size == (192, 232)
-
-    def test_names_are_shortened_in_the_middle(self) -> None:
-        long = "a" * 100 + "end.jpg"
-        short = drawing.short(long, 12)
-        assert short.startswith("aaa")
-        assert short.endswith("end.jpg")
-        assert "..." in short
-        assert drawing.short("a.jpg", 12) == "a.jpg"
+def test_what_no_font_shows_is_a_mark() -> None:
+    assert drawing.short("a\udcff\nb", 12, 184) == "a??b"
 
 
 def test_words_of_any_length_stay_whole() -> None:
     long = "a person who looks " * 9
     pixels = np.asarray(legend([long, "b"], 18, 300))
     assert (pixels[:, -4:] == 255).all()
-    image = np.zeros((400, 600, 3), np.uint8)
-    prediction = replace(shown("fear", (300, 100, 100, 100)), label=long)
-    answer = np.asarray(tile(image, [prediction]))[192:212, -3:]
-    assert (answer == answer[0, 0]).all()
 
 
 def test_classes_of_no_probability_are_not_listed() -> None:
