@@ -61,14 +61,14 @@ def find(inputs: Sequence[str], *, offline: bool = False) -> list[str]:
     away = [given for given in inputs if remote.is_remote(given)]
     if offline and away:
         raise UsageError(f"{away[0]}: --offline reads paths alone")
-    found: list[str] = []
+    names: list[str] = []
     for given in inputs:
-        found.extend(remote.find(given) if remote.is_remote(given) else media.find([given]))
-    for source in found:
+        names.extend(remote.find(given) if remote.is_remote(given) else media.find([given]))
+    for source in names:
         moving = source.lower().endswith(media.VIDEO_ENDINGS) or media.is_webcam(source)
         if moving or (not remote.is_remote(source) and media.is_video(source)):
             raise UsageError(f"{source}: --cluster takes pictures; give videos without it")
-    return found
+    return names
 
 
 @contextmanager
@@ -260,11 +260,11 @@ class Worker:
         sources = [os.fsdecode(source) for source in piece["source"].to_pylist()]
         if ray.get(self._losses.begin.remote(numbers[0])):
             given = zip(numbers, sources, strict=True)
-            found = [self._with_care(numbers[0], number, source) for number, source in given]
+            rows = [self._with_care(numbers[0], number, source) for number, source in given]
         else:
-            found = list(self._answers(self._read(source) for source in sources))
+            rows = list(self._answers(self._read(source) for source in sources))
         ray.get(self._losses.done.remote(numbers[0]))
-        answer = pyarrow.array(found, "large_binary")
+        answer = pyarrow.array(rows, "large_binary")
         return pyarrow.table({"number": piece["number"], "answer": answer})
 
     def _answers(self, frames: Generator[Frame]) -> Iterator[bytes]:

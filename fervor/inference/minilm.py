@@ -88,15 +88,15 @@ class MiniLM:
         return self._norm(f"{name}.output.LayerNorm", states + output)
 
     def _linear(self, name: str, states: Floats) -> Floats:
-        found: Floats = states @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
-        return found
+        result: Floats = states @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        return result
 
     def _norm(self, name: str, states: Floats) -> Floats:
         centred = states - states.mean(-1, keepdims=True)
         spread = np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(self._small))
         scale, shift = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        found: Floats = centred / spread * scale + shift
-        return found
+        result: Floats = centred / spread * scale + shift
+        return result
 
 
 def gelu(values: Floats) -> Floats:
@@ -107,5 +107,5 @@ def gelu(values: Floats) -> Floats:
     for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + factor) * step
     error = np.sign(values) * (1 - series * np.exp(-(scaled**2)))
-    found: Floats = (values * (1 + error) / 2).astype(np.float32)
-    return found
+    result: Floats = (values * (1 + error) / 2).astype(np.float32)
+    return result

@@ -44,17 +44,17 @@ def int8_instructions() -> str:
 
     Linux names all of them; elsewhere numpy does, AVX-VNNI without AVX-512 left out.
     """
-    found = _features()
-    return next((name for name, marks in INSTRUCTIONS.items() if marks & found), "")
+    features = _features()
+    return next((name for name, marks in INSTRUCTIONS.items() if marks & features), "")
 
 
 def _features() -> set[str]:
     config = cast(dict[str, Any], np.show_config(mode="dicts"))
     instructions = config.get("SIMD Extensions", {})
-    found = {name for kind in ("baseline", "found") for name in instructions.get(kind, ())}
+    features = {name for kind in ("baseline", "found") for name in instructions.get(kind, ())}
     if CPUINFO.is_file():
-        found.update(CPUINFO.read_text(encoding="utf-8", errors="replace").split())
-    return found
+        features.update(CPUINFO.read_text(encoding="utf-8", errors="replace").split())
+    return features
 
 
 def open_precision(
@@ -82,13 +82,13 @@ def open_precision(
             f"{info.folder} holds no {INT8_GRAPH}: make one with fervor export --int8, "
             "or leave --precision out"
         )
-    chosen, why = automatic(info, device)
+    taken, why = automatic(info, device)
     if precision == "auto":
-        logger.info("computes in %s: %s", chosen, why)
+        logger.info("computes in %s: %s", taken, why)
     else:
-        chosen = cast(Literal["fp32", "int8"], precision)
-    count = threads if int8_threads is None or chosen == "fp32" else int8_threads
-    return open_session(info, count, name=GRAPHS[chosen], device=device), chosen
+        taken = cast(Literal["fp32", "int8"], precision)
+    count = threads if int8_threads is None or taken == "fp32" else int8_threads
+    return open_session(info, count, name=GRAPHS[taken], device=device), taken
 
 
 def automatic(info: ModelInfo, device: str = "cpu") -> tuple[Literal["fp32", "int8"], str]:
@@ -99,8 +99,8 @@ def automatic(info: ModelInfo, device: str = "cpu") -> tuple[Literal["fp32", "in
         return "fp32", f"eight bits answer {info.int8.agreement:.1%} of faces alike"
     if device != "cpu":
         return "fp32", f"a graph in eight bits does not run on {device}"
-    if found := int8_instructions():
-        return "int8", f"this processor has {found}"
+    if instructions := int8_instructions():
+        return "int8", f"this processor has {instructions}"
     return "fp32", "this processor has no fast eight bits"
 
 

@@ -54,7 +54,7 @@ class Annotator:
                 )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"annotate {folder} is a file: expected a folder")
-        self._video: _Film | None = None
+        self._video: _Video | None = None
         self._lock = ExitStack()
 
     def write(
@@ -71,7 +71,7 @@ class Annotator:
         if path.suffix == ".mp4":
             if self._video is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._video = _Film(frame.source, path)
+                self._video = _Video(frame.source, path)
             self._video.add(frame, predictions, points)
             return
         if frame.image is None:
@@ -152,7 +152,7 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-class _Film:
+class _Video:
     """One annotated video under way, and its timeline."""
 
     def __init__(self, source: str, path: Path) -> None:

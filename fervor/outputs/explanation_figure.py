@@ -124,9 +124,9 @@ def _texts(explanation: Explanation) -> list[tuple[str, list[str]]]:
         owner = f" ({cue.label})" if named else ""
         return f"{cue.score:+.2f}  {cue.dimension}: {cue.text}{owner}"
 
-    found_for = [line(cue, named=False) for cue in explanation.cues_for]
+    matching = [line(cue, named=False) for cue in explanation.cues_for]
     against = [line(cue, named=True) for cue in explanation.cues_against]
     return [
-        (f"described cues for {explanation.answer}", found_for or ["none matches"]),
+        (f"described cues for {explanation.answer}", matching or ["none matches"]),
         ("against it: cues of others that match better", against or ["none"]),
     ]

@@ -57,15 +57,15 @@ def run(
         closing(media.read(sources)) as frames,
     ):
         for frame in frames:
-            found, nothing = [], without_face(frame, predictor.name)
+            explained, nothing = [], without_face(frame, predictor.name)
             try:
-                found = [] if frame.image is None else predictor.explain(frame, heat=heat)
+                explained = [] if frame.image is None else predictor.explain(frame, heat=heat)
             except ModelError as error:
                 nothing = failed(frame, predictor.name, str(error))
-            answers = [one.prediction for one in found] or [nothing]
-            if not found:
+            answers = [one.prediction for one in explained] or [nothing]
+            if not explained:
                 _write(rows, answers[0], predictor.labels, dict.fromkeys(FIELDS))
-            for one in found:
+            for one in explained:
                 name = Path(names[frame.source])
                 name = name.with_name(f"{name.stem}-face{one.prediction.face}.png")
                 _draw(folder / name, frame, one, top)
@@ -84,13 +84,13 @@ def pictures(inputs: Sequence[str]) -> list[str]:
     Raises:
         UsageError: a video or a webcam is named, or a folder holds nothing else.
     """
-    found = media.find(inputs)
-    moving = {source for source in found if media.is_moving(source)}
+    sources = media.find(inputs)
+    moving = {source for source in sources if media.is_moving(source)}
     named = [source for source in inputs if source in moving]
-    kept = [source for source in found if source not in moving]
+    kept = [source for source in sources if source not in moving]
     if named or not kept:
         raise UsageError(
-            f"{(named or found)[0]} is a video or animated: expected still pictures to explain"
+            f"{(named or sources)[0]} is a video or animated: expected still pictures to explain"
         )
     return kept
 

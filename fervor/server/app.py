@@ -22,7 +22,7 @@ from fervor.server import schema, uploads, video
 from fervor.server.batching import WAIT, Batcher, Explain, Job
 from fervor.server.description import describe
 from fervor.server.guard import CLIENT, Access, Guard
-from fervor.server.limits import Limits, Refused, Shares
+from fervor.server.limits import Limits, Quotas, Refused
 from fervor.server.metrics import CONTENT_TYPE, Metrics
 from fervor.server.uploads import Disconnected, Upload, UploadLimits, while_connected
 
@@ -42,9 +42,9 @@ class Service:
         self.predictor, self.limits = predictor, limits
         self.metrics = Metrics()
         self.batcher = Batcher(predictor, limits, self.metrics, wait=wait)
-        self.requests = Shares("request", most=0, each=limits.client_requests)
-        self.held = Shares("byte", most=limits.held_bytes, each=limits.client_bytes)
-        self.videos = Shares("video", most=limits.videos, each=1, retry=10)
+        self.requests = Quotas("request", most=0, each=limits.client_requests)
+        self.held = Quotas("byte", most=limits.held_bytes, each=limits.client_bytes)
+        self.videos = Quotas("video", most=limits.videos, each=1, retry=10)
         self.description = describe(predictor, limits)
         self.metrics.gauge(
             "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
@@ -150,7 +150,7 @@ class Service:
             rows = video.lines(
                 clip, decoder, self.predictor, self.limits, self.metrics, every=every
             )
-            return video.Film(rows, done)
+            return video.VideoResponse(rows, done)
         except BaseException:
             done()
             raise

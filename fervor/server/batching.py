@@ -308,8 +308,8 @@ class Batcher:
                 logging.getLogger(__name__).error("a batch ended with %s", type(error).__name__)
 
     def _note(self, picture: _Picture, faces: list[Prediction]) -> None:
-        found = sum(prediction.status == "ok" for prediction in faces)
-        self._metrics.pictures([faces[0].status], found)
+        count = sum(prediction.status == "ok" for prediction in faces)
+        self._metrics.pictures([faces[0].status], count)
         job = picture.job
         job.faces[picture.number] = faces
         if len(job.faces) == len(job.pictures):

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-from fervor.server.limits import Refused, Shares, client_of
+from fervor.server.limits import Quotas, Refused, client_of
 from fervor.server.metrics import Metrics
 
 
@@ -126,7 +126,7 @@ class Guard:
         self,
         app: App,
         access: Access,
-        requests: Shares,
+        requests: Quotas,
         metrics: Metrics,
         *,
         open_paths: Iterable[str],

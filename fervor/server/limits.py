@@ -11,7 +11,7 @@ from threading import Lock
 from fervor.errors import FervorError, UsageError, counted
 
 
-__all__ = ["Limits", "Refused", "Shares", "client_of"]
+__all__ = ["Limits", "Quotas", "Refused", "client_of"]
 
 HOUSE = 64
 """Bits of an IPv6 address that one subscriber cannot choose."""
@@ -110,7 +110,7 @@ def client_of(address: str) -> str:
     return address
 
 
-class Shares:
+class Quotas:
     """Counts what clients hold at the same time, for any number of threads.
 
     Args:

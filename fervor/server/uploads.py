@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from fervor.errors import counted
-from fervor.server.limits import Refused, Shares
+from fervor.server.limits import Quotas, Refused
 
 
 __all__ = [
@@ -65,7 +65,7 @@ class Disconnected(Exception):
 async def receive(
     request: Request,
     most: UploadLimits,
-    held: Shares,
+    held: Quotas,
     client: str,
     *,
     memory: Callable[[], BinaryIO] = BytesIO,
@@ -97,7 +97,7 @@ async def receive(
         raise
 
 
-def give_back(uploads: list[Upload], held: Shares, client: str) -> None:
+def give_back(uploads: list[Upload], held: Quotas, client: str) -> None:
     """Forget files and give back the room that they took."""
     for upload in uploads:
         if not upload.file.closed:

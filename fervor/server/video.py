@@ -28,7 +28,7 @@ from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
 
 
-__all__ = ["Film", "check", "decoder", "lines", "memory"]
+__all__ = ["VideoResponse", "check", "decoder", "lines", "memory"]
 
 CHUNK = 8
 """Frames whose rows are sent together."""
@@ -112,7 +112,7 @@ def _line(prediction: Prediction, upload: Upload, predictor: Predictor) -> bytes
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-class Film(StreamingResponse):
+class VideoResponse(StreamingResponse):
     """Streams what a generator makes in threads, and calls `done` however that ends."""
 
     def __init__(self, made: Generator[bytes], done: Callable[[], None]) -> None:

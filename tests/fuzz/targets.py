@@ -254,7 +254,7 @@ def form(data: bytes) -> None:
     """The body of an upload, in two chunks."""
     from fastapi import Request
 
-    from fervor.server.limits import Shares
+    from fervor.server.limits import Quotas
     from fervor.server.uploads import UploadLimits, receive
 
     middle = len(data) // 2
@@ -266,7 +266,7 @@ def form(data: bytes) -> None:
 
     kind = (b"content-type", b"multipart/form-data; boundary=a-boundary")
     request = Request({"type": "http", "headers": [kind]}, messages)
-    most, held = UploadLimits(4, 10_000, 20_000, 5.0), Shares("byte", most=50_000, each=50_000)
+    most, held = UploadLimits(4, 10_000, 20_000, 5.0), Quotas("byte", most=50_000, each=50_000)
     asyncio.run(receive(request, most, held, "client"))
 
 

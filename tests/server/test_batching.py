@@ -16,7 +16,7 @@ pytest.importorskip("fastapi", reason="needs fervor[serve]")
 
 from fervor.server import batching
 from fervor.server.batching import Batcher, Job
-from fervor.server.limits import Limits, Refused, Shares, client_of
+from fervor.server.limits import Limits, Quotas, Refused, client_of
 from fervor.server.metrics import Metrics
 from fervor.server.uploads import Upload
 
@@ -287,7 +287,7 @@ def test_the_end_refuses_what_waits(line: Line) -> None:
 
 
 def test_shares_are_taken_and_given_back() -> None:
-    shares = Shares("byte", most=10, each=6)
+    shares = Quotas("byte", most=10, each=6)
     shares.take("a", 6)
     with pytest.raises(Refused, match="at most 6 bytes at once from one address") as refused:
         shares.take("a")

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi", reason="needs fervor[serve]")
 
 from fastapi import Request
 
-from fervor.server.limits import Refused, Shares
+from fervor.server.limits import Quotas, Refused
 from fervor.server.uploads import Upload, UploadLimits, receive
 from tests.support.serving import BOUNDARY, form
 
@@ -36,7 +36,7 @@ GREEDY = {
 }
 
 
-def received(body: bytes, boundary: str = BOUNDARY) -> tuple[list[Upload], Shares]:
+def received(body: bytes, boundary: str = BOUNDARY) -> tuple[list[Upload], Quotas]:
     """What a server holds of a request."""
     pieces = [body[start : start + PIECE] for start in range(0, len(body), PIECE)]
 
@@ -52,7 +52,7 @@ def received(body: bytes, boundary: str = BOUNDARY) -> tuple[list[Upload], Share
 
     kind = f"multipart/form-data; boundary={boundary}".encode()
     request = Request({"type": "http", "headers": [(b"content-type", kind)]}, message)
-    held = Shares("byte", most=512_000_000, each=256_000_000)
+    held = Quotas("byte", most=512_000_000, each=256_000_000)
     return asyncio.run(receive(request, MOST, held, "client")), held
 
 
@@ -81,7 +81,7 @@ def test_what_was_held_of_a_refused_form_is_given_back() -> None:
     async def message() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    held = Shares("byte", most=10_000, each=10_000)
+    held = Quotas("byte", most=10_000, each=10_000)
     request = Request({"type": "http", "headers": [(b"content-type", kind)]}, message)
     with pytest.raises(Refused):
         asyncio.run(receive(request, MOST, held, "client"))

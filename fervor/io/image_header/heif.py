@@ -121,11 +121,11 @@ class _Items:
         self._own: dict[int, list[int]] = {}
         self._streams: dict[tuple[object, ...], tuple[int, int]] = {}
         self._coded: dict[int, int] = {}
-        found = {name: 0 for name in (b"iinf", b"iref", b"iloc", b"iprp", b"idat")}
+        times = {name: 0 for name in (b"iinf", b"iref", b"iloc", b"iprp", b"idat")}
         for name, _, start, end in _boxes(body, 4, len(body)):
-            if name not in found:
+            if name not in times:
                 continue
-            found[name] = _once(found[name] + 1)
+            times[name] = _once(times[name] + 1)
             if name == b"iinf":
                 self._read_kinds(body, start, end)
             elif name == b"iref":
