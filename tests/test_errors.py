@@ -50,7 +50,7 @@ def counted_by_hand(path: Path) -> list[str]:
             if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
                 continue
             number = ast.unparse(value.value)
-            if match := re.match(rf" (\w+ )?({PLURALS})\b(?!/)", text.value):
+            if match := re.match(rf" (?!of )(\w+ )?({PLURALS})\b(?!/)", text.value):
                 if not re.fullmatch(r"[A-Z_.]+", number):
                     found.append(f"{path.name}:{node.lineno}: {{{number}}}{match[0]}")
     return found

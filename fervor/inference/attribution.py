@@ -13,7 +13,7 @@ not which muscles moved.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -129,6 +129,8 @@ class Explainer:
     ) -> None:
         self._space, self._cues, self._covers = space, cues, covers
         self._contrast, self._smooth = contrast, smooth
+        names = {*(() if cues is None else cues.dimensions), *(covers.dimensions if covers else ())}
+        self._extents = {name: extent(name, space.grid) for name in names}
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -153,7 +155,7 @@ class Explainer:
         maps = self._similarity(local) if occlusion is None else occlusion
         heat = dict(zip(prediction.probabilities, maps, strict=True))
         heat_by: Heat = "similarity" if occlusion is None else "occlusion"
-        covered = self._covered(local)
+        covered = list(self.covered(local[None])[0])
         explanation = Explanation(prediction, heat, heat_by, [], [], square, covered)
         if self._cues is None or explanation.answer not in self._cues.labels:
             return explanation
@@ -165,17 +167,17 @@ class Explainer:
         return Explanation(prediction, heat, heat_by, own, others, square, covered)
 
     def _parts(self, dimensions: Sequence[str], local: Floats) -> Floats:
-        """The mean place [k d] of each part, of places [n d]."""
-        means: Floats = np.stack([extent(name, self._space.grid) for name in dimensions]) @ local
+        """The mean place [... k d] of each part, of places [... n d]."""
+        means: Floats = np.stack([self._extents[name] for name in dimensions]) @ local
         return means
 
-    def _covered(self, local: Floats) -> list[str]:
-        """The parts that seem covered, of places [n d]."""
+    def covered(self, local: Floats) -> list[tuple[str, ...]]:
+        """For each face of places [b n d] its parts that seem covered; none where nothing tells."""
         if (covers := self._covers) is None:
-            return []
+            return [()] * len(local)
         parts = unit(self._parts(covers.dimensions, local))
-        scores = (parts * covers.weights).sum(axis=1) + covers.bias
-        return [name for name, score in zip(covers.dimensions, scores, strict=True) if score > 0]
+        scores = (parts * covers.weights).sum(axis=-1) + covers.bias
+        return [tuple(compress(covers.dimensions, row > 0)) for row in scores]
 
     def _similarity(self, local: Floats) -> Floats:
         """Maps [c rows columns] of places [n d]."""

@@ -1,20 +1,22 @@
 """The classifier of a model: face crops -> logits, embeddings and local features (onnxruntime)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fervor.artifacts.model_info import ModelInfo
-from fervor.errors import ModelError, counted
+from fervor.errors import ModelError, UsageError, counted
 from fervor.inference.open_vocabulary import Vocabulary
 from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 from fervor.io.prefetch import map_ordered
 
 
-__all__ = ["NOT_FINITE", "FaceClassifier", "softmax"]
+__all__ = ["NOT_FINITE", "FaceClassifier", "Prior", "operating_point", "softmax"]
+
+Prior = Literal["natural", "balanced"]
 
 NOT_FINITE = "the model's answer to face {} is no finite number"
 
@@ -138,3 +140,31 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def operating_point(
+    info: ModelInfo,
+    labels: Sequence[str] | None,
+    prior: Prior,
+    abstain: float | Literal["auto"],
+) -> tuple[NDArray[np.float64], float]:
+    """What is subtracted from logits [c], and the least confidence of an answer.
+
+    Raises:
+        UsageError: words of one's own, or a model that stores none.
+    """
+    nothing = np.zeros(len(info.labels if labels is None else labels))
+    if prior == "natural" and abstain != "auto":
+        return nothing, abstain
+    asked = "prior=balanced" if prior == "balanced" else "abstain=auto"
+    if labels is not None:
+        raise UsageError(f"{asked}: stored for a model's own classes; leave it or labels out")
+    if info.operating_points is None:
+        raise UsageError(
+            f"{asked}: model {info.name} stores no operating points; train it with this version "
+            "of fervor, which stores them in model.json, or run tools/weights/fit_points.py on it"
+        )
+    points = info.operating_points
+    offset = points.prior_share * np.array(points.log_prior) if prior == "balanced" else nothing
+    point = points.balanced if prior == "balanced" else points.natural
+    return offset, point.abstain if abstain == "auto" else abstain

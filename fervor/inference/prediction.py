@@ -1,8 +1,13 @@
 """The answer for one face, as people, notebooks and tables read it."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from fervor.faces.types import Box, Points
 from fervor.io.frame import Frame
@@ -32,6 +37,8 @@ class Prediction:
         model: name of the model.
         error: one line on why there is no answer.
         thumbnail: a small JPEG of the face, which Jupyter shows; None where no call asked for it.
+        covered: parts of the face that seem covered (eyes, mouth), so that the answer is in doubt;
+            None without a face, or where the model comes with nothing that tells them.
     """
 
     source: str
@@ -48,6 +55,7 @@ class Prediction:
     model: str
     error: str | None
     thumbnail: bytes | None = field(default=None, compare=False)
+    covered: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"<Prediction {self._headline()}>"
@@ -98,8 +106,14 @@ class Prediction:
             return f"{place}: {self.status.replace('_', ' ')}{reason}"
         who = f"face {self.face}" if self.track is None else f"face {self.face}, track {self.track}"
         x, y, width, height = (round(value) for value in self.box)
-        answer = f"{self.label} ({self.prob:.1%})"
+        doubt = f", {cover_note(self.covered)}" if self.covered else ""
+        answer = f"{self.label} ({self.prob:.1%}){doubt}"
         return f"{place}, {who} at {x}, {y} ({width} x {height}): {answer}"
+
+
+def cover_note(covered: Sequence[str]) -> str:
+    """In words that parts of a face seem covered: "mouth covered?"; empty where none does."""
+    return f"{' and '.join(covered)} covered?" if covered else ""
 
 
 SCHEMA = 1
@@ -111,23 +125,31 @@ WHOLE_NUMBERS = ("frame", "face", "track", "schema")
 def to_rows(
     predictions: Prediction | Iterable[Prediction | Iterable[Prediction]],
     labels: Sequence[str] = (),
+    *,
+    covered: bool = False,
 ) -> list[dict[str, Any]]:
     """Answers as rows, columns in their order (docs/rows.md).
 
     `pandas.DataFrame(rows).convert_dtypes()` keeps whole numbers whole where some are missing;
     polars does so by itself. Takes one Prediction, and whatever a Predictor gives: of a picture, of
     a list, of a video. Where some have no face, their probabilities are empty fields. `labels`
-    are the classes that have a column; without them those of the faces.
+    are the classes that have a column; without them those of the faces. With `covered` the last
+    column is the list of each face's parts that seem covered.
     """
     answers = [*flat(predictions)]
     names = labels or tuple(dict.fromkeys(label for one in answers for label in one.probabilities))
-    return [row_of(one, names) for one in answers]
+    return [row_of(one, names, covered=covered) for one in answers]
 
 
 def row_of(
-    prediction: Prediction, labels: Sequence[str], smooth: dict[str, float] | None = None
+    prediction: Prediction,
+    labels: Sequence[str],
+    smooth: dict[str, float] | None = None,
+    *,
+    covered: bool = False,
 ) -> dict[str, Any]:
     """One row, columns in their order, those of `smooth` where given; None is an empty field."""
+    parts = prediction.covered
     x, y, width, height = prediction.box or (None, None, None, None)
     probabilities = prediction.probabilities
     return {
@@ -149,6 +171,7 @@ def row_of(
         "schema": SCHEMA,
         "error": None if prediction.error is None else _encodable(prediction.error),
         **{f"smooth_{label}": smooth.get(label) for label in labels if smooth is not None},
+        **({"covered": None if parts is None else list(parts)} if covered else {}),
     }
 
 
@@ -160,6 +183,8 @@ def _encodable(text: str) -> str:
 Item = TypeVar("Item")
 CARDS = 60
 """Faces that a notebook shows of a list."""
+THUMBNAIL = 96
+"""Pixels of the longer side of such a face."""
 
 
 class Gallery(list[Item]):
@@ -186,6 +211,14 @@ def _img(jpeg: bytes) -> str:
 
     data = b64encode(jpeg).decode("ascii")
     return f"<img alt='the face' src='data:image/jpeg;base64,{data}' style='border-radius:6px'>"
+
+
+def thumbnail_of(pixels: NDArray[np.uint8]) -> bytes:
+    """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def without_face(frame: Frame, model: str) -> Prediction:

@@ -1,6 +1,5 @@
 """Frames -> Predictions: a detector, a cropper and a classifier, one after the other."""
 
-import io
 import logging
 import math
 import os
@@ -13,7 +12,6 @@ from typing import Any, Literal, TypeGuard, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fervor.artifacts.joint_space import read_covers, read_cues, read_space
 from fervor.artifacts.model_info import COVER_VECTORS, CUE_VECTORS, ModelInfo
@@ -31,11 +29,18 @@ from fervor.inference.attribution import (
     occluded,
     occlusion_heat,
 )
-from fervor.inference.classifier import NOT_FINITE, FaceClassifier, softmax
+from fervor.inference.classifier import NOT_FINITE, FaceClassifier, Prior, operating_point, softmax
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
 from fervor.inference.precision import Precision, as_computed, open_precision
-from fervor.inference.prediction import Gallery, Prediction, failed, to_rows, without_face
+from fervor.inference.prediction import (
+    Gallery,
+    Prediction,
+    failed,
+    thumbnail_of,
+    to_rows,
+    without_face,
+)
 from fervor.io.frame import Frame, Span
 from fervor.io.onnx_session import Device
 from fervor.io.prefetch import bounded, cores, map_ordered
@@ -66,13 +71,10 @@ AT_ONCE = 8
 TOGETHER = 4
 """Pictures of such a group at most: fewer take more time each, more leave cores idle at the end."""
 
-THUMBNAIL = 96
-"""Pixels of the longer side of a face that a notebook shows."""
-
 Faces = Literal["all", "largest", "precropped"]
-Prior = Literal["natural", "balanced"]
 Found = list[list[FaceCrop]]
 Logits = NDArray[np.float64]
+Covered = tuple[str, ...] | None
 _Begun = tuple[list[Frame], Found | None]
 
 
@@ -168,7 +170,7 @@ class Predictor:
             model = model or "vlm"
         self.info = ModelInfo.read(model)
         self.prior: Prior = prior
-        offset, self._abstain = _operating_point(self.info, labels, prior, abstain)
+        offset, self._abstain = operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
         self.threads = threads = bounded(threads)
         room = min(threads or cores(), AT_ONCE, batch_size)
@@ -202,6 +204,9 @@ class Predictor:
         self._stills = self._cropper()
         self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest = None if neutral is None or self._adapts else self._resting(neutral)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: own for name, own in self.__dict__.items() if name != "_explainer"}
 
     def __repr__(self) -> str:
         return f"<Predictor {self.name}, {self.faces} faces: {', '.join(self.labels)}>"
@@ -261,30 +266,37 @@ class Predictor:
         return self._still(frame_of(cast(ImageLike, pictures)))
 
     def rows(
-        self, pictures: ImageLike | Sequence[ImageLike], *, span: Span = WHOLE
+        self,
+        pictures: ImageLike | Sequence[ImageLike],
+        *,
+        span: Span = WHOLE,
+        covered: bool = False,
     ) -> list[dict[str, Any]]:
         """The rows of everything that is named, in order, as `fervor predict` writes them.
 
         Takes what a call takes, and folders. Each face has a row, and so have a picture or frame
         without a face (status no_face) and one that cannot be read (status error). All are held;
         of a long video `fervor.to_rows(answer)` for each answer of `video` holds one frame's.
+        With `covered` the last column lists the parts of each face that seem covered.
 
         Raises:
             InputError: a path that does not exist, an array that is no picture, or a webcam, which
                 has no end.
         """
         several = pictures if _is_several(pictures) else [cast(ImageLike, pictures)]
-        return to_rows(self.stream(frames_of(several, span=span)), self.labels)
+        frames = frames_of(several, span=span)
+        return to_rows(self.stream(frames), self.labels, covered=covered)
 
     def _still(self, frame: Frame) -> list[Prediction]:
         """The faces of one picture: what `_faces` gives, without groups and threads around it."""
         frame = self._fitting(frame)
         faces = self._stills.still(frame)
-        rows = [*self.classifier.logits([face.pixels for face in faces])]
+        logits, covered = self._classified(faces)
+        rows = [*logits]
         if self._rest is not None or self._adapts:
             neutral = OwnNeutral(self.labels, self._rest)
             rows = neutral.corrected(frame, [face.track for face in faces], rows)
-        return _shown(self._answer(frame, faces, rows, True))
+        return _shown(self._answer(frame, faces, rows, covered, True))
 
     def _faces(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
         """For each frame its faces alone, each with a thumbnail."""
@@ -328,13 +340,14 @@ class Predictor:
             urgent=lambda begun: begun[0][0].live,
         )
         with closing(answered):
-            for group, found, answers in answered:
-                logits = iter(answers)
+            for group, found, answers, parts in answered:
+                logits, covers = iter(answers), iter(parts)
                 for frame, faces in zip(group, found, strict=True):
                     rows = [next(logits) for _ in faces]
+                    covered = [next(covers) for _ in faces]
                     if neutral is not None:
                         rows = neutral.corrected(frame, [face.track for face in faces], rows)
-                    yield frame, self._answer(frame, faces, rows, thumbnails)
+                    yield frame, self._answer(frame, faces, rows, covered, thumbnails)
                 del group, found, frame, faces  # not held while the next ones are awaited
 
     def _begun(self, cropper: FaceCropper, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
@@ -344,15 +357,37 @@ class Predictor:
             apart = ours and not any(frame.moving for frame in group)
             yield group, None if apart else cropper(group)
 
-    def _seen(self, cropper: FaceCropper, begun: _Begun) -> tuple[list[Frame], Found, Logits]:
-        """A group, its faces and their logits; several groups at a time, each in a thread."""
+    def _seen(
+        self, cropper: FaceCropper, begun: _Begun
+    ) -> tuple[list[Frame], Found, Logits, list[Covered]]:
+        """A group, its faces, their logits and covers; several groups at a time, in threads."""
         group, found = begun
         found = cropper(group) if found is None else found
-        return (
-            group,
-            found,
-            self.classifier.logits([face.pixels for faces in found for face in faces]),
-        )
+        return group, found, *self._classified([face for faces in found for face in faces])
+
+    def _classified(self, faces: Sequence[FaceCrop]) -> tuple[Logits, list[Covered]]:
+        """Logits [n c] of faces, and which parts seem covered, where the model tells it."""
+        pixels = [face.pixels for face in faces]
+        if not self.tells_covers or not pixels:
+            return self.classifier.logits(pixels), [None] * len(pixels)
+        logits: list[Logits] = []
+        covered: list[Covered] = []
+        for batch in self.classifier.batches(pixels):
+            rows, local = self._logits_and_local(batch)
+            logits.append(rows)
+            covered += self._explainer.covered(local)
+        return np.concatenate(logits), covered
+
+    def _logits_and_local(
+        self, pixels: Sequence[NDArray[np.uint8]]
+    ) -> tuple[Logits, NDArray[np.float32]]:
+        logits, local = self.classifier.logits_and_local(pixels)
+        if local.shape != (shape := (len(pixels), *self._explainer.places)):
+            raise ModelError(
+                f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
+                f"class vectors say {shape[1:]}; export it again"
+            )
+        return logits, local
 
     def embed(self, picture: ImageLike | Frame) -> NDArray[np.float32]:
         """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
@@ -392,14 +427,10 @@ class Predictor:
             raise UsageError(f"face={face}: expected 0..{len(faces) - 1}, the faces of the picture")
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
-            logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
-            if local.shape != (len(batch), *explainer.places):
-                raise ModelError(
-                    f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
-                    f"class vectors say {explainer.places}; export it again"
-                )
+            logits, local = self._logits_and_local([face.pixels for face in batch])
             for crop, row, places in zip(batch, logits, local, strict=True):
-                answer = self._prediction(frame, len(found), crop, row)
+                parts = explainer.covered(places[None])[0] if self.tells_covers else None
+                answer = self._prediction(frame, len(found), crop, row, parts)
                 if answer.status == "error" or not np.isfinite(places).all():
                     where = frame.source or "picture"
                     raise ModelError(f"{where}: {NOT_FINITE.format(len(found))}")
@@ -415,6 +446,20 @@ class Predictor:
         if not np.isfinite(logits).all():
             raise ModelError(NOT_FINITE.format("where a place is blurred"))
         return occlusion_heat(row, logits, grid)
+
+    @cached_property
+    def tells_covers(self) -> bool:
+        """Whether predictions say which parts of a face seem covered."""
+        return "local" in self.classifier.outputs and self.info.vouches(COVER_VECTORS)
+
+    def check_tells_covers(self) -> None:
+        """Raises ModelError, in one line, where the model does not tell covered parts."""
+        if not self.tells_covers:
+            raise ModelError(
+                f"model {self.info.name} does not tell covered parts: leave covered out, or name "
+                "a model with " + COVER_VECTORS
+            )
+        self.check_explainable()
 
     def check_explainable(self) -> None:
         """Raises ModelError, in one line, where `explain` would."""
@@ -501,13 +546,14 @@ class Predictor:
         frame: Frame,
         faces: Sequence[FaceCrop],
         logits: Sequence[NDArray[np.float64]],
+        covered: Sequence[Covered],
         thumbnails: bool,
     ) -> list[Prediction]:
         if not faces:
             return [without_face(frame, self.name)]
         return [
-            self._prediction(frame, number, face, row, thumbnail=thumbnails)
-            for number, (face, row) in enumerate(zip(faces, logits, strict=True))
+            self._prediction(frame, number, face, row, parts, thumbnail=thumbnails)
+            for number, (face, row, parts) in enumerate(zip(faces, logits, covered, strict=True))
         ]
 
     def _prediction(
@@ -516,6 +562,7 @@ class Predictor:
         number: int,
         face: FaceCrop,
         row: NDArray[np.float64],
+        covered: Covered,
         *,
         thumbnail: bool = False,
     ) -> Prediction:
@@ -539,36 +586,9 @@ class Predictor:
             probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             model=self.name,
             error=None,
-            thumbnail=_thumbnail(face.pixels) if thumbnail else None,
+            thumbnail=thumbnail_of(face.pixels) if thumbnail else None,
+            covered=covered,
         )
-
-
-def _operating_point(
-    info: ModelInfo,
-    labels: Sequence[str] | None,
-    prior: Prior,
-    abstain: float | Literal["auto"],
-) -> tuple[NDArray[np.float64], float]:
-    """What is subtracted from logits [c], and the least confidence of an answer.
-
-    Raises:
-        UsageError: words of one's own, or a model that stores none.
-    """
-    nothing = np.zeros(len(info.labels if labels is None else labels))
-    if prior == "natural" and abstain != "auto":
-        return nothing, abstain
-    asked = "prior=balanced" if prior == "balanced" else "abstain=auto"
-    if labels is not None:
-        raise UsageError(f"{asked}: stored for a model's own classes; leave it or labels out")
-    if info.operating_points is None:
-        raise UsageError(
-            f"{asked}: model {info.name} stores no operating points; train it with this version "
-            "of fervor, which stores them in model.json, or run tools/weights/fit_points.py on it"
-        )
-    points = info.operating_points
-    offset = points.prior_share * np.array(points.log_prior) if prior == "balanced" else nothing
-    point = points.balanced if prior == "balanced" else points.natural
-    return offset, point.abstain if abstain == "auto" else abstain
 
 
 def _moves(source: str | os.PathLike[str]) -> bool:
@@ -596,14 +616,6 @@ def _shown(answer: Sequence[Prediction]) -> list[Prediction]:
         if prediction.error is not None:
             logger.warning("%s: %s", prediction.source or "a picture", prediction.error)
     return Gallery(prediction for prediction in answer if prediction.status == "ok")
-
-
-def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
-    image, file = Image.fromarray(pixels), io.BytesIO()
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    image.save(file, "JPEG", quality=85)
-    return file.getvalue()
 
 
 def _groups(frames: Iterable[Frame], size: int, at_once: int) -> Iterator[list[Frame]]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fervor.errors import InputError
 from fervor.faces.types import Box, Points
-from fervor.inference.prediction import Prediction
+from fervor.inference.prediction import Prediction, cover_note
 from fervor.io.sources import ImageLike, frame_of
 from fervor.outputs.layout import Rectangle, Room, around
 
@@ -186,6 +186,7 @@ class _Face:
         self.label = best if known else str(prediction.label)
         self.fraction = probabilities[best]
         self.track = prediction.track
+        self.note = cover_note(prediction.covered or ())
         width, height = self.box[2:]
         # Words beside a small face are small, so that they are seen to be its own.
         self.size = round(min(size, max(SMALLEST, width / 5)))
@@ -203,13 +204,10 @@ class _Face:
     def _texts(self) -> list[str]:
         """What a tag may say, from all to the least."""
         label = self.label if len(self.label) <= LONGEST else f"{self.label[: LONGEST - 3]}..."
-        if self.track is None:
-            return [f"{label} {self.fraction:.0%}", label, f"{label[:3]}."]
-        return [
-            f"#{self.track} {label} {self.fraction:.0%}",
-            f"#{self.track} {label}",
-            f"#{self.track}",
-        ]
+        who = "" if self.track is None else f"#{self.track} "
+        answer = f"{who}{label} {self.fraction:.0%}"
+        texts = [answer, f"{who}{label}", who.strip() or f"{label[:3]}."]
+        return [f"{answer}, {self.note}", f"{answer} ?", *texts] if self.note else texts
 
     def _tags(self) -> Iterator[tuple[str, int, tuple[float, float]]]:
         """Texts, heights of their letters, and the sizes of their tags, best first."""

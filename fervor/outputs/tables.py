@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TextIO
 
 from fervor.errors import UsageError
 from fervor.faces.types import Points
-from fervor.inference.prediction import WHOLE_NUMBERS, Prediction, row_of
+from fervor.inference.prediction import WHOLE_NUMBERS, Prediction, cover_note, row_of
 from fervor.inference.smoothing import Smoother
 from fervor.io.atomic import RowFile, beside, lock_file
 from fervor.io.csv_cells import harmless
@@ -39,18 +39,19 @@ BEFORE = (
     *("det_score", "label", "prob"),
 )
 AFTER = ("model", "schema", "error")
-TEXTS = ("source", "status", "label", "model", "error", "landmarks")
+TEXTS = ("source", "status", "label", "model", "error", "landmarks", "covered")
 
 LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """What some readers take for the end of a line, as JSON escapes."""
 
 
 def columns(
-    labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False
+    labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False, covered: bool = False
 ) -> tuple[str, ...]:
     """The names of the columns in their order, for a model's ordered labels."""
     smoothed = (f"smooth_{label}" for label in labels if smooth)
-    optional = (*smoothed, *(("landmarks",) if landmarks else ()))
+    asked = {"landmarks": landmarks, "covered": covered}
+    optional = (*smoothed, *(name for name in asked if asked[name]))
     return (*BEFORE, *(f"p_{label}" for label in labels), *AFTER, *optional)
 
 
@@ -79,9 +80,9 @@ class Writer(Protocol):
 class _Rows:
     """Predictions -> rows of a model's columns, with the optional ones where asked for."""
 
-    def __init__(self, labels: Sequence[str], smooth: bool, landmarks: bool) -> None:
-        self.columns = columns(labels, smooth=smooth, landmarks=landmarks)
-        self._labels, self._landmarks = labels, landmarks
+    def __init__(self, labels: Sequence[str], smooth: bool, landmarks: bool, covered: bool) -> None:
+        self.columns = columns(labels, smooth=smooth, landmarks=landmarks, covered=covered)
+        self._labels, self._landmarks, self._covered = labels, landmarks, covered
         self._smoother = Smoother() if smooth else None
 
     def __call__(
@@ -91,13 +92,13 @@ class _Rows:
         if self._smoother is not None:
             smoothed = self._smoother(predictions)
         found = [
-            row_of(prediction, self._labels, smooth)
+            row_of(prediction, self._labels, smooth, covered=self._covered)
             for prediction, smooth in zip(predictions, smoothed, strict=True)
         ]
         if self._landmarks:
             for row, places in zip(found, points, strict=True):
                 row["landmarks"] = places
-        return found
+        return [{name: row[name] for name in self.columns} for row in found]
 
 
 class _Lines:
@@ -146,9 +147,9 @@ class Csv(_Lines):
 
 
 def _flat_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for formats without lists: points as JSON text."""
+    """A row for formats without lists: these as JSON text."""
     return {
-        name: json.dumps(value) if isinstance(value, tuple) else value
+        name: json.dumps(value) if isinstance(value, tuple | list) else value
         for name, value in row.items()
     }
 
@@ -271,28 +272,43 @@ def check_output(path: Path) -> None:
 
 
 def open_table(
-    path: Path, labels: Sequence[str], *, smooth: bool = False, landmarks: bool = False
+    path: Path,
+    labels: Sequence[str],
+    *,
+    smooth: bool = False,
+    landmarks: bool = False,
+    covered: bool = False,
 ) -> Writer:
     """A file of rows in the format that the path's ending names; an existing one is replaced.
 
     `smooth` adds a column smooth_<class> for each class: p_<class> smoothed over its track.
-    `landmarks` adds a column of that name: the points that `write` is given, as
-    lists in JSON Lines and as JSON text elsewhere.
+    `landmarks` adds a column of that name: the points that `write` is given; `covered` the parts
+    of each face that seem covered. Both are lists in JSON Lines and JSON text elsewhere.
 
     Raises:
         UsageError: see `check_output`.
     """
     check_output(path)
-    return FORMATS[path.suffix.lower()](path, _Rows(labels, smooth, landmarks))
+    return FORMATS[path.suffix.lower()](path, _Rows(labels, smooth, landmarks, covered))
 
 
 class TextTable:
-    """Rows for a reader: the expression, the one that comes next, and where the face is."""
+    """Rows for a reader: the expression, the one that comes next, and where the face is.
 
-    def __init__(self, stream: TextIO, sources: Sequence[str] = (), *, timed: bool = False) -> None:
+    `covered` says at the end of a line which parts of the face seem covered.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        sources: Sequence[str] = (),
+        *,
+        timed: bool = False,
+        covered: bool = False,
+    ) -> None:
         longest = max((len(_visible(source)) for source in sources), default=0)
         self._width = min(max(longest, len("source")), 60)
-        self._stream, self._timed = stream, timed
+        self._stream, self._timed, self._covered = stream, timed, covered
         self._stream.write(
             f"{'source':{self._width}}{'    time  track' if timed else ''}"
             f"  face  expression   prob  next{'':17}x      y  width height\n"
@@ -308,7 +324,8 @@ class TextTable:
                 time = "" if prediction.time_s is None else f"{prediction.time_s:.3f}"
                 track = "" if prediction.track is None else prediction.track
                 source += f"{time:>8}{track:>7}"
-            self._stream.write(f"{source}  {_answer(prediction)}".rstrip() + "\n")
+            doubt = f"  {cover_note(prediction.covered or ())}" if self._covered else ""
+            self._stream.write(f"{source}  {_answer(prediction)}{doubt}".rstrip() + "\n")
         self._stream.flush()
 
     def __enter__(self) -> Self:

@@ -28,7 +28,8 @@ __all__ = ["Outputs", "answers", "run"]
 class Outputs:
     """Where the answers go: a file of rows or a table on the terminal, drawings, and a summary.
 
-    `landmarks` adds each face's points to both; a terminal shows none.
+    `landmarks` adds each face's points to rows and drawings, a terminal shows none; `covered` adds
+    the parts that seem covered to rows and terminal, drawings always have them.
 
     Raises:
         UsageError: an output that cannot be written.
@@ -42,9 +43,11 @@ class Outputs:
         smooth: bool,
         sources: Sequence[str],
         landmarks: bool = False,
+        covered: bool = False,
         summary: str = "",
     ) -> None:
-        self.output, self.smooth, self.landmarks = output, smooth, landmarks
+        self.output, self.smooth = output, smooth
+        self.landmarks, self.covered = landmarks, covered
         self.stream = sys.stdout
         if output:
             tables.check_output(Path(output))
@@ -59,10 +62,14 @@ class Outputs:
         """Opens the rows; on a terminal `smooth` has no place."""
         if self.output:
             return tables.open_table(
-                Path(self.output), labels, smooth=self.smooth, landmarks=self.landmarks
+                Path(self.output),
+                labels,
+                smooth=self.smooth,
+                landmarks=self.landmarks,
+                covered=self.covered,
             )
         timed = any(map(media.is_moving, sources))
-        return tables.TextTable(self.stream, sources, timed=timed)
+        return tables.TextTable(self.stream, sources, timed=timed, covered=self.covered)
 
     def summary(self, labels: Sequence[str]) -> Summary | None:
         """What is gathered of videos, where it is asked for."""

@@ -60,18 +60,22 @@ class Service:
         """Refuse what waits, and end threads and processes."""
         self.batcher.close()
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, request: Request, covered: bool = False) -> Response:
         """Name the expression that each face of one or more pictures shows.
 
         One list of rows for each file, in their order: a row for each face, largest first; one row
         with the status `no_face` or `error` for a picture without a face or one that cannot be
-        read. The rows are those of `fervor predict`.
+        read. The rows are those of `fervor predict`; `covered=true` adds what seems covered.
         """
         answers: list[list[Prediction]] = await self._answered(request, self.limits.files)
         self._check_faces(answers)
         labels = self.predictor.labels
         return JSONResponse(
-            {"results": [[row_of(face, labels) for face in answer] for answer in answers]}
+            {
+                "results": [
+                    [row_of(face, labels, covered=covered) for face in answer] for answer in answers
+                ]
+            }
         )
 
     async def explain(self, request: Request, face: Annotated[int, Query(ge=0)] = 0) -> Response:
@@ -124,12 +128,15 @@ class Service:
         return [row_of(one.prediction, labels) | one.row() for one in found]
 
     async def video(
-        self, request: Request, every: Annotated[int, Query(ge=1, le=EVERY)] = 1
+        self,
+        request: Request,
+        every: Annotated[int, Query(ge=1, le=EVERY)] = 1,
+        covered: bool = False,
     ) -> Response:
         """Name the expressions in a video, each frame's rows as soon as they are known.
 
         JSON Lines: the rows of `fervor predict --output rows.jsonl`, faces followed as tracks.
-        `every` takes every N-th frame.
+        `every` takes every N-th frame; `covered=true` adds what seems covered.
         """
         client = request.scope[CLIENT]
         (clip,) = await self._received(request, 1, video_limits=True)
@@ -148,7 +155,13 @@ class Service:
         try:
             await asyncio.to_thread(video.check, clip, decoder, self.limits)
             rows = video.lines(
-                clip, decoder, self.predictor, self.limits, self.metrics, every=every
+                clip,
+                decoder,
+                self.predictor,
+                self.limits,
+                self.metrics,
+                every=every,
+                covered=covered,
             )
             return video.VideoResponse(rows, done)
         except BaseException:

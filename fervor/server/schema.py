@@ -35,6 +35,8 @@ EXPLAINED = {
     "covered": "parts of the face that seem covered (eyes, mouth): the answer is in doubt",
 }
 """Further fields of an explained face."""
+COVERED: dict[str, Any] = {"type": ["array", "null"], "items": {"type": "string"}}
+COVERED["description"] = EXPLAINED["covered"] + "; in answers to predict and video where asked for"
 
 ERRORS = {
     400: "not the form that is expected",
@@ -66,7 +68,7 @@ def rows(labels: Sequence[str]) -> dict[str, Any]:
     return {
         "type": "object",
         "required": list(names),
-        "properties": {name: _column(name) for name in names},
+        "properties": {name: _column(name) for name in names} | {"covered": COVERED},
     }
 
 
@@ -82,10 +84,10 @@ def explained(labels: Sequence[str]) -> dict[str, Any]:
         "cues_for": {"type": ["array", "null"], "items": cue},
         "cues_against": {"type": ["array", "null"], "items": cue},
         "square": {"type": ["array", "null"], "items": grid["items"]},
-        "covered": {"type": ["array", "null"], "items": {"type": "string"}},
+        "covered": COVERED,
     }
     for name, column in more.items():
-        column["description"] = EXPLAINED[name]
+        column.setdefault("description", EXPLAINED[name])
     row["required"] += more
     row["properties"] |= more
     return row

@@ -7,9 +7,10 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Generator, MutableMapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from threading import Lock
@@ -90,25 +91,26 @@ def lines(
     metrics: Metrics,
     *,
     every: int,
+    covered: bool,
 ) -> Generator[bytes]:
     """The rows of each frame, as in `fervor predict --output rows.jsonl`.
 
     A video that is longer than it says ends with a row that says so.
     """
-    path = _path(upload.file)
+    path, line = _path(upload.file), partial(_line, upload, predictor.labels, covered)
     frames = decoder.video(path, path, Span(every), max_pixels=limits.pixels)
     with closing(frames):
         for frame, answer in predictor.with_frames(frames):
             metrics.frame()
             if frame.time_s is not None and frame.time_s > limits.video_seconds:
                 ended = replace(frame, picture=None, error=_too_long("more", limits))
-                yield _line(without_face(ended, predictor.name), upload, predictor)
+                yield line(without_face(ended, predictor.name))
                 return
-            yield b"".join(_line(prediction, upload, predictor) for prediction in answer)
+            yield b"".join(map(line, answer))
 
 
-def _line(prediction: Prediction, upload: Upload, predictor: Predictor) -> bytes:
-    row = row_of(replace(prediction, source=upload.name), predictor.labels)
+def _line(upload: Upload, labels: Sequence[str], covered: bool, prediction: Prediction) -> bytes:
+    row = row_of(replace(prediction, source=upload.name), labels, covered=covered)
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 

@@ -1,6 +1,7 @@
 """Heat and cues against loops; the heat of a mean divides the answer; one pass answers all."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from safetensors.numpy import save_file
 
 from fervor.artifacts.joint_space import Covers, Cues, JointSpace, read_cues, unit
-from fervor.artifacts.model_info import EMBEDDED, SHIPPED, ModelInfo
+from fervor.artifacts.model_info import COVER_VECTORS, EMBEDDED, SHIPPED, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.inference.attribution import (
     PLACES,
@@ -23,9 +25,11 @@ from fervor.inference.attribution import (
     smoothed,
 )
 from fervor.inference.classifier import softmax
-from fervor.inference.prediction import Prediction
+from fervor.inference.prediction import Prediction, to_rows
 from fervor.inference.predictor import Predictor
-from tests.support.models import LABELS, write_model
+from fervor.io.sources import frame_of
+from tests.inference.test_predictor import BLUE, RED, SquareDetector, drawn
+from tests.support.models import LABELS, sha256, write_model
 
 
 PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
@@ -148,6 +152,35 @@ def test_covers_on_a_photograph_are_seen(part: str) -> None:
             draw.ellipse((x - 24, 77, x + 24, 117), fill=(200, 160, 140))
     (found,) = predictor.explain(picture, heat="similarity")
     assert found.covered == [part]
+    assert found.prediction.covered == (part,)
+    (face,), (same,) = predictor(picture), predictor([picture])[0]
+    assert face.covered == same.covered == (part,)
+    assert f"{part} covered?" in repr(face)
+    assert [row["covered"] for row in predictor.rows([picture], covered=True)] == [[part]]
+
+
+def test_models_that_tell_covers_and_others(tmp_path: Path) -> None:
+    """Blue faces of the tiny model have covered eyes."""
+    model = write_model(tmp_path / "model")
+    (face,) = Predictor(model, faces="precropped", threads=1)(drawn(BLUE))
+    assert face.covered is None
+    with pytest.raises(ModelError, match="does not tell covered parts"):
+        Predictor(model, threads=1).check_tells_covers()
+    path = model / COVER_VECTORS
+    tensors = {"weights": np.eye(3, dtype=np.float32)[[2]], "bias": np.full(1, -0.5, np.float32)}
+    save_file(tensors, path, {"dimensions": '["eyes"]'})
+    told = json.loads((model / "model.json").read_text())
+    told["sha256"][COVER_VECTORS] = sha256(path)
+    (model / "model.json").write_text(json.dumps(told))
+    predictor = Predictor(model, detector=SquareDetector(), threads=1, batch_size=2)
+    empty = len(pickle.dumps(predictor))
+    answer = predictor(drawn(RED, BLUE, RED, BLUE))
+    assert [face.covered for face in answer] == [(), ("eyes",), (), ("eyes",)]
+    assert [face.covered for face in predictor([drawn(BLUE)])[0]] == [("eyes",)]
+    rows = to_rows([answer, predictor.stream([frame_of(drawn())])], covered=True)
+    assert [row["covered"] for row in rows] == [[], ["eyes"], [], ["eyes"], None]
+    assert "covered" not in to_rows(answer)[0]
+    assert len(pickle.dumps(predictor)) < empty + 50  # nothing that was read is sent along
 
 
 def test_predictor_explains_what_it_predicts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fervor.inference.prediction import Prediction
 from fervor.labels import EXPRESSIONS
 from fervor.outputs import drawing
-from fervor.outputs.drawing import annotated, colour_of, font, ink_on, legend
+from fervor.outputs.drawing import annotated, arranged, colour_of, font, ink_on, legend
 from tests.inference.test_smoothing import face
 
 
@@ -260,6 +260,16 @@ def test_names_are_shortened_in_the_middle() -> None:
 
 def test_what_no_font_shows_is_a_mark() -> None:
     assert drawing.short("a\udcff\nb", 12, 184) == "a??b"
+
+
+@pytest.mark.parametrize("track", [None, 3])
+def test_a_covered_part_is_said_where_there_is_room(track: int | None) -> None:
+    face = replace(shown("happiness", (60, 100, 60, 60)), track=track, covered=("mouth",))
+    for width, expected in ((600, "mouth covered?"), (160, " ?")):
+        (drawing,) = arranged((width, 400), [face], [face.probabilities])
+        assert drawing.text.endswith(expected)
+    clear = replace(face, covered=())
+    assert "?" not in arranged((600, 400), [clear], [clear.probabilities])[0].text
 
 
 def test_words_of_any_length_stay_whole() -> None:

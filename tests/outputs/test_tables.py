@@ -99,6 +99,40 @@ def test_row_without_a_face_has_empty_fields() -> None:
     }
 
 
+def test_covered_parts_are_the_last_column(tmp_path: Path) -> None:
+    """Lists in JSON Lines, their JSON text elsewhere; empty where no face is, or nothing tells."""
+    answers = [
+        [replace(face(), covered=("eyes", "mouth")), replace(face(), covered=()), face()],
+        [without_face("no_face")],
+    ]
+    options = {"smooth": True, "landmarks": True, "covered": True}
+    assert columns(LABELS, **options)[-2:] == ("landmarks", "covered")
+    expected = [["eyes", "mouth"], [], None, None]
+    texts = ['["eyes", "mouth"]', "[]", None, None]
+    for ending, shown in ((".jsonl", expected), (".csv", texts), (".parquet", texts)):
+        path = tmp_path / f"rows{ending}"
+        if ending == ".parquet":
+            parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
+        with open_table(path, LABELS, **options) as table:
+            for answer in answers:
+                table.write(answer, [None] * len(answer))
+        if ending == ".parquet":
+            rows = parquet.read_table(path).to_pylist()
+        else:
+            rows = read_json(path) if ending == ".jsonl" else read_csv(path)
+        empty = "" if ending == ".csv" else None
+        assert [row["covered"] for row in rows] == [empty if one is None else one for one in shown]
+        assert tuple(rows[0]) == columns(LABELS, **options)
+
+
+def test_a_terminal_says_what_is_covered() -> None:
+    stream = io.StringIO()
+    table = TextTable(stream, covered=True)
+    table.write([replace(face(), covered=("mouth",)), replace(face(), covered=())])
+    lines = stream.getvalue().splitlines()
+    assert lines[1].endswith("  mouth covered?") and "covered" not in lines[2]
+
+
 def test_formats_hold_the_same(tmp_path: Path) -> None:
     expected = [row_of(prediction, LABELS) for answer in ROWS for prediction in answer]
     assert read_json(write(tmp_path / "rows.jsonl", ROWS)) == expected

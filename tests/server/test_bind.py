@@ -141,6 +141,10 @@ def test_answers_are_those_of_python_and_the_command(
     found = [row for answer in together.json["results"] for row in answer]
     same([found], [rows])
     assert list(found[0]) == list(rows[0]) == list(columns(predictor.labels))
+    told = server.post(f"{PREDICT}?covered=true", [(names[0], astronauts[0])]).json
+    (row,) = told["results"][0]
+    assert list(row) == list(columns(predictor.labels, covered=True))
+    assert row["covered"] == []
 
 
 def same(found: list[list[dict[str, object]]], expected: list[list[dict[str, object]]]) -> None:

@@ -162,7 +162,7 @@ def test_any_words_are_shown_and_downloaded(browser: Any) -> None:
             page.get_by_role("button", name="Download CSV").click()
         text = Path(download.value.path()).read_text(encoding="utf-8")
         (row,) = csv.DictReader(io.StringIO(text))
-        assert list(row) == list(columns(words))
+        assert list(row) == list(columns(words, covered=True))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -233,9 +233,12 @@ def test_a_covered_mouth_is_said(browser: Any, server: Running, tmp_path: Path) 
     face.save(tmp_path / "mask.png")
     with opened(browser, server) as page:
         choose(ready(page), tmp_path / "mask.png")
+        line = "The mouth seems covered: the answer is in doubt."
+        assert page.locator("#photos .panel .notice").inner_text() == line
+        assert "mouth covered?" in page.locator(".box").get_attribute("aria-label")
         page.get_by_role("button", name="Explain this answer").click()
-        doubt = page.locator("#reasons .notice").inner_text()
-        assert doubt == "The mouth seems covered: the answer is in doubt."
+        assert page.locator("#reasons .notice").inner_text() == line
+        assert not page.locator("#photos .panel .notice").count()  # said once
         accessible(page)
 
 

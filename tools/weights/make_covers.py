@@ -1,11 +1,11 @@
-"""Store what tells covered eyes and a covered mouth beside the embedded model.
+"""Store what tells covered eyes and a covered mouth beside a shipped model.
 
-    python tools/weights/make_covers.py FERPLUS
+    python tools/weights/make_covers.py FERPLUS [--model vlm]
 
-Faces of FERPlus get covers at their landmarks: masks and sunglasses, ellipses and rectangles, of
-one shade, of skin, or of a piece of another image. A linear classifier for each part learns
-(training split) from the model's places around it whether it is covered, beside faces as they are
-and faces with the other part or something besides covered; its threshold is where 2 % of these
+Faces of FERPlus get covers at their landmarks: masks and glasses, ellipses and rectangles, of one
+shade, of skin, or of a piece of another image; and dark lenses. A linear classifier for each part
+learns (training split) from the model's places around it whether it is covered, beside faces as
+they are and with the other part or something besides covered; its threshold is where 2 % of these
 (validation) would be called covered. Prints what it finds on validation.
 """
 
@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from fervor import Predictor
 from fervor.artifacts.joint_space import read_space, unit
-from fervor.artifacts.model_info import COVER_VECTORS, EMBEDDED, ModelInfo
+from fervor.artifacts.model_info import COVER_VECTORS, SHIPPED, ModelInfo
 from fervor.data import datasets
 from fervor.data.cropping import pixels_of
 from fervor.faces.landmarks import PointFinder
@@ -34,6 +34,9 @@ from fervor.io.image import to_rgb
 
 PARTS = ("eyes", "mouth")
 SHAPES, FILLS = ("mask", "ellipse", "rect"), ("shade", "skin", "texture")
+LENSES, DARK = "lenses", "dark"
+FINER = 4
+"""How many times larger lenses are drawn, so that their edges are smooth."""
 RIDGE = 3.0
 FALSE_ALARMS = 0.02
 
@@ -58,10 +61,12 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--train", type=int, default=600, help="images, evenly spaced")
     parser.add_argument("--valid", type=int, default=140)
+    parser.add_argument("--model", choices=SHIPPED, default="embedded")
     given = parser.parse_args()
-    predictor = Predictor(faces="precropped", threads=1)
+    predictor = Predictor(given.model, faces="precropped", threads=1)
     train = seen(predictor, given.root, "train", given.train, times=1)
-    write(train, seen(predictor, given.root, "valid", given.valid, times=2))
+    valid = seen(predictor, given.root, "valid", given.valid, times=2)
+    write(predictor.info.folder, train, valid)
 
 
 def seen(predictor: Predictor, root: Path, split: str, count: int, *, times: int) -> Seen:
@@ -98,6 +103,35 @@ def covered(
             soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(0.004 * side)))[..., None] / 255
             stuff = filling(fill, face, others, random)
             yield (part, shape, fill), np.rint(face * (1 - soft) + stuff * soft).astype(np.uint8)
+    for _ in range(times):
+        yield ("eyes", LENSES, DARK), with_lenses(face, points, random)
+
+
+def with_lenses(face: Pixels, points: Floats, random: np.random.Generator) -> Pixels:
+    """A face [s s 3] with sunglasses at its landmarks: two dark lenses, a bridge and temples."""
+    side, large = len(face), len(face) * FINER
+    wide = np.ptp(points[:17, 0]) * FINER
+    corners, size = random.uniform(0.2, 1), wide * random.uniform((0.15, 0.1), (0.23, 0.19))
+    mask = Image.new("L", (large, large), 0)
+    draw = ImageDraw.Draw(mask)
+    gleam = Image.new("L", (large, large), 0)
+    for outwards, eye in ((-1, points[36:42]), (1, points[42:48])):
+        centre = eye.mean(0) * FINER + wide * np.array([outwards * random.uniform(0, 0.04), 0.02])
+        box = [*(centre - size), *(centre + size)]
+        draw.rounded_rectangle(box, radius=float(size.min() * corners), fill=255)
+        spot, across = centre - 0.05 * wide, 0.03 * wide * random.uniform(0.3, 1.5)
+        shade = int(random.integers(0, 200))
+        ImageDraw.Draw(gleam).ellipse([*(spot - across), *(spot + across)], fill=shade)
+    for first, second in ((39, 42), (0, 36), (45, 16)):
+        line = [tuple(points[first] * FINER), tuple(points[second] * FINER)]
+        draw.line(line, fill=255, width=max(1, int(0.03 * wide)))
+    soft = np.asarray(mask.resize((side, side), Image.Resampling.BOX))[..., None] / 255
+    soft = soft * random.uniform(0.85, 1)
+    dark = np.linspace(0, random.uniform(0, 40), side)[:, None, None] + random.integers(0, 60)
+    if random.random() < 0.5:
+        bright = gleam.filter(ImageFilter.GaussianBlur(float(0.04 * size.mean())))
+        dark = dark + np.asarray(bright.resize((side, side), Image.Resampling.BOX))[..., None]
+    return np.rint(face * (1 - soft) + np.minimum(dark, 255) * soft).astype(np.uint8)
 
 
 def draw_cover(
@@ -159,7 +193,7 @@ def filling(
     return np.asarray(Image.fromarray(cut).resize((side, side)))
 
 
-def write(train: Seen, valid: Seen) -> None:
+def write(folder: Path, train: Seen, valid: Seen) -> None:
     """Fit each part, store the classifiers beside the model, and print what they find."""
     fits = []
     for number, part in enumerate(PARTS):
@@ -171,11 +205,11 @@ def write(train: Seen, valid: Seen) -> None:
         fits.append(fit)
         print(part, json.dumps(report(scores - threshold, own, valid), indent=1))
     weights = np.array(fits, np.float32)
-    path = EMBEDDED / COVER_VECTORS
+    path = folder / COVER_VECTORS
     notes = {"dimensions": json.dumps(PARTS), "script": "tools/weights/make_covers.py"}
     tensors = {"weights": weights[:, :-1].copy(), "bias": weights[:, -1].copy()}
     path.write_bytes(save(tensors, metadata=notes))
-    info = ModelInfo.read(EMBEDDED)
+    info = ModelInfo.read(folder)
     replace(info, sha256={**info.sha256, COVER_VECTORS: provenance.sha256(path)}).write()
     print(path)
 
@@ -210,7 +244,7 @@ def report(scores: Floats, own: NDArray[np.bool_], valid: Seen) -> dict[str, Any
     return {
         "roc_auc": round(float((scores[own][:, None] > scores[~own]).mean()), 3),
         "covered": share(own),
-        "by_shape": {name: share(own, valid.shape == name) for name in SHAPES},
+        "by_shape": {name: share(own, valid.shape == name) for name in np.unique(valid.shape[own])},
         "by_fill": {name: share(own, valid.fill == name) for name in FILLS},
         "as_they_are": share(valid.part == "none"),
         "something_besides": share(~own & (valid.part != "none")),

@@ -34,6 +34,7 @@ def predict(
     summary: str = "",
     smooth: bool = False,
     landmarks: bool = False,
+    covered: bool = False,
     neutral: str = "",
     batch_size: int = 8,
     threads: int = 0,
@@ -73,6 +74,8 @@ def predict(
         smooth: add columns smooth_<class> to the output, smoothed over each track.
         landmarks: add a column of each face's 68 points (iBUG's order, pixels) to the output,
             and draw them with annotate.
+        covered: add a column of the parts of each face that seem covered (eyes, mouth), because
+            its answer is then in doubt.
         neutral: correct by how a face looks at rest: a picture of it, or auto to learn it.
         batch_size: pictures taken together, four at most on each of several cores, and faces
             classified together at most; the answers do not depend on it.
@@ -111,7 +114,13 @@ def predict(
     else:
         sources = media.find(inputs, skipped=skipped)
     outputs = work.Outputs(
-        output, annotate, summary=summary, smooth=smooth, sources=sources, landmarks=landmarks
+        output,
+        annotate,
+        summary=summary,
+        smooth=smooth,
+        sources=sources,
+        landmarks=landmarks,
+        covered=covered,
     )
     options: dict[str, Any] = {
         "model": model or None,
@@ -131,6 +140,8 @@ def predict(
         "device": device,
     }
     predictor = Predictor(**options)
+    if covered:
+        predictor.check_tells_covers()
     if predictor.boxes is not None:
         predictor.boxes.check_sources(sources)
     with ExitStack() as stack:

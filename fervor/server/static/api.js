@@ -66,7 +66,7 @@ export async function model() {
 }
 
 export async function predict(files, signal) {
-  const response = await answered("/v1/predict", { method: "POST", body: form(files), signal });
+  const response = await answered("/v1/predict?covered=true", { method: "POST", body: form(files), signal });
   return (await response.json()).results;
 }
 
@@ -76,7 +76,7 @@ export async function explain(file, face, signal) {
 }
 
 export async function* video(file, every, signal) {
-  const path = `/v1/video?every=${every}`;
+  const path = `/v1/video?every=${every}&covered=true`;
   const response = await answered(path, { method: "POST", body: form([file]), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

@@ -4,6 +4,8 @@ import { element, percent } from "./elements.js";
 
 const place = (value, whole) => `${(100 * value / whole).toFixed(3)}%`;
 
+const noted = ({ covered }) => covered?.length ? `, ${covered.join(" and ")} covered?` : "";
+
 export const shown = rows => rows.filter(row => row.status === "ok");
 
 export function boxes(rows, size, colours, chosen, choose) {
@@ -13,7 +15,7 @@ export function boxes(rows, size, colours, chosen, choose) {
       className: "box",
       mark: colours[row.label] ?? "#fff",
       "aria-pressed": String(row.face === chosen),
-      "aria-label": `Face ${row.face + 1}: ${row.label}, ${percent(row.prob)}`,
+      "aria-label": `Face ${row.face + 1}: ${row.label}, ${percent(row.prob)}${noted(row)}`,
       style: {
         left: place(row.x, size.width), top: place(row.y, size.height),
         width: place(row.width, size.width), height: place(row.height, size.height),
@@ -21,7 +23,9 @@ export function boxes(rows, size, colours, chosen, choose) {
       onclick: choose && (() => choose(row.face)),
     }, element("span", { "aria-hidden": "true" }));
     // From all that a tag may say to the least (tags.js).
-    button.texts = [`${row.label} ${Math.round(100 * row.prob)} %`, row.label, `${row.label.slice(0, 3)}.`];
+    const full = `${row.label} ${Math.round(100 * row.prob)} %`;
+    const notes = row.covered?.length ? [`${full}${noted(row)}`, `${full} ?`] : [];
+    button.texts = [...notes, full, row.label, `${row.label.slice(0, 3)}.`];
     return button;
   });
 }
@@ -48,11 +52,19 @@ export function bars(row, model, { heat = null, choose = null, choices = null, c
     element("tbody", {}, ...model.labels.map(line)));
 }
 
-export function answer(row, eyebrow) {
+export function answer(row, eyebrow, { doubtful = true } = {}) {
   return element("div", { className: "answer" },
     element("p", { className: "eyebrow" }, eyebrow),
     element("h2", {}, row.label),
-    element("p", { className: "share" }, percent(row.prob)));
+    element("p", { className: "share" }, percent(row.prob)),
+    doubtful && doubt(row));
+}
+
+// Parts of a face that seem covered; nothing where none does.
+export function doubt({ covered }) {
+  if (!covered?.length) return null;
+  const seem = covered.join() === "mouth" ? "seems" : "seem";
+  return element("p", { className: "notice" }, `The ${covered.join(" and the ")} ${seem} covered: the answer is in doubt.`);
 }
 
 export function chips(rows, chosen, choose) {

@@ -1,6 +1,7 @@
 // Where a class is seen, over the face; and the described cues that speak for and against it.
 
 import { element } from "./elements.js";
+import { doubt } from "./faces.js";
 
 // As in the drawings of `fervor explain`: orange speaks for the class and blue against it, strongest
 // at STRONGEST (outputs/explanation_figure.py); colours that any colour vision tells apart.
@@ -72,13 +73,12 @@ function list(title, found, text) {
     element("ul", {}, ...found.slice(0, 4).map(cue => element("li", {}, text(cue)))));
 }
 
-export function cues({ cues_for: own, cues_against: others, covered, label }) {
+export function cues(row) {
+  const { cues_for: own, cues_against: others, label } = row;
   const lists = [
     list(`Speaks for ${label}`, own, cue => cue.text),
     list("Speaks against it", others, cue => `${cue.text} (${cue.label})`),
   ].filter(Boolean);
-  const doubt = covered.length > 0 && element("p", { className: "notice" },
-    `The ${covered.join(" and the ")} ${covered.join() === "mouth" ? "seems" : "seem"} covered: the answer is in doubt.`);
-  return element("div", { className: "cues" }, doubt, ...lists,
+  return element("div", { className: "cues" }, doubt(row), ...lists,
     element("p", { className: "quiet" }, "What the model connects with the picture, not a measurement of muscles."));
 }

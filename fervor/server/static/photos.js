@@ -193,7 +193,7 @@ function faceParts() {
   const chooseHeat = explained && (label => { state.heat = label; draw(); });
   const count = shown(rows).length;
   return [
-    answer(face, count > 1 ? `Face ${face.face + 1} of ${count} in ${face.source}` : face.source),
+    answer(face, count > 1 ? `Face ${face.face + 1} of ${count} in ${face.source}` : face.source, { doubtful: !explained }),
     chips(rows, state.face, chooseFace),
     bars(face, state.model, {
       heat: state.heat, choose: chooseHeat, choices: explained && explainable(explained),

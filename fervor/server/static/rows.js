@@ -6,7 +6,7 @@ const FORMULA = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
 
 function cell(name, value) {
   if (value === null || value === undefined) return "";
-  const text = String(value);
+  const text = typeof value === "object" ? JSON.stringify(value) : String(value);
   const formula = typeof value === "string" && FORMULA.test(text);
   return quoted(formula ? (name === "source" ? "./" : "'") + text : text);
 }
