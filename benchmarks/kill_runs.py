@@ -3,10 +3,11 @@
     python benchmarks/kill_runs.py --kills 50 --output build/kills.json
 
 Each command runs in a process of its own and gets SIGKILL at a moment drawn uniformly from the time
-that it takes when it is left alone. After each kill every file of its output must be whole, and the
-next start must go on or start anew. A command that comes to its end is compared with the one that
-was left alone, and starts again in a new folder. A server is asked for a picture, an explanation
-and a video, and ends when it has answered.
+that it takes when it is left alone. Most kills of `predict` wait for a drawn number of bytes and
+half of those of `export` for a drawn number of renames instead: their moments are short. After each
+kill every file of its output must be whole, and the next start must go on or start anew. A command
+that comes to its end is compared with the one that was left alone, and starts again in a new
+folder. A server is asked for a picture, an explanation and a video, and ends when it has answered.
 """
 
 import argparse
@@ -49,9 +50,12 @@ class Work:
     """A command that is killed: its words, and what must hold after a kill and at the end."""
 
     name = ""
+    draw: random.Random | None = None
+    """By which it is killed this time; None where it is left alone."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        self.alone = base / f"{type(self).__name__}-alone"
 
     def prepare(self) -> None:
         """Make what the command reads."""
@@ -64,6 +68,11 @@ class Work:
     def begun(self, folder: Path, log: Path) -> BaseProcess:
         """The command in a process of its own."""
         return begun(self.words(folder), log)
+
+    def meet(self, process: BaseProcess, folder: Path, seconds: float) -> None:
+        """Wait for the moment of the kill; `seconds` is what the command takes."""
+        assert self.draw is not None
+        process.join(self.draw.uniform(0, 1.05 * seconds))
 
     def check(self, folder: Path) -> str:
         """What the kill left, as words to count; raises AssertionError for half a file."""
@@ -136,6 +145,15 @@ class Predict(Work):
             folder.mkdir()
             self.output(folder).write_bytes(EARLIER)
         return super().begun(folder, log)
+
+    def meet(self, process: BaseProcess, folder: Path, seconds: float) -> None:
+        assert self.draw is not None
+        if self.draw.random() < BY_TIME:
+            return super().meet(process, folder, seconds)
+        written = self.draw.uniform(0, self.output(self.alone).stat().st_size)
+        partial = partial_of(self.output(folder))
+        while process.is_alive() and (not partial.is_file() or partial.stat().st_size < written):
+            time.sleep(0.0005)
 
     def check(self, folder: Path) -> str:
         output = self.output(folder)
@@ -242,7 +260,14 @@ class Export(Work):
     def begun(self, folder: Path, log: Path) -> BaseProcess:
         if not folder.exists():
             shutil.copytree(self.base / "half", folder)
-        return super().begun(folder, log)
+        at = None if self.draw is None else self.draw.randrange(2 * RENAMES)
+        self.renames = None if at is None or at >= RENAMES else at
+        return begun(self.words(folder), log, renames=self.renames)
+
+    def meet(self, process: BaseProcess, folder: Path, seconds: float) -> None:
+        if self.renames is None:
+            return super().meet(process, folder, seconds)
+        process.join()
 
     def check(self, folder: Path) -> str:
         check_whole(folder)
@@ -337,6 +362,10 @@ def asked(port: int, path: str, file: tuple[str, bytes]) -> str:
         connection.close()
 
 
+BY_TIME = 0.2
+"""Of the kills of `predict`."""
+RENAMES = 6
+"""Moments around the five renames of an export."""
 PICTURES = [f"{number:03d}.png" for number in range(400)]
 EARLIER = b"earlier rows\n"
 WORKS = (Train, PredictLines, PredictTable, PredictParquet, Align, Export, Serve)
@@ -363,22 +392,22 @@ def checkpoint(folder: Path) -> Any:
 def campaign(work: Work, kills: int, draw: random.Random) -> dict[str, Any]:
     """Kill a command so many times; what was found."""
     log, number, left = work.base / "log", 0, Counter[str]()
-    alone = work.base / f"{type(work).__name__}-alone"
+    alone = work.alone
     begin = time.monotonic()
     end(work, work.begun(alone, log), log)
     seconds = time.monotonic() - begin
     expected = work.answer(alone)
     while True:
         folder = work.base / f"{type(work).__name__}-{number}"
+        work.draw = draw if sum(left.values()) < kills else None
         process = work.begun(folder, log)
-        if sum(left.values()) < kills:
-            process.join(draw.uniform(0, 1.05 * seconds))
-        if process.is_alive() and sum(left.values()) < kills:
+        if work.draw is not None:
+            work.meet(process, folder, seconds)
             process.kill()
             process.join()
             if process.exitcode == -signal.SIGKILL:
                 left[work.check(folder)] += 1
-            continue
+                continue
         end(work, process, log)
         assert work.answer(folder) == expected, (work.answer(folder), expected)
         number += 1

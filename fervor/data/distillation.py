@@ -88,12 +88,14 @@ def read_logits(path: Path) -> StoredLogits:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
             stored = StoredLogits(
-                tuple(json.loads(facts["names"])),
-                tuple(json.loads(facts["labels"])),
+                tuple(map(str, json.loads(facts["names"]))),
+                tuple(map(str, json.loads(facts["labels"]))),
                 file.get_tensor("logits"),
-                tuple(json.loads(facts["teachers"])),
+                tuple(map(dict, json.loads(facts["teachers"]))),
             )
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        if not torch.isfinite(stored.logits).all():
+            raise ValueError("it holds what is no finite number")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"teachers {path} cannot be read ({reason}): expected a file of "

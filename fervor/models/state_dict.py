@@ -4,8 +4,8 @@ Two sources: a state dict file in the names of its own code, and a folder or hub
 transformers. In both, a trunk's tensor that is missing or left over is an error.
 """
 
-import json
 import logging
+import math
 import re
 import socket
 import urllib.request
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fervor.errors import ModelError
+from fervor.io.typed_json import read_object
 from fervor.models.pickles import Husk, read_tensors
 
 
@@ -355,6 +356,9 @@ def pixel_statistics(name: str) -> tuple[Triple, Triple] | None:
     """Mean and deviation per channel for images in 0..1, as a pretrained model's files say.
 
     None where they say nothing.
+
+    Raises:
+        ModelError: they say what is no mean or no deviation.
     """
     from transformers.utils.hub import cached_file
 
@@ -368,15 +372,21 @@ def pixel_statistics(name: str) -> tuple[Triple, Triple] | None:
         )
         if path is None:
             continue
-        settings = json.loads(Path(path).read_text())
-        settings = settings.get("image_processor", settings)
-        # An image in 0..255 is scaled, lowered by one if so, then normalised.
-        factor = 255 * settings.get("rescale_factor", 1 / 255)
-        offset = 1.0 if settings.get("rescale_offset") else 0.0
-        plain = not settings.get("do_normalize", "image_mean" in settings)
-        mean = [0.0] * 3 if plain else settings["image_mean"]
-        std = [1.0] * 3 if plain else settings["image_std"]
-        red, green, blue = ((value + offset) / factor for value in mean)
-        scales = (value / factor for value in std)
-        return (red, green, blue), (next(scales), next(scales), next(scales))
+        try:
+            settings = read_object(Path(path))
+            settings = settings.get("image_processor", settings)
+            # An image in 0..255 is scaled, lowered by one if so, then normalised.
+            factor = 255 * settings.get("rescale_factor", 1 / 255)
+            offset = 1.0 if settings.get("rescale_offset") else 0.0
+            plain = not settings.get("do_normalize", "image_mean" in settings)
+            mean = [0.0] * 3 if plain else settings["image_mean"]
+            std = [1.0] * 3 if plain else settings["image_std"]
+            values = [(value + offset) / factor for value in mean], [one / factor for one in std]
+            (red, green, blue), scales = values
+            if not (len(scales) == 3 and all(map(math.isfinite, [*values[0], *scales]))):
+                raise ValueError("expected three finite numbers")
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{path} states no mean and deviation of pixels: {reason}") from None
+        return (red, green, blue), (scales[0], scales[1], scales[2])
     return None

@@ -69,9 +69,21 @@ def test_a_file_that_was_changed_is_refused(stored: StoredLogits, tmp_path: Path
         read_logits(path)
 
 
-@pytest.mark.parametrize("case", ["missing", "text", "another"])
+FACTS = {"names": "[]", "labels": "[]", "teachers": "[]", "sha256": ""}
+WRONG = {
+    "deep": ({"names": "[" * 100_000}, 0.0),
+    "a number for names": ({"names": "5"}, 0.0),
+    "a number for a teacher": ({"teachers": "[5]"}, 0.0),
+    "no number": ({}, float("nan")),
+}
+
+
+@pytest.mark.parametrize("case", ["missing", "text", "another", *WRONG])
 def test_no_such_file_is_one_line(case: str, tmp_path: Path) -> None:
     path = tmp_path / "teachers.safetensors"
+    if case in WRONG:
+        facts, value = WRONG[case]
+        save_file({"logits": torch.full((1, 1, 1), value)}, path, FACTS | facts)
     if case == "text":
         path.write_text("x" * 100)
     elif case == "another":

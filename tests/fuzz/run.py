@@ -8,7 +8,8 @@ The plain engine damages the corpus by `mutations.py`, from a seed; Atheris (lib
 own damage, led by the lines of fervor that it reaches. Every target runs in a process of its own.
 It fails where anything but fervor's own one-line errors comes out, where one input takes more than
 five seconds of processor time, or where the process grows by more than 100 MB; the input that did
-it is kept in build/fuzz.
+it is kept in build/fuzz. What it held at most for a moment is counted apart: that may be much for a
+picture that states many pixels, and is what libFuzzer itself prints as "rss".
 """
 
 import argparse
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -65,6 +67,8 @@ class Judge:
         """What was found so far."""
         found = {"inputs": self.runs, "taken": self.taken, "refused": self.runs - self.taken}
         found |= {"longest_seconds": round(self.longest, 3), "grown_megabytes": round(self.grown)}
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        found |= {"most_for_a_moment_megabytes": round(most - self.start) if self.start else 0}
         self._output.write_text(json.dumps(found))
 
     def stop(self, data: bytes, reason: str) -> NoReturn:

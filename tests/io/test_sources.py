@@ -617,3 +617,24 @@ def test_threads_that_silence_warnings_leave_the_filters_as_they_were() -> None:
         thread.join()
         warnings.warn("nobody hears this", stacklevel=1)
     assert list(warnings.filters) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_damaged_picture_takes_is_given_back() -> None:
+    """A WebP that states 56 megapixels: 224 MB for a moment, which fuzzers may show as growth."""
+
+    def megabytes() -> float:
+        return (
+            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        )
+
+    file = io.BytesIO()
+    gradient(24, 24).save(file, "WEBP")
+    content = bytearray(file.getvalue())
+    place = content.index(b"VP8 ") + 14
+    content[place : place + 4] = struct.pack("<HH", 8000, 7000)
+    assert "damaged" in str(media.decode_image(io.BytesIO(content), "x").error)
+    before = megabytes()
+    for _ in range(10):
+        assert media.decode_image(io.BytesIO(content), "x").error
+    assert megabytes() - before < 50

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,26 +33,52 @@ PRELOADED = [
 """What the process that all children are forked from has loaded; importing torch takes seconds."""
 
 
-def begun(words: Sequence[str | Path], log: Path, *, temporary: Path | None = None) -> BaseProcess:
+def begun(
+    words: Sequence[str | Path],
+    log: Path,
+    *,
+    temporary: Path | None = None,
+    renames: int | None = None,
+) -> BaseProcess:
     """A command of fervor in a process of its own, whose streams go to `log`.out and .err.
 
-    `temporary` is where its temporary files lie.
+    `temporary` is where its temporary files lie. After so many `renames` it is killed, at the next
+    one or at its end.
     """
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(PRELOADED)
-    process = start.Process(target=_command, args=([*map(str, words)], str(log), temporary))
+    process = start.Process(
+        target=_command, args=([*map(str, words)], str(log), temporary, renames)
+    )
     process.start()
     return process
 
 
-def _command(words: list[str], log: str, temporary: Path | None) -> None:
+def _command(words: list[str], log: str, temporary: Path | None, renames: int | None) -> None:
+    if renames is not None:
+        _die_after(renames)
     tempfile.tempdir = None if temporary is None else str(temporary)
     for number, ending in ((1, "out"), (2, "err")):
         file = os.open(f"{log}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
-    sys.exit(main(words))
+    code = main(words)
+    if renames is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(code)
+
+
+def _die_after(renames: int) -> None:
+    """Get SIGKILL in place of the rename after so many."""
+    replace, left = os.replace, iter(range(renames))
+
+    def replaced(*names: Any, **folders: Any) -> None:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*names, **folders)
+
+    os.replace = replaced
 
 
 def write_recipe(folder: Path, *, pictures: int = 6, **optim: Any) -> Path:

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image
-
-from fervor.errors import DataError
+from fervor.errors import DataError, InputError
+from fervor.io.image_header import read_header
 
 
 Box = tuple[float, float, float, float]
@@ -66,10 +65,13 @@ def check_side(samples: Sequence[Sample], least: int, *, where: str, copies: str
     if not samples:
         return
     try:
-        with Image.open(samples[0].path) as image:
-            size = image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+        with open(samples[0].path, "rb") as file:
+            header = read_header(file)
+    except (OSError, InputError):
+        header = None
+    if header is None:
         return  # what cannot be read is told when all are read
+    size = header.width, header.height
     if min(size) < least:
         raise DataError(
             f"{where}: {samples[0].path} has {size[0]} x {size[1]} pixels, expected a side of "

@@ -284,6 +284,27 @@ def test_a_folders_pixel_statistics_come_first(tmp_path: Path) -> None:
     torch.testing.assert_close(seen, ends * 2 - 1)
 
 
+STRANGE: dict[str, dict[str, Any]] = {
+    "a text": {"image_mean": "x"},
+    "a number": {"image_mean": 3},
+    "two of them": {"image_mean": [0.5, 0.5]},
+    "no deviation": {"image_mean": [0.5] * 3},
+    "nothing of it": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 0},
+    "a list": {"image_processor": []},
+}
+
+
+@pytest.mark.parametrize("case", ["deep", *STRANGE])
+def test_strange_pixel_statistics_are_one_line(case: str, tmp_path: Path) -> None:
+    folder = Path(tiny.save_vit(tmp_path / "vit"))
+    if case == "deep":
+        (folder / "preprocessor_config.json").write_text('{"image_mean": ' + "[" * 100_000)
+    else:
+        tiny.save_statistics(folder, **STRANGE[case])
+    with pytest.raises(ModelError, match="states no mean and deviation of pixels"):
+        build_image_encoder(Encoder(name="vit-b16", weights=str(folder), size=32))
+
+
 def test_pixel_statistics_travel_with_the_weights(tmp_path: Path) -> None:
     folder = Path(tiny.save_vit(tmp_path / "vit"))
     tiny.save_statistics(folder, image_mean=OPENAI[0], image_std=OPENAI[1])
