@@ -159,6 +159,13 @@ def test_covers_on_a_photograph_are_seen(part: str) -> None:
     assert [row["covered"] for row in predictor.rows([picture], covered=True)] == [[part]]
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_models_tell_covers(name: str) -> None:
+    predictor = Predictor(name, threads=1)
+    predictor.check_tells_covers()
+    assert predictor(PHOTOGRAPH)[0].covered == ()
+
+
 def test_models_that_tell_covers_and_others(tmp_path: Path) -> None:
     """Blue faces of the tiny model have covered eyes."""
     model = write_model(tmp_path / "model")
