@@ -85,7 +85,7 @@ def test_fields_in_their_order() -> None:
     names = [field.name for field in dataclasses.fields(Prediction)]
     assert names == [
         *("source", "frame", "time_s", "face", "track", "status", "box", "det_score"),
-        *("label", "prob", "probabilities", "model", "error", "thumbnail"),
+        *("label", "prob", "probabilities", "model", "error", "thumbnail", "covered"),
     ]
 
 

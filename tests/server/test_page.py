@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from fervor import Predictor
 from fervor.inference import minilm
 from fervor.outputs.tables import columns
+from tests.support.scenes import scene
 from tests.support.serving import PHOTOGRAPH, PREDICT, Running, serving
 from tests.support.videos import moving, write_video
 
@@ -239,6 +240,25 @@ def test_a_covered_mouth_is_said(browser: Any, server: Running, tmp_path: Path) 
         page.get_by_role("button", name="Explain this answer").click()
         assert page.locator("#reasons .notice").inner_text() == line
         assert not page.locator("#photos .panel .notice").count()  # said once
+        accessible(page)
+
+
+def test_many_faces_leave_the_answer_in_view(browser: Any, server: Running, tmp_path: Path) -> None:
+    places = [(60, 20 + 130 * column, 30 + 110 * row) for row in range(5) for column in range(6)]
+    scene(820, 590, places)[0].save(tmp_path / "group.png")
+    with opened(browser, server) as page:
+        choose(ready(page), tmp_path / "group.png")
+        faces = page.locator("#photos .faces button")
+        assert faces.count() == 30
+        faces.nth(27).click()
+        bottom = page.locator("#photos .bars").bounding_box()
+        assert bottom["y"] + bottom["height"] < 900
+        whole, own = (
+            page.locator(name).bounding_box()
+            for name in ("#photos .faces", '#photos .faces [aria-pressed="true"]')
+        )
+        assert whole["y"] <= own["y"] and own["y"] + own["height"] <= whole["y"] + whole["height"]
+        assert page.evaluate("window.scrollY") == 0
         accessible(page)
 
 

@@ -184,7 +184,16 @@ function drawPanel() {
   if (all().length) parts.push(downloads(all, "fervor"));
   const before = document.activeElement?.dataset?.key;
   panel.replaceChildren(...parts);
+  reveal(panel.querySelector(".faces"));
   if (before) panel.querySelector(`[data-key="${before}"]`)?.focus();
+}
+
+// The chosen of many faces, by scrolling their list alone and not the page.
+function reveal(list) {
+  const chosen = list?.querySelector('[aria-pressed="true"]');
+  if (!chosen) return;
+  const [whole, own] = [list, chosen].map(one => one.getBoundingClientRect());
+  list.scrollTop += own.top - whole.top - (whole.height - own.height) / 2;
 }
 
 function faceParts() {
