@@ -19,9 +19,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fervor.artifacts.model_info import ModelInfo
+from fervor.artifacts.reader import open_session
 from fervor.cli.main import main
-from tests.support.faults import EPOCHS, ROOT, begun, fill, mount, small_disk, tree, write_recipe
-from tests.support.models import write_model
+from fervor.errors import ModelError
+from tests.support.faults import (
+    EPOCHS,
+    ROOT,
+    begun,
+    die_after,
+    fill,
+    mount,
+    small_disk,
+    tree,
+    write_recipe,
+)
+from tests.support.models import LABELS, sha256, write_model
 
 
 pytestmark = [
@@ -29,6 +42,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
+
+
+OTHERS = LABELS[::-1]
 
 
 def wrong_use(words: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
@@ -284,6 +300,41 @@ def test_a_clock_that_went_back_does_not_stop_the_cache(pictures: Path, tmp_path
     again = decoded(samples, Reading(64), str(tmp_path / "cache")).images
     assert np.array_equal(again, whole)
     assert stopped.exists()  # who is to say that it is old
+
+
+@pytest.mark.parametrize("renames", range(6))
+def test_killed_at_any_rename_an_export_is_whole_or_refused(renames: int, tmp_path: Path) -> None:
+    """Its five files take their names one after the other, the description last."""
+    from fervor.graphs.onnx import _together
+
+    earlier, new = write_model(tmp_path / "earlier"), write_model(tmp_path / "new", labels=OTHERS)
+    for folder, text in ((earlier, "earlier"), (new, "new")):
+        (folder / "weights.safetensors").write_text(text)
+        description = json.loads((folder / "model.json").read_text())
+        description["sha256"]["weights.safetensors"] = sha256(folder / "weights.safetensors")
+        (folder / "model.json").write_text(json.dumps(description))
+    files = ["model.json", *sorted(set(tree(new)) - {"model.json"})]
+    child = os.fork()
+    if not child:
+        die_after(renames)
+        with _together(earlier, *files) as parts:
+            for name, part in parts.items():
+                part.write_bytes((new / name).read_bytes())
+        os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    left = {path.name for path in earlier.iterdir() if path.name.startswith(".")}
+    assert len(left) == len(files) - renames
+    if renames in (0, len(files)):
+        info = ModelInfo.read(earlier)
+        open_session(info, 1)
+        assert info.verified("weights.safetensors").read_text() == ("new" if renames else "earlier")
+        assert list(info.labels) == list(OTHERS if renames else LABELS)
+    else:
+        with pytest.raises(ModelError, match="export or copy the model again"):
+            info = ModelInfo.read(earlier)
+            open_session(info, 1)
+            info.verified("weights.safetensors")
 
 
 @pytest.mark.slow

@@ -376,7 +376,7 @@ class TestWebcam:
         monkeypatch.setattr(av.device, "enumerate_input_devices", lambda _: devices)
         monkeypatch.setattr(sys, "platform", "win32")
         assert video.check_webcam("webcam:0") == ("dshow", "video=Front")
-        with pytest.raises(InputError, match="has 1 webcams, counted from 0"):
+        with pytest.raises(InputError, match="has 1 webcam, counted from 0"):
             video.check_webcam("webcam:1")
 
 

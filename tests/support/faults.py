@@ -58,7 +58,7 @@ def begun(
 
 def _command(words: list[str], log: str, temporary: Path | None, renames: int | None) -> None:
     if renames is not None:
-        _die_after(renames)
+        die_after(renames)
     tempfile.tempdir = None if temporary is None else str(temporary)
     for number, ending in ((1, "out"), (2, "err")):
         file = os.open(f"{log}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -69,7 +69,7 @@ def _command(words: list[str], log: str, temporary: Path | None, renames: int | 
     sys.exit(code)
 
 
-def _die_after(renames: int) -> None:
+def die_after(renames: int) -> None:
     """Get SIGKILL in place of the rename after so many."""
     replace, left = os.replace, iter(range(renames))
 
