@@ -88,9 +88,9 @@ def test_names_are_the_fields() -> None:
     faults = [
         f"{path.relative_to(PACKAGE)}: {name} ({word}: {DENIED[word]})"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).parts[0] not in USERS_SIDE
         for name in sorted(set(names_of(path)) - EXCEPTIONS.keys())
         for word in denied(name)
+        if word != "picture" or path.relative_to(PACKAGE).parts[0] not in USERS_SIDE
     ]
     assert not faults, "\n".join(faults)
 

@@ -221,8 +221,8 @@ def _log_odds(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """log p / (1 - p) of each class: its logit less the log of the others' sum of powers."""
     count = logits.shape[-1]
     others = np.where(np.eye(count, dtype=bool), -np.inf, logits[..., None, :])
-    found: NDArray[np.float64] = logits - np.logaddexp.reduce(others, axis=-1)
-    return found
+    margin: NDArray[np.float64] = logits - np.logaddexp.reduce(others, axis=-1)
+    return margin
 
 
 def heat_of(similar: Floats, *, contrast: Contrast) -> Floats:
@@ -244,8 +244,8 @@ def smoothed(maps: Floats) -> Floats:
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), "edge")
     rows, columns = maps.shape[1:]
     near = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    found: Floats = np.mean(near, axis=0, dtype=np.float32)
-    return found
+    mean: Floats = np.mean(near, axis=0, dtype=np.float32)
+    return mean
 
 
 def extent(dimension: str, grid: tuple[int, int]) -> Floats:
@@ -256,8 +256,8 @@ def extent(dimension: str, grid: tuple[int, int]) -> Floats:
         np.exp(-((x - across) ** 2 + (y - down) ** 2) / (2 * SPREAD**2))
         for across, down in PLACES[dimension]
     )
-    found: Floats = (weights / weights.sum()).ravel().astype(np.float32)
-    return found
+    kernel: Floats = (weights / weights.sum()).ravel().astype(np.float32)
+    return kernel
 
 
 def matched(cues: Cues, parts: Floats, answer: str) -> tuple[list[Cue], list[Cue]]:
@@ -265,16 +265,16 @@ def matched(cues: Cues, parts: Floats, answer: str) -> tuple[list[Cue], list[Cue
     similar = np.einsum("ckd,kd->ck", cues.vectors, parts)
     scores = similar - similar.mean(0)
     own = cues.labels.index(answer)
-    found: tuple[list[Cue], list[Cue]] = ([], [])
+    sides: tuple[list[Cue], list[Cue]] = ([], [])
     for place in range(len(cues.dimensions)):
         best = int(scores[:, place].argmax())
         if scores[own, place] > 0:
-            found[0].append(_cue(cues, own, place, scores))
+            sides[0].append(_cue(cues, own, place, scores))
         if best != own:
-            found[1].append(_cue(cues, best, place, scores))
-    for side in found:
+            sides[1].append(_cue(cues, best, place, scores))
+    for side in sides:
         side.sort(key=lambda cue: -cue.score)
-    return found
+    return sides
 
 
 def _cue(cues: Cues, label: int, place: int, scores: Floats) -> Cue:

@@ -86,10 +86,10 @@ class FaceClassifier:
             parts += self._session.run(["embedding"], {"image": self.input(batch)})
             if parts[-1].shape != (len(batch), shape[1]):
                 raise ModelError(f"model {self.info.name} answers {parts[-1].shape} embeddings")
-        found = np.concatenate(parts)
-        if (wrong := np.flatnonzero(~np.isfinite(found).all(axis=1))).size:
+        embeddings = np.concatenate(parts)
+        if (wrong := np.flatnonzero(~np.isfinite(embeddings).all(axis=1))).size:
             raise ModelError(NOT_FINITE.format(wrong[0]))
-        return found
+        return embeddings
 
     def probabilities(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities [n c] of faces, rows in their order.

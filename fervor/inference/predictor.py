@@ -30,6 +30,7 @@ from fervor.inference.attribution import (
     occlusion_heat,
 )
 from fervor.inference.classifier import NOT_FINITE, FaceClassifier, Prior, operating_point, softmax
+from fervor.inference.groups import groups_of
 from fervor.inference.neutral_baseline import AUTO, OwnNeutral
 from fervor.inference.open_vocabulary import check_labels, read_vocabulary
 from fervor.inference.precision import Precision, as_computed, open_precision
@@ -45,7 +46,6 @@ from fervor.io.frame import Frame, Span
 from fervor.io.onnx_session import Device
 from fervor.io.prefetch import bounded, cores, map_ordered
 from fervor.io.sources import (
-    LONGEST_NAME,
     WHOLE,
     ImageLike,
     frame_of,
@@ -60,22 +60,16 @@ __all__ = ["Faces", "Prediction", "Predictor"]
 logger = logging.getLogger(__name__)
 
 UNCERTAIN = "uncertain"
-GROUP_PIXELS = 16_000_000
-"""Pictures found together: at most so many pixels (64 MB) or one, whatever the batch size."""
-
 THREADS_A_DECODER = 4
 """Decoding takes a seventh of the time of both networks in eight bits, and less in single
 precision."""
 AT_ONCE = 8
 """Groups of pictures at a time at most: more threads than these share the work on each."""
-TOGETHER = 4
-"""Pictures of such a group at most: fewer take more time each, more leave cores idle at the end."""
-
 Faces = Literal["all", "largest", "precropped"]
-Found = list[list[FaceCrop]]
+Crops = list[list[FaceCrop]]
 Logits = NDArray[np.float64]
 Covered = tuple[str, ...] | None
-_Begun = tuple[list[Frame], Found | None]
+_Begun = tuple[list[Frame], Crops | None]
 
 
 class Predictor:
@@ -258,7 +252,7 @@ class Predictor:
         Raises:
             InputError: a path that does not exist, or an array that is no uint8 picture.
         """
-        if isinstance(pictures, str | os.PathLike) and _moves(pictures):
+        if isinstance(pictures, str | os.PathLike) and is_moving(os.fspath(pictures)):
             frames: Iterable[Frame] = open_inputs([pictures])
             return self._faces(frames)  # type: ignore[return-value]  # for a path that is a video
         if _is_several(pictures):
@@ -331,7 +325,7 @@ class Predictor:
         cropper = self._cropper()
         neutral = OwnNeutral(self.labels, self._rest) if self._corrects else None
         groups = self._begun(
-            cropper, _groups(map(self._fitting, frames), self._batch_size, self._at_once)
+            cropper, groups_of(map(self._fitting, frames), self._batch_size, self._at_once)
         )
         answered = map_ordered(
             partial(self._seen, cropper),
@@ -340,15 +334,15 @@ class Predictor:
             urgent=lambda begun: begun[0][0].live,
         )
         with closing(answered):
-            for group, found, answers, parts in answered:
+            for group, crops, answers, parts in answered:
                 logits, covers = iter(answers), iter(parts)
-                for frame, faces in zip(group, found, strict=True):
+                for frame, faces in zip(group, crops, strict=True):
                     rows = [next(logits) for _ in faces]
                     covered = [next(covers) for _ in faces]
                     if neutral is not None:
                         rows = neutral.corrected(frame, [face.track for face in faces], rows)
                     yield frame, self._answer(frame, faces, rows, covered, thumbnails)
-                del group, found, frame, faces  # not held while the next ones are awaited
+                del group, crops, frame, faces  # not held while the next ones are awaited
 
     def _begun(self, cropper: FaceCropper, groups: Iterable[list[Frame]]) -> Iterator[_Begun]:
         """Groups with their faces, where these must be found in order or by somebody's detector."""
@@ -359,11 +353,11 @@ class Predictor:
 
     def _seen(
         self, cropper: FaceCropper, begun: _Begun
-    ) -> tuple[list[Frame], Found, Logits, list[Covered]]:
+    ) -> tuple[list[Frame], Crops, Logits, list[Covered]]:
         """A group, its faces, their logits and covers; several groups at a time, in threads."""
-        group, found = begun
-        found = cropper(group) if found is None else found
-        return group, found, *self._classified([face for faces in found for face in faces])
+        group, crops = begun
+        crops = cropper(group) if crops is None else crops
+        return group, crops, *self._classified([face for faces in crops for face in faces])
 
     def _classified(self, faces: Sequence[FaceCrop]) -> tuple[Logits, list[Covered]]:
         """Logits [n c] of faces, and which parts seem covered, where the model tells it."""
@@ -421,7 +415,7 @@ class Predictor:
             raise UsageError(f"heat={heat!r}: expected one of {', '.join(get_args(Heat))}")
         explainer = self._explainer
         frame = self._fitting(_readable(picture))
-        found: list[Explanation] = []
+        explanations: list[Explanation] = []
         faces = self._cropper()([frame])[0]
         if face is not None and faces and not 0 <= face < len(faces):
             raise UsageError(f"face={face}: expected 0..{len(faces) - 1}, the faces of the picture")
@@ -430,14 +424,14 @@ class Predictor:
             logits, local = self._logits_and_local([face.pixels for face in batch])
             for crop, row, places in zip(batch, logits, local, strict=True):
                 parts = explainer.covered(places[None])[0] if self.tells_covers else None
-                answer = self._prediction(frame, len(found), crop, row, parts)
+                answer = self._prediction(frame, len(explanations), crop, row, parts)
                 if answer.status == "error" or not np.isfinite(places).all():
                     where = frame.source or "picture"
-                    raise ModelError(f"{where}: {NOT_FINITE.format(len(found))}")
-                occludes = heat == "occlusion" and face in (None, len(found))
+                    raise ModelError(f"{where}: {NOT_FINITE.format(len(explanations))}")
+                occludes = heat == "occlusion" and face in (None, len(explanations))
                 maps = self._occlusion(crop, row) if occludes else None
-                found.append(explainer(answer, places, crop.square, occlusion=maps))
-        return found
+                explanations.append(explainer(answer, places, crop.square, occlusion=maps))
+        return explanations
 
     def _occlusion(self, face: FaceCrop, row: NDArray[np.float64]) -> NDArray[np.float32]:
         """Heat [c rows columns] of a face with logits [c], by a pass for each place."""
@@ -591,13 +585,6 @@ class Predictor:
         )
 
 
-def _moves(source: str | os.PathLike[str]) -> bool:
-    path = os.fspath(source)
-    if len(path) > LONGEST_NAME:  # a picture as a text
-        return False
-    return is_moving(path)
-
-
 def _readable(picture: ImageLike | Frame) -> Frame:
     frame = picture if isinstance(picture, Frame) else frame_of(picture)
     if frame.error is not None:
@@ -616,23 +603,3 @@ def _shown(answer: Sequence[Prediction]) -> list[Prediction]:
         if prediction.error is not None:
             logger.warning("%s: %s", prediction.source or "a picture", prediction.error)
     return Gallery(prediction for prediction in answer if prediction.status == "ok")
-
-
-def _groups(frames: Iterable[Frame], size: int, at_once: int) -> Iterator[list[Frame]]:
-    """Frames in groups of `size`, fewer of large pictures; a webcam's come one by one.
-
-    Where several groups are worked on at once they hold TOGETHER at most and begin with one, so
-    that few pictures keep all cores at work and the first answers come early.
-    """
-    pixels_held = GROUP_PIXELS // (at_once + 1 if at_once > 1 else 1)  # mapped has one more ready
-    group: list[Frame] = []
-    number = pixels = 0
-    for frame in frames:
-        group.append(frame)
-        pixels += frame.pixels
-        limit = size if at_once == 1 else min(size, TOGETHER, 1 + number // at_once)
-        if len(group) >= limit or pixels >= pixels_held or frame.live:
-            yield group
-            group, pixels, number = [], 0, number + 1
-    if group:
-        yield group

@@ -218,6 +218,8 @@ def is_animated(source: str) -> bool:
 
 def is_moving(source: str) -> bool:
     """Whether a path or name gives frames with times: a video, a webcam or an animated image."""
+    if len(source) > LONGEST_NAME:  # a picture as a text
+        return False
     return is_webcam(source) or is_video(source) or is_animated(source)
 
 

@@ -91,14 +91,14 @@ class _Rows:
         smoothed: Sequence[dict[str, float] | None] = [None] * len(predictions)
         if self._smoother is not None:
             smoothed = self._smoother(predictions)
-        found = [
+        rows = [
             row_of(prediction, self._labels, smooth, covered=self._covered)
             for prediction, smooth in zip(predictions, smoothed, strict=True)
         ]
         if self._landmarks:
-            for row, places in zip(found, points, strict=True):
+            for row, places in zip(rows, points, strict=True):
                 row["landmarks"] = places
-        return [{name: row[name] for name in self.columns} for row in found]
+        return [{name: row[name] for name in self.columns} for row in rows]
 
 
 class _Lines:

@@ -96,7 +96,7 @@ def answers(
 
 
 def run(
-    found: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
+    answers: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
 ) -> Counter[str]:
     """Number of pictures, videos, frames and of rows by status.
 
@@ -104,7 +104,7 @@ def run(
         KeyboardInterrupt: it was stopped; its message says where the rows so far are.
     """
     try:
-        return _run(found, labels, sources, outputs)
+        return _run(answers, labels, sources, outputs)
     except KeyboardInterrupt:
         if outputs.output and (left := tables.partial_of(Path(outputs.output))).is_file():
             raise KeyboardInterrupt(
@@ -114,7 +114,7 @@ def run(
 
 
 def _run(
-    found: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
+    answers: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     moving = {source for source in sources if media.is_moving(source)}
@@ -127,19 +127,19 @@ def _run(
             table = stack.enter_context(outputs.table(labels, sources))
             if outputs.annotator is not None:
                 stack.enter_context(outputs.annotator)
-            if (gathered := outputs.summary(labels)) is not None:
-                stack.enter_context(gathered)
+            if (summary_file := outputs.summary(labels)) is not None:
+                stack.enter_context(summary_file)
             unit = "frames" if moving else "pictures"
             bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
-            stack.enter_context(closing(found))
+            stack.enter_context(closing(answers))
             stack.callback(stop.hold)  # while all of these are finished
-        for frame, answer, points in found:
+        for frame, answer, points in answers:
             with stop.held():
                 table.write(answer, points)
                 if outputs.annotator is not None:
                     outputs.annotator.write(frame, answer, points)
-                if gathered is not None:
-                    gathered.add(frame, answer)
+                if summary_file is not None:
+                    summary_file.add(frame, answer)
             counts["frames"] += frame.source in moving
             counts.update(prediction.status for prediction in answer)
             if bar is not None:

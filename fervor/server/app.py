@@ -115,17 +115,17 @@ class Service:
     def _explained(self, frame: Frame, *, face: int) -> list[dict[str, Any]]:
         labels = self.predictor.labels
         try:
-            found = self.predictor.explain(frame, face=face) if frame.error is None else []
+            explained = self.predictor.explain(frame, face=face) if frame.error is None else []
         except UsageError as error:
             raise Refused(422, "invalid_parameter", str(error)) from None
         except ModelError as error:
             answer = failed(frame, self.predictor.name, str(error))
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
-        self._check_faces([[one.prediction for one in found]])
-        if not found:
+        self._check_faces([[one.prediction for one in explained]])
+        if not explained:
             answer = without_face(frame, self.predictor.name)
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
-        return [row_of(one.prediction, labels) | one.row() for one in found]
+        return [row_of(one.prediction, labels) | one.row() for one in explained]
 
     async def video(
         self,

@@ -373,7 +373,7 @@ def test_pictures_share_the_cores(model: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_large_pictures_are_grouped_by_their_pixels(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fervor.inference.predictor.GROUP_PIXELS", 60 * 60 + 1)
+    monkeypatch.setattr("fervor.inference.groups.GROUP_PIXELS", 60 * 60 + 1)
     detector = SquareDetector()
     predictor(model, detector=detector)([drawn(RED)] * 5)
     assert detector.calls == [2, 2, 1]
