@@ -1,6 +1,6 @@
 """The classifier of a model: face crops -> logits, embeddings and local features (onnxruntime)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,22 @@ class FaceClassifier:
             (answers,) = self._session.run([first], {"image": self.input(batch)})
             rows.append(self._tempered(answers, len(batch)))
         return np.concatenate(rows)
+
+    def __call__(
+        self,
+        crops: Sequence[NDArray[np.uint8]],
+        covered: Callable[[NDArray[Any]], list[tuple[str, ...]]] | None,
+    ) -> tuple[NDArray[np.float64], list[tuple[str, ...] | None]]:
+        """Logits [n c] of faces, and which parts of each `covered` tells from local features."""
+        rows: list[NDArray[np.float64]] = [np.empty((0, len(self.labels)))]
+        parts: list[tuple[str, ...] | None] = []
+        names = ["logits" if self.words is None else "embedding", "local"]
+        outputs = names[: 1 if covered is None else 2]
+        for batch in self.batches(crops):
+            answers, *local = self._session.run(outputs, {"image": self.input(batch)})
+            rows.append(self._tempered(answers, len(batch)))
+            parts += [None] * len(batch) if covered is None else covered(local[0])
+        return np.concatenate(rows), parts
 
     def logits_and_local(
         self, crops: Sequence[NDArray[np.uint8]]

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -285,7 +285,7 @@ class Predictor:
         """The faces of one picture: what `_faces` gives, without groups and threads around it."""
         frame = self._fitting(frame)
         faces = self._stills.still(frame)
-        logits, covered = self._classified(faces)
+        logits, covered = self.classifier([face.pixels for face in faces], self._covered)
         rows = [*logits]
         if self._rest is not None or self._adapts:
             neutral = OwnNeutral(self.labels, self._rest)
@@ -357,31 +357,24 @@ class Predictor:
         """A group, its faces, their logits and covers; several groups at a time, in threads."""
         group, crops = begun
         crops = cropper(group) if crops is None else crops
-        return group, crops, *self._classified([face for faces in crops for face in faces])
+        pixels = [face.pixels for faces in crops for face in faces]
+        return group, crops, *self.classifier(pixels, self._covered)
 
-    def _classified(self, faces: Sequence[FaceCrop]) -> tuple[Logits, list[Covered]]:
-        """Logits [n c] of faces, and which parts seem covered, where the model tells it."""
-        pixels = [face.pixels for face in faces]
-        if not self.tells_covers or not pixels:
-            return self.classifier.logits(pixels), [None] * len(pixels)
-        logits: list[Logits] = []
-        covered: list[Covered] = []
-        for batch in self.classifier.batches(pixels):
-            rows, local = self._logits_and_local(batch)
-            logits.append(rows)
-            covered += self._explainer.covered(local)
-        return np.concatenate(logits), covered
+    @property
+    def _covered(self) -> Callable[[NDArray[Any]], list[tuple[str, ...]]] | None:
+        """What tells covered parts from local features [n m d], where the model tells them."""
+        return self._parts_covered if self.tells_covers else None
 
-    def _logits_and_local(
-        self, pixels: Sequence[NDArray[np.uint8]]
-    ) -> tuple[Logits, NDArray[np.float32]]:
-        logits, local = self.classifier.logits_and_local(pixels)
-        if local.shape != (shape := (len(pixels), *self._explainer.places)):
+    def _parts_covered(self, local: NDArray[Any]) -> list[tuple[str, ...]]:
+        self._check_places(local)
+        return self._explainer.covered(local)
+
+    def _check_places(self, local: NDArray[Any]) -> None:
+        if local.shape[1:] != self._explainer.places:
             raise ModelError(
                 f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
-                f"class vectors say {shape[1:]}; export it again"
+                f"class vectors say {self._explainer.places}; export it again"
             )
-        return logits, local
 
     def embed(self, picture: ImageLike | Frame) -> NDArray[np.float32]:
         """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
@@ -421,7 +414,8 @@ class Predictor:
             raise UsageError(f"face={face}: expected 0..{len(faces) - 1}, the faces of the picture")
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
-            logits, local = self._logits_and_local([face.pixels for face in batch])
+            logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
+            self._check_places(local)
             for crop, row, places in zip(batch, logits, local, strict=True):
                 parts = explainer.covered(places[None])[0] if self.tells_covers else None
                 answer = self._prediction(frame, len(explanations), crop, row, parts)
