@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fervor.faces.types import Face, Floats, Pixels
-from fervor.io.image import Decoded, shape_of
+from fervor.io.image import Decoded
 
 
 TEMPLATE: Floats = np.array(
@@ -166,7 +166,7 @@ def warp(image: Decoded, matrix: NDArray[np.float64], size: int) -> Pixels:
 
 def _piece(image: Decoded, low: NDArray[np.int_], high: NDArray[np.int_]) -> Image.Image:
     """From `low` up to `high` (x, y), where the image's edge is repeated beyond it."""
-    height, width = shape_of(image)
+    height, width = check(image)
     left, top = np.clip(low, 0, [width - 1, height - 1]).tolist()
     right, bottom = np.clip(high, [left + 1, top + 1], [width, height]).tolist()
     piece: Decoded

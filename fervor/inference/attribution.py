@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from fervor.artifacts.joint_space import Covers, Cues, JointSpace, unit
+from fervor.artifacts.joint_space import Covers, Cues, JointSpace
 from fervor.inference.prediction import Prediction
 
 
@@ -175,8 +175,9 @@ class Explainer:
         """For each face of places [b n d] its parts that seem covered; none where nothing tells."""
         if (covers := self._covers) is None:
             return [()] * len(local)
-        parts = unit(self._parts(covers.dimensions, local))
-        scores = (parts * covers.weights).sum(axis=-1) + covers.bias
+        parts = self._parts(covers.dimensions, local)
+        length = np.linalg.norm(parts, axis=-1)
+        scores = (parts * covers.weights).sum(axis=-1) + covers.bias * length  # as of unit length
         return [tuple(compress(covers.dimensions, row > 0)) for row in scores]
 
     def _similarity(self, local: Floats) -> Floats:

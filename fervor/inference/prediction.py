@@ -1,13 +1,8 @@
 """The answer for one face, as people, notebooks and tables read it."""
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from fervor.faces.types import Box, Points
 from fervor.io.frame import Frame
@@ -183,8 +178,6 @@ def _encodable(text: str) -> str:
 Item = TypeVar("Item")
 CARDS = 60
 """Faces that a notebook shows of a list."""
-THUMBNAIL = 96
-"""Pixels of the longer side of such a face."""
 
 
 class Gallery(list[Item]):
@@ -211,14 +204,6 @@ def _img(jpeg: bytes) -> str:
 
     data = b64encode(jpeg).decode("ascii")
     return f"<img alt='the face' src='data:image/jpeg;base64,{data}' style='border-radius:6px'>"
-
-
-def thumbnail_of(pixels: NDArray[np.uint8]) -> bytes:
-    """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
-    image, file = Image.fromarray(pixels), io.BytesIO()
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    image.save(file, "JPEG", quality=85)
-    return file.getvalue()
 
 
 def without_face(frame: Frame, model: str) -> Prediction:

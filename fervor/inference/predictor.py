@@ -1,5 +1,6 @@
 """Frames -> Predictions: a detector, a cropper and a classifier, one after the other."""
 
+import io
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeGuard, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fervor.artifacts.joint_space import read_covers, read_cues, read_space
 from fervor.artifacts.model_info import COVER_VECTORS, CUE_VECTORS, ModelInfo
@@ -38,7 +40,6 @@ from fervor.inference.prediction import (
     Gallery,
     Prediction,
     failed,
-    thumbnail_of,
     to_rows,
     without_face,
 )
@@ -60,6 +61,9 @@ __all__ = ["Faces", "Prediction", "Predictor"]
 logger = logging.getLogger(__name__)
 
 UNCERTAIN = "uncertain"
+THUMBNAIL = 96
+"""Pixels of the longer side of such a face."""
+
 THREADS_A_DECODER = 4
 """Decoding takes a seventh of the time of both networks in eight bits, and less in single
 precision."""
@@ -363,18 +367,7 @@ class Predictor:
     @property
     def _covered(self) -> Callable[[NDArray[Any]], list[tuple[str, ...]]] | None:
         """What tells covered parts from local features [n m d], where the model tells them."""
-        return self._parts_covered if self.tells_covers else None
-
-    def _parts_covered(self, local: NDArray[Any]) -> list[tuple[str, ...]]:
-        self._check_places(local)
-        return self._explainer.covered(local)
-
-    def _check_places(self, local: NDArray[Any]) -> None:
-        if local.shape[1:] != self._explainer.places:
-            raise ModelError(
-                f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
-                f"class vectors say {self._explainer.places}; export it again"
-            )
+        return self._explainer.covered if self.tells_covers else None
 
     def embed(self, picture: ImageLike | Frame) -> NDArray[np.float32]:
         """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
@@ -415,7 +408,11 @@ class Predictor:
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
             logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
-            self._check_places(local)
+            if local.shape[1:] != explainer.places:
+                raise ModelError(
+                    f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
+                    f"class vectors say {explainer.places}; export it again"
+                )
             for crop, row, places in zip(batch, logits, local, strict=True):
                 parts = explainer.covered(places[None])[0] if self.tells_covers else None
                 answer = self._prediction(frame, len(explanations), crop, row, parts)
@@ -574,9 +571,17 @@ class Predictor:
             probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             model=self.name,
             error=None,
-            thumbnail=thumbnail_of(face.pixels) if thumbnail else None,
+            thumbnail=_thumbnail(face.pixels) if thumbnail else None,
             covered=covered,
         )
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def _readable(picture: ImageLike | Frame) -> Frame:
