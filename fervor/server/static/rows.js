@@ -6,7 +6,7 @@ const FORMULA = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
 
 function cell(name, value) {
   if (value === null || value === undefined) return "";
-  const text = typeof value === "object" ? JSON.stringify(value) : String(value);
+  const text = String(value);
   const formula = typeof value === "string" && FORMULA.test(text);
   return quoted(formula ? (name === "source" ? "./" : "'") + text : text);
 }
@@ -33,7 +33,7 @@ function save(text, type, name) {
 // Two buttons; `rows` is asked for when one is pressed.
 export function downloads(rows, stem) {
   const saved = (write, type, ending) => () => {
-    const all = rows();
+    const all = rows().map(({ covered, ...row }) => row); // which the page asks for beside the rows
     save(write(all, Object.keys(all[0] ?? {})), type, stem + ending);
   };
   return element("div", { className: "downloads actions" },
