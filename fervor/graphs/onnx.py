@@ -57,11 +57,12 @@ def export(model: str | Path, output: str | Path, *, half: bool = False) -> Path
 
     Args:
         model: a run folder, or embedded.
-        output: folder to write; may be the run folder itself.
+        output: folder to write; may be the run folder itself, whose weights then stay as they are.
         half: store matrices and kernels in half precision; the graph still computes in fp32.
 
     Raises:
         ModelError: the graph's answers differ from torch's by more than 1e-4.
+        UsageError: the output is a file, or half would replace a run's only weights.
     """
     info = ModelInfo.read(model)
     method = build.build(info)
@@ -73,18 +74,24 @@ def export(model: str | Path, output: str | Path, *, half: bool = False) -> Path
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder to export to")
+    own = folder.exists() and folder.samefile(info.folder)
+    if own and half and not info.half:
+        raise UsageError(
+            f"{folder} holds the whole weights: name another folder for halves of them"
+        )
     with torch.no_grad():
         vectors = {
             "class_vectors": F.normalize(method.class_vectors().float(), dim=-1),
             "centre": method.text_centre().float(),
         }
-    names = (DESCRIPTION, CARD, GRAPH, CLASS_VECTORS, WEIGHTS)
+    names = (DESCRIPTION, CARD, GRAPH, CLASS_VECTORS, *(() if own else (WEIGHTS,)))
     with lock_folder(folder), _together(folder, *names) as parts:
         write_method(method, parts[GRAPH], size=info.input.size, half=half)
         build.save_weights(parts[CLASS_VECTORS], vectors)
-        build.save_weights(parts[WEIGHTS], tensors)
-        files = (WEIGHTS, CLASS_VECTORS, GRAPH)
-        sums = {name: provenance.sha256(parts[name]) for name in files}
+        if not own:
+            build.save_weights(parts[WEIGHTS], tensors)
+        sums = {WEIGHTS: info.sha256[WEIGHTS]} if own else {}
+        sums |= {name: provenance.sha256(parts[name]) for name in names[2:]}
         info = replace(info, half=half or info.half, sha256=sums)
         info.validate()
         provenance.write_text(parts[CARD], card(info))
