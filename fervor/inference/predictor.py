@@ -157,10 +157,8 @@ class Predictor:
             raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
         if not 0 <= smallest_face < math.inf:
             raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for 40 or more")
-        if faces == "precropped" and (region is not None or boxes is not None):
-            raise UsageError("faces='precropped' looks for no face: leave region and boxes out")
-        if boxes is not None and region is not None:
-            raise UsageError("boxes are the faces, and none is looked for: leave region out")
+        if faces == "precropped" or boxes is not None:
+            _check_none_looked_for(faces, region=region, smallest_face=smallest_face, boxes=boxes)
         self._region = None if region is None else check_region(region)
         self.boxes = None if boxes is None else GivenBoxes(boxes)
         if labels is not None:
@@ -574,6 +572,16 @@ class Predictor:
             thumbnail=_thumbnail(face.pixels) if thumbnail else None,
             covered=covered,
         )
+
+
+def _check_none_looked_for(faces: Faces, **options: object) -> None:
+    """Refuse options of a search where the pictures or the boxes are the faces."""
+    why = "faces='precropped' looks for no face"
+    if faces != "precropped":
+        why = "boxes are the faces, and none is looked for"
+        del options["boxes"]
+    if given := " and ".join(name for name, value in options.items() if value):
+        raise UsageError(f"{why}: leave {given} out")
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:

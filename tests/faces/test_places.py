@@ -187,11 +187,21 @@ class TestBoxes:
         with pytest.raises(UsageError, match=r"boxes .* name a\.png, which is no input"):
             boxes.check_sources(["b.png"])
 
-    def test_a_region_beside_boxes_is_refused(self, model: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ({"region": (1, 1, 2, 2)}, "region"),
+            ({"smallest_face": 80}, "smallest_face"),
+            ({"region": (1, 1, 2, 2), "smallest_face": 80}, "region and smallest_face"),
+        ],
+    )
+    def test_a_search_beside_given_faces_is_refused(
+        self, model: Path, tmp_path: Path, options: dict[str, Any], named: str
+    ) -> None:
         boxes = lines(tmp_path / "a.jsonl", box("a.png", 1, 2, 3))
-        with pytest.raises(UsageError, match="leave region out"):
-            Predictor(model, boxes=boxes, region=(1, 1, 2, 2))
-
-    def test_pictures_that_are_faces_have_none(self, model: Path) -> None:
-        with pytest.raises(UsageError, match="looks for no face"):
-            Predictor(model, faces="precropped", region=(1, 1, 2, 2))
+        with pytest.raises(UsageError, match=f"none is looked for: leave {named} out"):
+            Predictor(model, boxes=boxes, **options)
+        with pytest.raises(UsageError, match=f"looks for no face: leave {named} out"):
+            Predictor(model, faces="precropped", **options)
+        with pytest.raises(UsageError, match=f"leave {named} and boxes out"):
+            Predictor(model, faces="precropped", boxes=boxes, **options)
