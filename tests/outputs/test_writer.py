@@ -316,7 +316,7 @@ def test_a_thousand_pictures_of_which_fifty_are_damaged(tmp_path: Path) -> None:
     answer = fervor_process("predict", pictures, "--output", output, "--threads", "1")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == (
-        f"{output}: 1000 pictures, 950 faces, 0 without a face, 50 unreadable; "
+        f"{output}: 1,000 pictures, 950 faces, 0 without a face, 50 unreadable; "
         "looked for faces of 40 px and more\n"
     )
     rows = read_csv(output)
