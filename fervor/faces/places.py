@@ -18,7 +18,15 @@ from fervor.faces.types import Box, Face
 from fervor.io.csv_cells import original
 
 
-__all__ = ["GivenBoxes", "GivenFace", "check_region", "outside", "parse_region", "upright_face"]
+__all__ = [
+    "GivenBoxes",
+    "GivenFace",
+    "check_region",
+    "check_unused",
+    "outside",
+    "parse_region",
+    "upright_face",
+]
 
 FIELDS = ("source", "x", "y", "width", "height")
 PARTIAL = ".partial"
@@ -45,6 +53,16 @@ def parse_region(text: str) -> Box | None:
     except ValueError:
         raise UsageError(f"region={text!r}: expected x,y,width,height in pixels") from None
     return check_region((x, y, width, height))
+
+
+def check_unused(why: str, **options: object) -> None:
+    """Refuse options of a search where there is none.
+
+    Raises:
+        UsageError: one of them is given.
+    """
+    if given := " and ".join(name for name, value in options.items() if value):
+        raise UsageError(f"{why}: leave {given} out")
 
 
 def check_region(region: Sequence[float]) -> Box:

@@ -67,7 +67,11 @@ class FaceClassifier:
         crops: Sequence[NDArray[np.uint8]],
         covered: Callable[[NDArray[Any]], list[tuple[str, ...]]] | None,
     ) -> tuple[NDArray[np.float64], list[tuple[str, ...] | None]]:
-        """Logits [n c] of faces, and which parts of each `covered` tells from local features."""
+        """Logits [n c] of faces (RGB, uint8, any size), tempered, at the operating point.
+
+        Beside them the parts of each that `covered` names, given the local features [b m d] of a
+        batch; None for each where `covered` is None.
+        """
         rows: list[NDArray[np.float64]] = [np.empty((0, len(self.labels)))]
         parts: list[tuple[str, ...] | None] = []
         names = ["logits" if self.words is None else "embedding", "local"]

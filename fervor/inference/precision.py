@@ -26,7 +26,7 @@ Precision = Literal["fp32", "int8", "auto"]
 GRAPHS: dict[Literal["fp32", "int8"], str] = {"fp32": GRAPH, "int8": INT8_GRAPH}
 
 LEAST_AGREEMENT = 0.985
-"""Share of faces that a graph in eight bits answers like the other, for "auto" to take it."""
+"""Fraction of faces that a graph in eight bits answers like the other, for "auto" to take it."""
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {

@@ -20,7 +20,7 @@ from fervor.artifacts.model_info import COVER_VECTORS, CUE_VECTORS, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.faces.cropper import FaceCrop, FaceCropper
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
-from fervor.faces.places import GivenBoxes, check_region, outside
+from fervor.faces.places import GivenBoxes, check_region, check_unused, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
 from fervor.faces.types import Box
 from fervor.inference.attribution import (
@@ -53,6 +53,7 @@ from fervor.io.sources import (
     frames_of,
     is_moving,
     open_inputs,
+    readable_frame,
 )
 
 
@@ -157,8 +158,11 @@ class Predictor:
             raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
         if not 0 <= smallest_face < math.inf:
             raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for 40 or more")
-        if faces == "precropped" or boxes is not None:
-            _check_none_looked_for(faces, region=region, smallest_face=smallest_face, boxes=boxes)
+        searched = {"region": region, "smallest_face": smallest_face}
+        if faces == "precropped":
+            check_unused("faces='precropped' looks for no face", **searched, boxes=boxes)
+        elif boxes is not None:
+            check_unused("boxes are the faces, and none is looked for", **searched)
         self._region = None if region is None else check_region(region)
         self.boxes = None if boxes is None else GivenBoxes(boxes)
         if labels is not None:
@@ -374,7 +378,7 @@ class Predictor:
             InputError: a path that does not exist, or a picture that cannot be read.
             ModelError: the model's graph gives no embedding, or one that is no finite number.
         """
-        faces = self._cropper()([_readable(picture)])[0]
+        faces = self._cropper()([readable_frame(picture)])[0]
         return self.classifier.embeddings([face.pixels for face in faces])
 
     def explain(
@@ -398,7 +402,7 @@ class Predictor:
         if heat not in get_args(Heat):
             raise UsageError(f"heat={heat!r}: expected one of {', '.join(get_args(Heat))}")
         explainer = self._explainer
-        frame = self._fitting(_readable(picture))
+        frame = self._fitting(readable_frame(picture))
         explanations: list[Explanation] = []
         faces = self._cropper()([frame])[0]
         if face is not None and faces and not 0 <= face < len(faces):
@@ -574,29 +578,12 @@ class Predictor:
         )
 
 
-def _check_none_looked_for(faces: Faces, **options: object) -> None:
-    """Refuse options of a search where the pictures or the boxes are the faces."""
-    why = "faces='precropped' looks for no face"
-    if faces != "precropped":
-        why = "boxes are the faces, and none is looked for"
-        del options["boxes"]
-    if given := " and ".join(name for name, value in options.items() if value):
-        raise UsageError(f"{why}: leave {given} out")
-
-
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
     """A face [h w 3] as a JPEG of THUMBNAIL pixels at most."""
     image, file = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     image.save(file, "JPEG", quality=85)
     return file.getvalue()
-
-
-def _readable(picture: ImageLike | Frame) -> Frame:
-    frame = picture if isinstance(picture, Frame) else frame_of(picture)
-    if frame.error is not None:
-        raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
-    return frame
 
 
 def _is_several(pictures: ImageLike | Sequence[ImageLike]) -> TypeGuard[Sequence[ImageLike]]:

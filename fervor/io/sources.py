@@ -47,6 +47,7 @@ __all__ = [
     "open_inputs",
     "read",
     "read_image",
+    "readable_frame",
     "skipped_files",
 ]
 
@@ -353,6 +354,18 @@ def _is_path(image: ImageLike) -> TypeGuard[str | os.PathLike[str]]:
             "data:image/jpeg;base64, before it"
         )
     return True
+
+
+def readable_frame(picture: "ImageLike | Frame") -> Frame:
+    """The frame of a picture.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    frame = picture if isinstance(picture, Frame) else frame_of(picture)
+    if frame.error is not None:
+        raise InputError(f"{frame.source or 'picture'} cannot be read: {frame.error}")
+    return frame
 
 
 def frame_of(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Frame:

@@ -116,18 +116,24 @@ def _marker(file: BinaryIO, position: int) -> tuple[int, int] | None:
 def _png(file: BinaryIO) -> ImageHeader:
     file.seek(16)
     width, height = unpack(">II", file)
-    frames, chunks, position = 1, 0, 8
+    frames = 1
+    for head in _chunks(file, 8, lambda head: 12 + int.from_bytes(head[:4], "big")):
+        if head[4:] == b"acTL":
+            (frames,) = unpack(">I", file)
+    return ImageHeader("PNG", width, height, max(1, frames))
+
+
+def _chunks(file: BinaryIO, position: int, step: Callable[[bytes], int]) -> Iterator[bytes]:
+    """The heads of chunks, 8 bytes each, the file behind them; `step` leads to the next one."""
+    count = 0
     while True:
         file.seek(position)
         head = file.read(8)
         if len(head) < 8:
-            break
-        chunks = bounded(chunks + 1, "chunks")
-        length = int.from_bytes(head[:4], "big")
-        if head[4:] == b"acTL":
-            (frames,) = unpack(">I", file)
-        position += 12 + length
-    return ImageHeader("PNG", width, height, max(1, frames))
+            return
+        count = bounded(count + 1, "chunks")
+        yield head
+        position += step(head)
 
 
 # GIF: CompuServe, Graphics Interchange Format, version 89a.
@@ -165,21 +171,16 @@ def _colours(flags: int) -> int:
 # WebP: RFC 9649.
 
 
+def _even(length: int) -> int:
+    return length + length % 2
+
+
 def _webp(file: BinaryIO) -> ImageHeader:
-    width = height = frames = chunks = 0
-    position = 12
-    while True:
-        file.seek(position)
-        head = file.read(8)
-        if len(head) < 8:
-            break
-        chunks = bounded(chunks + 1, "chunks")
-        body = file.read(10)
-        columns, rows = _webp_size(head[:4], body)
+    width = height = frames = 0
+    for head in _chunks(file, 12, lambda head: 8 + _even(int.from_bytes(head[4:], "little"))):
+        columns, rows = _webp_size(head[:4], file.read(10))
         width, height = max(width, columns), max(height, rows)
         frames += head[:4] == b"ANMF"
-        length = int.from_bytes(head[4:], "little")
-        position += 8 + length + length % 2
     if not width or not height:
         raise ValueError("no picture")
     return ImageHeader("WEBP", width, height, max(1, frames))
