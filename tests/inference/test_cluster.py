@@ -21,13 +21,14 @@ POISON = "13.png"
 """A worker that reads it kills itself."""
 
 KILLER = f"""
-import os, sys
+import os, sys, time
 if "default_worker.py" in " ".join(sys.orig_argv):
     from fervor.io import sources as media
     read = media.read_image
     def killing(source, **options):
         if os.path.basename(source) == {POISON!r}:
             os.kill(os.getpid(), 9)
+        time.sleep(0.1)  # so that workers are busy while the first rows are written
         return read(source, **options)
     media.read_image = killing
 """
@@ -182,19 +183,20 @@ def wait_for_rows(process: "subprocess.Popen[str]", output: Path, least: int) ->
 
 
 def workers_below(process: int) -> list[int]:
-    """The processes below one that hold a model."""
-    below, found = {process}, []
-    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
+    """The processes below one that hold a model; a child may have the smaller number."""
+    children: dict[int, list[int]] = {}
+    names = {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            name = (folder / "cmdline").read_text()
+            names[int(folder.name)] = (folder / "cmdline").read_text()
         except OSError:  # it has ended
             continue
-        if parent in below:
-            below.add(int(folder.name))
-            if "ray::MapWorker" in name:
-                found.append(int(folder.name))
-    return found
+        children.setdefault(parent, []).append(int(folder.name))
+    below = [process]
+    for number in below:
+        below.extend(children.get(number, ()))
+    return [number for number in below if "ray::MapWorker" in names.get(number, "")]
 
 
 def is_alive(process: int) -> bool:
