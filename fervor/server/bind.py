@@ -29,6 +29,8 @@ __all__ = ["Limits", "Place", "serve"]
 
 HEADER_SECONDS = 15.0
 """In which a request's first line and headers must have come."""
+SENDING_SECONDS = 30.0
+"""In which a client must take a piece of its answer."""
 STOPPING, LAST = 5, 8.0
 """Seconds that requests under way have when the server stops, until the work on them is ended, and
 until the process is."""
@@ -215,9 +217,14 @@ class Connections:
 
 
 class _ImpatientProtocol(H11Protocol):
-    """A connection that keeps to its client's share, and is closed where headers do not end."""
+    """A connection that keeps to its client's share.
+
+    It is closed where headers do not end, and where nobody takes what is sent: one that is merely
+    told to close stays open until all is taken.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _sending: asyncio.TimerHandle | None = None
 
     def __init__(self, all_connections: Connections, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -235,6 +242,7 @@ class _ImpatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that any byte that is not taken is told
         if not self._all.add(self):
             self.app_state = {**self.app_state, CROWDED: True}
         self._watch()
@@ -246,8 +254,28 @@ class _ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._all.remove(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._sending):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def _watch_sending(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._sending = self.loop.call_later(SENDING_SECONDS, self._cut_off, left)
+
+    def _cut_off(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._watch_sending()
+        else:
+            self.transport.abort()
 
     def _watch(self) -> None:
         awaited = self.conn.their_state is h11.IDLE

@@ -58,8 +58,6 @@ CLIENT = "fervor.client"
 CROWDED = "crowded"
 """In the state of a request: its connection is one too many."""
 
-SENDING = 30.0
-"""Seconds that a client may take to accept a piece of its answer."""
 LINGERING, LINGERING_BYTES = 20.0, 64_000_000
 """How long, and how much, a refused client is listened to: one that is cut off at once while it
 sends never reads why."""
@@ -242,8 +240,7 @@ class _Exchange:
             self._held_open = self.status >= 400 and not self._received
             self._ended = not self._held_open
             message = {**message, "more_body": self._held_open}
-        async with asyncio.timeout(SENDING):
-            await self._send(message)
+        await self._send(message)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answer with an error, unless an answer has begun."""
@@ -251,11 +248,8 @@ class _Exchange:
             return
         body, headers = refusal.answer()
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-        with suppress(TimeoutError):
-            await self.send(
-                {"type": "http.response.start", "status": refusal.status, "headers": pairs}
-            )
-            await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
+        await self.send({"type": "http.response.body", "body": body})
 
     async def finish(self) -> None:
         """Listen a little to what a refused client still sends, then end."""

@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +22,14 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs fervor[serve]")
 
+import uvicorn
+
 from fervor.cli.main import main
 from fervor.inference import minilm
 from fervor.inference.prediction import row_of
 from fervor.inference.predictor import Predictor
 from fervor.outputs.tables import columns
+from fervor.server import bind
 from fervor.server.bind import Connections
 from fervor.server.limits import Limits
 from tests.support.models import LABELS, spoil_blue, write_model
@@ -622,6 +628,58 @@ def test_a_connection_too_many_closes_an_idle_one_of_who_has_most() -> None:
         assert sum(one.closed for one in (*proxied, third)) == number + 1
     full = Connections(Limits(connections=6, client_connections=1))
     assert full.add(Open("a", idle=False)) and not full.add(Open("a"))
+
+
+@contextmanager
+def sending(pieces: int, size: int) -> Iterator[socket.socket]:
+    """A client that has asked and takes little at a time; the answer to it has so many pieces."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(pieces):
+            more = number + 1 < pieces
+            await send({"type": "http.response.body", "body": bytes(size), "more_body": more})
+
+    protocol = partial(bind._ImpatientProtocol, Connections(Limits()))
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            client.settimeout(30)
+            client.connect(listening.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            yield client
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="knows how much Linux takes in")
+@pytest.mark.parametrize("pieces", [1, 200])
+def test_who_takes_nothing_of_an_answer_is_cut_off(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is being written or all of it waits to be taken."""
+    monkeypatch.setattr(bind, "SENDING_SECONDS", 0.3)
+    with sending(pieces, 20_000_000 // pieces) as client:
+        time.sleep(2)
+        taken = 0
+        with suppress(ConnectionResetError):
+            while chunk := client.recv(1 << 20):
+                taken += len(chunk)
+        assert taken < 15_000_000
+
+
+def test_who_takes_an_answer_slowly_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bind, "SENDING_SECONDS", 1.0)
+    taken = 0
+    with sending(1, 20_000_000) as client:
+        while chunk := client.recv(500_000, socket.MSG_WAITALL):
+            taken += len(chunk)
+            time.sleep(0.05)  # two seconds in all
+    assert taken >= 20_000_000
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
