@@ -254,7 +254,22 @@ def test_one_client_s_pixels_are_bounded(line: Line) -> None:
     with pytest.raises(Refused, match="1,000 pixels waiting from one address") as refused:
         line.submit("a", "a")
     assert (refused.value.status, refused.value.retry) == (429, 1)
-    line.submit("b", *"bbbbb", pixels=100)
+    line.submit("b", *"bbbbbbbbbbb", pixels=100)  # one request, however large
+    with pytest.raises(Refused, match="1,000 pixels waiting"):
+        line.submit("b", "b")
+
+
+def test_a_picture_costs_its_client_turns_by_its_pixels(line: Line) -> None:
+    line.model.may.set()
+    held = [line.submit(client, "long") for client in "xy"]
+    assert all(reader.began.wait(30) for reader in line.readers)
+    jobs = [line.submit("a", "large", "after", pixels=batching.PICTURE_COST)]
+    jobs += [line.submit("b", *"bb", pixels=10), line.submit("b", "late", pixels=10)]
+    line.readers[0].stop()  # one reader reads all the others, in their turn
+    for job in jobs:
+        job.future.result(30)
+    assert line.readers[0].read == ["long", "large", "b", "b", "after", "late"]
+    assert not all(job.future.done() for job in held)
 
 
 def test_a_full_line_has_room_for_who_has_less(line: Line) -> None:

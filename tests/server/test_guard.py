@@ -1,13 +1,18 @@
 """Who may ask: names of hosts, origins and tokens."""
 
+import asyncio
+import logging
 import socket
+from typing import Any
 
 import pytest
 
 
 pytest.importorskip("fastapi", reason="needs fervor[serve]")
 
-from fervor.server.guard import Access, _same, is_loopback
+from fervor.server.guard import Access, Guard, _same, is_loopback
+from fervor.server.limits import Quotas
+from fervor.server.metrics import Metrics
 
 
 LOCAL = Access(frozenset({"faces.example.org"}), "", loopback=True)
@@ -81,3 +86,27 @@ def test_origins(origin: str, host: str, same: bool) -> None:
 )
 def test_loopback(host: str, own: bool) -> None:
     assert is_loopback(host) == own
+
+
+def test_a_fault_is_logged_without_what_it_says(caplog: pytest.LogCaptureFixture) -> None:
+    name = "what a client sent"
+
+    async def app(*_: Any) -> None:
+        raise ValueError(name)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    requests = Quotas("request", most=0, each=1)
+    guard = Guard(app, LOCAL, requests, Metrics(), open_paths=(), paths=())
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(guard(scope, receive, send))
+    assert sent[0]["status"] == 500 and b'"error": "internal"' in sent[1]["body"]
+    assert "ValueError in" in caplog.text and "test_guard.py" in caplog.text
+    assert name not in caplog.text + repr(sent)
