@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -157,6 +159,7 @@ def same(found: list[list[dict[str, object]]], expected: list[list[dict[str, obj
     assert [len(rows) for rows in found] == [len(rows) for rows in expected]
     for rows, others in zip(found, expected, strict=True):
         for row, other in zip(rows, others, strict=True):
+            assert list(row) == list(other)
             for name, value in row.items():
                 if isinstance(value, float):
                     size = 1e-3 if name in ("x", "y", "width", "height") else 1e-5
@@ -706,24 +709,66 @@ def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
-def test_the_end_comes_soon_whatever_is_under_way(tiny: Path, tmp_path: Path) -> None:
-    """A upload that never ends, long pictures in the line, and a video of minutes."""
+@pytest.mark.parametrize(
+    ("by", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_the_end_comes_soon_whatever_is_under_way(
+    by: int, code: int, tiny: Path, tmp_path: Path
+) -> None:
+    """An upload that never ends, long pictures in the line, and a video of minutes."""
     body = form([("a.png", black_png())] * 3)
     video = form([("a.mov", many_frames(tmp_path / "a.mov", frames=10_000).read_bytes())])
     with serving("--model", tiny) as server, ExitStack() as leaving:
+        connections = []
         for sent in (
             head(len(body)) + body,
             head(len(body)) + body[:500],
             head(len(video), path=VIDEO) + video,
         ):
-            connection = leaving.enter_context(connected(server))
-            connection.sendall(sent)
+            connections.append(leaving.enter_context(connected(server)))
+            connections[-1].sendall(sent)
         server.wait_for("fervor_requests_in_flight", 3)
         server.wait_for("fervor_video_frames_total", 1)
-        start = time.monotonic()
-        code, _, err = server.stop()
-        assert time.monotonic() - start < 10
-        assert (code, err) == (0, "")
+        with ThreadPoolExecutor(3) as pool:
+            pictures, upload, rows = (pool.submit(whole, one) for one in connections)
+            start = time.monotonic()
+            assert server.stop(by)[::2] == (code, "")
+            assert 4 < time.monotonic() - start < 10
+    assert re.match(b"HTTP/1.1 (200|503) ", pictures.result())
+    refused = upload.result()
+    assert refused.startswith(b"HTTP/1.1 503 ") and b'"error": "stopping"' in refused
+    assert b"\r\nretry-after: " in refused
+    assert rows.result().startswith(b"HTTP/1.1 200 ")
+    assert not rows.result().endswith(b"\r\n0\r\n\r\n")  # cut off
+
+
+def whole(connection: socket.socket) -> bytes:
+    """All that comes until the other side hangs up."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds the files of another process")
+def test_nothing_that_is_uploaded_reaches_a_file(tiny: Path, tmp_path: Path) -> None:
+    """A server that cannot write one byte to a file answers all the same."""
+    import resource
+
+    video = write_video(tmp_path / "a.mp4", [flat((9, 9, 9))] * 3).read_bytes()
+    home = tmp_path / "home"
+    home.mkdir()
+    with serving("--model", tiny, TMPDIR=str(home), HOME=str(home)) as server:
+        number, most = server.process.pid, resource.RLIM_INFINITY
+        resource.prlimit(number, resource.RLIMIT_FSIZE, (0, most))
+        for path in (PREDICT, EXPLAIN):
+            assert server.post(path, [("a.jpg", ASTRONAUT)]).status == 200
+        assert server.post(PREDICT, [("a.jpg", b"x" * 20_000_001)]).status == 413
+        resource.prlimit(number, resource.RLIMIT_FSIZE, (most, most))  # files in memory count, too
+        assert server.post(VIDEO, [("a.mp4", video)]).status == 200
+        assert server.stop()[0] == 0
+    assert list(home.iterdir()) == []
 
 
 def _listens(port: int) -> bool:

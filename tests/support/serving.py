@@ -87,10 +87,10 @@ class Running:
             assert time.monotonic() < until, f"{name} stays below {least}"
             time.sleep(0.02)
 
-    def stop(self) -> tuple[int, str, str]:
-        """SIGTERM; exit code, and what it printed since its start on both streams."""
+    def stop(self, by: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """A signal; exit code, and what it printed since its start on both streams."""
         assert self.process.stdout is not None and self.process.stderr is not None
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(by)
         code = self.process.wait(90)
         return code, self.process.stdout.read(), self.process.stderr.read()
 
