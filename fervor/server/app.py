@@ -21,7 +21,7 @@ from fervor.io.image_header import read_header
 from fervor.server import schema, uploads, video
 from fervor.server.batching import WAIT, Batcher, Explain, Job
 from fervor.server.description import describe
-from fervor.server.guard import CLIENT, Access, Guard
+from fervor.server.guard import CLIENT, FAULT, Access, Guard
 from fervor.server.limits import Limits, Quotas, Refused
 from fervor.server.metrics import CONTENT_TYPE, Metrics
 from fervor.server.uploads import Disconnected, Upload, UploadLimits, while_connected
@@ -337,6 +337,10 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
         first = error.errors()[0]
         message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         return answer(Refused(422, "invalid_parameter", message))
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, __: Exception) -> Response:
+        return answer(FAULT)  # and raised on, to the guard, which logs it
 
     async def unknown(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)

@@ -21,7 +21,7 @@ from fervor.server.limits import Quotas, Refused, client_of
 from fervor.server.metrics import Metrics
 
 
-__all__ = ["CLIENT", "CROWDED", "Access", "Guard", "is_address", "is_loopback"]
+__all__ = ["CLIENT", "CROWDED", "FAULT", "Access", "Guard", "is_address", "is_loopback"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -58,6 +58,8 @@ CLIENT = "fervor.client"
 CROWDED = "crowded"
 """In the state of a request: its connection is one too many."""
 
+FAULT = Refused(500, "internal", "the server failed; its log says where, not on what")
+"""Answers what nobody expected."""
 LINGERING, LINGERING_BYTES = 20.0, 64_000_000
 """How long, and how much, a refused client is listened to: one that is cut off at once while it
 sends never reads why."""
@@ -153,9 +155,7 @@ class Guard:
             # Where it failed, without the message: that could hold what a client sent.
             where = "".join(traceback.format_tb(error.__traceback__))
             logging.getLogger(__name__).error("%s in\n%s", type(error).__name__, where)
-            await exchange.refuse(
-                Refused(500, "internal", "the server failed; its log says where, not on what")
-            )
+            await exchange.refuse(FAULT)
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.request(path, exchange.status, perf_counter() - start)

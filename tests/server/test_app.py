@@ -251,6 +251,21 @@ def test_the_server_describes_itself(made: Callable[..., Guard]) -> None:
     assert model["limits"]["files"] == 7
 
 
+def test_a_fault_is_answered_in_json(
+    made: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: Any) -> None:
+        raise RuntimeError("".join(("what ", "it holds")))
+
+    monkeypatch.setattr("fervor.server.app.read_header", fails)
+    guard = made()
+    answer = asyncio.run(asked(guard, "POST", PREDICT, NOTHING))
+    assert refusal(answer) == (500, "internal")
+    assert "RuntimeError in" in caplog.text and "what it holds" not in caplog.text
+    numbers = asyncio.run(asked(guard, "GET", "/metrics")).body.decode()
+    assert '\nfervor_requests_total{path="/v1/predict",status="500"} 1\n' in numbers
+
+
 COUNT = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"]*",?)+)\})? [0-9.]+')
 """A line of Prometheus's text format."""
 
