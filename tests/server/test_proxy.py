@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -46,15 +46,13 @@ if sys.platform != "linux" or not NGINX or not shutil.which("openssl"):
 NAME = "faces.example.org"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
-CONNECTIONS = 32
-"""From one address, by the example."""
 
 
 class Proxy:
     """The example's nginx, and clients that ask it over TLS."""
 
-    def __init__(self, port: int, certificate: Path) -> None:
-        self.port = port
+    def __init__(self, port: int, certificate: Path, process: int) -> None:
+        self.port, self.process = port, process
         self._trust = ssl.create_default_context(cafile=str(certificate))
 
     def request(
@@ -73,6 +71,12 @@ class Proxy:
             return Reply(answer.status, own, answer.read())
         finally:
             connection.close()
+
+    def files(self) -> list[str]:
+        """What nginx has open in its folder for bodies."""
+        links = Path(f"/proc/{self.process}/fd").iterdir()
+        names = [os.readlink(link) for link in links]
+        return [name for name in names if "/client_body/" in name]
 
     def connection(self, address: str) -> http.client.HTTPSConnection:
         """From one of this machine's addresses."""
@@ -112,14 +116,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def proxy(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("nginx")
+@contextmanager
+def proxied(server: Running, folder: Path, text: str) -> Iterator[Proxy]:
+    """nginx as `text` says, in front of a server."""
     certificate, key, port = folder / "faces.pem", folder / "faces.key", free_port()
     make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=faces -addext".split()
     names = [f"subjectAltName=DNS:{NAME},IP:127.0.0.1", "-keyout", key, "-out", certificate]
     subprocess.run([*make, *names], check=True, capture_output=True)
-    text = example()
     for old, new in {
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
         "/etc/ssl/faces.pem": str(certificate),
@@ -141,7 +144,7 @@ def proxy(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         words = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")]
         process = subprocess.Popen(words, stderr=errors)
     try:
-        made, until = Proxy(port, certificate), time.monotonic() + 30
+        made, until = Proxy(port, certificate, process.pid), time.monotonic() + 30
         while True:
             try:
                 assert made.request("GET", "/v1/health").status == 200
@@ -153,6 +156,12 @@ def proxy(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with proxied(server, tmp_path_factory.mktemp("nginx"), example()) as made:
+        yield made
 
 
 def test_the_page_and_answers_come_through(proxy: Proxy, server: Running) -> None:
@@ -185,11 +194,11 @@ def test_rows_of_a_video_come_as_they_are_known(
 
 def test_clients_keep_their_shares(proxy: Proxy, server: Running) -> None:
     """One has its only request under way; what it says of its address is not believed."""
-    long = form([("a.png", black_png())] * 3)
+    long = form([("a.png", black_png(4000, 4000))])
     short = form([("a.jpg", b"no picture")])
     busy = threading.Thread(target=proxy.request, args=("POST", PREDICT, long))
     busy.start()
-    server.wait_for("fervor_pictures_waiting", 1)
+    server.wait_for("fervor_requests_in_flight", 1)
     claim = {"X_Forwarded_For": "192.0.2.1"}
     assert proxy.request("POST", PREDICT, short, **claim).status == 429
     assert proxy.request("POST", PREDICT, short, address=SECOND).status == 200
@@ -197,16 +206,26 @@ def test_clients_keep_their_shares(proxy: Proxy, server: Running) -> None:
     assert proxy.request("POST", PREDICT, short, **claim).status == 200
 
 
+def is_a_page_of_nginx(body: bytes) -> bool:
+    return b"<html>" in body and b"nginx" in body
+
+
 def test_one_address_has_so_many_connections(proxy: Proxy) -> None:
+    most = int(re.findall(r"limit_conn clients (\d+);", example())[0])
+    assert f"a {most + 1}rd request from one" in DOCUMENT.read_text(encoding="utf-8")
     with ExitStack() as held:
-        for _ in range(CONNECTIONS):
+        for number in range(most):
             one = held.enter_context(Ended(proxy.connection(FIRST)))
             one.putrequest("POST", VIDEO)
             one.putheader("Content-Length", "1000000")
             one.endheaders(b"a part of it")
+            if number == most - 2:
+                time.sleep(0.2)
+                assert proxy.request("GET", "/v1/health").status == 200
         until = time.monotonic() + 30
-        while proxy.request("GET", "/v1/health").status != 503:
+        while (answer := proxy.request("GET", "/v1/health")).status != 503:
             assert time.monotonic() < until
+        assert is_a_page_of_nginx(answer.body)
         assert proxy.request("GET", "/v1/health", address=SECOND).status == 200
     until = time.monotonic() + 30
     while proxy.request("GET", "/v1/health").status != 200:
@@ -221,8 +240,32 @@ def test_the_largest_video_that_the_server_takes_comes_through(proxy: Proxy) -> 
             connection.putheader("Content-Length", str(length))
             connection.endheaders()
             connection.sock.settimeout(2.0)
-            try:
-                status = connection.sock.recv(12)
-            except TimeoutError:
-                status = b""
-            assert (status == b"HTTP/1.1 413") is refused
+            answer = b""
+            with suppress(TimeoutError):
+                while part := connection.sock.recv(65536):
+                    answer += part
+            assert answer.startswith(b"HTTP/1.1 413") is refused
+            assert is_a_page_of_nginx(answer) is refused
+
+
+@pytest.mark.parametrize("buffering", [True, False])
+def test_a_large_upload_may_lie_on_the_disk_of_nginx(
+    buffering: bool, proxy: Proxy, server: Running, tmp_path: Path
+) -> None:
+    with ExitStack() as ending:
+        if not buffering:
+            text = example().replace("proxy_buffering", "proxy_request_buffering")
+            proxy = ending.enter_context(proxied(server, tmp_path, text))
+        connection = ending.enter_context(Ended(proxy.connection(SECOND)))
+        connection.putrequest("POST", VIDEO, skip_host=True)
+        connection.putheader("Host", NAME)
+        connection.putheader("Content-Length", "2000000")
+        connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+        connection.endheaders(form([("a.mp4", bytes(1_000_000))])[:900_000])
+        if buffering:
+            until = time.monotonic() + 30
+            while not proxy.files():
+                assert time.monotonic() < until
+        else:
+            server.wait_for("fervor_uploaded_bytes", 800_000)
+            assert proxy.files() == []
