@@ -391,6 +391,27 @@ def test_the_webcam_is_answered_live(browser: Any, server: Running) -> None:
     assert len(rows) <= 5 * (times[-1] - times[0]) + 2  # five frames a second at most
 
 
+def test_no_webcam_is_given_over_http_from_elsewhere() -> None:
+    """Browsers give none; the page says why."""
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright of [dev]")
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium: apt-get install chromium")
+    name = "faces.example.org"
+    arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {name} 127.0.0.1"]
+    with (
+        serving("--threads", "1", "--hosts", name) as server,
+        sync.sync_playwright() as playwright,
+    ):
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://{name}:{server.port}")
+        ready(page).click("#tab-camera")
+        page.click("#camera-start")
+        until(page, "document.querySelector('#alert').textContent.includes('over HTTPS only')")
+        chromium.close()
+
+
 def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Path) -> None:
     # VP8: every Chromium plays it
     frames = moving(50, lambda number: (60 + 4 * number, 90))
@@ -442,6 +463,9 @@ def test_a_token_is_asked_for_once(browser: Any) -> None:
             choose(ready(page), PHOTOGRAPH)
             page.wait_for_selector(".box")
             assert page.evaluate("localStorage.length + document.cookie.length") == 0
+            other = page.context.new_page()
+            other.goto(server.address)
+            other.wait_for_selector("#ask[open]", timeout=PATIENCE)  # forgotten with its tab
 
 
 def test_it_fits_a_phone_and_keeps_still(browser: Any, server: Running) -> None:
