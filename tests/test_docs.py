@@ -13,6 +13,8 @@ import pytest
 import fervor
 from fervor.data.datasets import affectnet, ckplus, dataset, rafdb
 from fervor.data.datasets.ferplus import COUNTS
+from fervor.io.image_header import header
+from fervor.io.sources import MAX_PIXELS
 from fervor.labels import SYNONYMS
 from fervor.plugins import DATASETS
 from fervor.prompts.templates import TEMPLATES
@@ -245,6 +247,48 @@ def test_the_unseen_words_are_those_of_the_data() -> None:
     page = PAGES["docs/methods/vlm.md"]
     missing = [word for words in unseen().values() for word in words if word not in page]
     assert not missing, f"docs/methods/vlm.md does not name {missing}"
+
+
+def test_bounds_are_those_of_the_code() -> None:
+    page = " ".join(PAGES["docs/trust.md"].split())
+    for sentence in (
+        f"at most {MAX_PIXELS // 1_000_000} megapixels, sides of {header.MAX_SIDE:,}, "
+        f"{header.MAX_SCANS} scans of a JPEG",
+        f"{header.MAX_PARTS:,} parts",
+        f"{header.MAX_TILES:,} tiles, and {['', 'once', 'twice'][header.CODED]} as many pixels",
+    ):
+        assert sentence in page, sentence
+    pytest.importorskip("torch", reason="reads files of torch")
+    from fervor.models.pickles import GROWTH
+
+    assert f"with at most {GROWTH} bytes of memory for each byte of the file" in page
+
+
+def report_tables(head: str) -> list[list[list[str]]]:
+    """The cells of each table of the report whose first line begins so."""
+    tables = re.findall(rf"^{re.escape(head)}.*\n\|-.*\n((?:\|.*\n)+)", PAGES[REPORT], re.MULTILINE)
+    return [[re.split(r" *\| *", line)[1:-1] for line in table.splitlines()] for table in tables]
+
+
+REPORT = "benchmarks/REPORT.md"
+
+
+def test_measured_faults_are_those_of_the_report() -> None:
+    page = PAGES["docs/trust.md"]
+    (kills,) = report_tables("| command | kills |")
+    assert f"| {sum(int(row[1]) for row in kills)} kills: " in page
+    ends = [tuple(map(int, row[3].split(" of "))) for row in kills]
+    assert all(alike == all_of_them for alike, all_of_them in ends)
+    assert f"the {sum(alike for alike, _ in ends)} commands that came to their end" in page
+    damaged = report_tables("| files | damaged |")
+    starts = ("damaged files of ten kinds", "more, led by Atheris")
+    for start, rows in zip(starts, damaged, strict=True):
+        count = sum(int(row[1].replace(",", "")) for row in rows)
+        (stated,) = re.findall(rf"^\| {count:,} {start} \| (.+) \| `", page, re.MULTILINE)
+        seconds = max(float(row[3].removesuffix(" s")) for row in rows)
+        growth = max(int(row[4].removesuffix(" MB")) for row in rows)
+        assert re.search(rf"; {seconds} s and {growth} MB\b.* at most$", stated)
+    assert len(damaged[0]) == 10
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:

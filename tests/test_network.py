@@ -78,6 +78,15 @@ def test_prediction_and_explanation_stay_here(tmp_path: Path) -> None:
     assert found == {"codes": [0, 0, 0], "found": []}
 
 
+def test_the_package_keeps_onnxruntime_quiet() -> None:
+    code = "import sys, fervor, os; assert 'onnxruntime' not in sys.modules; "
+    code += "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
 @pytest.mark.slow
 def test_training_evaluation_and_export_stay_here(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs fervor[train]")

@@ -26,6 +26,7 @@ from fervor.faces.landmarks import GRAPH
 from fervor.graphs import onnx as module
 from fervor.graphs.onnx import export
 from fervor.inference.predictor import Predictor
+from fervor.io.atomic import lock_folder
 from fervor.io.provenance import sha256
 from fervor.methods import method_class
 from fervor.methods.base import Method
@@ -291,6 +292,15 @@ def test_the_output_must_not_be_a_file(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="file is a file: give a folder to export to") as caught:
         export(str(run), str(tmp_path / "file"))
     assert "\n" not in str(caught.value)
+
+
+def test_two_exports_do_not_write_into_one_folder(run: Path, tmp_path: Path) -> None:
+    with (
+        lock_folder(tmp_path / "out"),
+        pytest.raises(UsageError, match="out is being written by another process"),
+    ):
+        export(str(run), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_differs_is_not_written(

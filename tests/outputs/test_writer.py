@@ -199,6 +199,19 @@ class TestStopping:
         assert len(rows) >= 4
         assert numbers == [number % 12 for number in range(len(rows))]
 
+    def test_a_killed_run_loses_the_rows_of_a_new_parquet_file(
+        self, clip: Path, model: Path, tmp_path: Path
+    ) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
+        output = tmp_path / "rows.parquet"
+        output.write_bytes(b"of an earlier run")
+        process = started(model, output, clip)
+        process.kill()
+        process.communicate()
+        assert output.read_bytes() == b"of an earlier run"
+        with pytest.raises(ValueError, match=r"Parquet (magic bytes|file size)"):
+            parquet.read_table(output.with_name("rows.parquet.partial"))
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_an_interrupted_run_leaves_the_earlier_file_and_its_rows_beside(
         self, clip: Path, model: Path, tmp_path: Path, number: signal.Signals
