@@ -498,7 +498,8 @@ class Run:
     def published(self) -> dict[str, Any]:
         """The same for model.json and results: where pictures and runs lay is nobody's business."""
         data = replace(self.data, root="", aligned="", teachers="", cache=Data().cache)
-        return replace(self, output="", data=data).resolved()
+        start = Path(self.start).name if Path(self.start).exists() else self.start
+        return replace(self, output="", data=data, start=start).resolved()
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:

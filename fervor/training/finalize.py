@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import (
+    WEIGHTS,
     Auxiliary,
     ImageInput,
     ModelInfo,
@@ -19,7 +20,7 @@ from fervor.artifacts.model_info import (
     TextInfo,
     TrainingData,
 )
-from fervor.config import Encoder, Run, SelectionMetric
+from fervor.config import Run, SelectionMetric
 from fervor.data import datasets
 from fervor.data.splits import Splits, alignment
 from fervor.errors import ModelError
@@ -83,12 +84,18 @@ def forget_state(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def initial_weights(config: Encoder) -> dict[str, str]:
-    """Where the encoder started: a name, or the checksum of a file."""
+def initial_weights(run: Run) -> dict[str, str]:
+    """Where the encoder started: a name, or a model's or a file's name and checksum."""
+    if run.start:
+        model = ModelInfo.read(run.start)
+        return {"name": model.name, "sha256": model.sha256[WEIGHTS]}
+    config = run.encoder
+    if not config.weights:
+        return {"name": "packaged"}
     weights = Path(config.weights)
-    if config.weights and weights.is_file():
+    if weights.is_file():
         return {"file": weights.name, "sha256": provenance.sha256(weights)}
-    return {"name": weights.name if weights.is_dir() else config.weights or "packaged"}
+    return {"name": weights.name if weights.is_dir() else config.weights}
 
 
 def _description(
@@ -109,7 +116,7 @@ def _description(
         grid=(rows, columns),
         options=resolved["options"],
         encoder=run.encoder,
-        initial_weights=initial_weights(run.encoder),
+        initial_weights=initial_weights(run),
         architecture=method.image.architecture,
         text=TextInfo(run.text.name, int(method.text_width)),
         towers=build.tower_checksums(method),

@@ -663,7 +663,11 @@ def test_a_run_starts_from_a_model(finished: Path, root: Path, tmp_path: Path) -
         torch.testing.assert_close(parameter, trained[name], rtol=1e-4, atol=1e-6)
     happiness = original.class_vectors()[LABELS.index("happiness")]
     torch.testing.assert_close(tuned.class_vectors()[0], happiness)
-    assert info_of(tmp_path / "tuned")["config"]["start"] == str(finished)
+    info, before = info_of(tmp_path / "tuned"), info_of(finished)
+    assert info["config"]["start"] == finished.name  # not where it lay
+    weights = before["sha256"]["weights.safetensors"]
+    assert info["initial_weights"] == {"name": before["name"], "sha256": weights}
+    assert before["initial_weights"] == {"name": "net"}
 
 
 def test_a_start_of_another_method_is_refused(finished: Path, root: Path, tmp_path: Path) -> None:
