@@ -3,9 +3,9 @@
     git archive b728858 fervor/weights | tar -x -C EARLIER --strip-components 2
     python tools/weights/make_model.py FERPLUS EARLIER RUNS [--photographs FOLDER] [--test]
 
-EARLIER holds `embedded` and `vlm` of version 0.1. What they answer teaches a third teacher at 176
-px; what all three answer teaches the student. Both go on from `embedded`. Stored logits, runs,
-temperatures, export, int8, operating points, and the figures on photographs; with --test, at the
+EARLIER holds `embedded` and `vlm` of version 0.1. What they answer to each training image and to
+its mirror image teaches the student, which goes on from `embedded`. Stored logits, run,
+temperature, export, operating points, int8, and the figures on photographs; with --test, at the
 very end, FERPlus test. A run that was interrupted goes on after its last whole epoch. Budget and
 rules: docs/decisions/model-0.2.md.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parent
 PHOTOGRAPHS = SCRIPTS.parents[1] / "benchmarks" / "measure_photographs.py"
 TEACHERS = ("embedded", "vlm")
-THIRD, STUDENT = "ke/ferplus-mobilenet-teacher", "ke/ferplus-mobilenet-student"
+STUDENT = "ke/ferplus-mobilenet-student"
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 """Memory stays with the process: a step then takes 12 % less time."""
 
@@ -59,20 +59,16 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="read FERPlus test, once")
     given = parser.parse_args()
     root, runs, python = given.root, given.runs, sys.executable
-    threads = ("--threads", str(given.threads))
     teachers = [str(given.earlier / name) for name in TEACHERS]
-    model = runs / "model"
-    for recipe, output in ((THIRD, runs / "teacher"), (STUDENT, model)):
-        logits = runs / f"{output.name}-logits.safetensors"
-        if not logits.is_file():
-            store = [python, str(SCRIPTS / "store_logits.py"), str(root), *teachers]
-            run([*store, "--views", "1", "--output", str(logits)])
-        start = ("--data.teachers", str(logits), "--start", teachers[0])
-        folder = trained(recipe, root, runs, *threads, *start)
-        if not (output / "model.json").is_file():
-            make = [python, str(SCRIPTS / "make_embedded.py"), str(root), str(folder)]
-            run([*make, "--output", str(output)])
-        teachers.append(str(output))
+    model, logits = runs / "model", runs / "logits.safetensors"
+    if not logits.is_file():
+        store = [python, str(SCRIPTS / "store_logits.py"), str(root), *teachers]
+        run([*store, "--views", "2", "--output", str(logits)])
+    start = ("--data.teachers", str(logits), "--start", teachers[0])
+    folder = trained(STUDENT, root, runs, "--threads", str(given.threads), *start)
+    if not (model / "model.json").is_file():
+        make = [python, str(SCRIPTS / "make_embedded.py"), str(root), str(folder)]
+        run([*make, "--output", str(model)])
     run([python, str(SCRIPTS / "fit_points.py"), str(root), "--model", str(model)])
     run([python, str(SCRIPTS / "measure_int8.py"), str(root), "--model", str(model), "--make"])
     if given.photographs is not None:
