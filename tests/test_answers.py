@@ -1,6 +1,6 @@
-"""The models of version 0.1 answer as they did, however the code around them is cut.
+"""The shipped models answer as they did, however the code around them is cut.
 
-Stored (tests/support/answers.py) by the code before a rebuilding. The last bits depend on the
+Stored by tests/support/answers.py. The last bits depend on the
 processor's instructions and on libraries: with those that the stored answers were made with they
 must be the same, with others nearly the same.
 """
