@@ -211,7 +211,7 @@ def test_a_picture_its_answer_and_its_explanation(
 def test_each_face_is_explained_when_it_is_asked_for(
     browser: Any, server: Running, tmp_path: Path
 ) -> None:
-    """Heat by occlusion takes 49 passes of the model for a face: nobody's is made unasked."""
+    """Heat by occlusion takes 81 passes of the model for a face: nobody's is made unasked."""
     explain = {"name": "Explain this answer"}
     with opened(browser, server) as page:
         choose(ready(page), two_faces(tmp_path))

@@ -76,7 +76,7 @@ def published(name: str, encoder: str, results: Path = RESULTS) -> Callable[[], 
 
 def corrupted() -> list[dict[str, Any]]:
     """The results of each model that was measured under corruptions."""
-    return [read(path) for path in sorted((RESULTS / "robustness").rglob("*-test.json"))]
+    return [read(path) for path in sorted((RESULTS / "robustness").rglob("*-test*.json"))]
 
 
 def robustness() -> str:
