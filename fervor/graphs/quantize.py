@@ -250,10 +250,10 @@ def _correct_biases(
         integers, scale = (tensors[name] for name in bias.input[:2])
         if integers.name in corrected:  # another pass has the same kernels
             continue
-        (found,) = _channel_means(graph, [node.output[0]], images)
-        steps = np.rint((found - mean) / numpy_helper.to_array(scale)).astype(np.int32)
-        shifted = numpy_helper.to_array(integers) - steps
-        integers.CopyFrom(numpy_helper.from_array(shifted, integers.name))
+        (shifted,) = _channel_means(graph, [node.output[0]], images)
+        steps = np.rint((shifted - mean) / numpy_helper.to_array(scale)).astype(np.int32)
+        biases = numpy_helper.to_array(integers) - steps
+        integers.CopyFrom(numpy_helper.from_array(biases, integers.name))
         corrected.add(integers.name)
 
 

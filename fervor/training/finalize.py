@@ -20,7 +20,7 @@ from fervor.artifacts.model_info import (
     TextInfo,
     TrainingData,
 )
-from fervor.config import Run, SelectionMetric
+from fervor.config import Encoder, Run, SelectionMetric
 from fervor.data import datasets
 from fervor.data.splits import Splits, alignment
 from fervor.errors import ModelError
@@ -84,12 +84,11 @@ def forget_state(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def initial_weights(run: Run) -> dict[str, str]:
+def initial_weights(config: Encoder, start: str = "") -> dict[str, str]:
     """Where the encoder started: a name, or a model's or a file's name and checksum."""
-    if run.start:
-        model = ModelInfo.read(run.start)
+    if start:
+        model = ModelInfo.read(start)
         return {"name": model.name, "sha256": model.sha256[WEIGHTS]}
-    config = run.encoder
     if not config.weights:
         return {"name": "packaged"}
     weights = Path(config.weights)
@@ -116,7 +115,7 @@ def _description(
         grid=(rows, columns),
         options=resolved["options"],
         encoder=run.encoder,
-        initial_weights=initial_weights(run),
+        initial_weights=initial_weights(run.encoder, run.start),
         architecture=method.image.architecture,
         text=TextInfo(run.text.name, int(method.text_width)),
         towers=build.tower_checksums(method),

@@ -127,7 +127,7 @@ def test_answers_are_those_of_python_and_the_command(
     names = [f"{number}.jpg" for number in range(len(astronauts))]
     for name, content in zip(names, astronauts, strict=True):
         (tmp_path / name).write_bytes(content)
-    predictor = Predictor(threads=1)
+    predictor = Predictor(threads=1, precision="auto")
     expected = [
         [row_of(face, predictor.labels) for face in faces]
         for faces in predictor([tmp_path / name for name in names])
@@ -277,7 +277,9 @@ def test_the_smallest_face_is_what_predict_means_by_it() -> None:
         assert running.get("/v1/model").json["smallest_face"] == 24
         ((face,),) = running.post(PREDICT, [("a.jpg", jpeg(picture))]).json["results"]
     assert iou((face["x"], face["y"], face["width"], face["height"]), box) > 0.45
-    (same,) = Predictor(threads=1, smallest_face=24)(Image.open(io.BytesIO(jpeg(picture))))
+    (same,) = Predictor(threads=1, precision="auto", smallest_face=24)(
+        Image.open(io.BytesIO(jpeg(picture)))
+    )
     assert same.box == pytest.approx((face["x"], face["y"], face["width"], face["height"]), abs=0.1)
 
 
@@ -324,7 +326,7 @@ def test_a_slow_client_does_not_hold_the_others_up(server: Running) -> None:
 
 
 def test_explanations_are_those_of_python(server: Running, astronauts: list[bytes]) -> None:
-    predictor = Predictor(threads=1)
+    predictor = Predictor(threads=1, precision="auto")
     pair = np.asarray(Image.open(io.BytesIO(astronauts[4])))
     expected = [
         row_of(one.prediction, predictor.labels) | one.row()
@@ -381,7 +383,7 @@ def asked_for(server: Running, labels: list[str]) -> None:
     model = server.get("/v1/model").json
     assert model["labels"] == list(model["colours"]) == labels
     assert (model["name"], model["own_labels"]) == ("vlm/ferplus-mobilenet", False)
-    predictor = Predictor(labels=labels, threads=1)
+    predictor = Predictor(labels=labels, threads=1, precision="auto")
     pixels = np.asarray(Image.open(PHOTOGRAPH))
     expected = [row_of(face, predictor.labels) for face in predictor(pixels)]
     found = server.post(PREDICT, [("a.jpg", ASTRONAUT)]).json["results"]

@@ -237,7 +237,7 @@ def test_the_example_with_a_token(given: str, tmp_path: Path, photographs: Path)
     (make,) = re.findall(r"^\$ export FERVOR_TOKEN=\$\((python .+)\)$", PAGE, re.MULTILINE)
     token = run(["bash", "-c", make.replace("python", sys.executable, 1)], photographs).strip()
     words = ["--model", write_model(tmp_path / "model"), "--host", "0.0.0.0"]
-    words += ["--token", token] if given == "command" else []
+    words += [f"--token={token}"] if given == "command" else []  # it may begin with a hyphen
     environment = {"FERVOR_TOKEN": "" if given == "command" else token}
     command = curl("curl -H")
     with serving(*words, **environment) as running:
