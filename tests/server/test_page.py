@@ -29,6 +29,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
+ELSEWHERE = "faces.example.org"
+"""A name that the browser takes for another computer's."""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 TOKEN = "a-secret-of-the-tests"
 PATIENCE = 60_000
@@ -63,6 +65,7 @@ def browser(webcam: Path) -> Iterator[Any]:
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={webcam}",
+        f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
     ]
     with sync.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -391,25 +394,16 @@ def test_the_webcam_is_answered_live(browser: Any, server: Running) -> None:
     assert len(rows) <= 5 * (times[-1] - times[0]) + 2  # five frames a second at most
 
 
-def test_no_webcam_is_given_over_http_from_elsewhere() -> None:
+def test_no_webcam_is_given_over_http_from_elsewhere(browser: Any) -> None:
     """Browsers give none; the page says why."""
-    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright of [dev]")
-    if CHROMIUM is None:
-        pytest.skip("needs a Chromium: apt-get install chromium")
-    name = "faces.example.org"
-    arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {name} 127.0.0.1"]
-    with (
-        serving("--threads", "1", "--hosts", name) as server,
-        sync.sync_playwright() as playwright,
-    ):
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        page = chromium.new_page()
+    with serving("--threads", "1", "--hosts", ELSEWHERE) as server:
+        page = browser.new_page()
         page.set_default_timeout(PATIENCE)
-        page.goto(f"http://{name}:{server.port}")
+        page.goto(f"http://{ELSEWHERE}:{server.port}")
         ready(page).click("#tab-camera")
         page.click("#camera-start")
         until(page, "document.querySelector('#alert').textContent.includes('over HTTPS only')")
-        chromium.close()
+        page.close()
 
 
 def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Path) -> None:
