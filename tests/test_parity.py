@@ -39,6 +39,7 @@ def test_predict_equals_evaluate_to_the_last_picture(ferplus: Path, tmp_path: Pa
     assert json.loads(path.read_text())["correct"] == result["correct"]
     rows = tmp_path / "rows.csv"
     command = ["predict", str(ferplus / "FER2013Test"), "--faces", "precropped"]
+    command += ["--precision", "fp32"]
     assert main([*command, "--output", str(rows)]) == 0
     truth = {
         Path(sample.path).name: sample.label
