@@ -24,7 +24,7 @@ BEGIN = (
 END = "<!-- end of {name} -->"
 
 EMBEDDED = "ke/ferplus-mobilenet-student-seed0-test-68e1fb1701.json"
-PHOTOGRAPHS = "ke/ferplus-mobilenet-student-seed0-photographs-crop96-3c08aa964a.json"
+PHOTOGRAPHS = "ke/ferplus-mobilenet-student-seed0-photographs-crop64-f7a8601fdf.json"
 """Those of the choosing set, which are no part of the repository."""
 
 
