@@ -1,8 +1,8 @@
 """The shipped models answer as they did, however the code around them is cut.
 
-Stored by tests/support/answers.py. The last bits depend on the
-processor's instructions and on libraries: with those that the stored answers were made with they
-must be the same, with others nearly the same.
+Stored by tests/support/answers.py. The last bits depend on the processor's instructions and on
+libraries: with those that the stored answers were made with they must be the same, with others
+nearly the same.
 """
 
 import json

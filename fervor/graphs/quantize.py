@@ -233,9 +233,12 @@ def compute_in_eight_bits(
 def _correct_biases(
     graph: onnx.ModelProto, single: onnx.ModelProto, images: Sequence[NDArray[Any]]
 ) -> None:
-    """Shift the biases of quantised convolutions, from the input on, to the means of `single`."""
-    number = np.cumsum([len(batch) for batch in images])
-    images = images[: int(np.searchsorted(number, CORRECTED_ON)) + 1]
+    """Shift biases so that channels have the means of `single`, one convolution after the other.
+
+    Those before are corrected already when a mean is taken; batches of `images` are [n c h w].
+    """
+    counts = np.cumsum([len(batch) for batch in images])
+    images = images[: int(np.searchsorted(counts, CORRECTED_ON)) + 1]
     made = {output: node for node in graph.graph.node for output in node.output}
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     convolutions = [
@@ -260,7 +263,7 @@ def _correct_biases(
 def _channel_means(
     model: onnx.ModelProto, outputs: Sequence[str], images: Sequence[NDArray[Any]]
 ) -> list[NDArray[np.float64]]:
-    """Of maps [n c h w] inside a graph, their means [c] over images and places."""
+    """Of maps [n c h w] inside a graph, their means [c] over images and positions."""
     inside = onnx.ModelProto()
     inside.CopyFrom(model)
     del inside.graph.output[:]
@@ -274,8 +277,8 @@ def _channel_means(
     )
     totals = [np.zeros(1) for _ in outputs]
     for batch in images:
-        for place, maps in enumerate(session.run(list(outputs), {"image": batch})):
-            totals[place] = totals[place] + maps.mean((2, 3), np.float64).sum(0)
+        for index, maps in enumerate(session.run(list(outputs), {"image": batch})):
+            totals[index] = totals[index] + maps.mean((2, 3), np.float64).sum(0)
     count = sum(len(batch) for batch in images)
     return [total / count for total in totals]
 
