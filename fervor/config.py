@@ -496,10 +496,33 @@ class Run:
         return asdict(self)
 
     def published(self) -> dict[str, Any]:
-        """The same for model.json and results: where pictures and runs lay is nobody's business."""
-        data = replace(self.data, root="", aligned="", teachers="", cache=Data().cache)
-        start = Path(self.start).name if Path(self.start).exists() else self.start
-        return replace(self, output="", data=data, start=start).resolved()
+        """The same for model.json and results: where files and folders lie is nobody's business.
+
+        Folders of images and runs are left out; what else lies on the machine, such as weights,
+        models and descriptions, is named without the folder that holds it.
+        """
+        data = replace(self.data, root="", aligned="", cache=Data().cache)
+        plain: dict[str, Any] = published(replace(self, output="", data=data).resolved())
+        return plain
+
+
+def published_name(value: str) -> str:
+    """A file's or folder's own name; anything that is none on this machine stays as it is."""
+    path = value.removeprefix(plugins.SHUFFLED)
+    try:
+        lies_here = bool(path) and Path(path).exists()
+    except (OSError, ValueError):  # a sentence, longer than a name may be
+        lies_here = False
+    return value.removesuffix(path) + Path(path).name if lies_here else value
+
+
+def published(values: Any) -> Any:
+    """Plain values, `published_name` of every text among them."""
+    if isinstance(values, dict):
+        return {key: published(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(map(published, values))
+    return published_name(values) if isinstance(values, str) else values
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def card(info: ModelInfo) -> str:
     training = "" if wider == data.protocol else f" (training pictures: `{wider}`)"
     runs = [f"`{run['name']}` (seed {run['seed']})" for run in info.average_of]
     average = f" Its weights are the mean of those of {' and '.join(runs)}." if runs else ""
+    named = [f"`{model.get('name', 'unnamed')}`" for model in info.teachers]
+    taught = f" Targets were mixed with the answers of {' and '.join(named)}." if named else ""
     counts = "\n".join(
         f"| {name} | {count:,} | {data.selection.get(name, 0):,} |"
         for name, count in data.train.items()
@@ -63,7 +65,7 @@ Method {info.method}, encoder {info.encoder.name}, input {info.input.size} px,
 {data.name}, protocol `{data.protocol}`{training}; epoch {selection.epoch} was chosen on
 `{selection.split}` ({selection.mode}): accuracy {selection.accuracy:.4f}, mean class
 accuracy {selection.mean_class_accuracy:.4f}, macro F1 {selection.macro_f1:.4f}.
-The temperature {info.temperature:.4f} was fitted there too.{average}
+The temperature {info.temperature:.4f} was fitted there too.{average}{taught}
 
 | class | train | selection |
 |---|---|---|

@@ -295,6 +295,7 @@ class ModelInfo:
         options: the method's own.
         encoder: the image encoder.
         initial_weights: where the encoder started: a name, or a file and its checksum.
+        teachers: models whose stored answers stood among the targets: name, seed, checksums, terms.
         architecture: sizes of an image encoder that its name does not tell.
         text: the text encoder.
         towers: checksums of the frozen encoders that the folder does not hold.
@@ -329,6 +330,7 @@ class ModelInfo:
     options: Annotated[Mapping[str, Any], _plain, _small]
     encoder: Annotated[Encoder, _small]
     initial_weights: Mapping[Name, str] = field(default_factory=dict)
+    teachers: tuple[Mapping[str, Any], ...] = ()
     architecture: Mapping[str, Any] | None = None
     text: TextInfo
     towers: Mapping[Name, Checksum] = field(default_factory=dict)

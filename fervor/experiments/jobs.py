@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock
 
 from fervor import plugins
-from fervor.config import Data, Run, differences
+from fervor.config import Data, Run, differences, published
 from fervor.data.datasets import protocol_of
 from fervor.evaluation import results
 from fervor.io import provenance
@@ -80,9 +80,9 @@ class Job:
     def result(self) -> tuple[Path, dict[str, Any]] | None:
         """What its evaluation has written: of this data, and of a run of these settings."""
         assert self.test is not None
-        settings = self.asked().resolved()
+        asked = self.asked()
         for path, result in stored_results(self.output, self.name, self.seed, self.test):
-            if not settings_that_differ(result["run"]["config"], settings):
+            if not run_differences(result["run"], asked):
                 return path, result
         return None
 
@@ -180,8 +180,28 @@ def stored_results(
 
 
 def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted names of settings in which two runs differ, but for those of their machines."""
-    return [name for name in differences(before, after) if name not in UNESSENTIAL]
+    """Dotted names of settings in which two runs differ, but for those of their machines.
+
+    Of a file or a folder only the name counts: results keep no more.
+    """
+    pairs = differences(before, after).items()
+    return [
+        name
+        for name, values in pairs
+        if name not in UNESSENTIAL and len({repr(published(value)) for value in values}) > 1
+    ]
+
+
+def run_differences(recorded: Mapping[str, Any], asked: Run) -> list[str]:
+    """Settings in which the run of a result differs from the one that is asked for.
+
+    Initial weights are compared by their checksum, too, where the result has one.
+    """
+    names = settings_that_differ(recorded["config"], asked.resolved())
+    file, stated = Path(asked.encoder.weights), recorded.get("initial_weights", {}).get("sha256")
+    if stated and not asked.start and file.is_file() and provenance.sha256(file) != stated:
+        names = sorted({*names, "encoder.weights"})
+    return names
 
 
 def run_all(jobs: Sequence[Job], *, max_workers: int = 1) -> list[Job]:

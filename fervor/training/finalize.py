@@ -20,8 +20,9 @@ from fervor.artifacts.model_info import (
     TextInfo,
     TrainingData,
 )
-from fervor.config import Encoder, Run, SelectionMetric
+from fervor.config import Data, Encoder, Run, SelectionMetric, published_name
 from fervor.data import datasets
+from fervor.data.distillation import read_logits
 from fervor.data.splits import Splits, alignment
 from fervor.errors import ModelError
 from fervor.evaluation.evaluate import torch_logits
@@ -94,7 +95,12 @@ def initial_weights(config: Encoder, start: str = "") -> dict[str, str]:
     weights = Path(config.weights)
     if weights.is_file():
         return {"file": weights.name, "sha256": provenance.sha256(weights)}
-    return {"name": weights.name if weights.is_dir() else config.weights}
+    return {"name": published_name(config.weights)}
+
+
+def teachers(data: Data) -> tuple[dict[str, Any], ...]:
+    """The models whose stored answers stood among the training's targets."""
+    return read_logits(Path(data.teachers)).teachers if data.teachers else ()
 
 
 def _description(
@@ -102,6 +108,10 @@ def _description(
 ) -> ModelInfo:
     """The description of what a run made; its weights' checksum is not known yet."""
     resolved = run.published()
+    towers = build.tower_checksums(method)
+    encoder = run.encoder
+    if "image" not in towers:  # else the folder holds no encoder: it is loaded from there again
+        encoder = replace(encoder, weights=published_name(encoder.weights))
     size, stored = run.encoder.size, splits.train.images.shape[2:]
     with torch.no_grad():
         rows, columns = method.eval().features(torch.zeros(1, 3, size, size)).grid
@@ -114,11 +124,12 @@ def _description(
         input=ImageInput(size, run.encoder.crop or max(stored), run.encoder.grey),
         grid=(rows, columns),
         options=resolved["options"],
-        encoder=run.encoder,
+        encoder=encoder,
         initial_weights=initial_weights(run.encoder, run.start),
+        teachers=teachers(data),
         architecture=method.image.architecture,
         text=TextInfo(run.text.name, int(method.text_width)),
-        towers=build.tower_checksums(method),
+        towers=towers,
         companions=Auxiliary(**auxiliary),
         prompts=tuple(method.sentences),
         parameters=Parameters(**build.sizes(method)),

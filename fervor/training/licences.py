@@ -1,10 +1,14 @@
 """Licence and data terms of what a run makes."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from fervor import plugins
 from fervor.artifacts.model_card import _packaged
 from fervor.artifacts.model_info import ModelInfo
-from fervor.config import Run
+from fervor.config import Run, published_name
 from fervor.data import datasets
+from fervor.data.distillation import read_logits
 from fervor.methods import method_class
 
 
@@ -24,6 +28,9 @@ TEXTS["simplex"] = ()
 """Descriptions of what the text encoders of the package were made from."""
 
 
+SOURCE = "the terms of its source apply"
+
+
 def terms(run: Run) -> dict[str, str]:
     """Licence and data terms of what a run makes: those of its data set and of all weights in it.
 
@@ -33,44 +40,57 @@ def terms(run: Run) -> dict[str, str]:
     start = run.encoder.weights
     start = PACKAGED.get(start or run.encoder.name, start or "random")
     licence = "Apache-2.0 (this training)"
-    data_terms = [f"trained on {run.data.name}: {datasets.dataset(run.data.name).TERMS}"]
+    data_terms = [(f"trained on {run.data.name}", datasets.dataset(run.data.name).TERMS)]
     if run.start:
         model = ModelInfo.read(run.start)
         licence += f"; starting weights {model.name}: {model.licence}"
-        data_terms.append(f"starting weights {model.name}: {model.data_terms}")
+        data_terms.append((f"starting weights {model.name}", model.data_terms))
     elif start in PACKAGED.values():
         weights = _packaged(start)
         licence += f"; starting weights {weights['name']}: {weights['licence']}"
-        data_terms.append(f"starting weights {weights['name']} {weights['data_terms']}")
+        data_terms.append((f"starting weights {weights['name']}", weights["data_terms"]))
     elif start != "random":
-        data_terms.append(f"starting weights {start}: the terms of their source apply")
+        data_terms.append((f"starting weights {published_name(start)}", SOURCE))
+    if run.data.teachers:
+        for teacher in read_logits(Path(run.data.teachers)).teachers:
+            stated = teacher.get("data_terms", SOURCE)
+            data_terms.append((f"targets from {teacher.get('name', 'a teacher')}", stated))
     if method_class(run.method).uses_text:
         text = run.text.name.removeprefix(plugins.SHUFFLED)
         for name in TEXTS.get(text, ()):
             weights = _packaged(name)
             licence += f"; text encoder {weights['name']}: {weights['licence']}"
-            data_terms.append(f"text encoder {weights['name']}: {weights['data_terms']}")
+            data_terms.append((f"text encoder {weights['name']}", weights["data_terms"]))
         if text not in TEXTS:
-            stated = "the terms of its source apply"
+            stated = SOURCE
             if plugins.known("text_encoders", text):
                 stated = getattr(plugins.load("text_encoders", text), "terms", stated)
-            data_terms.append(f"text encoder {text}: {stated}")
+            data_terms.append((f"text encoder {published_name(text)}", stated))
     for what, network in (("landmark network", run.landmarks), ("teacher", run.teacher)):
         if network.name == "none":
             continue
         if not network.weights and network.name in PACKAGED:
             weights = _packaged(PACKAGED[network.name])
             licence += f"; {what} {weights['name']}: {weights['licence']}"
-            data_terms.append(f"{what} {weights['name']}: {weights['data_terms']}")
+            data_terms.append((f"{what} {weights['name']}", weights["data_terms"]))
         else:
             named = network.weights or f"{network.name} of the package"
             if plugins.is_reference(network.name):
                 named = network.weights or network.name
-            data_terms.append(f"{what} {named}: the terms of its source apply")
+            data_terms.append((f"{what} {published_name(named)}", SOURCE))
     parts = [method_class(run.method), plugins.load("image_encoders", run.encoder.name)]
     if run.teacher.name != "none":
         parts.append(plugins.load("image_encoders", run.teacher.name))
-    for part in parts:
-        if declared := getattr(part, "terms", ""):
-            data_terms.append(declared)
-    return {"licence": licence, "data_terms": "; ".join(data_terms)}
+    stated = [_said_once(data_terms), *(getattr(part, "terms", "") for part in parts)]
+    return {"licence": licence, "data_terms": "; ".join(filter(None, stated))}
+
+
+def _said_once(data_terms: Sequence[tuple[str, str]]) -> str:
+    """What each part brings, without sentences of an earlier part: models share their sources."""
+    said: set[str] = set()
+    text = []
+    for part, stated in data_terms:
+        new = [words for words in stated.split("; ") if words not in said or words == SOURCE]
+        text.append(f"{part}: {'; '.join(new) or 'the same'}")
+        said.update(f"{part}: {stated}".split("; "), stated.split("; "))
+    return "; ".join(text)

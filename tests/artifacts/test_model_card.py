@@ -90,3 +90,9 @@ def test_averaged_runs_are_named() -> None:
     runs = [{"name": "first", "seed": 0}, {"name": "second", "seed": 3}]
     text = card(info(average_of=runs))
     assert "the mean of those of `first` (seed 0) and `second` (seed 3)" in text
+
+
+def test_teachers_are_named() -> None:
+    assert "mixed with" not in card(info())
+    text = card(info(teachers=[{"name": "first"}, {"name": "second"}]))
+    assert "mixed with the answers of `first` and `second`" in text

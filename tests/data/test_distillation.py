@@ -151,7 +151,3 @@ def test_views_are_eight_and_the_first_is_the_image_itself() -> None:
     for plain, mirrored in zip(views[::2], views[1::2], strict=True):
         torch.testing.assert_close(plain[:, :2] @ mirror, mirrored[:, :2])
         assert torch.equal(plain[:, 2], mirrored[:, 2])
-
-
-def test_where_the_files_lay_is_not_published() -> None:
-    assert "/secret" not in str(settings(Path("/secret/teachers.safetensors")).published())

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fervor.config import Data
+from fervor.config import Data, Encoder, Landmarks, Run
 from fervor.evaluation import results
-from fervor.experiments.jobs import Job, run_all
+from fervor.experiments.jobs import Job, run_all, run_differences
+from fervor.io import provenance
 
 
 STAND_IN = """#!{python}
@@ -156,6 +157,24 @@ def test_a_result_of_another_run_is_not_taken_for_this_one(
     Path("runs/ke/x-seed0/config.yaml").write_text("optim: {learning_rate: 0.5}")
     assert run_all([job()]) == [job()]
     assert "holds a run of other settings (optim.learning_rate): move it away" in caplog.text
+
+
+def test_files_are_compared_by_name_and_initial_weights_by_checksum(tmp_path: Path) -> None:
+    """A result names files without their folders; the same name is not the same weights."""
+    file, marks = tmp_path / "net.pt", tmp_path / "marks.pt"
+    file.write_bytes(b"weights")
+    marks.touch()
+    asked = Run(encoder=Encoder("resnet18", str(file)), landmarks=Landmarks(weights=str(marks)))
+    recorded = {
+        "config": asked.published(),
+        "initial_weights": {"file": "net.pt", "sha256": provenance.sha256(file)},
+    }
+    assert recorded["config"]["encoder"]["weights"] == "net.pt"
+    assert run_differences(recorded, asked) == []
+    other = replace(asked, landmarks=Landmarks(weights=str(file)))
+    assert run_differences(recorded, other) == ["landmarks.weights"]
+    file.write_bytes(b"others")
+    assert run_differences(recorded, asked) == ["encoder.weights"]
 
 
 def test_jobs_run_side_by_side_and_each_once() -> None:

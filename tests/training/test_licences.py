@@ -1,6 +1,11 @@
 """Licence and data terms of what a run makes."""
 
-from fervor.config import Encoder, Landmarks, Run, Teacher, Text
+from pathlib import Path
+
+import torch
+
+from fervor.config import Data, Encoder, Landmarks, Run, Teacher, Text
+from fervor.data.distillation import StoredLogits, write_logits
 from fervor.training.licences import terms
 
 
@@ -41,3 +46,31 @@ def test_networks_beside_the_encoders_bring_their_terms() -> None:
     assert "landmark network landmarks: Apache-2.0" in terms(run)["licence"]
     assert "teacher openai/clip-vit-base-patch16: the terms of its source apply" in found
     assert "landmark network" not in terms(Run())["data_terms"]
+
+
+def test_terms_name_files_without_their_folders(tmp_path: Path) -> None:
+    for name in ("image.pt", "text", "marks.pt", "teacher.pt"):
+        (tmp_path / name).touch()
+    found = terms(
+        Run(
+            method="lacovl",
+            encoder=Encoder(name="resnet18", weights=str(tmp_path / "image.pt")),
+            text=Text(str(tmp_path / "text")),
+            landmarks=Landmarks("mobilefacenet", str(tmp_path / "marks.pt")),
+            teacher=Teacher("clip", str(tmp_path / "teacher.pt")),
+        )
+    )["data_terms"]
+    assert str(tmp_path) not in found
+    for named in ("weights image.pt", "encoder text", "network marks.pt", "teacher teacher.pt"):
+        assert f"{named}: the terms of" in found
+
+
+def test_what_parts_share_is_said_once(tmp_path: Path) -> None:
+    known = [{"name": name, "data_terms": terms(Run(start="embedded"))["data_terms"]} for name in "ab"]
+    file = tmp_path / "teachers.safetensors"
+    write_logits(file, StoredLogits((), (), torch.zeros(0, 1, 0), (*known, {"name": "c"}, {})))
+    found = terms(Run(start="embedded", data=Data(teachers=str(file))))["data_terms"]
+    assert found.count("VGGFace2") == found.count("FER2013's pictures") == 1
+    assert "targets from b: the same; " in found
+    source = "the terms of its source apply"
+    assert f"targets from c: {source}; targets from a teacher: {source}" in found

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fervor import methods
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Text
 from fervor.data.alignment import align
 from fervor.data.batch import Batch
+from fervor.data import datasets
 from fervor.data.datasets import ferplus
+from fervor.data.distillation import StoredLogits, name_of, write_logits
 from fervor.data.loading import TrainingBatches
 from fervor.data.manifest import settings_of
 from fervor.data.samplers import EpochSampler
@@ -668,6 +671,26 @@ def test_a_run_starts_from_a_model(finished: Path, root: Path, tmp_path: Path) -
     weights = before["sha256"]["weights.safetensors"]
     assert info["initial_weights"] == {"name": before["name"], "sha256": weights}
     assert before["initial_weights"] == {"name": "net"}
+    for folder in (finished, tmp_path / "tuned"):
+        for path in (folder / "model.json", folder / "README.md"):  # nor any other folder of ours
+            assert str(root.parent) not in path.read_text()
+
+
+def test_teachers_are_named_with_their_terms(root: Path, tmp_path: Path) -> None:
+    faces = datasets.load("folder", str(root / "faces"), "train")
+    logits = torch.zeros(len(faces), 2, len(LABELS), dtype=torch.half)
+    teacher = {"name": "ke/teacher", "seed": 3, "sha256": {}, "data_terms": "for research"}
+    names = tuple(name_of(face.path, str(root / "faces")) for face in faces)
+    file = tmp_path / "teachers.safetensors"
+    write_logits(file, StoredLogits(names, LABELS, logits, (teacher,)))
+    run = settings(root, tmp_path / "run", optim={"epochs": 1})
+    train(replace(run, data=replace(run.data, teachers=str(file))))
+    info = info_of(tmp_path / "run")
+    assert info["teachers"] == [teacher]
+    assert info["config"]["data"]["teachers"] == file.name
+    assert "targets from ke/teacher: for research" in info["data_terms"]
+    assert "mixed with the answers of `ke/teacher`" in (tmp_path / "run/README.md").read_text()
+    assert ModelInfo.read(tmp_path / "run").teachers == (teacher,)
 
 
 def test_a_start_of_another_method_is_refused(finished: Path, root: Path, tmp_path: Path) -> None:

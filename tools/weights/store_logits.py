@@ -54,7 +54,7 @@ def stored(models: Sequence[ModelInfo], root: Path, protocol: str, views: int) -
         found = answers(model, pictures, views)
         total = found if total is None else total + found
     assert total is not None, "one model at least"
-    keys = ("name", "seed", "commit", "sha256")
+    keys = ("name", "seed", "commit", "sha256", "licence", "data_terms")
     return StoredLogits(
         tuple(name_of(sample.path, str(root)) for sample in samples),
         labels,
