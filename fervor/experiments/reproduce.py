@@ -13,7 +13,13 @@ from typing import Any
 
 from fervor.config import Data, Run
 from fervor.errors import UsageError
-from fervor.experiments.jobs import Job, run_all, run_differences, settings_that_differ, stored_results
+from fervor.experiments.jobs import (
+    Job,
+    run_all,
+    run_differences,
+    settings_that_differ,
+    stored_results,
+)
 from fervor.experiments.paper_tables import Profile, Row, Table, data_key, put, table
 from fervor.recipes import value_of
 
@@ -149,10 +155,7 @@ class Setting:
             asked = job.asked()
             named = stored_results(self.output, job.name, seed, self.tested(shown))
             ranked = sorted(
-                (
-                    (run_differences(result["run"], asked), path, result)
-                    for path, result in named
-                ),
+                ((run_differences(result["run"], asked), path, result) for path, result in named),
                 key=lambda item: (len(item[0]), item[0]),
             )
             if not ranked:

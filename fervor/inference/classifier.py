@@ -1,7 +1,8 @@
 """The classifier of a model: face crops -> logits, embeddings and local features (onnxruntime)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from copy import copy
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,12 @@ class FaceClassifier:
         self.labels = info.labels if words is None else words.labels
         self._session, self._offset = session, offset
         self._batch_size, self._at_once = batch_size, at_once
+
+    def at(self, offset: NDArray[np.float64]) -> Self:
+        """The same graph at another operating point."""
+        other = copy(self)
+        other._offset = offset
+        return other
 
     @property
     def outputs(self) -> dict[str, list[int | str]]:

@@ -6,10 +6,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, cast, get_args, overload
+from typing import Any, Literal, Self, TypeGuard, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,6 +171,7 @@ class Predictor:
             model = model or "vlm"
         self.info = ModelInfo.read(model)
         self.prior: Prior = prior
+        self._asked = labels, abstain
         offset, self._abstain = operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
         self.threads = threads = bounded(threads)
@@ -210,6 +212,26 @@ class Predictor:
 
     def __repr__(self) -> str:
         return f"<Predictor {self.name}, {self.faces} faces: {', '.join(self.labels)}>"
+
+    def at(self, prior: Prior) -> Self:
+        """The same model at another operating point: networks and options are shared.
+
+        Raises:
+            UsageError: the model stores no operating points, or a neutral face corrects answers,
+                which was read at the point of before.
+        """
+        if prior == self.prior:
+            return self
+        if self._rest is not None:
+            raise UsageError(
+                "a neutral face was read at one operating point: make a predictor for each"
+            )
+        labels, abstain = self._asked
+        offset, threshold = operating_point(self.info, labels, prior, abstain)
+        other = copy(self)
+        other.prior, other._abstain = prior, threshold
+        other.classifier = self.classifier.at(offset)
+        return other
 
     @property
     def name(self) -> str:

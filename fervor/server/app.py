@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 
 from fervor import __version__
 from fervor.errors import InputError, ModelError, UsageError, counted
+from fervor.inference.classifier import Prior
 from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io.frame import Frame
@@ -46,6 +47,11 @@ class Service:
         self.held = Quotas("byte", most=limits.held_bytes, each=limits.client_bytes)
         self.videos = Quotas("video", most=limits.videos, each=1, retry=10)
         self.description = describe(predictor, limits)
+        self._others = {
+            prior: predictor.at(prior)
+            for prior in self.description["priors"]
+            if prior != predictor.prior
+        }
         self.metrics.gauge(
             "fervor_requests_in_flight", "Requests under way.", lambda: self.requests.taken
         )
@@ -60,14 +66,33 @@ class Service:
         """Refuse what waits, and end threads and processes."""
         self.batcher.close()
 
-    async def predict(self, request: Request, covered: bool = False) -> Response:
+    def at(self, prior: Prior | None) -> Predictor:
+        """The model at an operating point; None for the server's own.
+
+        Raises:
+            Refused: the model stores no others.
+        """
+        if prior is None or prior == self.predictor.prior:
+            return self.predictor
+        if prior not in self.description["priors"]:
+            reason = f"prior {prior}: the model of this server answers at one operating point"
+            raise Refused(422, "invalid_parameter", reason)
+        return self._others[prior]
+
+    async def predict(
+        self, request: Request, covered: bool = False, prior: Prior | None = None
+    ) -> Response:
         """Name the expression that each face of one or more pictures shows.
 
         One list of rows for each file, in their order: a row for each face, largest first; one row
         with the status `no_face` or `error` for a picture without a face or one that cannot be
-        read. The rows are those of `fervor predict`; `covered=true` adds what seems covered.
+        read. The rows are those of `fervor predict`; `covered=true` adds what seems covered, and
+        `prior` names the operating point, natural or balanced, where it is not the server's.
         """
-        answers: list[list[Prediction]] = await self._answered(request, self.limits.files)
+        predictor = self.at(prior)
+        answers: list[list[Prediction]] = await self._answered(
+            request, self.limits.files, predictor=predictor
+        )
         self._check_faces(answers)
         labels = self.predictor.labels
         return JSONResponse(
@@ -78,7 +103,12 @@ class Service:
             }
         )
 
-    async def explain(self, request: Request, face: Annotated[int, Query(ge=0)] = 0) -> Response:
+    async def explain(
+        self,
+        request: Request,
+        face: Annotated[int, Query(ge=0)] = 0,
+        prior: Prior | None = None,
+    ) -> Response:
         """Say what speaks for and against the answer of each face in one picture.
 
         The rows of the picture, with more fields: `heat` has a grid of rows for each class, above
@@ -87,15 +117,22 @@ class Service:
         with their scores; `covered` names parts of the face that seem covered. All are null where
         there is no face. Heat by occlusion, which points best, takes a pass of the model for each
         cell: it is made for one face, number `face`; the others have heat by similarity, as
-        `heat_by` says.
+        `heat_by` says. `prior` is as in /v1/predict.
         """
         if not self.description["explains"]:
             raise Refused(501, "no_explanations", "the model of this server cannot be explained")
-        explained = partial(self._explained, face=face)
-        return JSONResponse({"faces": await self._answered(request, 1, explain=explained)})
+        predictor = self.at(prior)
+        explained = partial(self._explained, predictor, face=face)
+        answer = await self._answered(request, 1, predictor=predictor, explain=explained)
+        return JSONResponse({"faces": answer})
 
     async def _answered(
-        self, request: Request, files: int, *, explain: Explain | None = None
+        self,
+        request: Request,
+        files: int,
+        *,
+        predictor: Predictor,
+        explain: Explain | None = None,
     ) -> Any:
         """What the model says of the pictures in a request; nobody waits for it any more where the
         client has left."""
@@ -103,7 +140,7 @@ class Service:
         pictures = await self._received(request, files)
         try:
             pixels = await asyncio.to_thread(self._pixels, pictures)
-            job = Job(client, pictures, pixels, explain)
+            job = Job(client, pictures, pixels, explain, predictor)
             self.batcher.submit(job)
             try:
                 return await while_connected(request, asyncio.wrap_future(job.future))
@@ -112,18 +149,18 @@ class Service:
         finally:
             uploads.give_back(pictures, self.held, client)
 
-    def _explained(self, frame: Frame, *, face: int) -> list[dict[str, Any]]:
-        labels = self.predictor.labels
+    def _explained(self, predictor: Predictor, frame: Frame, *, face: int) -> list[dict[str, Any]]:
+        labels = predictor.labels
         try:
-            explained = self.predictor.explain(frame, face=face) if frame.error is None else []
+            explained = predictor.explain(frame, face=face) if frame.error is None else []
         except UsageError as error:
             raise Refused(422, "invalid_parameter", str(error)) from None
         except ModelError as error:
-            answer = failed(frame, self.predictor.name, str(error))
+            answer = failed(frame, predictor.name, str(error))
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
         self._check_faces([[one.prediction for one in explained]])
         if not explained:
-            answer = without_face(frame, self.predictor.name)
+            answer = without_face(frame, predictor.name)
             return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
         return [row_of(one.prediction, labels) | one.row() for one in explained]
 
@@ -132,13 +169,15 @@ class Service:
         request: Request,
         every: Annotated[int, Query(ge=1, le=EVERY)] = 1,
         covered: bool = False,
+        prior: Prior | None = None,
     ) -> Response:
         """Name the expressions in a video, each frame's rows as soon as they are known.
 
         JSON Lines: the rows of `fervor predict --output rows.jsonl`, faces followed as tracks.
-        `every` takes every N-th frame; `covered=true` adds what seems covered.
+        `every` takes every N-th frame; `covered=true` adds what seems covered; `prior` is as in
+        /v1/predict.
         """
-        client = request.scope[CLIENT]
+        client, predictor = request.scope[CLIENT], self.at(prior)
         (clip,) = await self._received(request, 1, video_limits=True)
         try:
             self.videos.take(client)
@@ -157,7 +196,7 @@ class Service:
             rows = video.lines(
                 clip,
                 decoder,
-                self.predictor,
+                predictor,
                 self.limits,
                 self.metrics,
                 every=every,

@@ -56,6 +56,7 @@ class Job:
         pictures: its files.
         pixels: of each, by their headers; 0 of what is no picture.
         explain: makes the answer of one picture, in place of the faces of all.
+        predictor: the model at another operating point than the server's; None for the server's.
         future: the faces of each picture, or what `explain` gives.
     """
 
@@ -63,6 +64,7 @@ class Job:
     pictures: Sequence[Upload]
     pixels: Sequence[int]
     explain: Explain | None = None
+    predictor: Predictor | None = None
     future: Future[Any] = field(default_factory=Future)
     faces: dict[int, list[Prediction]] = field(default_factory=dict)
 
@@ -276,7 +278,11 @@ class Batcher:
             if picture.alone:
                 if not batch and not self._running_alone:
                     return [(picture, frame)]
-            elif not batch or (len(batch) < self._most and pixels + picture.pixels <= BESIDE):
+            elif not batch or (
+                len(batch) < self._most
+                and pixels + picture.pixels <= BESIDE
+                and picture.job.predictor is batch[0][0].job.predictor
+            ):
                 batch.append((picture, frame))
                 pixels += picture.pixels
         return batch
@@ -293,7 +299,8 @@ class Batcher:
         self._metrics.batch(len(batch))
         done = 0
         try:
-            answers = self._predictor.stream(frame for _, frame in batch)
+            predictor = batch[0][0].job.predictor or self._predictor
+            answers = predictor.stream(frame for _, frame in batch)
             for (picture, _), faces in zip(batch, answers, strict=True):
                 done += 1
                 self._note(picture, faces)

@@ -26,7 +26,7 @@ from fervor.io.prefetch import cores
 from fervor.io.sources import Frame, Span, open_inputs
 from fervor.outputs.drawing import annotated, draw
 from fervor.outputs.tables import columns
-from tests.support.models import LABELS, SHARPNESS, spoil_blue, write_model
+from tests.support.models import LABELS, POINTS, SHARPNESS, spoil_blue, write_model
 from tests.support.videos import portrait, write_video
 
 
@@ -388,14 +388,6 @@ def test_abstaining_keeps_the_probabilities(model: Path) -> None:
     assert predictor(model, abstain=sure.prob - 0.01)(picture) == [sure]
 
 
-POINTS = {
-    "log_prior": [-0.1, -4.0, -3.0],
-    "prior_share": 0.5,
-    "natural": {"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.8, "abstain": 0.99},
-    "balanced": {"accuracy": 0.9, "mean_class_accuracy": 0.9, "macro_f1": 0.8, "abstain": 0.2},
-}
-
-
 def test_the_balanced_point_subtracts_what_is_stored(model: Path, tmp_path: Path) -> None:
     stored = write_model(tmp_path / "stored", operating_points=POINTS)
     faces = [drawn(colour) for colour in (RED, GREEN)]
@@ -416,6 +408,25 @@ def test_abstain_auto_is_the_threshold_of_the_point(tmp_path: Path) -> None:
     assert unsure == dataclasses.replace(sure, label="uncertain")
     (answer,) = predictor(stored, abstain="auto", prior="balanced")(picture)
     assert answer.label != "uncertain"
+
+
+def test_a_predictor_has_its_other_point(model: Path, tmp_path: Path) -> None:
+    """Networks are shared; a threshold that is asked for as auto is the other point's."""
+    stored = write_model(tmp_path / "stored", operating_points=POINTS, temperature=5.0)
+    natural = predictor(stored, abstain="auto")
+    balanced = natural.at("balanced")
+    assert natural.at("natural") is natural and balanced.at("balanced") is balanced
+    assert balanced.classifier._session is natural.classifier._session
+    picture = drawn(GREEN)
+    again = balanced.at("natural")
+    for prior, one in (("natural", natural), ("balanced", balanced), ("natural", again)):
+        assert one.prior == prior
+        assert one(picture) == predictor(stored, abstain="auto", prior=prior)(picture)
+    with pytest.raises(UsageError, match="stores no operating points"):
+        predictor(model).at("balanced")
+    resting = predictor(stored, neutral=drawn(RED))
+    with pytest.raises(UsageError, match="make a predictor for each"):
+        resting.at("balanced")
 
 
 @pytest.mark.parametrize("options", [{"prior": "balanced"}, {"abstain": "auto"}])

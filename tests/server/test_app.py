@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 
 pytest.importorskip("fastapi", reason="needs fervor[serve]")
@@ -20,7 +21,7 @@ from fervor.server import schema, video
 from fervor.server.app import application
 from fervor.server.guard import Access, Guard
 from fervor.server.limits import Limits
-from tests.support.models import LABELS, write_model
+from tests.support.models import LABELS, POINTS, write_model
 from tests.support.serving import BOUNDARY, EXPLAIN, PREDICT, VIDEO, Reply, form
 from tests.support.videos import flat, write_video
 
@@ -109,6 +110,12 @@ async def asked(
         await guard(scope, receive, send)
     names = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
     return Reply(sent[0]["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))
+
+
+def drawn_face(path: Path) -> bytes:
+    """A green picture, which the tiny model takes for a face."""
+    Image.new("RGB", (64, 64), (0, 200, 0)).save(path)
+    return path.read_bytes()
 
 
 def refusal(answer: Reply) -> tuple[int, str]:
@@ -215,6 +222,43 @@ def test_what_a_server_lacks_is_said(
     assert refusal(answer) == (501, "no_explanations")
     assert not asyncio.run(asked(guard, "GET", "/v1/model")).json["explains"]
     assert refusal(asyncio.run(asked(guard, "POST", VIDEO, clip))) == (501, "no_videos")
+
+
+PRIORS = ("natural", "balanced")
+
+
+def test_a_request_names_its_operating_point(
+    tmp_path: Path, clip: tuple[str, bytes], made: Callable[..., Guard]
+) -> None:
+    """Answers are those of a server at that point; None is the server's own."""
+    file = ("a.png", drawn_face(tmp_path / "a.png"))
+    stored = write_model(tmp_path / "stored", operating_points=POINTS)
+    answers: dict[tuple[str, str], Any] = {}
+    for own in PRIORS:
+        model = Predictor(stored, faces="precropped", threads=1, prior=own)
+        guard = application(model, Access(frozenset(), "", True), Limits())
+        described = asyncio.run(asked(guard, "GET", "/v1/model")).json
+        assert (described["prior"], list(described["priors"])) == (own, list(PRIORS))
+        assert described["priors"]["balanced"] == {"accuracy": 0.9, "mean_class_accuracy": 0.9}
+        for query in ("", *(f"?prior={prior}" for prior in PRIORS)):
+            (rows,) = asyncio.run(asked(guard, "POST", PREDICT + query, file)).json["results"]
+            lines = asyncio.run(asked(guard, "POST", VIDEO + query, clip)).body.splitlines()
+            answers[own, query.removeprefix("?prior=")] = rows, [json.loads(line) for line in lines]
+        asyncio.run(ended(guard._app))
+    for own in PRIORS:
+        assert answers[own, ""] == answers[own, own]
+        for prior in PRIORS:
+            assert answers[own, prior] == answers[prior, ""]
+            names = {row["model"] for rows in answers[own, prior] for row in rows}
+            assert names == {"tiny" if prior == "natural" else "tiny (balanced)"}
+    assert answers["natural", ""][0][0]["prob"] != answers["balanced", ""][0][0]["prob"]
+    plain = made()
+    assert asyncio.run(asked(plain, "GET", "/v1/model")).json["priors"] == {}
+    for path in (PREDICT, VIDEO):
+        asked_for = asyncio.run(asked(plain, "POST", f"{path}?prior=balanced", file))
+        assert refusal(asked_for) == (422, "invalid_parameter")
+        strange = asyncio.run(asked(plain, "POST", f"{path}?prior=even", file))
+        assert refusal(strange) == (422, "invalid_parameter")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pictures of many requests run together: order, turns, trouble and the end."""
 
 import io
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from threading import Event, Timer
@@ -121,6 +122,17 @@ def test_what_waits_together_runs_together(line: Line) -> None:
     assert [sources(job) for job in (held, *jobs)] == [["held"], *([name] for name in "abcde")]
     assert ["held"] in line.model.runs
     assert max(map(len, line.model.runs)) <= 4
+
+
+def test_pictures_at_another_point_run_apart(line: Line) -> None:
+    held, other = line.held(), Model()
+    other.may.set()
+    jobs = [line.submit(name, name, predictor=other if name in "bd" else None) for name in "abcd"]
+    wait_until(lambda: line.batcher.waiting == 0)
+    line.model.may.set()
+    assert [sources(job) for job in (held, *jobs)] == [["held"], ["a"], ["b"], ["c"], ["d"]]
+    assert sorted(itertools.chain(*other.runs)) == ["b", "d"]
+    assert sorted(itertools.chain(*line.model.runs)) == ["a", "c", "held"]
 
 
 def test_a_request_larger_than_a_run_is_answered_in_order(line: Line) -> None:

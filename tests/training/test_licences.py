@@ -66,7 +66,9 @@ def test_terms_name_files_without_their_folders(tmp_path: Path) -> None:
 
 
 def test_what_parts_share_is_said_once(tmp_path: Path) -> None:
-    known = [{"name": name, "data_terms": terms(Run(start="embedded"))["data_terms"]} for name in "ab"]
+    known = [
+        {"name": name, "data_terms": terms(Run(start="embedded"))["data_terms"]} for name in "ab"
+    ]
     file = tmp_path / "teachers.safetensors"
     write_logits(file, StoredLogits((), (), torch.zeros(0, 1, 0), (*known, {"name": "c"}, {})))
     found = terms(Run(start="embedded", data=Data(teachers=str(file))))["data_terms"]

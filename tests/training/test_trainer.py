@@ -23,9 +23,9 @@ from torch import Tensor
 from fervor import methods
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Augment, Data, Encoder, Landmarks, Optim, Run, Text
+from fervor.data import datasets
 from fervor.data.alignment import align
 from fervor.data.batch import Batch
-from fervor.data import datasets
 from fervor.data.datasets import ferplus
 from fervor.data.distillation import StoredLogits, name_of, write_logits
 from fervor.data.loading import TrainingBatches

@@ -55,6 +55,13 @@ async function answered(path, options) {
   }
 }
 
+let prior = "";
+
+// Where the model answers from now on: natural or balanced, one of model.priors.
+export function weigh(named) {
+  prior = `&prior=${named}`;
+}
+
 function form(files) {
   const data = new FormData();
   for (const file of files) data.append("file", file, file.name || "picture");
@@ -66,17 +73,17 @@ export async function model() {
 }
 
 export async function predict(files, signal) {
-  const response = await answered("/v1/predict?covered=true", { method: "POST", body: form(files), signal });
+  const response = await answered(`/v1/predict?covered=true${prior}`, { method: "POST", body: form(files), signal });
   return (await response.json()).results;
 }
 
 export async function explain(file, face, signal) {
-  const response = await answered(`/v1/explain?face=${face}`, { method: "POST", body: form([file]), signal });
+  const response = await answered(`/v1/explain?face=${face}${prior}`, { method: "POST", body: form([file]), signal });
   return (await response.json()).faces;
 }
 
 export async function* video(file, every, signal) {
-  const path = `/v1/video?every=${every}&covered=true`;
+  const path = `/v1/video?every=${every}&covered=true${prior}`;
   const response = await answered(path, { method: "POST", body: form([file]), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

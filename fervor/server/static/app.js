@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as camera from "./camera.js";
-import { complain, find } from "./elements.js";
+import { complain, find, percent } from "./elements.js";
 import * as film from "./film.js";
 import * as photos from "./photos.js";
 
@@ -38,13 +38,40 @@ find("#privacy").textContent = own
   ? "Faces stay on this machine: the program that runs here answers in memory; nothing is stored, logged or sent on."
   : `Pictures go to the server ${location.hostname} and no further: it answers in memory, and stores and logs nothing.`;
 
-try {
-  const model = await api.model();
-  const special = [model.precision, model.prior].filter(word => word !== "fp32" && word !== "natural");
+function name(model, prior) {
+  const special = [model.precision, prior].filter(word => word !== "fp32" && word !== "natural");
   const title = special.length ? `${model.name} (${special.join(", ")})` : model.name;
   find("#model-name").textContent = model.own_labels
     ? `Model ${title}.`
     : `Model ${title}, which chooses of: ${model.labels.join("; ")}. One always wins, whether or not it fits.`;
+}
+
+// How often rare expressions are answered: the operating points that the model stores.
+function offerPriors(model) {
+  const figures = model.priors[model.prior];
+  if (!figures) return;
+  const select = find("#prior");
+  const tell = () => {
+    const { accuracy, mean_class_accuracy: mean } = model.priors[select.value];
+    find("#prior-figures").textContent =
+      `On validation pictures ${percent(accuracy)} of the answers are right, ${percent(mean)} as the mean over expressions.`;
+  };
+  select.value = model.prior;
+  select.addEventListener("change", () => {
+    api.weigh(select.value);
+    name(model, select.value);
+    tell();
+    photos.again();
+    film.again();
+  });
+  tell();
+  find("#weighing").hidden = false;
+}
+
+try {
+  const model = await api.model();
+  name(model, model.prior);
+  offerPriors(model);
   photos.start(model);
   camera.start(model);
   film.start(model);

@@ -35,6 +35,16 @@ export function stop() {
   view().pause();
 }
 
+// At another operating point: read anew where it is seen, else forgotten.
+export function again() {
+  if (!run) return;
+  const { file } = run;
+  stop();
+  run = null;
+  find("#video .work").hidden = true;
+  if (!find("#video").hidden) read(file);
+}
+
 async function read(file) {
   run?.abort.abort();
   complain("");

@@ -7,7 +7,7 @@ import { closeUp, cues, explainable, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
 import { cover } from "./tags.js";
 
-const state = { model: null, items: [], current: 0, face: 0, heat: null, busy: 0 };
+const state = { model: null, items: [], current: 0, face: 0, heat: null, round: 0 };
 const item = () => state.items[state.current];
 const row = () => shown(item().rows).find(one => one.face === state.face);
 const reason = () => item().explained?.[state.face]; // of the chosen face, once it was asked for
@@ -70,26 +70,40 @@ async function take(files) {
   if (!fine.length) return;
   const first = state.items.length;
   state.items.push(...fine.map(file => ({ file, address: URL.createObjectURL(file), rows: null, error: "" })));
-  state.busy += 1;
   choose(first);
   say(fine.length === 1 ? `Looking for faces in ${fine[0].name}` : `Looking for faces in ${fine.length} pictures`);
   for (const group of requests(fine)) await ask(group);
-  state.busy -= 1;
   draw();
 }
 
 async function ask(group) {
+  const { round } = state;
   const items = state.items.filter(one => group.includes(one.file));
   try {
     const results = await patiently(() => api.predict(group));
+    if (round !== state.round) return;
     items.forEach((one, number) => { one.rows = results[number]; });
     say(items.map(one => spoken(one.rows)).join(" "));
   } catch (error) {
     if (!(error instanceof api.Refusal)) throw error;
+    if (round !== state.round) return;
     items.forEach(one => { one.error = error.message; });
     complain(error.message);
   }
   draw();
+}
+
+// At another operating point: all pictures are asked about anew, and what was said before is dropped.
+export async function again() {
+  if (!state.items.length) return;
+  const round = state.round += 1;
+  for (const one of state.items) Object.assign(one, { rows: null, error: "", explained: null, explaining: false });
+  complain("");
+  state.heat = null;
+  draw();
+  for (const group of requests(state.items.map(one => one.file))) {
+    if (round === state.round) await ask(group);
+  }
 }
 
 // A busy server says when it may be asked again.
@@ -214,12 +228,13 @@ function faceParts() {
 }
 
 async function explain() {
-  const one = item(), { face } = state;
+  const one = item(), { face, round } = state;
   one.explaining = true;
   draw();
   say("Explaining");
   try {
     const faces = await patiently(() => api.explain(one.file, face));
+    if (round !== state.round) return;
     if (faces[0].status === "error") complain(faces[0].error);
     else one.explained = { ...one.explained, [face]: faces[face] };
     if (reason() && one === item() && face === state.face) {
@@ -228,6 +243,7 @@ async function explain() {
     }
   } catch (error) {
     if (!(error instanceof api.Refusal)) throw error;
+    if (round !== state.round) return;
     complain(error.message);
   }
   one.explaining = false;
