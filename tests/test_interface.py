@@ -65,6 +65,7 @@ def test_without_torch_a_line_says_what_to_install(
         getattr(fervor, name)
 
 
+@pytest.mark.slow  # mypy reads all of the package; scripts/check has left what it knows
 def test_a_type_checker_sees_every_name(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="checks types")
     (tmp_path / "own.py").write_text(

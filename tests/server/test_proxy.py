@@ -248,6 +248,20 @@ def test_the_largest_video_that_the_server_takes_comes_through(proxy: Proxy) -> 
             assert is_a_page_of_nginx(answer) is refused
 
 
+def test_half_a_header_is_not_waited_for(server: Running, tmp_path: Path) -> None:
+    """nginx ends the connection after `client_header_timeout`, here a second."""
+    text = example().replace("client_header_timeout 15s", "client_header_timeout 1s")
+    assert text != example()
+    with proxied(server, tmp_path, text) as proxy, Ended(proxy.connection(FIRST)) as connection:
+        connection.connect()
+        connection.sock.settimeout(10)
+        began = time.monotonic()
+        connection.sock.sendall(b"GET /v1/health HTTP/1.1\r\nHost: ")
+        assert connection.sock.recv(1) == b""
+        assert 0.5 < time.monotonic() - began < 8
+        assert server.metric("fervor_requests_in_flight") == 0
+
+
 @pytest.mark.parametrize("buffering", [True, False])
 def test_a_large_upload_may_lie_on_the_disk_of_nginx(
     buffering: bool, proxy: Proxy, server: Running, tmp_path: Path
