@@ -1,6 +1,7 @@
 """Measure video: speed and memory over a long film, and what following faces costs in accuracy.
 
-    python benchmarks/measure_video.py [--minutes 10] [--threads 1] [--ferplus FERPLUS]
+    python benchmarks/measure_video.py [--minutes 10] [--threads 1] [--precision auto]
+        [--ferplus FERPLUS]
 
 The film is 640 x 480 at 30 frames a second, H.264: the portrait of examples/ moves before a still
 background for 20 seconds, and again and again as one stream. Every frame is decoded, its face found
@@ -16,6 +17,7 @@ import time
 from collections.abc import Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -25,6 +27,7 @@ from PIL import Image
 from fervor import Predictor
 from fervor.data.datasets import load
 from fervor.faces.types import iou
+from fervor.inference.precision import Precision
 from fervor.io.frame import Frame, Span
 from fervor.io.prefetch import prefetch
 from fervor.io.sources import MAX_PIXELS, PREFETCH_PIXELS
@@ -77,9 +80,10 @@ def resident() -> float:
     return pages * 4096 / 2**20
 
 
-def video(clip: Path, output: Path, minutes: float, threads: int) -> None:
+def video(clip: Path, output: Path, minutes: float, threads: int, precision: Precision) -> None:
     """Run the film and print a line for each of its minutes."""
-    predictor = Predictor(threads=threads)
+    predictor = Predictor(threads=threads, precision=precision)
+    print(predictor.name)
     count = round(minutes * 60 * RATE)
     frames = prefetch(looped(clip, count), weight=lambda frame: frame.pixels, limit=PREFETCH_PIXELS)
     print("minute  frames/s  ms of processor a frame  MB")
@@ -154,13 +158,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="auto", choices=get_args(Precision))
     parser.add_argument("--ferplus", default="")
     given = parser.parse_args()
     if given.ferplus:
         following(given.ferplus)
     with tempfile.TemporaryDirectory() as folder:
-        write_clip(Path(folder) / "clip.mp4")
-        video(Path(folder) / "clip.mp4", Path(folder) / "rows.csv", given.minutes, given.threads)
+        clip, rows = Path(folder) / "clip.mp4", Path(folder) / "rows.csv"
+        write_clip(clip)
+        video(clip, rows, given.minutes, given.threads, given.precision)
 
 
 if __name__ == "__main__":
