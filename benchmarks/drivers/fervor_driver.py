@@ -23,9 +23,9 @@ def read(path: str) -> NDArray[np.uint8]:
 
 
 class Fervor:
-    """The embedded model, with its defaults."""
+    """The embedded model, with the defaults of `fervor predict`: int8 where there is VNNI."""
 
-    precision: Precision = "fp32"
+    precision: Precision = "auto"
     smallest_face = 0.0
 
     def __init__(self, threads: int) -> None:
@@ -38,7 +38,7 @@ class Fervor:
     @cached_property
     def detector(self) -> FaceDetector:
         """Alone, on all threads; the weights are those that Predictor takes."""
-        weights = WEIGHTS if self.precision == "fp32" else INT8_WEIGHTS
+        weights = WEIGHTS if self.predictor.precision == "fp32" else INT8_WEIGHTS
         return FaceDetector(self.threads, smallest=self.smallest_face, weights=weights)
 
     @cached_property

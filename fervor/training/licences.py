@@ -86,11 +86,12 @@ def terms(run: Run) -> dict[str, str]:
 
 
 def _said_once(data_terms: Sequence[tuple[str, str]]) -> str:
-    """What each part brings, without sentences of an earlier part: models share their sources."""
+    """What each part brings, without terms that an earlier part has said: models share sources."""
     said: set[str] = set()
     text = []
     for part, stated in data_terms:
-        new = [words for words in stated.split("; ") if words not in said or words == SOURCE]
-        text.append(f"{part}: {'; '.join(new) or 'the same'}")
-        said.update(f"{part}: {stated}".split("; "), stated.split("; "))
+        terms_by_clause = {clause: clause.rpartition(": ")[2] for clause in stated.split("; ")}
+        new = [clause for clause, own in terms_by_clause.items() if own not in said]
+        text.append(f"{part}: {'; '.join(new) or 'no further terms'}")
+        said |= {*terms_by_clause.values()} - {SOURCE}
     return "; ".join(text)

@@ -73,6 +73,6 @@ def test_what_parts_share_is_said_once(tmp_path: Path) -> None:
     write_logits(file, StoredLogits((), (), torch.zeros(0, 1, 0), (*known, {"name": "c"}, {})))
     found = terms(Run(start="embedded", data=Data(teachers=str(file))))["data_terms"]
     assert found.count("VGGFace2") == found.count("FER2013's pictures") == 1
-    assert "targets from b: the same; " in found
+    assert "targets from b: no further terms; " in found
     source = "the terms of its source apply"
     assert f"targets from c: {source}; targets from a teacher: {source}" in found

@@ -287,11 +287,12 @@ def train(root: Path, output: Path, steps: int) -> None:
     """Train and write the weights; prints the loss, and how many sure anchors are found."""
     torch.manual_seed(0)
     right, small = Whole(whole()), Small(whole(), FineLevel())
-    small.maps.requires_grad_(True), small.context.requires_grad_(True)
-    seen_through = nn.ModuleList(nn.Conv2d(width, 64, 1) for width in (WIDTH, 64, 64))
+    for part in (small.maps, small.context):
+        part.requires_grad_(True)
+    seen_through = [nn.Conv2d(width, 64, 1) for width in (WIDTH, 64, 64)]
     for layer in seen_through[1:]:
         nn.init.dirac_(layer.weight)
-    new = [*small.fine.parameters(), *seen_through.parameters()]
+    new = [*small.fine.parameters(), *nn.ModuleList(seen_through).parameters()]
     before = [part for name, part in small.named_parameters() if not name.startswith("fine.")]
     groups = [{"params": new, "most": RATE}, {"params": before, "most": RATE_BEFORE}]
     optimizer = torch.optim.AdamW(groups, RATE, weight_decay=1e-4)
