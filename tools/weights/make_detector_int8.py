@@ -1,9 +1,9 @@
-"""Write fervor/weights/detector_int8.onnx: a smaller face detector, in eight bits.
+"""Write fervor/weights/detector_int8.onnx: the face detector, narrower and in eight bits.
 
-    python tools/weights/train_small_detector.py FERPLUS small_detector.safetensors
-    python tools/weights/make_detector_int8.py FERPLUS small_detector.safetensors
+    python tools/weights/train_fine_level.py FERPLUS fine_level.safetensors
+    python tools/weights/make_detector_int8.py FERPLUS fine_level.safetensors
 
-Its weights have learned what the whole detector answers. FERPLUS holds
+Its finest level is a narrower one, which has learned what the whole detector answers. FERPLUS holds
 FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged with a border as
 benchmarks/measure_detector.py shows them. As for the models, kernels have 7 bits.
 The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from make_detector import export, subtract_in_one_pass
 from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
-from train_small_detector import FineLevel, Small, rectified, whole
+from train_fine_level import FineLevel, Narrow, whole
 
 
 OUTPUT = WEIGHTS.with_name("detector_int8.onnx")
@@ -55,13 +55,12 @@ def pictures(root: Path) -> Iterator[NDArray[np.uint8]]:
         yield np.stack([np.asarray(image.resize((LOW, LOW))) for image in shown])
 
 
-def small(path: Path) -> Small:
-    """The smaller detector with the weights of a file."""
-    network = Small(whole(), FineLevel()).eval()
-    fuse_normalisation(network.fine)
-    rectified(network)
-    network.load_state_dict(load_file(path))
-    return network.requires_grad_(False)
+def narrow(path: Path) -> Narrow:
+    """The detector with the finest level of a file."""
+    fine = FineLevel().eval()
+    fuse_normalisation(fine)
+    fine.load_state_dict(load_file(path))
+    return Narrow(whole(), fine).eval().requires_grad_(False)
 
 
 def kept(graph: onnx.GraphProto) -> list[str]:
@@ -96,10 +95,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ferplus", type=Path)
-    parser.add_argument("weights", type=Path, help="of train_small_detector.py")
+    parser.add_argument("fine_level", type=Path, help="weights by train_fine_level.py")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    network = small(arguments.weights)
+    network = narrow(arguments.fine_level)
     with tempfile.TemporaryDirectory() as folder:
         single = Path(folder) / "single.onnx"
         export(network, single, half=False)
@@ -112,12 +111,12 @@ def main() -> None:
     del card["difference_to_torch"]
     content = arguments.output.read_bytes()
     card |= {
-        "name": f"{card['name']}, smaller and in eight bits",
+        "name": f"{card['name']}, narrower and in eight bits",
         "origin": WEIGHTS.name,
         "origin_sha256": card["sha256"],
-        "training_data": f"{card['training_data']}; it learned the answers of {WEIGHTS.name} on "
-        "composed pictures, FERPlus train faces before scikit-learn's two photographs or drawn "
-        "noise; no labels used",
+        "training_data": f"{card['training_data']}; its finest level learned the answers of "
+        f"{WEIGHTS.name} on composed pictures, FERPlus train faces before scikit-learn's two "
+        "photographs or drawn noise; no labels used",
         "data_terms": f"{card['data_terms']}; faces of FERPlus (FER2013), collected from the web "
         "for research",
         "ranges": f"{COUNT} pictures of FERPlus train; no labels used",

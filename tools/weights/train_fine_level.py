@@ -1,17 +1,14 @@
-"""Train a smaller face detector for eight bits, by what the whole detector answers.
+"""Train a narrower finest level for the face detector, by what the whole detector answers.
 
-    python tools/weights/train_small_detector.py FERPLUS small_detector.safetensors
+    python tools/weights/train_fine_level.py FERPLUS fine_level.safetensors
 
-Two things make it smaller. The finest of RetinaFace's three levels, which finds faces of up to some
-45 pixels and takes a third of its time, has half as many channels and is trained from nothing. The
-leaky rectifiers of trunk and coarser levels become plain ones, which are computed with the
-convolution before them: these parts start from the whole detector's weights, and the slope below
-zero fades out over the first part of the training. All of it learns the whole detector's answers
-(scores, boxes, points) on each level; the maps within, each seen through one more layer, learn the
-whole detector's too, which is only a help (Romero et al., "FitNets: Hints for Thin Deep Nets",
-2015). No label is used. Pictures are composed: FERPlus train faces of 16 to 320 pixels, tinted,
-before scikit-learn's two photographs or drawn noise; none of them is among those that
-benchmarks/measure_detector.py and benchmarks/detection.py read. Needs fervor[train].
+The finest of RetinaFace's three levels, which finds faces of up to some 45 pixels, takes a third of
+its time. Here half as many channels learn its answers (scores, boxes, points), while trunk and
+coarser levels stay as they are; a map within, seen through one more layer, learns the whole
+detector's too, which is only a help (Romero et al., "FitNets: Hints for Thin Deep Nets", 2015). No
+label is used. Pictures are composed: FERPlus train faces of 16 to 64 pixels, tinted, before
+scikit-learn's two photographs or drawn noise; none of them is among those that
+benchmarks/measure_detector.py reads. Some 30 minutes of two cores. Needs fervor[train].
 """
 
 import argparse
@@ -32,7 +29,7 @@ from torch.nn import functional
 
 
 sys.path.insert(0, str(Path(__file__).parent))
-from make_detector import OUTPUT, SLOPE, Context, Detector, convolution, fuse
+from make_detector import OUTPUT, Context, Detector, convolution, fuse
 
 
 WIDTH = 32
@@ -40,14 +37,8 @@ ANCHORS = 2
 OUTPUTS = (1, 4, 10)
 """Numbers an anchor answers: the logit of a face, its box, its points."""
 
-STEPS, RATE, RATE_BEFORE = 8000, 2e-3, 3e-4
-"""The latter for what starts from the whole detector's weights."""
-SIZES = ((192, 16, 16, 64, 7), (384, 4, 40, 320, 4))
-"""Of every other batch: side of a picture, pictures, smallest and largest face, most faces."""
-FADED = 0.4
-"""Part of the training over which the slope of rectifiers fades out."""
-SHARP = 96
-"""Side of a face from which on it may be sharpened."""
+SIDE, BATCH, STEPS, RATE = 192, 16, 8000, 2e-3
+SMALLEST, LARGEST = 16, 64
 HINT = 0.5
 SURE = 8.0
 """Logits count up to here: what is beyond is sure either way."""
@@ -79,13 +70,21 @@ class FineLevel(nn.Module):
         self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU())
         self.context = Context(width)
         self.heads = Heads(width)
-        rectified(self)
+        for part in self.modules():
+            if isinstance(part, nn.Sequential):
+                for place, layer in enumerate(part):
+                    if isinstance(layer, nn.LeakyReLU):
+                        part[place] = nn.ReLU()  # eight bits compute it with the convolution
 
     def smoothed(self, fine: Tensor, middle: Tensor) -> Tensor:
         """The map within, [b width rows columns]."""
         coarse = functional.interpolate(self.narrowed(middle), scale_factor=2.0)
         smoothed: Tensor = self.smooth(self.lateral(fine) + coarse)
         return smoothed
+
+    def forward(self, fine: Tensor, middle: Tensor) -> Tensor:
+        answers: Tensor = self.heads(self.context(self.smoothed(fine, middle)))
+        return answers
 
 
 def merged(detector: Detector, level: int) -> Heads:
@@ -125,7 +124,7 @@ def whole() -> Detector:
     return network.requires_grad_(False)
 
 
-class Small(nn.Module):
+class Narrow(nn.Module):
     """The detector with another finest level; inputs and outputs are those of `Detector`."""
 
     def __init__(self, detector: Detector, fine: FineLevel) -> None:
@@ -134,32 +133,13 @@ class Small(nn.Module):
         self.context = nn.ModuleList(detector.context[name] for name in ("2", "3"))
         self.heads = nn.ModuleList(merged(detector, level) for level in (1, 2))
 
-    def levels(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Of each level the map within and the answers, [b n 30]."""
-        low, *coarser = self.maps(image)
-        within = [self.fine.smoothed(low, coarser[0]), *coarser]
-        answered = [self.fine.heads(self.fine.context(within[0]))]
-        for level, context, heads in zip(coarser, self.context, self.heads, strict=True):
-            answered.append(heads(context(level)))
-        return within, answered
-
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        score, box, points = answers(self.levels(image)[1])
+        low, *coarser = self.maps(image)
+        levels = [self.fine(low, coarser[0])]
+        for level, context, heads in zip(coarser, self.context, self.heads, strict=True):
+            levels.append(heads(context(level)))
+        score, box, points = answers(levels)
         return torch.sigmoid(score), box, points
-
-
-def rectifiers(network: nn.Module) -> list[nn.LeakyReLU]:
-    """The leaky ones."""
-    return [part for part in network.modules() if isinstance(part, nn.LeakyReLU)]
-
-
-def rectified(network: nn.Module) -> None:
-    """Put plain rectifiers in the place of leaky ones."""
-    for part in network.modules():
-        if isinstance(part, nn.Sequential):
-            for place, layer in enumerate(part):
-                if isinstance(layer, nn.LeakyReLU):
-                    part[place] = nn.ReLU()
 
 
 class Maps(nn.Module):
@@ -191,18 +171,12 @@ class Scenes(torch.utils.data.Dataset[Tensor]):
 
     def __getitem__(self, number: int) -> Tensor:
         chance = np.random.default_rng(number)
-        side, count, smallest, largest, most = SIZES[number % len(SIZES)]
-        faces = (smallest, largest)
-        return torch.from_numpy(
-            np.stack([self._scene(chance, side, faces, most) for _ in range(count)])
-        )
+        return torch.from_numpy(np.stack([self._scene(chance) for _ in range(BATCH)]))
 
-    def _scene(
-        self, chance: np.random.Generator, side: int, faces: tuple[int, int], most: int
-    ) -> Pixels:
-        scene = self._background(chance, side)
-        for _ in range(chance.integers(1, most)):
-            self._paste(scene, chance, *faces)
+    def _scene(self, chance: np.random.Generator) -> Pixels:
+        scene = self._background(chance)
+        for _ in range(chance.integers(1, 7)):
+            self._paste(scene, chance)
         if chance.random() < 0.2:
             scene = scene.filter(ImageFilter.GaussianBlur(chance.uniform(0.3, 1.0)))
         pixels = np.asarray(scene, np.float32)
@@ -210,31 +184,27 @@ class Scenes(torch.utils.data.Dataset[Tensor]):
         pixels += chance.normal(0, chance.choice([0, 0, 3, 8]), pixels.shape)
         return pixels.clip(0, 255).astype(np.uint8)
 
-    def _background(self, chance: np.random.Generator, size: int) -> Image.Image:
+    def _background(self, chance: np.random.Generator) -> Image.Image:
         if chance.random() < 0.7:
             photograph = self.photographs[chance.integers(len(self.photographs))]
             side = chance.uniform(0.15, 1) * photograph.height
-            x, y = (chance.uniform(0, whole - side) for whole in photograph.size)
-            scene = photograph.resize((size, size), box=(x, y, x + side, y + side))
+            x, y = (chance.uniform(0, size - side) for size in photograph.size)
+            scene = photograph.resize((SIDE, SIDE), box=(x, y, x + side, y + side))
             return scene.rotate(90 * int(chance.integers(4)))
         grain = int(2 ** chance.uniform(1, 6))
         noise = chance.normal(chance.uniform(40, 215, 3), chance.uniform(2, 40), (grain, grain, 3))
         drawn = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-        return drawn.resize((size, size), Image.Resampling.BICUBIC)
+        return drawn.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
-    def _paste(
-        self, scene: Image.Image, chance: np.random.Generator, smallest: int, largest: int
-    ) -> None:
+    def _paste(self, scene: Image.Image, chance: np.random.Generator) -> None:
         with Image.open(self.faces[chance.integers(len(self.faces))]) as opened:
             face = np.asarray(opened.convert("L"))
         face = np.pad(face, int(chance.integers(6, 17)), mode="edge")
         green = chance.uniform(0.65, 1)
         skin = np.array([1, green, green * chance.uniform(0.75, 1.05)])
         tinted = (face[:, :, None] * (skin / skin.mean())).clip(0, 255).astype(np.uint8)
-        side = round(smallest * (largest / smallest) ** chance.random() * len(face) / 48)
+        side = round(SMALLEST * (LARGEST / SMALLEST) ** chance.random() * len(face) / 48)
         patch = Image.fromarray(tinted).resize((side, side), Image.Resampling.BICUBIC)
-        if side > SHARP and chance.random() < 0.5:  # enlarged ones lack all detail
-            patch = patch.filter(ImageFilter.UnsharpMask(side / 48, int(chance.integers(50, 250))))
         if chance.random() < 0.5:
             patch = patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         edge = max(1, side // 12)
@@ -245,7 +215,7 @@ class Scenes(torch.utils.data.Dataset[Tensor]):
             patch, mask = (part.rotate(angle, Image.Resampling.BICUBIC) for part in (patch, mask))
         if chance.random() < 0.8:
             mask = mask.filter(ImageFilter.GaussianBlur(edge / 2))
-        x, y = (int(chance.integers(-side // 4, scene.width - 3 * side // 4)) for _ in range(2))
+        x, y = (int(chance.integers(-side // 4, SIDE - 3 * side // 4)) for _ in range(2))
         scene.paste(patch, (x, y), mask)
 
 
@@ -266,67 +236,53 @@ def distance(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
 
 
 class Whole(nn.Module):
-    """What the whole detector makes of pictures, on each level."""
+    """What the whole detector makes of the trunk's finest map and the middle level."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.maps = Maps(detector)
         self.lateral, self.smooth = detector.pyramid.lateral["1"], detector.pyramid.smooth["1"]
-        self.context = nn.ModuleList(detector.context[name] for name in ("1", "2", "3"))
-        self.heads = nn.ModuleList(merged(detector, level) for level in range(3))
+        self.context, self.heads = detector.context["1"], merged(detector, 0)
 
-    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        low, middle, coarse = self.maps(image)
+    def forward(self, fine: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
         doubled = functional.interpolate(middle, scale_factor=2.0)
-        within = [self.smooth(self.lateral(low) + doubled), middle, coarse]
-        parts = zip(self.heads, self.context, within, strict=True)
-        return within, [heads(context(level)) for heads, context, level in parts]
+        smoothed = self.smooth(self.lateral(fine) + doubled)
+        return smoothed, self.heads(self.context(smoothed))
 
 
 def train(root: Path, output: Path, steps: int) -> None:
     """Train and write the weights; prints the loss, and how many sure anchors are found."""
     torch.manual_seed(0)
-    right, small = Whole(whole()), Small(whole(), FineLevel())
-    for part in (small.maps, small.context):
-        part.requires_grad_(True)
-    seen_through = [nn.Conv2d(width, 64, 1) for width in (WIDTH, 64, 64)]
-    for layer in seen_through[1:]:
-        nn.init.dirac_(layer.weight)
-    new = [*small.fine.parameters(), *nn.ModuleList(seen_through).parameters()]
-    before = [part for name, part in small.named_parameters() if not name.startswith("fine.")]
-    groups = [{"params": new, "most": RATE}, {"params": before, "most": RATE_BEFORE}]
-    optimizer = torch.optim.AdamW(groups, RATE, weight_decay=1e-4)
-    leaky = rectifiers(small)
+    detector = whole()
+    maps, right, fine = Maps(detector), Whole(detector), FineLevel()
+    seen_through = nn.Conv2d(WIDTH, 64, 1)
+    learned = [*fine.parameters(), *seen_through.parameters()]
+    optimizer = torch.optim.AdamW(learned, RATE, weight_decay=1e-4)
     scenes = torch.utils.data.DataLoader(Scenes(root, steps), batch_size=None, num_workers=1)
-    total, sure, found = 0.0, [0] * 3, [0] * 3
+    total, sure, found = 0.0, 0, 0
     for step, images in enumerate(scenes, start=1):
-        rate = min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        rate = RATE * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = group["most"] * rate
-        for part in leaky:
-            part.negative_slope = SLOPE * max(0.0, 1 - step / (FADED * steps))
+            group["lr"] = rate
         with torch.no_grad():
-            maps, goals = right(images)
-        within, answered = small.levels(images)
-        loss = torch.zeros(())
-        for level in range(3):
-            ours, theirs = answers([answered[level]]), answers([goals[level]])
-            apart = functional.mse_loss(seen_through[level](within[level]), maps[level])
-            loss = loss + distance(ours, theirs) + HINT * apart / maps[level].var()
-            sure[level] += int((theirs[0] > 1).sum())
-            found[level] += int(((theirs[0] > 1) & (ours[0] > 0)).sum())
+            low, middle, _ = maps(images)
+            goal, outputs = right(low, middle)
+            theirs = answers([outputs])
+        smoothed = fine.smoothed(low, middle)
+        ours = answers([fine.heads(fine.context(smoothed))])
+        hint = functional.mse_loss(seen_through(smoothed), goal) / goal.var()
+        loss = distance(ours, theirs) + HINT * hint
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item()
+        sure += int((theirs[0] > 1).sum())
+        found += int(((theirs[0] > 1) & (ours[0] > 0)).sum())
         if step % 100 == 0:
-            anchors = ", ".join(f"{ours} of {all_}" for ours, all_ in zip(found, sure, strict=True))
-            print(f"{step}: {total / 100:.4f}; sure anchors: {anchors}", flush=True)
-            total, sure, found = 0.0, [0] * 3, [0] * 3
-    small.eval()
-    rectified(small)
-    fuse(small.fine)
-    save_file(small.state_dict(), output)
+            print(f"{step}: {total / 100:.4f}, {found} of {sure} anchors", flush=True)
+            total, sure, found = 0.0, 0, 0
+    fine.eval()
+    fuse(fine)
+    save_file(fine.state_dict(), output)
 
 
 def main() -> None:
