@@ -66,9 +66,8 @@ def first_stage(detector: Detector) -> nn.Sequential:
             kernels = torch.cat([kernels, 0 * kernels], 1)
         groups = len(kernels) if old.groups > 1 else 1
         width = kernels.shape[1] * groups
-        new = nn.Conv2d(
-            width, len(kernels), old.kernel_size, old.stride, old.padding, groups=groups
-        )  # type: ignore[arg-type]
+        side = kernels.shape[-1]
+        new = nn.Conv2d(width, len(kernels), side, old.stride[0], side // 2, groups=groups)
         new.load_state_dict({"weight": kernels, "bias": biases})
         layers += [new, nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
