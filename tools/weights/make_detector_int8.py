@@ -1,25 +1,20 @@
 """Write fervor/weights/detector_int8.onnx: the face detector, narrower and in eight bits.
 
     python tools/weights/train_fine_level.py FERPLUS fine_level.safetensors
-    python tools/weights/train_first_stage.py FERPLUS first_stage.safetensors
-    python tools/weights/make_detector_int8.py FERPLUS fine_level.safetensors \\
-        first_stage.safetensors
+    python tools/weights/make_detector_int8.py FERPLUS fine_level.safetensors
 
 Its finest level is a narrower one, which has learned what the whole detector answers. FERPLUS holds
 FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged with a border as
 benchmarks/measure_detector.py shows them. As for the models, kernels have 7 bits.
-The first stage, whose few channels gain nothing, and the heads stay in single precision. The first
-stage is put in last: one with plain rectifiers, which has learned the whole detector's map. A graph
-that has its finest level already may stand for the weights of that. The graph is stored with
-onnxruntime's own fused operations, the same to the bit, because fusing them takes longer than
-opening all else. Needs fervor[train].
+The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
+is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
+longer than opening all else. Needs fervor[train].
 """
 
 import argparse
 import hashlib
 import json
 import random
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,9 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from PIL import Image
-from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 
 from fervor.faces.detector import LOW, WEIGHTS
@@ -96,74 +89,24 @@ def fuse(path: Path) -> None:
     onnx.save(graph, path)
 
 
-def put_first_stage(path: Path, weights: Path) -> None:
-    """Replace a graph's first stage by that of train_first_stage.py: all but its last rectifier are
-    plain."""
-    model, state = onnx.load(path), load_numpy(weights)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    first, layers = KEPT[0], [name.removesuffix(".weight") for name in state if "weight" in name]
-    nodes = [
-        node
-        for node in model.graph.node
-        if node.op_type == "FusedConv" and node.input[1].startswith(first)
-    ]
-    layers.sort(key=int)
-    assert len(nodes) == len(layers), f"{path} has another first stage"
-    for node, layer in zip(nodes, layers, strict=True):
-        kernels = state[f"{layer}.weight"]
-        put(stored, node.input[1], kernels)
-        put(stored, node.input[2], state[f"{layer}.bias"])
-        attributes = {entry.name: entry for entry in node.attribute}
-        if attributes["group"].i > 1:
-            attributes["group"].i = len(kernels)
-        if node is not nodes[-1] and attributes["activation"].s != b"Relu":
-            attributes["activation"].s = b"Relu"
-            node.attribute.remove(attributes["activation_params"])
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def parameters(path: Path) -> int:
-    """Numbers of a graph that were learned: kernels and biases."""
-    learned = re.compile(r"\.(weight|bias)(_quantized)?(\.half)?$")
-    tensors = onnx.load(path).graph.initializer
-    return sum(int(np.prod(one.dims)) for one in tensors if learned.search(one.name))
-
-
-def put(stored: dict[str, onnx.TensorProto], name: str, values: NDArray[np.float32]) -> None:
-    """Give a tensor of a graph other values, in the precision in which it is stored."""
-    tensor = stored.get(f"{name}.half") or stored[name]
-    precision = numpy_helper.to_array(tensor).dtype
-    tensor.CopyFrom(numpy_helper.from_array(values.astype(precision), tensor.name))
-
-
 def main() -> None:
     """Read the command line, write the graph and its card."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ferplus", type=Path)
-    parser.add_argument("fine_level", type=Path, help="weights by train_fine_level.py, or a graph")
-    parser.add_argument("first_stage", type=Path, help="weights by train_first_stage.py")
+    parser.add_argument("fine_level", type=Path, help="weights by train_fine_level.py")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    if arguments.fine_level.suffix == ".onnx":
-        arguments.output.write_bytes(arguments.fine_level.read_bytes())
-    else:
-        network = narrow(arguments.fine_level)
-        with tempfile.TemporaryDirectory() as folder:
-            single = Path(folder) / "single.onnx"
-            export(network, single, half=False)
-            compute_in_eight_bits(
-                single,
-                arguments.output,
-                pictures(arguments.ferplus),
-                operations=OPERATIONS,
-                kept=kept,
-            )
-        fuse(arguments.output)
-        subtract_in_one_pass(arguments.output)
-    put_first_stage(arguments.output, arguments.first_stage)
+    network = narrow(arguments.fine_level)
+    with tempfile.TemporaryDirectory() as folder:
+        single = Path(folder) / "single.onnx"
+        export(network, single, half=False)
+        compute_in_eight_bits(
+            single, arguments.output, pictures(arguments.ferplus), operations=OPERATIONS, kept=kept
+        )
+    fuse(arguments.output)
+    subtract_in_one_pass(arguments.output)
     card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     del card["difference_to_torch"]
     content = arguments.output.read_bytes()
@@ -171,14 +114,14 @@ def main() -> None:
         "name": f"{card['name']}, narrower and in eight bits",
         "origin": WEIGHTS.name,
         "origin_sha256": card["sha256"],
-        "training_data": f"{card['training_data']}; its finest level and first stage learned from "
+        "training_data": f"{card['training_data']}; its finest level learned the answers of "
         f"{WEIGHTS.name} on composed pictures, FERPlus train faces before scikit-learn's two "
         "photographs or drawn noise; no labels used",
         "data_terms": f"{card['data_terms']}; faces of FERPlus (FER2013), collected from the web "
         "for research",
         "ranges": f"{COUNT} pictures of FERPlus train; no labels used",
         "precision": "int8 (kernels of 7 bits); first stage and heads float32",
-        "parameters": parameters(arguments.output),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "script": "tools/weights/make_detector_int8.py",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
