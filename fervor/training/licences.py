@@ -81,8 +81,9 @@ def terms(run: Run) -> dict[str, str]:
     parts = [method_class(run.method), plugins.load("image_encoders", run.encoder.name)]
     if run.teacher.name != "none":
         parts.append(plugins.load("image_encoders", run.teacher.name))
-    stated = [_said_once(data_terms), *(getattr(part, "terms", "") for part in parts)]
-    return {"licence": licence, "data_terms": "; ".join(filter(None, stated))}
+    declared = [getattr(part, "terms", "") for part in parts]
+    said = "; ".join(filter(None, [_said_once(data_terms), *declared]))
+    return {"licence": licence, "data_terms": said}
 
 
 def _said_once(data_terms: Sequence[tuple[str, str]]) -> str:

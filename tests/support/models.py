@@ -112,6 +112,7 @@ def weights(labels: Sequence[str]) -> np.ndarray:
 def graph(labels: Sequence[str]) -> onnx.ModelProto:
     """image [b 3 16 16] -> logits [b c], embedding [b 3] of unit length, local [b 49 3]."""
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 3, SIZE, SIZE])
+    shapes: dict[str, list[str | int | None]]
     shapes = {"logits": ["b", len(labels)], "embedding": ["b", 3], "local": ["b", 49, 3]}
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -14,7 +14,7 @@ WORDS = (
 ).split()
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 TEXT |= {"num_attention_heads": 2, "max_position_embeddings": 24}
-VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 VISION |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
 

@@ -16,7 +16,9 @@ STEP = 40
 """Milliseconds between frames where no times are given."""
 
 
-def portrait(x: int, y: int, side: int = 200, *, size: tuple[int, int] = (480, 640)) -> NDArray:
+def portrait(
+    x: int, y: int, side: int = 200, *, size: tuple[int, int] = (480, 640)
+) -> NDArray[np.uint8]:
     """A flat picture, [h w 3], with the head of ASTRONAUT in a square of `side` at x, y."""
     head = Image.open(ASTRONAUT).convert("RGB").crop((124, 16, 324, 216))
     picture = Image.new("RGB", (size[1], size[0]), (128, 128, 128))

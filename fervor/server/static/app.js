@@ -38,7 +38,7 @@ find("#privacy").textContent = own
   ? "Faces stay on this machine: the program that runs here answers in memory; nothing is stored, logged or sent on."
   : `Pictures go to the server ${location.hostname} and no further: it answers in memory, and stores and logs nothing.`;
 
-function name(model, prior) {
+function nameModel(model, prior) {
   const special = [model.precision, prior].filter(word => word !== "fp32" && word !== "natural");
   const title = special.length ? `${model.name} (${special.join(", ")})` : model.name;
   find("#model-name").textContent = model.own_labels
@@ -59,7 +59,7 @@ function offerPriors(model) {
   select.value = model.prior;
   select.addEventListener("change", () => {
     api.weigh(select.value);
-    name(model, select.value);
+    nameModel(model, select.value);
     tell();
     photos.again();
     film.again();
@@ -70,7 +70,7 @@ function offerPriors(model) {
 
 try {
   const model = await api.model();
-  name(model, model.prior);
+  nameModel(model, model.prior);
   offerPriors(model);
   photos.start(model);
   camera.start(model);
