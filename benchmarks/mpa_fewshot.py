@@ -23,6 +23,7 @@ from typing import Any
 
 from paired_gain import by_seed, paired
 
+from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.evaluation import results
 from fervor.evaluation.significance import Estimate, estimate, holm
 from fervor.io import provenance
@@ -86,7 +87,8 @@ def choices() -> dict[tuple[float, str], Task]:
         for reduction in REDUCTIONS:
             name = f"choose-{rate:g}-{reduction}"
             words = ("--config", COMPLETE, "--seed", str(CHOOSING_SEED), *setting(rate, reduction))
-            tasks[rate, reduction] = Task(name, words, {name: ("--split", "valid")})
+            run = f"{name}-{CHOOSING_SEED}"
+            tasks[rate, reduction] = Task(run, words, {name: ("--split", "valid")})
     return tasks
 
 
@@ -189,7 +191,7 @@ def main() -> int:
     tasks = choices()
     with ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(lambda task: task.finish(given.root, given.folder), tasks.values()))
-        valid = {key: told(given.folder, task.run)[0] for key, task in tasks.items()}
+        valid = {key: told(given.folder, *task.evaluations)[0] for key, task in tasks.items()}
         rate, reduction = max(valid, key=lambda key: valid[key]["accuracy"])
         print(f"chosen: visual_learning_rate {rate:g}, alignment_reduction {reduction}")
         chosen = setting(rate, reduction)
@@ -203,7 +205,7 @@ def main() -> int:
     content = {
         "model": COMPLETE,
         "run": {**first["run"], "seed": list(SEEDS)},
-        "sha256": {},
+        "sha256": {"vlm": ModelInfo.read("vlm").sha256[WEIGHTS]},
         "data": first["data"],
         "count": first["count"],
         "commit": first["commit"],
