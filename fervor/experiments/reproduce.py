@@ -152,7 +152,7 @@ class Setting:
         differ: set[str] = set()
         for seed in self.seeds:
             job = self.job(shown, row, seed)
-            asked = job.asked()
+            asked = job.asked().resolved()
             named = stored_results(self.output, job.name, seed, self.tested(shown))
             ranked = sorted(
                 ((run_differences(result["run"], asked), path, result) for path, result in named),

@@ -170,11 +170,11 @@ def test_files_are_compared_by_name_and_initial_weights_by_checksum(tmp_path: Pa
         "initial_weights": {"file": "net.pt", "sha256": provenance.sha256(file)},
     }
     assert recorded["config"]["encoder"]["weights"] == "net.pt"
-    assert run_differences(recorded, asked) == []
+    assert run_differences(recorded, asked.resolved()) == []
     other = replace(asked, landmarks=Landmarks(weights=str(file)))
-    assert run_differences(recorded, other) == ["landmarks.weights"]
+    assert run_differences(recorded, other.resolved()) == ["landmarks.weights"]
     file.write_bytes(b"others")
-    assert run_differences(recorded, asked) == ["encoder.weights"]
+    assert run_differences(recorded, asked.resolved()) == ["encoder.weights"]
 
 
 def test_jobs_run_side_by_side_and_each_once() -> None:

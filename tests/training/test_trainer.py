@@ -136,7 +136,8 @@ def test_the_configuration_is_written_resolved(finished: Path, root: Path) -> No
     assert read_settings(finished / "config.yaml") == expected
     assert yaml.safe_load((finished / "config.yaml").read_text()) == expected
     data = {**expected["data"], "root": "", "cache": Data().cache}
-    expected = {**expected, "output": "", "data": data}
+    encoder = {**expected["encoder"], "weights": "net"}
+    expected = {**expected, "output": "", "data": data, "encoder": encoder}
     assert info_of(finished)["config"] == expected  # without the machine's folders
 
 
