@@ -501,9 +501,10 @@ class Run:
         Folders of images and runs are left out; what else lies on the machine, such as weights,
         models and descriptions, is named without the folder that holds it.
         """
-        data = replace(self.data, root="", aligned="", cache=Data().cache)
+        data = replace(self.data, root="", aligned="")
         plain: dict[str, Any] = published(replace(self, output="", data=data).resolved())
-        return plain
+        plain["data"]["cache"] = Data().cache
+        return {**plain, "name": self.name}  # a recipe's, in which "/" is no folder
 
 
 def published_name(value: str) -> str:

@@ -173,6 +173,11 @@ def test_files_are_compared_by_name_and_initial_weights_by_checksum(tmp_path: Pa
     assert run_differences(recorded, asked.resolved()) == []
     other = replace(asked, landmarks=Landmarks(weights=str(file)))
     assert run_differences(recorded, other.resolved()) == ["landmarks.weights"]
+    for name in ("runs/cache", "ke/x"):  # a folder of such a name changes nothing
+        Path(name).mkdir(parents=True)
+    named = replace(asked, name="ke/x")
+    assert (named.published()["name"], named.published()["data"]["cache"]) == ("ke/x", "runs/cache")
+    assert named.published() == {**recorded["config"], "name": "ke/x"}
     file.write_bytes(b"others")
     assert run_differences(recorded, asked.resolved()) == ["encoder.weights"]
 
