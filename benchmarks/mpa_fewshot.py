@@ -56,9 +56,11 @@ class Task:
         """Train and evaluate what is not there yet."""
         run = folder / "runs" / self.run
         own = ("--data.root", root, "--threads", "1", "--output", str(run))
-        if (run / "last.ckpt").is_file():
+        if (run / "model.json").is_file():
+            pass  # trained: a kill right after that may have left a checkpoint behind
+        elif (run / "last.ckpt").is_file():
             fervor("train", "--resume", str(run))
-        elif not (run / "model.json").is_file():
+        else:
             fervor("train", *self.words, *own)
         seed = self.words[self.words.index("--seed") + 1]
         for name, words in self.evaluations.items():

@@ -80,9 +80,9 @@ class Job:
     def result(self) -> tuple[Path, dict[str, Any]] | None:
         """What its evaluation has written: of this data, and of a run of these settings."""
         assert self.test is not None
-        asked = self.asked().resolved()
+        settings = self.asked().resolved()
         for path, result in stored_results(self.output, self.name, self.seed, self.test):
-            if not run_differences(result["run"], asked):
+            if not run_differences(result["run"], settings):
                 return path, result
         return None
 
@@ -192,14 +192,14 @@ def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) ->
     ]
 
 
-def run_differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Settings in which the run of a result differs from those that are asked for.
+def run_differences(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Settings in which the run of a result differs from others.
 
     Initial weights are compared by their checksum, too, where the result has one.
     """
-    names = settings_that_differ(recorded["config"], asked)
-    file, stated = Path(asked["encoder"]["weights"]), recorded.get("initial_weights", {})
-    compared = "sha256" in stated and not asked["start"] and file.is_file()
+    names = settings_that_differ(recorded["config"], settings)
+    file, stated = Path(settings["encoder"]["weights"]), recorded.get("initial_weights", {})
+    compared = "sha256" in stated and not settings["start"] and file.is_file()
     if compared and provenance.sha256(file) != stated["sha256"]:
         names = sorted({*names, "encoder.weights"})
     return names

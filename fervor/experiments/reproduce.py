@@ -152,10 +152,13 @@ class Setting:
         differ: set[str] = set()
         for seed in self.seeds:
             job = self.job(shown, row, seed)
-            asked = job.asked().resolved()
+            settings = job.asked().resolved()
             named = stored_results(self.output, job.name, seed, self.tested(shown))
             ranked = sorted(
-                ((run_differences(result["run"], asked), path, result) for path, result in named),
+                (
+                    (run_differences(result["run"], settings), path, result)
+                    for path, result in named
+                ),
                 key=lambda item: (len(item[0]), item[0]),
             )
             if not ranked:

@@ -171,7 +171,7 @@ class Predictor:
             model = model or "vlm"
         self.info = ModelInfo.read(model)
         self.prior: Prior = prior
-        self._asked = labels, abstain
+        self._point_options = labels, abstain
         offset, self._abstain = operating_point(self.info, labels, prior, abstain)
         self.faces: Faces = faces
         self.threads = threads = bounded(threads)
@@ -226,7 +226,7 @@ class Predictor:
             raise UsageError(
                 "a neutral face was read at one operating point: make a predictor for each"
             )
-        labels, abstain = self._asked
+        labels, abstain = self._point_options
         offset, threshold = operating_point(self.info, labels, prior, abstain)
         other = copy(self)
         other.prior, other._abstain = prior, threshold

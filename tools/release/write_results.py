@@ -238,14 +238,24 @@ def _inactive(rows: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
+def _grouped(
+    rows: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]
+) -> dict[Any, list[Mapping[str, Any]]]:
+    """Rows by what they share, in their order."""
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
 def frozen_ke() -> str:
     """KE-FER's losses on frozen features: rows, tests, and what the parts did."""
     if not FROZEN.is_file():
         return "Not yet measured."
     result = read(FROZEN)
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for row in result["rows"]:
-        groups.setdefault((row["setting"]["size"], row["setting"]["weight"]), []).append(row)
+    groups = _grouped(
+        result["rows"], lambda row: (row["setting"]["size"], row["setting"]["weight"])
+    )
     count = result["count"]
     lines = [
         f"FERPlus, protocol `{result['data']['protocol']}`, split test, {count:,} images, commit "
@@ -294,9 +304,7 @@ def explored_ke() -> str:
     if not EXPLORED.is_file():
         return "Not yet measured."
     result = read(EXPLORED)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in result["rows"]:
-        groups.setdefault(row["name"], []).append(row)
+    groups = _grouped(result["rows"], lambda row: row["name"])
     lines = [
         f"Split valid, {result['rows'][0]['count']:,} images, seed "
         f"{', '.join(map(str, result['run']['seed']))}; `results/ke/frozen-explored.json`.",
@@ -327,9 +335,7 @@ def fewshot_mpa() -> str:
     if not FEWSHOT.is_file():
         return "Not yet measured."
     result = read(FEWSHOT)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in result["rows"]:
-        groups.setdefault(row["row"], []).append(row)
+    groups = _grouped(result["rows"], lambda row: row["row"])
     chosen = result["chosen"]
     lines = [
         f"FERPlus, protocol `{result['data']['protocol']}`, split test, {result['count']:,} images "
