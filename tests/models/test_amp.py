@@ -44,3 +44,29 @@ def test_bfloat16_that_is_said_to_be_there_is_no_emulation() -> None:
         return min(times)
 
     assert seconds(torch.bfloat16) < 5 * seconds(torch.float32)
+
+
+@pytest.mark.parametrize(("narrow", "faster"), [(0.5, True), (0.9, False), (2.0, False)])
+def test_a_processor_that_has_bfloat16_uses_it_where_a_step_takes_less_time(
+    narrow: float, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(amp, "_is_native", lambda: True)
+    seconds = {torch.bfloat16: narrow, torch.float32: 1.0}
+    monkeypatch.setattr(amp, "_step_seconds", seconds.__getitem__)
+    amp._is_faster.cache_clear()
+    try:
+        assert amp.has_bfloat16() is faster
+        monkeypatch.setattr(amp, "_is_native", lambda: False)  # emulated: never tried
+        assert not amp.has_bfloat16()
+    finally:
+        amp._is_faster.cache_clear()
+
+
+def test_measuring_a_step_leaves_the_draws_of_a_run_as_they_are() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert amp._step_seconds(torch.float32) > 0
+    assert torch.equal(torch.rand(3), expected)

@@ -72,6 +72,26 @@ def test_attention_is_torchs_with_the_same_weights() -> None:
     torch.testing.assert_close(block(queries, context), other(queries, context, context)[0])
 
 
+def test_attention_in_bfloat16_is_that_in_single_precision() -> None:
+    torch.manual_seed(0)
+    block = Attention(WIDTH, HEADS)
+    torch.nn.init.normal_(block.query.weight)  # so that weights differ from place to place
+    queries, context = torch.randn(2, 4, WIDTH), torch.randn(2, 6, WIDTH)
+
+    def answer_and_gradient(*, bfloat16: bool) -> tuple[Tensor, Tensor]:
+        asked = queries.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            answer = block(asked, context)
+        answer.float().square().sum().backward()
+        assert asked.grad is not None
+        return answer.detach().float(), asked.grad
+
+    for narrow, exact in zip(
+        answer_and_gradient(bfloat16=True), answer_and_gradient(bfloat16=False), strict=True
+    ):
+        torch.testing.assert_close(narrow, exact, rtol=0.05, atol=0.02 * float(exact.abs().max()))
+
+
 def test_the_width_must_hold_whole_heads() -> None:
     with pytest.raises(ValueError, match="width 10 is no multiple of 3 heads"):
         Attention(10, 3)
