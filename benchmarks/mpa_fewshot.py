@@ -12,20 +12,18 @@ core with AVX-512, and an evaluation.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paired_gain import by_seed, paired
+from row_runs import Task, balanced, rows_of_tests
 
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.evaluation import results
-from fervor.evaluation.significance import Estimate, estimate, holm
+from fervor.evaluation.significance import Estimate, estimate
 from fervor.io import provenance
 
 
@@ -36,44 +34,6 @@ SEEDS, SHOTS = range(5), (16, 4)
 PASSES = 800
 """Epochs times pictures a class: as many steps whatever the number of pictures."""
 BASE, NEW = "neutral,happiness,disgust,fear,contempt", "surprise,sadness,anger"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A run, and what it is evaluated on.
-
-    Attributes:
-        run: its folder below that of all.
-        words: of `fervor train`.
-        evaluations: words of `fervor evaluate` by the folder of their results.
-    """
-
-    run: str
-    words: tuple[str, ...]
-    evaluations: Mapping[str, tuple[str, ...]] = field(hash=False)
-
-    def finish(self, root: str, folder: Path) -> None:
-        """Train and evaluate what is not there yet."""
-        run = folder / "runs" / self.run
-        own = ("--data.root", root, "--threads", "1", "--output", str(run))
-        if (run / "model.json").is_file():
-            pass  # trained: a kill right after that may have left a checkpoint behind
-        elif (run / "last.ckpt").is_file():
-            fervor("train", "--resume", str(run))
-        else:
-            fervor("train", *self.words, *own)
-        seed = self.words[self.words.index("--seed") + 1]
-        for name, words in self.evaluations.items():
-            output = folder / "results" / name
-            if not [*output.glob(f"mpa/*-seed{seed}-*.json")]:
-                data = ("--data.name", "ferplus", "--data.root", root)
-                fervor("evaluate", "--model", str(run), *data, *words, "--output", str(output))
-        print(f"{time.strftime('%H:%M:%S')} {self.run}", file=sys.stderr, flush=True)
-
-
-def fervor(*words: str) -> None:
-    """Run a command in a process of its own."""
-    subprocess.run([sys.executable, "-m", "fervor", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def setting(rate: float, reduction: str) -> tuple[str, ...]:
@@ -122,19 +82,13 @@ def told(folder: Path, name: str) -> list[dict[str, Any]]:
             "seed": seed,
             **{figure: result[figure] for figure in figures},
             "neutral_recall": result["classes"].get("neutral", {}).get("recall"),
-            "balanced": _balanced(result),
+            "balanced": balanced(result),
             "inactive": result["run"]["inactive"],
             "moved": moved(folder / "runs" / f"{name.replace('-new', '-base')}-{seed}"),
             "answer": result["answers"]["answer"],
         }
         for seed, result in sorted(found.items())
     ]
-
-
-def _balanced(result: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracy and mean class accuracy after dividing by the training prior's part."""
-    point = (result.get("operating_points") or {}).get("balanced", {})
-    return {name: point[name] for name in ("accuracy", "mean_class_accuracy") if name in point}
 
 
 def moved(run: Path) -> dict[str, float]:
@@ -164,20 +118,7 @@ def tests(folder: Path) -> list[dict[str, Any]]:
     ours, theirs = (harmonic(folder, row) for row in (COMPLETE, SOFT))
     gains = [one - other for one, other in zip(ours, theirs, strict=True)]
     found["harmonic mean"] = estimate(gains, 0.0)  # of the seeds alone
-    primary = str(SHOTS[0])
-    others = [name for name in found if name != primary]
-    corrected = dict(zip(others, holm([found[name].p_value for name in others]), strict=True))
-    return [
-        {
-            "of": name,
-            "primary": name == primary,
-            "gain": one.mean,
-            "interval": [one.low, one.high],
-            "p_value": one.p_value,
-            "p_value_holm": corrected.get(name),
-        }
-        for name, one in found.items()
-    ]
+    return rows_of_tests(found, str(SHOTS[0]))
 
 
 def main() -> int:
