@@ -3,14 +3,16 @@
     python benchmarks/lacovl_guided.py FERPLUS --folder runs/evidence [--jobs 2] [--seeds 3]
 
 Trains and evaluates what is not there yet: the learning rate is chosen on valid, then both rows are
-trained with each seed and read on test, clean and occluded. A run that was stopped goes on. Writes
-results/lacovl/guided-rows.json with the answers, from which `tools/release/write_results.py` prints
-the table. Nine runs, each some 25 minutes of a core that is fast in bfloat16, over maps of 24 GB
-that the first runs store in runs/cache.
+trained with each seed and read on test, clean and occluded. A run that was stopped goes on, and one
+that stands in the result file is not repeated. Writes results/lacovl/guided-rows.json with the
+answers, from which `tools/release/write_results.py` prints the table. Nine runs, each some 25
+minutes of a core that is fast in bfloat16, over maps of 24 GB that the first runs store in
+runs/cache.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +21,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from paired_gain import by_seed, numbers, paired
+from paired_gain import by_seed, numbers
 from row_runs import Task, balanced, rows_of_tests
 
-from fervor.artifacts.model_info import ModelInfo
+from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.config import Data
 from fervor.evaluation import results
 from fervor.evaluation.evaluate import counted_images, counted_samples, opened
 from fervor.evaluation.robustness import corrupted_batches
 from fervor.evaluation.significance import gain, units
 from fervor.io import provenance
+from fervor.recipes import read_recipe
 
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "lacovl"
@@ -94,65 +97,52 @@ def occluded(run: Path, root: str) -> dict[str, Ints]:
     return {name: numbers(answer) for name, answer in stored.items()}
 
 
-def clean(folder: Path, row: str) -> list[Path]:
-    """The results of a row on clean test."""
-    return sorted((folder / "results" / row).glob("lacovl/*.json"))
-
-
-def right_under(folder: Path, row: str) -> NDArray[np.float64]:
-    """How often each seed of a row is right on each image, as a share of the occlusions [s n]."""
-    shares = []
-    for seed, result in sorted(by_seed(clean(folder, row)).items()):
-        label = numbers(result["answers"]["label"])
-        answers = occluded(folder / "runs" / f"{row}-{seed}", "").values()
-        shares.append(np.mean([answer == label for answer in answers], axis=0))
-    return np.stack(shares)
-
-
-def described(folder: Path, row: str) -> list[dict[str, Any]]:
-    """What the results of a row say, by seed."""
+def described(folder: Path, task: Task, root: str) -> dict[str, Any]:
+    """What a run's results say; reads test under occlusion where that was not done."""
+    row, run = task.words[task.words.index("--config") + 1], folder / "runs" / task.run
+    seed = int(task.words[task.words.index("--seed") + 1])
+    result = by_seed([*(folder / "results" / row).glob("lacovl/*.json")])[seed]
+    label, answers = numbers(result["answers"]["label"]), occluded(run, root)
+    notes = json.loads((run / "activity.json").read_text(encoding="utf-8"))
     figures = ("count", "accuracy", "mean_class_accuracy", "negative_log_likelihood")
-    under = right_under(folder, row).mean(1)
-    lines = []
-    for (seed, result), share in zip(
-        sorted(by_seed(clean(folder, row)).items()), under.tolist(), strict=True
-    ):
-        run = folder / "runs" / f"{row}-{seed}"
-        label = numbers(result["answers"]["label"])
-        answers = occluded(run, "")
-        notes = json.loads((run / "activity.json").read_text(encoding="utf-8"))
-        lines.append(
-            {
-                "row": row,
-                "seed": seed,
-                **{figure: result[figure] for figure in figures},
-                "neutral_recall": result["classes"]["neutral"]["recall"],
-                "balanced": balanced(result),
-                "occluded_accuracy": share,
-                "occlusions": {
-                    name: float((answer == label).mean()) for name, answer in answers.items()
-                },
-                "valid": on_valid(folder, f"{row}-{seed}"),
-                "parts": notes["epochs"][-1],
-                "inactive": result["run"]["inactive"],
-                "answer": result["answers"]["answer"],
-                "occluded_answer": {
-                    name: " ".join(map(str, answer.tolist())) for name, answer in answers.items()
-                },
-            }
-        )
-    return lines
-
-
-def tests(folder: Path) -> list[dict[str, Any]]:
-    """The primary comparison, on clean test, and the one under occlusion."""
-    answers = results.read(clean(folder, GUIDED)[0])["answers"]
-    unit = units(answers["person"].split(), len(numbers(answers["label"])))
-    found = {
-        "clean": paired(clean(folder, GUIDED), clean(folder, UNGUIDED)),
-        "occluded": gain(right_under(folder, GUIDED), right_under(folder, UNGUIDED), unit),
+    accuracies = {name: float((answer == label).mean()) for name, answer in answers.items()}
+    return {
+        "row": row,
+        "seed": seed,
+        "commit": result["commit"],
+        **{figure: result[figure] for figure in figures},
+        "neutral_recall": result["classes"]["neutral"]["recall"],
+        "balanced": balanced(result),
+        "occluded_accuracy": statistics.mean(accuracies.values()),
+        "occlusions": accuracies,
+        "valid": on_valid(folder, task.run),
+        "parts": notes["epochs"][-1],
+        "inactive": result["run"]["inactive"],
+        "label": result["answers"]["label"],
+        "answer": result["answers"]["answer"],
+        "occluded_answer": {
+            name: " ".join(map(str, answer.tolist())) for name, answer in answers.items()
+        },
     }
-    return rows_of_tests(found, "clean")
+
+
+def tests(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The primary comparison, on clean test, and the one under occlusion, of rows by seed."""
+    label = numbers(found[0]["label"])
+    unit = units([], len(label))
+
+    def right(row: str, *, clean: bool) -> NDArray[np.float64]:
+        """How often each seed is right on each image: of the occlusions, as a share of them."""
+        own = sorted((one for one in found if one["row"] == row), key=lambda one: one["seed"])
+        answers = [[one["answer"]] if clean else one["occluded_answer"].values() for one in own]
+        hits = [[numbers(answer) == label for answer in of_seed] for of_seed in answers]
+        return np.array(hits, np.float64).mean(1)
+
+    gains = {
+        name: gain(right(GUIDED, clean=clean), right(UNGUIDED, clean=clean), unit)
+        for name, clean in (("clean", True), ("occluded", False))
+    }
+    return rows_of_tests(gains, "clean")
 
 
 def finish(tasks: Sequence[Task], root: str, folder: Path, jobs: int) -> None:
@@ -172,31 +162,38 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    candidates = choices()
-    finish([*candidates.values()], given.root, given.folder, given.jobs)
-    valid = {rate: on_valid(given.folder, task.run) for rate, task in candidates.items()}
-    rate = max(valid, key=lambda rate: valid[rate]["accuracy"])
-    print(f"chosen: learning rate {rate:g}")
-    compared = rows(rate, given.seeds)
-    finish(compared, given.root, given.folder, given.jobs)
-    for task in compared:
-        occluded(given.folder / "runs" / task.run, given.root)
-    first = results.read(clean(given.folder, GUIDED)[0])
     path = given.output / "guided-rows.json"
+    before = results.read(path) if path.is_file() else {"choice": [], "rows": []}
+    choice = before["choice"]
+    if not choice:
+        candidates = choices()
+        finish([*candidates.values()], given.root, given.folder, given.jobs)
+        choice = [
+            {"learning_rate": rate, **on_valid(given.folder, task.run)}
+            for rate, task in candidates.items()
+        ]
+    rate = max(choice, key=lambda one: one["accuracy"])["learning_rate"]
+    print(f"chosen: learning rate {rate:g}")
+    stored = {f"{one['row']}-{one['seed']}": one for one in before["rows"]}
+    compared = rows(rate, given.seeds)
+    finish(
+        [task for task in compared if task.run not in stored],
+        *(given.root, given.folder, given.jobs),
+    )
+    found = [stored.get(task.run) or described(given.folder, task, given.root) for task in compared]
     content = {
         "model": GUIDED,
-        "run": {**first["run"], "seed": list(range(given.seeds))},
-        "sha256": first["sha256"],
-        "data": first["data"],
-        "count": first["count"],
-        "commit": first["commit"],
+        "run": {"config": read_recipe(GUIDED).resolved(), "seed": list(range(given.seeds))},
+        "sha256": {"vlm": ModelInfo.read("vlm").sha256[WEIGHTS]},
+        "data": {"name": "ferplus", "protocol": "majority", "split": "test"},
+        "count": found[0]["count"],
+        "commit": found[0]["commit"],
         "versions": provenance.versions(),
-        "label": first["answers"]["label"],
         "occlusions": {"names": list(OCCLUSIONS), "severity": SEVERITY, "seed": 0},
         "chosen": {"learning_rate": rate},
-        "choice": [{"learning_rate": rate, **row} for rate, row in valid.items()],
-        "tests": tests(given.folder),
-        "rows": [line for row in (GUIDED, UNGUIDED) for line in described(given.folder, row)],
+        "choice": choice,
+        "tests": tests(found),
+        "rows": sorted(found, key=lambda one: (one["row"], one["seed"])),
     }
     results.write(path, content, replace=True)
     print(f"written to {path}")
