@@ -21,7 +21,7 @@ from fervor.errors import DONE, INTERRUPTED, UsageError
 from fervor.inference.predictor import Predictor
 from fervor.server.app import application
 from fervor.server.batching import THREAD
-from fervor.server.guard import CROWDED, Access, is_address, is_loopback
+from fervor.server.guard import CROWDED, Access, Guard, is_address, is_loopback
 from fervor.server.limits import Limits, client_of
 
 
@@ -115,35 +115,52 @@ def serve(
         UsageError: see Place and Predictor.
         KeyboardInterrupt: at the end, after Ctrl-C.
     """
-    with place.listening() as listening:
-        predictor = Predictor(**options, most_faces=limits.faces + 1)
-        app = application(predictor, place.access, limits)
-        connections = Connections(limits, trusted=place.trusted_proxy)
-        config = uvicorn.Config(
-            app,
-            http=partial(_ImpatientProtocol, connections),  # type: ignore[arg-type]  # makes one
-            ws="none",
-            lifespan="on",
-            loop="asyncio",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=bool(place.trusted_proxy),
-            forwarded_allow_ips=[place.trusted_proxy],
-            timeout_graceful_shutdown=STOPPING,
-        )
-        # These tell of each malformed request, which anybody can send, and say what was in it.
-        for name in ("uvicorn.error", "python_multipart"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        before = signal.signal(signal.SIGTERM, lambda *_: None)  # raised again after a polite end
-        server = _Server(config)
-        try:
+    server: _Server | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        """Before uvicorn listens to signals; it raises its own again after a polite end."""
+        if server is None:
+            raise SystemExit(DONE)
+        if server.code is None:
+            server.handle_exit(number, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with place.listening() as listening:
+            predictor = Predictor(**options, most_faces=limits.faces + 1)
+            app = application(predictor, place.access, limits)
+            server = _Server(_settings(app, place, limits))
             announce(_address(listening, place.host), predictor)
             server.run(sockets=[listening])
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            if server.code is not None and any(one.name == THREAD for one in enumerate_threads()):
-                os._exit(server.code)  # a run of the model: its threads outlive no tidy end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        code = None if server is None else server.code
+        if code is not None and any(one.name == THREAD for one in enumerate_threads()):
+            os._exit(code)  # a run of the model: its threads outlive no tidy end
+
+
+def _settings(app: Guard, place: Place, limits: Limits) -> uvicorn.Config:
+    """HTTP alone, with our limits, and without a word about requests.
+
+    uvicorn's and the form parser's loggers tell of each malformed request, which anybody can send,
+    and say what was in it.
+    """
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    connections = Connections(limits, trusted=place.trusted_proxy)
+    return uvicorn.Config(
+        app,
+        http=partial(_ImpatientProtocol, connections),  # type: ignore[arg-type]  # makes one
+        ws="none",
+        lifespan="on",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(place.trusted_proxy),
+        forwarded_allow_ips=[place.trusted_proxy],
+        timeout_graceful_shutdown=STOPPING,
+    )
 
 
 class _Server(uvicorn.Server):

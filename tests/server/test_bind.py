@@ -711,6 +711,30 @@ def test_the_end_answers_what_is_under_way_and_leaves_no_trace(tiny: Path) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+@pytest.mark.parametrize("moment", ["loading", "announcing"])
+def test_a_signal_before_it_answers_ends_it(moment: str, tiny: Path) -> None:
+    program = f"""
+import os, signal
+from fervor.server import bind
+
+def told(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return made(*arguments, **options)
+
+made = bind.Predictor if {moment!r} == "loading" else lambda *_: None
+if {moment!r} == "loading":
+    bind.Predictor = told
+bind.serve(bind.Place(port=0), {{"model": {str(tiny)!r}}}, limits=bind.Limits(), announce=told)
+print("answered")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    expected = "" if moment == "loading" else "answered\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, expected, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 @pytest.mark.parametrize(
     ("by", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )

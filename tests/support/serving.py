@@ -107,10 +107,12 @@ def form(files: Sequence[tuple[str, bytes]], *, field: str = "file") -> bytes:
 
 
 @contextmanager
-def serving(*words: str | Path, **environment: str) -> Iterator[Running]:
-    """`fervor serve` at a free port until the block ends."""
+def serving(
+    *words: str | Path, within: Sequence[str] = (), **environment: str
+) -> Iterator[Running]:
+    """`fervor serve` at a free port until the block ends, started by the command `within`."""
     pytest.importorskip("fastapi", reason="needs fervor[serve]")
-    command = [sys.executable, "-m", "fervor", "serve", "--port", "0", *map(str, words)]
+    command = [*within, sys.executable, "-m", "fervor", "serve", "--port", "0", *map(str, words)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
