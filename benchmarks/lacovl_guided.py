@@ -136,7 +136,8 @@ def tests(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = sorted((one for one in found if one["row"] == row), key=lambda one: one["seed"])
         answers = [[one["answer"]] if clean else one["occluded_answer"].values() for one in own]
         hits = [[numbers(answer) == label for answer in of_seed] for of_seed in answers]
-        return np.array(hits, np.float64).mean(1)
+        shares: NDArray[np.float64] = np.array(hits, np.float64).mean(1)
+        return shares
 
     gains = {
         name: gain(right(GUIDED, clean=clean), right(UNGUIDED, clean=clean), unit)

@@ -140,6 +140,8 @@ def test_an_old_page_is_noticed(licences: Any) -> None:
         "dropped: on the page, and nothing needs it",
         "two: ISC: not on the page",
     ]
+    stale = licences.stale(now.replace("faces", "votes"), now, tested)
+    assert len(stale) == 1 and stale[0].endswith("faces: not on the page")
 
 
 def test_every_shipped_file_has_its_row_or_its_folder_s(licences: Any) -> None:

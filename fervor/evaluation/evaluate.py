@@ -26,7 +26,7 @@ from fervor.data.duplicates import repeated
 from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
 from fervor.data.splits import alignment, load_samples
-from fervor.errors import ModelError, UsageError
+from fervor.errors import DataError, ModelError, UsageError
 from fervor.evaluation import results
 from fervor.evaluation.label_mapping import Scope, scope, scope_of_words
 from fervor.evaluation.metrics import softmax, summary
@@ -402,6 +402,11 @@ def counted_samples(
     """The classes and annotations that are counted, and what a result says of them."""
     protocol = datasets.protocol_of(data.name, data.protocol)
     loaded, skipped = load_samples(data, split, protocol=protocol)
+    if not loaded:
+        raise DataError(
+            f"{data.name} under {data.root} has no {split} images: expected some of that split; "
+            "what a training holds out by --data.validation is not one"
+        )
     shared_scope = (
         scope_of_words(info, question.words, data.name, protocol, loaded)
         if question.words

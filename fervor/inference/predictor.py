@@ -411,7 +411,7 @@ class Predictor:
         Args:
             picture: as for a call, or a frame.
             heat: occlusion, which points best and takes a pass of the model more for each place,
-                49 for the shipped models; or similarity, which takes none (docs/explain.md).
+                81 for the embedded model; or similarity, which takes none (docs/explain.md).
             face: number of the one face whose heat is made so, the others' being by similarity;
                 None for all.
 

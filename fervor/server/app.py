@@ -308,7 +308,10 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
     posted = (*usual, 400, 408, 413, 415, 429, 503)
     app.post(
         "/v1/predict",
-        responses={200: schema.text("application/json", "rows", answer), **schema.errors(*posted)},
+        responses={
+            200: schema.text("application/json", "rows", answer),
+            **schema.errors(*posted, 422),
+        },
         openapi_extra=schema.upload("pictures", several=True),
     )(service.predict)
     faces = {"type": "array", "items": schema.explained(service.predictor.labels)}

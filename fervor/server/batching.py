@@ -39,7 +39,7 @@ LARGE = 4_000_000
 PICTURE_COST = 1_000_000
 """What a picture costs beside its pixels, in pixels of the same time: finding and naming faces."""
 EXPLANATION_COST = 16_000_000
-"""What an explanation costs beside that: a pass of the model for each of 49 places of one face."""
+"""What an explanation costs beside that: a pass of the model for each of 81 places of one face."""
 THREAD = "fervor-batches"
 ENDING = 2.0
 """Seconds for a run under way when the server ends."""

@@ -275,6 +275,13 @@ def test_its_own_classes_as_words_in_another_order_change_no_answer(
     assert "operating_points" not in found
 
 
+def test_a_split_without_images_is_named(model: Path, tmp_path: Path) -> None:
+    faces = write_folder(tmp_path / "faces", LABELS, 2)
+    data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=r"has no valid images: expected some of that split"):
+        evaluate(str(model), data, split="valid", output=str(tmp_path))
+
+
 @pytest.mark.usefixtures("drawn_text")
 def test_words_that_a_model_was_not_trained_on(model: Path, tmp_path: Path) -> None:
     faces = write_folder(tmp_path / "test", ["neutral", "fear", "surprise"], 2).parent

@@ -238,7 +238,8 @@ def weight_rows() -> list[tuple[str, str, str]]:
 def stale(page: str, text: str, tested: str) -> list[str]:
     """Rows that are missing on the page, and rows for what the tested environment does not have.
 
-    Name and licence are compared, no version. What another system or Python does not need stays.
+    Names, licences and data terms are compared, no version. What another system or Python does not
+    need stays.
     """
     here, there = _named(text), _named(page)
     names = {canonicalize_name(line.split("==")[0]) for line in tested.splitlines() if "==" in line}
@@ -251,13 +252,14 @@ def stale(page: str, text: str, tested: str) -> list[str]:
 
 
 def _named(page: str) -> set[tuple[str, str]]:
-    """Name and licence of each distribution and file in the tables of three columns."""
+    """Name and licence of each distribution, and of each file its data terms too.
+
+    Both stand in tables of three columns; a file's name is in backquotes.
+    """
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.M)
-    return {
-        (name, licence)
-        for first, licence, last in rows
-        for name in ([first] if first.startswith("`") else last.split(", "))
-    }
+    files = {(first, f"{its}; {terms}") for first, its, terms in rows if first.startswith("`")}
+    distributions = [(its, last) for first, its, last in rows if not first.startswith("`")]
+    return files | {(name, its) for its, names in distributions for name in names.split(", ")}
 
 
 def needed() -> dict[str, Need]:

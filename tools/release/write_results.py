@@ -382,8 +382,8 @@ def guided_lacovl() -> str:
     result = read(GUIDED)
     kinds, groups = result["occlusions"]["names"], _grouped(result["rows"], lambda row: row["row"])
     lines = [
-        f"FERPlus, protocol `{result['data']['protocol']}`, split test, {result['count']:,} images; "
-        f"commit `{result['commit'][:10]}`, learning rate "
+        f"FERPlus, protocol `{result['data']['protocol']}`, split test, {result['count']:,} "
+        f"images; commit `{result['commit'][:10]}`, learning rate "
         f"{result['chosen']['learning_rate']:g}; occlusions of severity "
         f"{result['occlusions']['severity']}; `results/lacovl/guided-rows.json`. Mean and "
         "deviation over seeds in percent.",
@@ -410,7 +410,7 @@ def guided_lacovl() -> str:
 
 
 def _mean_of(parts: Sequence[dict[str, Any]], name: str) -> float:
-    return statistics.mean(part[name] for part in parts)
+    return statistics.mean(float(part[name]) for part in parts)
 
 
 def _gains(tests: Sequence[dict[str, Any]], row: str, data: dict[str, str]) -> list[str]:

@@ -31,7 +31,7 @@ def explain(
         faces: all, the largest of each picture, or precropped: the picture is one face.
         output: folder of the drawings, one for each face, and of their rows.
         heat: occlusion, by how much the odds of an expression fall where a place of the face is
-            blurred, in 49 more passes of the model for each face; or similarity of places with
+            blurred, in 81 more passes of the model for each face; or similarity of places with
             the expression's text, in none.
         top: heat maps in a drawing, those of the most probable expressions.
         smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
