@@ -148,7 +148,7 @@ def row_of(
     x, y, width, height = prediction.box or (None, None, None, None)
     probabilities = prediction.probabilities
     return {
-        "source": _encodable(prediction.source),
+        "source": encodable(prediction.source),
         "frame": prediction.frame,
         "time_s": prediction.time_s,
         "face": prediction.face,
@@ -164,13 +164,13 @@ def row_of(
         **{f"p_{label}": probabilities.get(label) for label in labels},
         "model": prediction.model,
         "schema": SCHEMA,
-        "error": None if prediction.error is None else _encodable(prediction.error),
+        "error": None if prediction.error is None else encodable(prediction.error),
         **{f"smooth_{label}": smooth.get(label) for label in labels if smooth is not None},
         **({"covered": None if parts is None else list(parts)} if covered else {}),
     }
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """File names may hold bytes that are no UTF-8: they show as backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

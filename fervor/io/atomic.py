@@ -100,18 +100,20 @@ def lock_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a folder, which is made; it goes if it stays empty.
+    """Be the only process that writes into a folder; one that is made goes if it stays empty.
 
     Raises:
         UsageError: another one is.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder, folder / ".lock"):
             yield
     finally:
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
+        if made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 @contextmanager

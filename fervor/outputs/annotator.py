@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,7 @@ from fervor.outputs import timeline
 from fervor.outputs.drawing import annotated
 
 
-__all__ = ["Annotator", "output_names"]
+__all__ = ["Annotator", "check_inputs_stay", "output_names"]
 
 CLOCK = Fraction(1, 60_000)
 """Unit of time of an annotated video: exact for common frame rates, and allowed by both codecs."""
@@ -47,11 +47,12 @@ class Annotator:
     def __init__(self, folder: Path, sources: Sequence[str]) -> None:
         self._folder = folder
         self._names = output_names(sources)
-        for source, name in self._names.items():
-            if os.path.realpath(folder / name) == os.path.realpath(source):
-                raise UsageError(
-                    f"annotate {folder}: {source} would be overwritten; name another folder"
-                )
+        written = {
+            os.path.realpath(folder / file)
+            for name in self._names.values()
+            for file in _files_of(name)
+        }
+        check_inputs_stay(f"annotate {folder}", sources, lambda path: path in written)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"annotate {folder} is a file: expected a folder")
         self._video: _Video | None = None
@@ -100,8 +101,29 @@ class Annotator:
             self._finish(complete=kind is None)
 
 
-def output_names(sources: Sequence[str]) -> dict[str, str]:
-    """For each source the path below the output folder; no two of them the same."""
+def check_inputs_stay(
+    option: str, sources: Sequence[str], overwritten: Callable[[str], bool]
+) -> None:
+    """Refuse what would write over a source, whichever source it is drawn from.
+
+    Args:
+        option: and its folder, as the message begins.
+        sources: as they are named.
+        overwritten: whether a real path is one that will be written.
+
+    Raises:
+        UsageError: one would be overwritten.
+    """
+    for source in sources:
+        if not source.startswith(WEBCAM) and overwritten(os.path.realpath(source)):
+            raise UsageError(f"{option}: {source} would be overwritten; name another folder")
+
+
+def output_names(sources: Sequence[str], *, several: bool = False) -> dict[str, str]:
+    """For each source the path below the output folder; no two of them, nor their timelines, alike.
+
+    With `several` drawings of a source, whose names add to the stem, no two stems are alike.
+    """
     from fervor.io.sources import is_animated, is_moving
 
     files = [source for source in sources if not source.startswith(WEBCAM)]
@@ -126,8 +148,8 @@ def output_names(sources: Sequence[str]) -> dict[str, str]:
             elif ending.lower() not in KEPT:
                 name = f"{name}.png"
         if source not in names:
-            names[source] = _free(_short(name), taken)
-            taken.add(names[source].lower())
+            names[source] = _free(_short(name), taken, several=several)
+            taken.update(_reserved(names[source], several=several))
     return names
 
 
@@ -143,10 +165,24 @@ def _short(name: str) -> str:
     return os.path.join(folder, f"{kept}-{digest}{ending}")
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _files_of(name: str) -> list[str]:
+    """What is written for a source: a video has its timeline, too."""
+    stem, ending = os.path.splitext(name)
+    if ending.lower() != ".mp4":
+        return [name]
+    return [name, f"{stem}-timeline.png", f"{stem}-timeline.html"]
+
+
+def _reserved(name: str, *, several: bool) -> set[str]:
+    """What no other source's name may be, in lower case: some systems tell no case apart."""
+    files = [os.path.splitext(name)[0]] if several else _files_of(name)
+    return {file.lower() for file in files}
+
+
+def _free(name: str, taken: set[str], *, several: bool) -> str:
     stem, ending = os.path.splitext(name)
     number, free = 1, name
-    while free.lower() in taken:
+    while _reserved(free, several=several) & taken:
         number += 1
         free = f"{stem}-{number}{ending}"
     return free

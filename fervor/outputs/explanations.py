@@ -1,6 +1,8 @@
 """The work of `fervor explain`: every face of the inputs drawn, and its row, in a folder."""
 
 import json
+import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,17 +12,19 @@ from typing import Any
 
 from fervor.errors import ModelError, UsageError
 from fervor.inference.attribution import Explanation, Heat
-from fervor.inference.prediction import Prediction, failed, row_of, without_face
+from fervor.inference.prediction import Prediction, encodable, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
 from fervor.io.atomic import RowFile, lock_folder, write_image
 from fervor.io.prefetch import progress
-from fervor.outputs.annotator import output_names
+from fervor.outputs.annotator import check_inputs_stay, output_names
 from fervor.outputs.explanation_figure import drawn
 from fervor.outputs.tables import TextTable
 
 
 __all__ = ["FIELDS", "ROWS", "run"]
+
+_DRAWING = re.compile(r"-face\d+\.png$")
 
 ROWS = "explanations.jsonl"
 FIELDS = ("heat", "heat_by", "cues_for", "cues_against", "square", "covered", "drawing")
@@ -47,7 +51,9 @@ def run(
         raise UsageError(f"output {folder} is a file: expected a folder")
     predictor.check_explainable()
     sources = pictures(inputs)
-    names = output_names(sources)
+    names = output_names(sources, several=True)
+    stems = {os.path.realpath(folder / Path(name).with_suffix("")) for name in names.values()}
+    check_inputs_stay(f"output {folder}", sources, lambda path: _DRAWING.sub("", path) in stems)
     counts: Counter[str] = Counter()
     with (
         TextTable(sys.stdout, sources) as table,
@@ -69,7 +75,7 @@ def run(
                 name = Path(names[frame.source])
                 name = name.with_name(f"{name.stem}-face{one.prediction.face}.png")
                 _draw(folder / name, frame, one, top)
-                more = one.row() | {"drawing": name.as_posix()}
+                more = one.row() | {"drawing": encodable(name.as_posix())}
                 _write(rows, one.prediction, predictor.labels, more)
             table.write(answers)
             counts.update(answer.status for answer in answers)

@@ -213,9 +213,9 @@ class Parquet:
                     if self._group:
                         self._write_group()
                     self._writer.close()
+                    kept = self._count > 0
                     if kind is None:
                         self._partial.replace(self._path)
-                    kept = self._count > 0
             finally:
                 with suppress(OSError):
                     self._writer.close()
@@ -259,6 +259,8 @@ def check_output(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"output {path}: expected a name that ends in {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise UsageError(f"output {path} is a folder: expected a file's name")
     if not path.parent.is_dir():
         raise UsageError(f"output {path}: the folder {path.parent} does not exist; create it first")
     if path.suffix.lower() == ".parquet":

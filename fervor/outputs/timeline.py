@@ -311,5 +311,5 @@ document.querySelectorAll("svg").forEach((svg, number) => {{
 def write(timeline: Timeline, title: str, stem: Path) -> None:
     """Write the timeline as `stem`.png and `stem`.html."""
     write_image(stem.with_name(f"{stem.name}.png"), picture(timeline, title), "PNG")
-    text = page(timeline, title).encode("utf-8")
+    text = page(timeline, title).encode("utf-8", "backslashreplace")
     write_bytes(stem.with_name(f"{stem.name}.html"), text)

@@ -123,6 +123,15 @@ def test_another_process_is_refused_while_one_writes(kind: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_was_there_stays_although_it_is_empty(tmp_path: Path) -> None:
+    for folder, stays in ((tmp_path / "there", True), (tmp_path / "made" / "deep", False)):
+        if stays:
+            folder.mkdir()
+        with lock_folder(folder):
+            assert folder.is_dir()
+        assert folder.is_dir() is stays
+
+
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     code = "import os, sys; from pathlib import Path; from fervor.io.atomic import RowFile\n"
     code += "rows = RowFile(Path(sys.argv[1])); rows.write('one\\n'); os.kill(os.getpid(), 9)"

@@ -77,6 +77,25 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
         Annotator(Path(sources[0]), touched(tmp_path, "other/c.png"))
 
 
+@pytest.mark.parametrize("other", ["clip.mp4", "clip-timeline.png", "Clip-Timeline.PNG"])
+def test_no_input_is_overwritten_by_another_s_drawing(other: str, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    video, victim = touched(tmp_path, "clip.avi", other)
+    names = annotate.output_names([video, victim])
+    assert len({name.lower() for name in names.values()}) == 2
+    if other.islower():
+        with pytest.raises(UsageError, match=rf"{other} would be overwritten; name another folder"):
+            Annotator(tmp_path, [video, victim])
+    elsewhere = annotate.output_names([video, victim])
+    assert elsewhere[video] == "clip.mp4" and elsewhere[victim] != other
+
+
+def test_several_drawings_of_a_source_begin_alike_for_no_other(tmp_path: Path) -> None:
+    sources = touched(tmp_path, "a.jpg", "A.png", "a.webp", "b.jpg")
+    names = annotate.output_names(sources, several=True)
+    assert list(names.values()) == ["a.jpg", "A-2.png", "a-3.webp", "b.jpg"]
+
+
 def test_names_do_not_collide(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="needs fervor[video]")
     sources = touched(tmp_path, "clip.mov", "clip.avi", "clip.mp4.png", "a.jpg")

@@ -1,6 +1,7 @@
 """`fervor explain` as a user runs it: drawings, rows, and one line for what cannot be."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,36 @@ def test_rows_and_drawings(
         with Image.open(output / row["drawing"]) as drawing:
             assert drawing.width > 500
     assert not list(output.rglob("*partial*"))
+
+
+def test_pictures_of_one_stem_have_their_own_drawings(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "red.webp").write_bytes((pictures / "red.png").read_bytes())
+    strange = os.fsencode(pictures / "sub") + b"/caf\xe9.png"
+    Path(os.fsdecode(strange)).write_bytes((pictures / "red.png").read_bytes())
+    model, output = write_model(tmp_path / "model"), tmp_path / "out"
+    arguments = ["explain", str(pictures), "--model", str(model), "--faces", "precropped"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    capsys.readouterr()
+    lines = (output / "explanations.jsonl").read_text(encoding="utf-8").splitlines()
+    drawings = [row["drawing"] for row in map(json.loads, lines) if row["drawing"]]
+    assert len(set(drawings)) == 4
+    assert {"red-face0.png", "red-2-face0.png", "sub/red-face0.png"} < set(drawings)
+    assert len(list(output.rglob("*-face0.png"))) == 4
+
+
+def test_a_picture_is_never_overwritten_by_another_s_drawing(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = pictures / "red-face0.png"
+    victim.write_bytes((pictures / "red.png").read_bytes())
+    model = write_model(tmp_path / "model")
+    arguments = ["explain", str(pictures), "--model", str(model), "--faces", "precropped"]
+    assert main([*arguments, "--output", str(pictures)]) == 2
+    error = capsys.readouterr().err
+    assert "red-face0.png would be overwritten; name another folder" in error
+    assert victim.read_bytes() == (pictures / "red.png").read_bytes()
 
 
 @pytest.mark.parametrize(

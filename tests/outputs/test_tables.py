@@ -190,6 +190,23 @@ def test_ending_in_capitals(tmp_path: Path) -> None:
     assert len(read_csv(write(tmp_path / "ROWS.CSV", ROWS))) == 5
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_folder_in_the_file_s_place_is_said_before_the_work(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / f"rows{ending}"
+    folder.mkdir()
+    with pytest.raises(UsageError, match=rf"rows\{ending} is a folder: expected a file's name"):
+        check_output(folder)
+
+
+def test_rows_stay_where_the_file_cannot_take_its_name(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs fervor[parquet]")
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(OSError), open_table(path, LABELS) as table:
+        table.write(ROWS[0])
+        path.mkdir()
+    assert parquet.read_metadata(tmp_path / "rows.parquet.partial").num_rows == 2
+
+
 def test_missing_folder_is_said_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist; create it first"):
         check_output(tmp_path / "nowhere" / "rows.csv")

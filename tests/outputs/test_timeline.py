@@ -1,6 +1,7 @@
 """Timelines keep what was shown when; PNG and page say the same; the page needs nothing else."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -23,6 +24,12 @@ def test_a_long_name_is_not_cut() -> None:
     shown = picture(filled((0, 1, 0.5)), "a very long name of a video " * 12 + ".mp4")
     edge = np.asarray(shown)[: timeline.MARGIN + 2 * timeline.SIZE, -timeline.MARGIN :]
     assert (edge == 255).all()
+
+
+def test_a_name_that_is_no_utf8_is_written_with_escapes(tmp_path: Path) -> None:
+    timeline.write(filled((0, 1, 0.5)), os.fsdecode(b"caf\xe9.mp4"), tmp_path / "clip-timeline")
+    assert "caf\\udce9.mp4" in (tmp_path / "clip-timeline.html").read_text(encoding="utf-8")
+    assert (tmp_path / "clip-timeline.png").is_file()
 
 
 def filled(*tracks: tuple[float, float, float], rate: int = 25) -> Timeline:
