@@ -41,8 +41,8 @@ def embedded() -> str:
     lines = [
         f"FERPlus, protocol `{data['protocol']}`, split {data['split']}, "
         f"{result['count']:,} pictures; [`results/{EMBEDDED}`](results/{EMBEDDED}); and "
-        f"{photographs['count']} photographs of another source, "
-        "which chose the crop of found faces.",
+        f"{photographs['count']} photographs of another source (the repository "
+        "muxspace/facial_expressions), which chose the crop of found faces.",
         "",
         "| operating point | accuracy | 95 % interval | mean class accuracy | macro F1 | "
         "calibration error | photographs: balanced accuracy | calibration error |",
