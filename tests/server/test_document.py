@@ -248,3 +248,17 @@ def test_the_example_with_a_token(given: str, tmp_path: Path, photographs: Path)
         if sys.platform == "linux":  # which shows a command to everybody
             shown = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
             assert (token.encode() in shown) is (given == "command")
+
+
+def test_every_endpoint_documents_refusals_of_one_shape(server: Running) -> None:
+    paths = server.get("/openapi.json").json["paths"]
+    shapes = {
+        (path, status): answer["content"]["application/json"]["schema"]
+        for path, methods in paths.items()
+        for status, answer in methods[min(methods)]["responses"].items()
+        if int(status) >= 400
+    }
+    assert all(shape == schema.ERROR for shape in shapes.values())
+    assert {path for path, status in shapes if status == "422"} == {
+        *("/v1/predict", "/v1/explain", "/v1/video")
+    }
