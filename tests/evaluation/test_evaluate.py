@@ -278,7 +278,7 @@ def test_its_own_classes_as_words_in_another_order_change_no_answer(
 def test_a_split_without_images_is_named(model: Path, tmp_path: Path) -> None:
     faces = write_folder(tmp_path / "faces", LABELS, 2)
     data = Data(name="folder", root=str(faces), cache=str(tmp_path / "cache"))
-    with pytest.raises(DataError, match=r"has no valid images: expected some of that split"):
+    with pytest.raises(DataError, match=r"has no images of the split valid: expected some"):
         evaluate(str(model), data, split="valid", output=str(tmp_path))
 
 
