@@ -193,19 +193,27 @@ class Predictor:
         )
         self._batch_size = batch_size
         self._whole_every = whole_every
+        open_detector = partial(
+            FaceDetector,
+            threads if single else each,
+            smallest=smallest_face,
+            most=most_faces,
+            device=device,
+            weights=WEIGHTS if single else INT8_WEIGHTS,
+            at_once=(threads or cores()) if device == "cpu" else 1,
+        )
         self._detector = detector
         if detector is None and faces != "precropped" and boxes is None:
-            self._detector = FaceDetector(
-                threads if single else each,
-                smallest=smallest_face,
-                most=most_faces,
-                device=device,
-                weights=WEIGHTS if single else INT8_WEIGHTS,
-                at_once=(threads or cores()) if device == "cpu" else 1,
-            )
+            self._detector = open_detector()
         self._stills = self._cropper()
         self._adapts = isinstance(neutral, str) and neutral == AUTO
-        self._rest = None if neutral is None or self._adapts else self._resting(neutral)
+        self._rest: NDArray[np.float64] | None = None
+        if neutral is not None and not self._adapts:
+            # Boxes are of the pictures to answer: the face at rest is looked for all the same.
+            cropped = faces == "precropped"
+            self._rest = self._resting(
+                neutral, self._detector if cropped else self._detector or open_detector()
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: own for name, own in self.__dict__.items() if name != "_explainer"}
@@ -536,10 +544,15 @@ class Predictor:
     def _corrects(self) -> bool:
         return self._adapts or self._rest is not None
 
-    def _resting(self, picture: ImageLike) -> NDArray[np.float64]:
-        """Logits [c] of the largest face in a picture of a person at rest."""
+    def _resting(self, picture: ImageLike, detector: Detector | None) -> NDArray[np.float64]:
+        """Logits [c] of the largest face in a picture of a person at rest; of it all without one.
+
+        Raises:
+            InputError: it cannot be read or shows no face.
+            ModelError: the answer is no finite number.
+        """
         frame = frame_of(picture)
-        cropper = FaceCropper(self._detector, side=self.info.input.crop, largest=True)
+        cropper = FaceCropper(detector, side=self.info.input.crop, largest=True)
         faces = cropper([frame])[0]
         if not faces:
             reason = frame.error or "shows no face"

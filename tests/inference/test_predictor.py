@@ -581,6 +581,19 @@ class TestOwnNeutral:
         assert after.probabilities["sadness"] < before.probabilities["sadness"]
         assert sum(after.probabilities.values()) == pytest.approx(1)
 
+    @pytest.mark.parametrize("own_detector", [True, False])
+    def test_its_face_is_looked_for_beside_given_boxes(
+        self, model: Path, tmp_path: Path, own_detector: bool
+    ) -> None:
+        file = tmp_path / "boxes.csv"
+        file.write_text("source,x,y,width,height\n")
+        detector = SquareDetector() if own_detector else None
+        picture = drawn(self.MAUVE) if own_detector else portrait(200, 100)
+        expected = Predictor(model, threads=1, detector=detector, neutral=picture)._rest
+        given = Predictor(model, threads=1, detector=detector, boxes=file, neutral=picture)
+        np.testing.assert_allclose(given._rest, expected)  # type: ignore[arg-type]
+        assert given.smallest_side is None  # and no face of what it is asked
+
     def test_learnt_from_a_track(self, model: Path) -> None:
         frames = [Frame("film.mp4", n, n / 10, drawn(self.MAUVE), None) for n in range(40)]
         rows = [row for (row,) in predictor(model, neutral="auto").stream(frames)]
