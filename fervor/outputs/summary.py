@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Self
 from fervor.errors import UsageError
 from fervor.inference.prediction import Prediction
 from fervor.inference.smoothing import Smoother
-from fervor.io.atomic import write_bytes
+from fervor.io.atomic import beside, write_bytes
 from fervor.io.csv_cells import harmless
 from fervor.io.frame import Frame
 
@@ -47,6 +48,9 @@ class _Track:
 class Summary:
     """Gathers the answers of videos as they come; leaving the `with` block writes the file.
 
+    Where an exception ends the block, what there is so far is in NAME.partial, and an earlier file
+    stays as it was.
+
     A frame stands for the time until the next one, for a second at most; the last of a video for as
     long as the one before. An episode is a time in which the same expression of a face is the most
     probable one without a break of more than a second. With `smooth` probabilities are smoothed
@@ -54,7 +58,8 @@ class Summary:
     """
 
     def __init__(self, path: Path, labels: Sequence[str], *, smooth: bool = False) -> None:
-        self._path, self._labels = path, tuple(labels)
+        self._path = Path(os.path.realpath(path))  # a link stays one
+        self._labels = tuple(labels)
         self._smoother = Smoother() if smooth else None
         self._source, self._frames, self._empty = "", 0, 0
         self._tracks: dict[int, _Track] = {}
@@ -169,7 +174,13 @@ class Summary:
                 {**row, "source": harmless(row["source"], path=True)} for row in self._rows
             )
             text = file.getvalue()
-        write_bytes(self._path, text.encode("utf-8", "backslashreplace"))
+        partial = beside(self._path, after=".partial")
+        if kind is not None and not self._rows:
+            partial.unlink(missing_ok=True)
+            return
+        write_bytes(partial, text.encode("utf-8", "backslashreplace"))
+        if kind is None:
+            partial.replace(self._path)
 
 
 def check_summary(path: Path) -> None:

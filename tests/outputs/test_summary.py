@@ -103,6 +103,24 @@ def test_nothing_seen_is_a_header_alone(tmp_path: Path) -> None:
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("ending", [".csv", ".json"])
+def test_what_ends_early_leaves_the_earlier_file(tmp_path: Path, ending: str) -> None:
+    path, partial = tmp_path / f"a{ending}", tmp_path / f"a{ending}.partial"
+    path.write_text("of an earlier run")
+    with pytest.raises(KeyboardInterrupt), Summary(path, LABELS) as summary:
+        summary.add(Frame("clip.mp4", 0, 0.0, None, None), [face(0.0, 0.9, track=0)])
+        raise KeyboardInterrupt
+    assert path.read_text() == "of an earlier run"
+    assert "clip.mp4" in partial.read_text()
+    with pytest.raises(KeyboardInterrupt), Summary(path, LABELS):
+        raise KeyboardInterrupt  # before there is anything
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    with Summary(path, LABELS) as summary:
+        summary.add(Frame("clip.mp4", 0, 0.0, None, None), [face(0.0, 0.9, track=0)])
+    assert "clip.mp4" in path.read_text()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize(("name", "reason"), [("a.txt", "ends in"), ("no/a.csv", "does not exist")])
 def test_what_cannot_be_written_is_said_before(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
