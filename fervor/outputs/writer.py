@@ -1,5 +1,6 @@
 """The work of `fervor predict`: every frame of the inputs through the model, to its outputs."""
 
+import os
 import signal
 import sys
 from collections import Counter
@@ -54,6 +55,10 @@ class Outputs:
         self._summary = Path(summary) if summary else None
         if self._summary is not None:
             check_summary(self._summary)
+            if output and os.path.realpath(output) == os.path.realpath(summary):
+                raise UsageError(
+                    f"summary {summary}: is the file of output too; name another for one of them"
+                )
             if not any(map(media.is_moving, sources)):
                 raise UsageError(f"summary {summary}: needs a video, and none is named")
         self.annotator = _annotator(Path(annotate), sources) if annotate else None

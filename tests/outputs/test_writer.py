@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from fervor.cli.main import main
-from fervor.errors import counted
+from fervor.errors import UsageError, counted
 from fervor.outputs import writer
 from tests.cli.test_main import fervor_process, read_csv, refused
 from tests.support.models import write_model
@@ -235,6 +235,18 @@ class TestStopping:
         left = [path.name for path in tmp_path.rglob("*.partial*") if path != partial]
         assert [name for name in left if not name.endswith(".partial.mp4")] == []
         assert not list(tmp_path.rglob("*.lock"))
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("summary", ["same.csv", "folder/../same.csv", "link.csv"])
+    def test_two_in_one_file_are_refused(self, tmp_path: Path, summary: str) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link.csv").symlink_to(tmp_path / "same.csv")
+        names = {"output": str(tmp_path / "same.csv"), "summary": str(tmp_path / summary)}
+        with pytest.raises(UsageError, match="is the file of output too; name another"):
+            writer.Outputs(**names, annotate="", smooth=False, sources=["a.mp4"])
+        names["summary"] = str(tmp_path / "other.csv")
+        assert writer.Outputs(**names, annotate="", smooth=False, sources=["a.mp4"])
 
 
 class TestStop:
