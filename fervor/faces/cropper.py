@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from PIL import Image
 from fervor.faces.alignment import crop_with_map
 from fervor.faces.detector import FaceDetector
 from fervor.faces.places import GivenBoxes, upright_face
-from fervor.faces.tracker import WHOLE_EVERY, Detector, FaceTracker
+from fervor.faces.tracker import WHOLE_EVERY, Detector, FaceTracker, Tracked
 from fervor.faces.types import Box, Face
 from fervor.io.frame import Frame
 from fervor.io.image import Decoded
@@ -63,9 +64,10 @@ class FaceCropper:
     ) -> None:
         self._region, self._given = region, given
         self._detector, self._side, self._largest = detector, side, largest
-        self._whole_every = whole_every
+        self._whole_every = whole_every if given is None else 1
         self._last: Frame | None = None
         self._tracker: FaceTracker | None = None
+        self._stated = _StatedFaces()
 
     def __call__(self, group: Sequence[Frame]) -> list[list[FaceCrop]]:
         """The faces of each frame, largest first; none where it could not be read."""
@@ -97,6 +99,11 @@ class FaceCropper:
         return self._cut(frame, ((self._back(face), None) for face in next(faces_of_stills)))
 
     def _followed(self, frame: Frame, detector: Detector) -> list[FaceCrop]:
+        followed = self._tracked(frame, detector)
+        return self._cut(frame, ((self._back(one.face), one.track) for one in followed))
+
+    def _tracked(self, frame: Frame, detector: Detector) -> list[Tracked]:
+        """The faces of a video's next frame; places are those within the region."""
         last = self._last
         if last is None or last.source != frame.source or last.frame >= frame.frame:
             self._tracker = None  # another video, or the same one again
@@ -107,14 +114,22 @@ class FaceCropper:
             self._tracker = FaceTracker(detector, whole_every=self._whole_every)
         image = self._part(frame).image
         assert image is not None, "a part of a picture is one"
-        followed = self._tracker(image, frame.time_s)
-        return self._cut(frame, ((self._back(one.face), one.track) for one in followed))
+        return self._tracker(image, frame.time_s)
 
     def _said(self, frame: Frame, given: GivenBoxes) -> list[FaceCrop]:
+        """The given faces of a frame; those of a video that have no track are followed."""
+        those = given.of(frame.source, frame.frame)
+        faces, tracks = [upright_face(one.box) for one in those], [one.track for one in those]
+        first = given.next_track(frame.source) if frame.moving else None
+        if first is not None:
+            untracked = [index for index, track in enumerate(tracks) if track is None]
+            self._stated.faces = [faces[index] for index in untracked]
+            numbers = {id(one.face): one.track for one in self._tracked(frame, self._stated)}
+            for index in untracked if numbers else ():
+                tracks[index] = first + numbers[id(faces[index])]
         if frame.picture is None:
             return []
-        faces = given.of(frame.source, frame.frame)
-        cut = self._cut(frame, ((upright_face(face.box), face.track) for face in faces))
+        cut = self._cut(frame, zip(faces, tracks, strict=True))
         return [replace(one, score=None) for one in cut]
 
     def _part(self, frame: Frame) -> Frame:
@@ -155,6 +170,19 @@ class FaceCropper:
             pixels, where = crop_with_map(frame.picture, face, self._side)
             crops.append(FaceCrop(face.box, face.score, track, pixels, where))
         return crops
+
+
+class _StatedFaces:
+    """In a detector's place: the faces that are given for the next frame of a video."""
+
+    def __init__(self) -> None:
+        self.faces: list[Face] = []
+
+    def detect(self, images: Sequence[Any], *, passes: int = 3) -> list[list[Face]]:
+        return [self.faces for _ in images]
+
+    def near(self, image: Any, boxes: Sequence[Box]) -> list[Face | None]:
+        return [None for _ in boxes]
 
 
 def _detected(stills: Sequence[Frame], detector: Detector) -> list[list[Face]]:

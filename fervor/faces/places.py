@@ -102,6 +102,8 @@ class GivenBoxes:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._faces: defaultdict[tuple[str, int], list[GivenFace]] = defaultdict(list)
+        self._next_tracks: defaultdict[str, int] = defaultdict(int)
+        self._untracked: set[str] = set()
         try:
             for line, row in _rows(_text(self.path), self.path):
                 self._add(line, row)
@@ -130,7 +132,12 @@ class GivenBoxes:
                 f"boxes {self.path}, line {line}: {values} is no box; expected x, y, width and "
                 "height in pixels, width and height above 0"
             ) from None
-        self._faces[_key(str(row["source"])), frame].append(face)
+        source = _key(str(row["source"]))
+        self._faces[source, frame].append(face)
+        if face.track is None:
+            self._untracked.add(source)
+        else:
+            self._next_tracks[source] = max(self._next_tracks[source], face.track + 1)
 
     def check_sources(self, sources: Iterable[str]) -> None:
         """Raises UsageError where it names a source that is no input."""
@@ -146,6 +153,11 @@ class GivenBoxes:
         """The faces of one frame, largest first."""
         faces = self._faces.get((_key(source), frame), [])
         return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
+
+    def next_track(self, source: str) -> int | None:
+        """The first free number of a track in a video; None where every face has its own."""
+        key = _key(source)
+        return self._next_tracks.get(key, 0) if key in self._untracked else None
 
 
 def _key(source: str) -> str:

@@ -83,7 +83,7 @@ class Summary:
             if prediction.track is not None and own
         }
         self._frames += 1
-        self._empty += not faces
+        self._empty += all(prediction.status != "ok" for prediction in predictions)
         if self._waiting is not None:
             self._step = min(max(0.0, frame.time_s - self._waiting[0]), LONGEST_STEP)
             self._count(*self._waiting, self._step)

@@ -12,6 +12,7 @@ from fervor.errors import InputError, UsageError
 from fervor.faces.alignment import square
 from fervor.faces.places import GivenBoxes, outside, parse_region, upright_face
 from fervor.inference.predictor import Predictor
+from fervor.io.frame import Frame
 from fervor.outputs.tables import open_table
 from tests.inference.test_predictor import BLUE, GREEN, RED, SquareDetector, drawn
 from tests.support.models import write_model
@@ -108,6 +109,38 @@ class TestBoxes:
             before = ask.rows(clip)
             for name in ("frame", "track", "status", "x", "height"):
                 assert [row[name] for row in again] == [row[name] for row in before]
+
+    def test_boxes_of_a_video_without_a_track_are_followed(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        """Two faces that pass, one of them out of sight for a frame; numbers of the file stay."""
+        places = [[(40 + 6 * n, 30.0), (200 - 6 * n, 26.0)] for n in range(12)]
+        places[4].pop()
+        rows = [
+            box("a.mp4", x, 40, side, frame=n)
+            for n, faces in enumerate(places)
+            for x, side in faces
+        ]
+        picture = np.full((120, 300, 3), 128, np.uint8)
+        frames = [Frame("a.mp4", n, n / 25, picture, None) for n in range(12)]
+        for first, known in ((0, []), (8, [box("a.mp4", 250, 90, 20, frame=3, track=7)])):
+            file = lines(tmp_path / "boxes.jsonl", *rows, *known)
+            answers = list(Predictor(model, threads=1, boxes=file).stream(frames))
+            for n, answer in enumerate(answers):
+                tracks = {face.box: face.track for face in answer if face.track != 7}
+                expected = {
+                    (x, 40.0, side, side): first + number
+                    for number, (x, side) in enumerate(places[n])
+                }
+                assert tracks == expected
+                assert [face.det_score for face in answer] == [None] * len(answer)
+            assert [face.track for face in answers[3]][2:] == ([7] if known else [])
+        (still,) = Predictor(model, threads=1, boxes=file)._stills(
+            [Frame("a.mp4", 0, None, picture, None)]
+        )
+        assert [face.track for face in still] == [None, None]
+        again = Predictor(model, threads=1, boxes=file).stream([*frames, *frames[:1]])
+        assert [face.track for face in list(again)[-1]] == [8, 9]
 
     def test_a_crop_lies_as_for_a_face_that_was_found(self) -> None:
         """The same square, up to the few pixels by which faces differ from the usual one."""

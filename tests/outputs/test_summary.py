@@ -67,6 +67,12 @@ def test_several_faces_and_a_break(tmp_path: Path) -> None:
     assert whole["share_of_time"] == pytest.approx(3.5 / 6, abs=1e-4)
 
 
+def test_a_face_of_no_track_is_a_face(tmp_path: Path) -> None:
+    frames: list[tuple[float, Any]] = [(0.5 * n, {None: 0.9}) for n in range(4)] + [(2.0, {})]
+    whole = of(gathered(tmp_path / "a.json", frames), None, "neutral")
+    assert (whole["frames"], whole["frames_without_face"]) == (5, 1)
+
+
 def test_smoothing_joins_what_flickers(tmp_path: Path) -> None:
     frames: list[tuple[float, Shown]] = [
         (n / 25, {0: 0.3 if n % 10 == 5 else 0.9}) for n in range(50)
