@@ -322,10 +322,7 @@ class Predictor:
         frame = self._fitting(frame)
         faces = self._stills.still(frame)
         logits, covered = self.classifier([face.pixels for face in faces], self._covered)
-        rows = [*logits]
-        if self._rest is not None or self._adapts:
-            neutral = OwnNeutral(self.labels, self._rest)
-            rows = neutral.corrected(frame, [face.track for face in faces], rows)
+        rows = self._corrected(frame, faces, [*logits])
         return _shown(self._answer(frame, faces, rows, covered, True))
 
     def _faces(self, frames: Iterable[Frame]) -> Iterator[list[Prediction]]:
@@ -440,29 +437,33 @@ class Predictor:
         for start in range(0, len(faces), self._batch_size):
             batch = faces[start : start + self._batch_size]
             logits, local = self.classifier.logits_and_local([face.pixels for face in batch])
+            rows = self._corrected(frame, batch, [*logits])
             if local.shape[1:] != explainer.places:
                 raise ModelError(
                     f"model {self.info.name} has places of shape {local.shape[1:]}: its grid and "
                     f"class vectors say {explainer.places}; export it again"
                 )
-            for crop, row, places in zip(batch, logits, local, strict=True):
+            for crop, row, places in zip(batch, rows, local, strict=True):
                 parts = explainer.covered(places[None])[0] if self.tells_covers else None
                 answer = self._prediction(frame, len(explanations), crop, row, parts)
                 if answer.status == "error" or not np.isfinite(places).all():
                     where = frame.source or "picture"
                     raise ModelError(f"{where}: {NOT_FINITE.format(len(explanations))}")
                 occludes = heat == "occlusion" and face in (None, len(explanations))
-                maps = self._occlusion(crop, row) if occludes else None
+                maps = self._occlusion(frame, crop, row) if occludes else None
                 explanations.append(explainer(answer, places, crop.square, occlusion=maps))
         return explanations
 
-    def _occlusion(self, face: FaceCrop, row: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Heat [c rows columns] of a face with logits [c], by a pass for each place."""
+    def _occlusion(
+        self, frame: Frame, face: FaceCrop, row: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Heat [c rows columns] of a frame's face with logits [c], by a pass for each place."""
         grid = self._explainer.grid
         logits = self.classifier.logits(occluded(face.pixels, grid, self.info.input.size))
         if not np.isfinite(logits).all():
             raise ModelError(NOT_FINITE.format("where a place is blurred"))
-        return occlusion_heat(row, logits, grid)
+        corrected = self._corrected(frame, [face] * len(logits), [*logits])
+        return occlusion_heat(row, np.stack(corrected), grid)
 
     @cached_property
     def tells_covers(self) -> bool:
@@ -543,6 +544,15 @@ class Predictor:
     @property
     def _corrects(self) -> bool:
         return self._adapts or self._rest is not None
+
+    def _corrected(
+        self, frame: Frame, faces: Sequence[FaceCrop], logits: list[NDArray[np.float64]]
+    ) -> list[NDArray[np.float64]]:
+        """Logits [c] of the faces of a frame that stands alone, less what a face at rest takes."""
+        if not self._corrects:
+            return logits
+        neutral = OwnNeutral(self.labels, self._rest)
+        return neutral.corrected(frame, [face.track for face in faces], logits)
 
     def _resting(self, picture: ImageLike, detector: Detector | None) -> NDArray[np.float64]:
         """Logits [c] of the largest face in a picture of a person at rest; of it all without one.

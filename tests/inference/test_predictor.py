@@ -594,6 +594,19 @@ class TestOwnNeutral:
         np.testing.assert_allclose(given._rest, expected)  # type: ignore[arg-type]
         assert given.smallest_side is None  # and no face of what it is asked
 
+    @pytest.mark.parametrize("learnt", [False, True])
+    def test_explanations_are_of_the_answer_that_a_call_gives(
+        self, model: Path, learnt: bool
+    ) -> None:
+        ask = predictor(model, neutral="auto" if learnt else drawn(self.MAUVE))
+        image = drawn(self.MAUVE, BLUE)
+        explanations = ask.explain(image)
+        assert [one.prediction for one in explanations] == ask(image)
+        assert explanations[0].answer == ("sadness" if learnt else "neutral")
+        for one, plain in zip(explanations, predictor(model).explain(image), strict=True):
+            for label, heat in one.heat.items():  # places of one colour: blurring changes little
+                assert np.abs(heat - plain.heat[label]).max() < 0.1
+
     def test_learnt_from_a_track(self, model: Path) -> None:
         frames = [Frame("film.mp4", n, n / 10, drawn(self.MAUVE), None) for n in range(40)]
         rows = [row for (row,) in predictor(model, neutral="auto").stream(frames)]
