@@ -402,10 +402,11 @@ class Predictor:
         """The embeddings [n d] of a picture's faces, largest first, as the model's graph has them.
 
         Raises:
-            InputError: a path that does not exist, or a picture that cannot be read.
+            InputError: a path that does not exist, or a picture that cannot be read or does not
+                hold the region or a given box.
             ModelError: the model's graph gives no embedding, or one that is no finite number.
         """
-        faces = self._cropper()([readable_frame(picture)])[0]
+        faces = self._cropper()([self._readable(picture)])[0]
         return self.classifier.embeddings([face.pixels for face in faces])
 
     def explain(
@@ -421,7 +422,8 @@ class Predictor:
                 None for all.
 
         Raises:
-            InputError: a path that does not exist, or a picture that cannot be read.
+            InputError: a path that does not exist, or a picture that cannot be read or does not
+                hold the region or a given box.
             ModelError: the model has no places or no class vectors to compare them with, or an
                 answer that is no finite number.
             UsageError: another heat, or a face that a picture with faces does not show.
@@ -429,7 +431,7 @@ class Predictor:
         if heat not in get_args(Heat):
             raise UsageError(f"heat={heat!r}: expected one of {', '.join(get_args(Heat))}")
         explainer = self._explainer
-        frame = self._fitting(readable_frame(picture))
+        frame = self._readable(picture)
         explanations: list[Explanation] = []
         faces = self._cropper()([frame])[0]
         if face is not None and faces and not 0 <= face < len(faces):
@@ -524,6 +526,14 @@ class Predictor:
             region=self._region,
             given=self.boxes,
         )
+
+    def _readable(self, picture: ImageLike | Frame) -> Frame:
+        """The frame of a picture.
+
+        Raises:
+            InputError: it cannot be read, or the region or a given box does not fit it.
+        """
+        return readable_frame(self._fitting(readable_frame(picture)))
 
     def _fitting(self, frame: Frame) -> Frame:
         """The frame, or the reason why the region or a given box does not fit it."""

@@ -71,6 +71,18 @@ class TestRegion:
             "the region 60,0,60,60 lies outside the picture of 60 x 60 pixels"
         )
 
+    def test_outside_a_picture_is_no_embedding_and_no_explanation(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        Image.fromarray(drawn(RED)).save(tmp_path / "a.png")
+        file = lines(tmp_path / "boxes.jsonl", box(tmp_path / "a.png", 500, 10, 39))
+        region = Predictor(model, detector=SquareDetector(), threads=1, region=(60, 0, 60, 60))
+        given = Predictor(model, threads=1, boxes=file)
+        for ask, what in ((region, "the region 60,0,60,60"), (given, "a given box 500,10,39,39")):
+            for call in (ask.embed, ask.explain):
+                with pytest.raises(InputError, match=f"a.png cannot be read: {what} lies outside"):
+                    call(tmp_path / "a.png")
+
     @pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "1,2,0,4", "1,2,3,-4", "nan,1,1,1"])
     def test_what_is_no_region(self, text: str) -> None:
         with pytest.raises(UsageError, match=r"region=.*expected x,y,width,height"):
