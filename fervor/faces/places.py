@@ -122,22 +122,38 @@ class GivenBoxes:
             return
         try:
             x, y, width, height = (float(row[name]) for name in FIELDS[1:])
-            frame, track = int(row.get("frame") or 0), row.get("track")
             if not math.isfinite(x + y) or not 0 < min(width, height) <= max(width, height) < 1e6:
                 raise ValueError
-            face = GivenFace((x, y, width, height), None if track in (None, "") else int(track))
         except (TypeError, ValueError, OverflowError):
             values = ", ".join(f"{row[name]!s:.60}" for name in FIELDS[1:])
             raise InputError(
                 f"boxes {self.path}, line {line}: {values} is no box; expected x, y, width and "
                 "height in pixels, width and height above 0"
             ) from None
+        frame, track = (self._whole_number(line, row, name) for name in ("frame", "track"))
+        face = GivenFace((x, y, width, height), track)
         source = _key(str(row["source"]))
-        self._faces[source, frame].append(face)
+        self._faces[source, frame or 0].append(face)
         if face.track is None:
             self._untracked.add(source)
         else:
             self._next_tracks[source] = max(self._next_tracks[source], face.track + 1)
+
+    def _whole_number(self, line: int, row: dict[str, Any], name: str) -> int | None:
+        """A field, which tables with gaps write as 3.0; None where it is empty."""
+        value = row.get(name)
+        if value in (None, ""):
+            return None
+        try:
+            number = float(value)
+            if not number.is_integer():
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"boxes {self.path}, line {line}: {name} is {value!s:.60}; "
+                "expected a whole number, or nothing"
+            ) from None
+        return int(number)
 
     def check_sources(self, sources: Iterable[str]) -> None:
         """Raises UsageError where it names a source that is no input."""
@@ -165,11 +181,11 @@ def _key(source: str) -> str:
 
 
 def _text(path: Path) -> Iterable[str]:
-    """The lines of a file; of a run that was stopped those that it could end."""
+    """The lines of a file, without a byte order mark; of a stopped run those that it could end."""
     content = path.read_bytes()
     if path.suffix == PARTIAL:
         content = content[: content.rfind(b"\n") + 1]
-    return io.StringIO(content.decode("utf-8"), newline="")
+    return io.StringIO(content.decode("utf-8-sig"), newline="")
 
 
 def _rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -190,7 +190,17 @@ class TestBoxes:
             (
                 "a.jsonl",
                 '{"source": "a.png", "x": 1, "y": 1, "width": 1, "height": 1, "frame": Infinity}',
-                "line 1: 1, 1, 1, 1 is no box",
+                "line 1: frame is inf; expected a whole number, or nothing",
+            ),
+            (
+                "a.csv",
+                "source,x,y,width,height,frame,track\na.mp4,1,2,3,4,0,first\n",
+                "line 2: track is first; expected a whole number, or nothing",
+            ),
+            (
+                "a.jsonl",
+                '{"source": "a.png", "x": 1, "y": 1, "width": 1, "height": 1, "frame": 0.5}',
+                r"line 1: frame is 0\.5; expected a whole number",
             ),
             ("a.csv", f"source,x\n{'a' * 200_000},1", "cannot be read: field larger than"),
             ("a.txt", "", r"ends in \.csv or \.jsonl"),
@@ -202,6 +212,19 @@ class TestBoxes:
         with pytest.raises(InputError, match=reason) as refused:
             GivenBoxes(tmp_path / name)
         assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+    def test_a_byte_order_mark_and_whole_numbers_with_a_point(self, tmp_path: Path) -> None:
+        """As spreadsheets write them, and pandas where some are missing."""
+        text = "source,frame,track,x,y,width,height\na.mp4,2.0,3.0,1,2,30,40\na.mp4,2.0,,9,2,3,4\n"
+        (tmp_path / "a.csv").write_text(text, encoding="utf-8-sig")
+        row = {"source": "a.mp4", "frame": 2.0, "x": 1, "y": 2, "width": 30, "height": 40}
+        rows = [{**row, "track": 3.0}, {**row, "x": 9, "width": 3, "height": 4, "track": None}]
+        text = "".join(json.dumps(one) + "\n" for one in rows)
+        (tmp_path / "a.jsonl").write_text(text, encoding="utf-8-sig")
+        for name in ("a.csv", "a.jsonl"):
+            faces = GivenBoxes(tmp_path / name).of("a.mp4", 2)
+            assert faces == [((1, 2, 30, 40), 3), ((9, 2, 3, 4), None)]
+            assert isinstance(faces[0].track, int)
 
     @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
     def test_the_rows_of_a_run_that_was_killed(self, tmp_path: Path, ending: str) -> None:
