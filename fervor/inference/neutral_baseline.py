@@ -101,7 +101,7 @@ class OwnNeutral:
         self._labels = tuple(labels)
         self._fixed = None if rest is None else correction(rest, self._labels)
         self._rests: dict[int, Rest] = {}
-        self._source = ""
+        self._source, self._last = "", -1
 
     def corrected(
         self, frame: Frame, tracks: Sequence[int | None], logits: Sequence[Logits]
@@ -112,8 +112,9 @@ class OwnNeutral:
         """
         if self._fixed is not None:
             return [row - self._fixed for row in logits]
-        if frame.source != self._source:
-            self._source, self._rests = frame.source, {}
+        if frame.source != self._source or frame.frame <= self._last:
+            self._rests = {}  # another video, or the same one again
+        self._source, self._last = frame.source, frame.frame
         return [
             self._own(track, row, frame.time_s)
             if track is not None and frame.time_s is not None and np.isfinite(row).all()

@@ -61,7 +61,7 @@ class Summary:
         self._path = Path(os.path.realpath(path))  # a link stays one
         self._labels = tuple(labels)
         self._smoother = Smoother() if smooth else None
-        self._source, self._frames, self._empty = "", 0, 0
+        self._source, self._last, self._frames, self._empty = "", -1, 0, 0
         self._tracks: dict[int, _Track] = {}
         self._waiting: tuple[float, dict[int, dict[str, float]]] | None = None
         self._step = 0.0
@@ -71,9 +71,9 @@ class Summary:
         """Take in one frame; pictures have no time and are passed over."""
         if frame.time_s is None:
             return
-        if frame.source != self._source:
-            self._finish()
-            self._source = frame.source
+        if frame.source != self._source or frame.frame <= self._last:
+            self._finish()  # another video, or the same one again
+        self._source, self._last = frame.source, frame.frame
         probabilities = [prediction.probabilities for prediction in predictions]
         if self._smoother is not None:
             probabilities = self._smoother(predictions)

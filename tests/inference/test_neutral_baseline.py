@@ -17,7 +17,8 @@ SAD_AT_REST = np.array([-4.0, 0.5, 1.5, -0.7, 3.0])
 
 
 def frame(time: float | None, source: str = "clip.mp4") -> Frame:
-    return Frame(source, 0, time, None, None)
+    """Of a video of ten frames a second; or, without a time, an image."""
+    return Frame(source, 0 if time is None else round(10 * time), time, None, None)
 
 
 def test_by_hand() -> None:
@@ -87,11 +88,11 @@ class TestOwnNeutral:
             )
             np.testing.assert_array_equal(answers[1], happy)
 
-    def test_another_source_starts_anew_and_pictures_are_left_alone(self) -> None:
+    def test_another_source_and_the_same_again_start_anew_and_pictures_are_left_alone(self) -> None:
         own = OwnNeutral(LABELS)
         for number in range(40):
             own.corrected(frame(number / 10), [0], [SAD_AT_REST])
-        for other in (frame(4.0, "b.mp4"), frame(None, "a.jpg")):
+        for other in (frame(0.0), frame(4.0, "b.mp4"), frame(None, "a.jpg")):
             (answer,) = own.corrected(other, [0 if other.moving else None], [SAD_AT_REST])
             np.testing.assert_array_equal(answer, SAD_AT_REST)
 

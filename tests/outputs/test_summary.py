@@ -67,6 +67,17 @@ def test_several_faces_and_a_break(tmp_path: Path) -> None:
     assert whole["share_of_time"] == pytest.approx(3.5 / 6, abs=1e-4)
 
 
+def test_one_video_named_twice_is_two(tmp_path: Path) -> None:
+    probabilities = [0.9, 0.2, 0.3]
+    with Summary(tmp_path / "a.json", LABELS, smooth=True) as summary:
+        for number, fraction in 2 * list(enumerate(probabilities)):
+            frame = Frame("clip.mp4", number, 0.5 * number, None, None)
+            summary.add(frame, [face(0.5 * number, fraction, track=0)])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert len(rows) == 8 and rows[:4] == rows[4:]
+    assert {row["frames"] for row in rows} == {3}
+
+
 def test_a_face_of_no_track_is_a_face(tmp_path: Path) -> None:
     frames: list[tuple[float, Any]] = [(0.5 * n, {None: 0.9}) for n in range(4)] + [(2.0, {})]
     whole = of(gathered(tmp_path / "a.json", frames), None, "neutral")
