@@ -187,6 +187,8 @@ def check_summary(path: Path) -> None:
     """Raises UsageError, before the work starts, where the file could not be written."""
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(f"summary {path}: expected a name that ends in {' or '.join(ENDINGS)}")
+    if path.is_dir():
+        raise UsageError(f"summary {path} is a folder: expected a file's name")
     if not path.parent.is_dir():
         raise UsageError(
             f"summary {path}: the folder {path.parent} does not exist; create it first"

@@ -255,7 +255,8 @@ def check_output(path: Path) -> None:
     """Say before the work starts what would stop its output.
 
     Raises:
-        UsageError: another ending than those of FORMATS, no such folder, or pyarrow is missing.
+        UsageError: another ending than those of FORMATS, a folder of that name, no folder to hold
+            it, or pyarrow is missing.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"output {path}: expected a name that ends in {', '.join(FORMATS)}")

@@ -129,11 +129,12 @@ def _run(
     with ExitStack() as stack:
         stop = stack.enter_context(_stoppable())
         with stop.held():
-            table = stack.enter_context(outputs.table(labels, sources))
-            if outputs.annotator is not None:
-                stack.enter_context(outputs.annotator)
+            # What is entered last ends first: rows are complete whatever the others meet then.
             if (summary_file := outputs.summary(labels)) is not None:
                 stack.enter_context(summary_file)
+            if outputs.annotator is not None:
+                stack.enter_context(outputs.annotator)
+            table = stack.enter_context(outputs.table(labels, sources))
             unit = "frames" if moving else "pictures"
             bar = stack.enter_context(progress(total, unit=unit, shown=bool(outputs.output)))
             stack.enter_context(closing(answers))

@@ -138,7 +138,11 @@ def test_what_ends_early_leaves_the_earlier_file(tmp_path: Path, ending: str) ->
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("a.txt", "ends in"), ("no/a.csv", "does not exist")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a.txt", "ends in"), ("no/a.csv", "does not exist"), ("b.csv", "is a folder; name a file")],
+)
 def test_what_cannot_be_written_is_said_before(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "b.csv").mkdir()
     with pytest.raises(UsageError, match=reason):
         check_summary(tmp_path / name)

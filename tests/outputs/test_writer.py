@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image
 
 from fervor.cli.main import main
 from fervor.errors import UsageError, counted
+from fervor.inference.prediction import Answer, without_face
+from fervor.io.frame import Frame
 from fervor.outputs import writer
 from tests.cli.test_main import fervor_process, read_csv, refused
 from tests.support.models import write_model
@@ -247,6 +250,29 @@ class TestOutputs:
             writer.Outputs(**names, annotate="", smooth=False, sources=["a.mp4"])
         names["summary"] = str(tmp_path / "other.csv")
         assert writer.Outputs(**names, annotate="", smooth=False, sources=["a.mp4"])
+
+    @pytest.mark.parametrize("end", ["fervor.outputs.summary.Summary.__exit__",
+                                     "fervor.outputs.annotator.Annotator.__exit__"])  # fmt: skip
+    def test_rows_are_complete_where_another_output_fails_at_its_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device", "summary.csv")
+
+        output, annotate = tmp_path / "rows.jsonl", tmp_path / "drawings"
+        outputs = writer.Outputs(
+            str(output),
+            str(annotate),
+            summary=str(tmp_path / "summary.csv"),
+            smooth=False,
+            sources=["a.mp4"],
+        )
+        frame = Frame("a.mp4", 0, 0.0, None, None)
+        answers: Generator[Answer] = (one for one in [(frame, [without_face(frame, "tiny")], ())])
+        monkeypatch.setattr(end, fail)
+        with pytest.raises(OSError, match="No space left"):
+            writer.run(answers, ("neutral",), ["a.mp4"], outputs)
+        assert [row["status"] for row in read_json(output)] == ["no_face"]
 
 
 class TestStop:
