@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import os
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +25,8 @@ __all__ = ["ENDINGS", "Summary", "check_summary"]
 ENDINGS = (".csv", ".json")
 LONGEST_STEP = 1.0
 """Seconds that a frame stands for at most, and after which an episode has ended."""
+LONGEST_RATIO, STEPS = 1.5, 25
+"""Of the usual step between frames where that is longer: the median of so many before."""
 
 
 @dataclass(slots=True)
@@ -51,10 +55,10 @@ class Summary:
     Where an exception ends the block, what there is so far is in NAME.partial, and an earlier file
     stays as it was.
 
-    A frame stands for the time until the next one, for a second at most; the last of a video for as
-    long as the one before. An episode is a time in which the same expression of a face is the most
-    probable one without a break of more than a second. With `smooth` probabilities are smoothed
-    over each track first.
+    A frame stands for the time until the next one, for a second at most, or 1.5 times the usual
+    step between frames where that is longer; the last of a video for as long as the one before. An
+    episode is a time in which the same expression of a face is the most probable one without a
+    break of more than that. With `smooth` probabilities are smoothed over each track first.
     """
 
     def __init__(self, path: Path, labels: Sequence[str], *, smooth: bool = False) -> None:
@@ -64,7 +68,8 @@ class Summary:
         self._source, self._last, self._frames, self._empty = "", -1, 0, 0
         self._tracks: dict[int, _Track] = {}
         self._waiting: tuple[float, dict[int, dict[str, float]]] | None = None
-        self._step = 0.0
+        self._step, self._longest_step = 0.0, LONGEST_STEP
+        self._steps: deque[float] = deque(maxlen=STEPS)
         self._rows: list[dict[str, Any]] = []
 
     def add(self, frame: Frame, predictions: Sequence[Prediction]) -> None:
@@ -85,7 +90,10 @@ class Summary:
         self._frames += 1
         self._empty += all(prediction.status != "ok" for prediction in predictions)
         if self._waiting is not None:
-            self._step = min(max(0.0, frame.time_s - self._waiting[0]), LONGEST_STEP)
+            step = max(0.0, frame.time_s - self._waiting[0])
+            self._steps.append(step)
+            self._longest_step = max(LONGEST_STEP, LONGEST_RATIO * median(self._steps))
+            self._step = min(step, self._longest_step)
             self._count(*self._waiting, self._step)
         self._waiting = (frame.time_s, faces)
 
@@ -99,7 +107,7 @@ class Summary:
                 track.expressions.setdefault(label, _Expression()).weighted += fraction * step
             shown = track.expressions[best]
             shown.seconds += step
-            if best != track.label or time - track.last > LONGEST_STEP:
+            if best != track.label or time - track.last > self._longest_step:
                 track.label, track.length = best, 0.0
                 shown.episodes += 1
             track.length += step
@@ -116,6 +124,8 @@ class Summary:
                 self._rows += self._of(number, self._tracks[number])
         self._frames = self._empty = 0
         self._tracks, self._waiting, self._step = {}, None, 0.0
+        self._steps.clear()
+        self._longest_step = LONGEST_STEP
 
     def _together(self) -> _Track:
         whole = _Track(frames=self._frames)

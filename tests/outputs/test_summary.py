@@ -67,6 +67,19 @@ def test_several_faces_and_a_break(tmp_path: Path) -> None:
     assert whole["share_of_time"] == pytest.approx(3.5 / 6, abs=1e-4)
 
 
+@pytest.mark.parametrize("step", [0.04, 1.0, 2.0, 30.0])
+def test_times_do_not_depend_on_the_step_between_frames(tmp_path: Path, step: float) -> None:
+    """A face that shows one expression; then it is away for ten steps, at least two seconds."""
+    away = 10 + max(10 * step, 2.0) / step
+    frames: list[tuple[float, Shown]] = [(step * n, {0: 0.9}) for n in range(10)]
+    frames += [(step * (away + n), {0: 0.9}) for n in range(5)]
+    neutral = of(gathered(tmp_path / "a.json", frames), 0, "neutral")
+    longest = max(1.0, 1.5 * step)  # of the frame before it was away
+    assert neutral["episodes"] == 2
+    assert neutral["label_s"] == pytest.approx(14 * step + longest, abs=1e-3)
+    assert neutral["longest_episode_s"] == pytest.approx(9 * step + longest, abs=1e-3)
+
+
 def test_one_video_named_twice_is_two(tmp_path: Path) -> None:
     probabilities = [0.9, 0.2, 0.3]
     with Summary(tmp_path / "a.json", LABELS, smooth=True) as summary:
