@@ -46,7 +46,7 @@ class FaceCropper:
     Args:
         detector: what finds faces; None takes each frame for one face.
         side: of the cut-out squares, in pixels.
-        largest: keep the largest face of each frame only.
+        most: faces of each frame that are kept, the largest; 0 for all.
         whole_every: see `fervor.faces.tracker.FaceTracker`.
         region: where faces are looked for, x, y, width, height in pixels; None for everywhere.
         given: the faces of each frame, in place of what a detector would find.
@@ -57,13 +57,13 @@ class FaceCropper:
         detector: Detector | None,
         *,
         side: int,
-        largest: bool = False,
+        most: int = 0,
         whole_every: int = WHOLE_EVERY,
         region: Box | None = None,
         given: GivenBoxes | None = None,
     ) -> None:
         self._region, self._given = region, given
-        self._detector, self._side, self._largest = detector, side, largest
+        self._detector, self._side, self._most = detector, side, most
         self._whole_every = whole_every if given is None else 1
         self._last: Frame | None = None
         self._tracker: FaceTracker | None = None
@@ -164,7 +164,7 @@ class FaceCropper:
 
     def _cut(self, frame: Frame, faces: Iterable[tuple[Face, int | None]]) -> list[FaceCrop]:
         assert frame.picture is not None, "only frames that could be read are cut"
-        those = list(faces)[: 1 if self._largest else None]
+        those = list(faces)[: self._most or None]
         crops = []
         for face, track in those:
             pixels, where = crop_with_map(frame.picture, face, self._side)

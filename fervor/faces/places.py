@@ -55,13 +55,13 @@ def parse_region(text: str) -> Box | None:
     return check_region((x, y, width, height))
 
 
-def check_unused(why: str, **options: object) -> None:
-    """Refuse options of a search where there is none.
+def check_unused(why: str, **options: bool) -> None:
+    """Refuse options that have no effect; each says whether it is given.
 
     Raises:
-        UsageError: one of them is given.
+        UsageError: one of them is.
     """
-    if given := " and ".join(name for name, value in options.items() if value):
+    if given := " and ".join(name for name, is_given in options.items() if is_given):
         raise UsageError(f"{why}: leave {given} out")
 
 

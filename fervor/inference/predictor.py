@@ -98,7 +98,7 @@ class Predictor:
         smallest_face: longer side in pixels of the smallest face that is looked for in pictures of
             any size, 16 at the least; smaller ones are left out. 0 looks for every face of 40, and
             takes smaller ones where they are seen. Time grows with its square (docs/detection.md).
-        most_faces: of a picture are kept, the largest; 0 for all.
+        most_faces: of a picture or frame are kept, the largest; 0 for all.
         region: where faces are looked for: x, y, width, height in pixels of the upright picture.
         boxes: a file of faces that are given, CSV or JSON Lines (docs/rows.md), in place of what a
             detector finds; heads are then taken for upright.
@@ -109,6 +109,7 @@ class Predictor:
         device: cpu, or cuda with onnxruntime-gpu.
         detector: a stand-in for the embedded face detector: `detect` and `near` of
             `fervor.faces.tracker.Detector`; it is given arrays, RGB uint8 [h w 3] (docs/python.md).
+            `smallest_face` has no place beside it.
 
     Attributes:
         info: the description of the model.
@@ -120,7 +121,7 @@ class Predictor:
     Raises:
         InputError: the neutral picture cannot be read or shows no face.
         ModelError: the folder is missing, incomplete, damaged or no model of fervor.
-        UsageError: an option out of its range.
+        UsageError: an option out of its range, or one that has no effect beside another.
     """
 
     def __init__(
@@ -159,11 +160,21 @@ class Predictor:
             raise UsageError(f"most_faces={most_faces}: expected 1 or more, or 0 for all")
         if not 0 <= smallest_face < math.inf:
             raise UsageError(f"smallest_face={smallest_face}: expected pixels, 0 for 40 or more")
-        searched = {"region": region, "smallest_face": smallest_face}
+        self._adapts = isinstance(neutral, str) and neutral == AUTO
+        resting = neutral is not None and not self._adapts
+        search = {
+            "region": region is not None,
+            "smallest_face": smallest_face > 0,
+            "whole_every": whole_every != WHOLE_EVERY,
+            "detector": detector is not None and (faces == "precropped" or not resting),
+        }
         if faces == "precropped":
-            check_unused("faces='precropped' looks for no face", **searched, boxes=boxes)
+            search |= {"most_faces": most_faces > 0, "boxes": boxes is not None}
+            check_unused("faces='precropped' looks for no face", **search)
         elif boxes is not None:
-            check_unused("boxes are the faces, and none is looked for", **searched)
+            check_unused("boxes are the faces, and none is looked for", **search)
+        elif detector is not None:
+            check_unused("the detector decides what a face is", smallest_face=smallest_face > 0)
         self._region = None if region is None else check_region(region)
         self.boxes = None if boxes is None else GivenBoxes(boxes)
         if labels is not None:
@@ -192,7 +203,7 @@ class Predictor:
             at_once=1 if single else self._at_once,
         )
         self._batch_size = batch_size
-        self._whole_every = whole_every
+        self._whole_every, self._most_faces = whole_every, most_faces
         open_detector = partial(
             FaceDetector,
             threads if single else each,
@@ -206,9 +217,8 @@ class Predictor:
         if detector is None and faces != "precropped" and boxes is None:
             self._detector = open_detector()
         self._stills = self._cropper()
-        self._adapts = isinstance(neutral, str) and neutral == AUTO
         self._rest: NDArray[np.float64] | None = None
-        if neutral is not None and not self._adapts:
+        if neutral is not None and resting:
             # Boxes are of the pictures to answer: the face at rest is looked for all the same.
             cropped = faces == "precropped"
             self._rest = self._resting(
@@ -521,7 +531,7 @@ class Predictor:
         return FaceCropper(
             self._detector,
             side=self.info.input.crop,
-            largest=self.faces == "largest",
+            most=1 if self.faces == "largest" else self._most_faces,
             whole_every=self._whole_every,
             region=self._region,
             given=self.boxes,
@@ -572,7 +582,7 @@ class Predictor:
             ModelError: the answer is no finite number.
         """
         frame = frame_of(picture)
-        cropper = FaceCropper(detector, side=self.info.input.crop, largest=True)
+        cropper = FaceCropper(detector, side=self.info.input.crop, most=1)
         faces = cropper([frame])[0]
         if not faces:
             reason = frame.error or "shows no face"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from fervor.faces.alignment import crop
@@ -62,9 +63,11 @@ def test_pixels_are_the_crop_of_the_face() -> None:
             np.testing.assert_array_equal(face.pixels, crop(NOISE, expected, 24))
 
 
-def test_largest() -> None:
-    found = FaceCropper(Fixed(), side=24, largest=True)([picture("a.png"), *video(3)])
-    assert [[face.box for face in faces] for faces in found] == [[Fixed.FACES[0].box]] * 4
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_the_largest_are_kept(most: int) -> None:
+    found = FaceCropper(Fixed(), side=24, most=most)([picture("a.png"), *video(3)])
+    expected = [face.box for face in Fixed.FACES[: most or None]]
+    assert [[face.box for face in faces] for faces in found] == [expected] * 4
 
 
 def test_a_whole_look_as_often_as_asked() -> None:

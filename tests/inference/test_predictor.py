@@ -527,6 +527,54 @@ def test_largest_of_a_video(model: Path) -> None:
     assert [labels(answer) for answer in rows] == [["neutral"]] * 2
 
 
+def test_most_faces_of_a_picture_and_of_a_video(model: Path, tmp_path: Path) -> None:
+    """Of a video too: a face that was there before does not stand beside the largest."""
+    ask = predictor(model, most_faces=1)
+    assert labels(ask(drawn(RED, BLUE))) == ["neutral"]
+    frames = video(drawn(RED, BLUE), drawn(RED, BLUE))
+    assert [labels(answer) for answer in ask.stream(frames)] == [["neutral"]] * 2
+    file = tmp_path / "boxes.csv"
+    file.write_text("source,x,y,width,height\na.png,10,10,9,9\na.png,70,10,39,39\n")
+    given = Predictor(model, threads=1, boxes=file, most_faces=1)
+    (answer,) = given.stream([Frame("a.png", 0, None, drawn(RED, BLUE), None)])
+    assert labels(answer) == ["sadness"]
+
+
+def test_a_face_that_grows_takes_the_place_of_the_one_before(model: Path) -> None:
+    small, large = portrait(20, 100, 150), portrait(360, 100, 240)
+    both = small.copy()
+    both[:, 340:] = large[:, 340:]
+    frames = video(*[small] * 3, *[both] * 12)
+    answers = list(Predictor(model, threads=1, most_faces=1).stream(frames))
+    assert [len(answer) for answer in answers] == [1] * 15
+    last = answers[-1][0].box
+    assert last is not None and last[0] > 340
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"faces": "precropped", "most_faces": 2}, "looks for no face: leave most_faces out"),
+        ({"faces": "precropped", "whole_every": 2}, "looks for no face: leave whole_every out"),
+        (
+            {"faces": "precropped", "detector": SquareDetector(), "neutral": drawn(RED)},
+            "looks for no face: leave detector out",
+        ),
+        ({"boxes": "boxes.csv", "whole_every": 2}, "none is looked for: leave whole_every out"),
+        (
+            {"boxes": "boxes.csv", "detector": SquareDetector(), "neutral": "auto"},
+            "none is looked for: leave detector out",
+        ),
+        ({"detector": SquareDetector(), "smallest_face": 80}, "leave smallest_face out"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    model: Path, options: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UsageError, match=line):
+        Predictor(model, threads=1, **options)
+
+
 class TestVideoFiles:
     @pytest.fixture
     def clip(self, tmp_path: Path) -> Path:
