@@ -11,6 +11,7 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from threading import Lock
@@ -187,12 +188,16 @@ def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame
     """The images of an animation at their times; what cannot be decoded is the last frame."""
     number, time, milliseconds = -1, 0.0, 0.0  # these add up without the error of seconds
     try:
-        with open(source, "rb") as file, _silence, _opened(file, max_pixels) as image:
-            # Before an APNG's animation there may be an image for viewers that show no other.
-            first = int(bool(getattr(image, "default_image", False)))
-            for number in range(getattr(image, "n_frames", 1) - first):
-                image.seek(first + number)
-                pixels = rgb_image(_upright(image)).copy()
+        with open(source, "rb") as file, ExitStack() as stack:
+            with _silence:  # never while a frame is handed out: nobody may ask for the next one
+                image = stack.enter_context(_opened(file, max_pixels))
+                # Before an APNG's animation there may be an image for viewers that show no other.
+                first = int(bool(getattr(image, "default_image", False)))
+                count = getattr(image, "n_frames", 1) - first
+            for number in range(count):
+                with _silence:
+                    image.seek(first + number)
+                    pixels = rgb_image(_upright(image)).copy()
                 length = float(image.info.get("duration", 0) or 0)
                 if time >= span.end:
                     return

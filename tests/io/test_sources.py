@@ -600,6 +600,23 @@ def test_decoders_hold_a_bounded_number_of_pixels(
         assert most == count
 
 
+def test_an_animation_leaves_the_filters_of_warnings_between_its_frames(tmp_path: Path) -> None:
+    """Also where nobody asks for its last frame."""
+    before = list(warnings.filters)
+    several = [media._read_moving([str(animation(tmp_path / name))], Span(), 10_000)
+               for name in ("a.gif", "b.gif")]  # fmt: skip
+    for frames in (several[0], several[1], several[0]):
+        next(frames)
+        assert list(warnings.filters) == before
+    with warnings.catch_warnings():  # somebody else's, who ends while they are read
+        warnings.simplefilter("once")
+        next(several[1])
+        assert warnings.filters[0][0] == "once"
+    assert list(warnings.filters) == before
+    del several
+    assert list(warnings.filters) == before
+
+
 def test_threads_that_silence_warnings_leave_the_filters_as_they_were() -> None:
     before = list(warnings.filters)
     first, second = threading.Event(), threading.Event()
