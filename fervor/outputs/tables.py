@@ -29,6 +29,7 @@ __all__ = [
     "columns",
     "open_table",
     "partial_of",
+    "visible",
 ]
 
 ROW_GROUP = 10_000
@@ -309,7 +310,7 @@ class TextTable:
         timed: bool = False,
         covered: bool = False,
     ) -> None:
-        longest = max((len(_visible(source)) for source in sources), default=0)
+        longest = max((len(visible(source)) for source in sources), default=0)
         self._width = min(max(longest, len("source")), 60)
         self._stream, self._timed, self._covered = stream, timed, covered
         self._stream.write(
@@ -322,7 +323,7 @@ class TextTable:
     ) -> None:
         """Add the rows of one frame; points have no place in it."""
         for prediction in predictions:
-            source = f"{_visible(prediction.source):{self._width}}"
+            source = f"{visible(prediction.source):{self._width}}"
             if self._timed:
                 time = "" if prediction.time_s is None else f"{prediction.time_s:.3f}"
                 track = "" if prediction.track is None else prediction.track
@@ -340,7 +341,7 @@ class TextTable:
 
 def _answer(prediction: Prediction) -> str:
     if prediction.box is None or prediction.prob is None:
-        reason = f": {_visible(prediction.error)}" if prediction.error else ""
+        reason = f": {visible(prediction.error)}" if prediction.error else ""
         return f"   -  {prediction.status.replace('_', ' ')}{reason}"
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
@@ -351,7 +352,7 @@ def _answer(prediction: Prediction) -> str:
     )
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Control characters, which could command a terminal, as escapes."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")

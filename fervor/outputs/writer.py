@@ -103,7 +103,9 @@ def answers(
 def run(
     answers: Generator[Answer], labels: Sequence[str], sources: Sequence[str], outputs: Outputs
 ) -> Counter[str]:
-    """Number of pictures, videos, frames and of rows by status.
+    """Number of pictures, videos, frames and of rows by status, and of videos "without_frames".
+
+    Each of the latter is a line on the error stream.
 
     Raises:
         KeyboardInterrupt: it was stopped; its message says where the rows so far are.
@@ -126,6 +128,7 @@ def _run(
     counts["pictures"] = sum(source not in moving for source in sources)
     counts["videos"] = len(sources) - counts["pictures"]
     total = None if moving else len(sources)
+    without_frames = dict.fromkeys(source for source in sources if source in moving)
     with ExitStack() as stack:
         stop = stack.enter_context(_stoppable())
         with stop.held():
@@ -147,9 +150,14 @@ def _run(
                 if summary_file is not None:
                     summary_file.add(frame, answer)
             counts["frames"] += frame.source in moving
+            without_frames.pop(frame.source, None)
             counts.update(prediction.status for prediction in answer)
             if bar is not None:
                 bar.update()
+    for source in without_frames:
+        advice = "name an earlier --start, a later --end or a smaller --every"
+        print(f"{tables.visible(source)}: no frame of it is taken; {advice}", file=sys.stderr)
+    counts["without_frames"] = len(without_frames)
     return counts
 
 

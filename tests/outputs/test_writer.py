@@ -99,6 +99,25 @@ def test_a_damaged_video_is_a_row(model: Path, tmp_path: Path) -> None:
     assert main([*words, "--strict"]) == 1
 
 
+def test_a_video_without_a_frame_in_the_span_is_a_line_and_a_problem(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [flat((200, 40, 40))] * 4
+    short = write_video(tmp_path / "short.mp4", pictures)
+    long = write_video(tmp_path / "long.mp4", pictures, times=[0, 900, 1800, 2700])
+    output = tmp_path / "rows.csv"
+    words = ["--model", str(model), "--faces", "precropped", "--output", str(output)]
+    words += ["--start", "1", "--threads", "1"]
+    assert main(["predict", str(short), str(long), str(short), *words]) == 0
+    assert capsys.readouterr().err == (
+        f"{short}: no frame of it is taken; "
+        "name an earlier --start, a later --end or a smaller --every\n"
+    )
+    assert len(read_csv(output)) == 2
+    assert main(["predict", str(short), str(long), *words, "--strict"]) == 1
+    assert main(["predict", str(long), *words, "--strict"]) == 0
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm", ".mts"])
 def test_bytes_that_were_overwritten_cost_one_row_and_what_they_held(
     ending: str, model: Path, tmp_path: Path

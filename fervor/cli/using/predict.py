@@ -92,7 +92,8 @@ def predict(
             instructions for it (fervor models says), with cluster fp32.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         offline: never touch the network, whatever the model would like to fetch.
-        strict: exit with 1 where a picture cannot be read or shows no face.
+        strict: exit with 1 where a picture cannot be read or shows no face, or start and end leave
+            no frame of a video.
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -156,7 +157,8 @@ def predict(
         print(work.summary(output, counts, predictor.smallest_side, skipped))
     elif skipped:
         print(media.skipped_files(skipped), file=sys.stderr)
-    return PROBLEM if strict and counts["no_face"] + counts["error"] else DONE
+    problems = counts["no_face"] + counts["error"] + counts["without_frames"]
+    return PROBLEM if strict and problems else DONE
 
 
 def _check_cluster(workers: int, annotate: str, device: str) -> None:
