@@ -6,6 +6,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,12 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
         ]
         return f"missing {', '.join(names)}: see {parser.prog} --help"
     if match := re.match(r"argument (--\S+): expected one argument", message):
-        return f"{match[1]}: expected a value"
+        option = match[1]
+        following = next((b for a, b in pairwise(given) if a == option), "")
+        if re.match(r"-[^-]", following):
+            spelling = f"{option}={following}"
+            return f"{option}: expected a value; one that begins with - is written {spelling}"
+        return f"{option}: expected a value"
     return " ".join(message.split())
 
 

@@ -136,6 +136,10 @@ def test_dataclass_by_dots() -> None:
         (["a", "--model", "m", "--threads", "two"], "--threads two: expected a whole number"),
         (["a", "--model", "m", "--threads", "1.5"], "--threads 1.5: expected a whole number"),
         (["a", "--model", "m", "--threads"], "--threads: expected a value"),
+        (
+            ["a", "--model", "-5,0,300", "--threads", "1"],
+            "--model: expected a value; one that begins with - is written --model=-5,0,300",
+        ),
         (["a", "--model", "m", "--fraction", "x\ny"], "--fraction x y: expected a number"),
         (["a", "--model", "m", "--faces", "some"], "--faces some: expected one of all, largest"),
         (["a"], "missing --model: see fervor look --help"),
@@ -148,6 +152,12 @@ def test_mistakes_are_one_line(given: list[str], line: str) -> None:
         looked(*given)
     message = " ".join(str(refused.value).split())
     assert message.startswith(line)
+
+
+def test_a_value_that_begins_with_a_dash() -> None:
+    assert looked("a", "--model=-5,0,300")["model"] == "-5,0,300"
+    with pytest.raises(UsageError, match=r"^--model: expected a value$"):
+        looked("a", "--model", "--threads", "1")
 
 
 def test_an_unknown_option_writes_the_help_once(monkeypatch: pytest.MonkeyPatch) -> None:
