@@ -67,8 +67,13 @@ def check_unused(why: str, **options: bool) -> None:
 
 def check_region(region: Sequence[float]) -> Box:
     """Raises UsageError where it is no box: four finite numbers, the last two above 0."""
-    if len(region) != 4 or not all(map(math.isfinite, region)) or min(region[2:]) <= 0:
-        raise UsageError(f"region={tuple(region)}: expected x,y,width,height in pixels, not empty")
+    try:
+        fits = len(region) == 4 and all(map(math.isfinite, region)) and min(region[2:]) > 0
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        given = " ".join(repr(region).split())
+        raise UsageError(f"region={given}: expected x,y,width,height in pixels, not empty")
     x, y, width, height = map(float, region)
     return (x, y, width, height)
 
@@ -107,8 +112,8 @@ class GivenBoxes:
         try:
             for line, row in _rows(_text(self.path), self.path):
                 self._add(line, row)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            text = str(error) if isinstance(error, csv.Error) else "not a text in UTF-8"
+        except (OSError, ValueError, csv.Error) as error:
+            text = "not a text in UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
             reason = getattr(error, "strerror", None) or text
             raise InputError(f"boxes {path} cannot be read: {reason}") from error
 

@@ -150,7 +150,9 @@ class Predictor:
             raise UsageError(f"threads={threads}: expected 1 or more, or 0 for all")
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}: expected 1 or more")
-        if abstain != "auto" and not (isinstance(abstain, int | float) and 0 <= abstain <= 1):
+        if abstain != "auto" and not (
+            isinstance(abstain, int | float | np.number) and 0 <= abstain <= 1
+        ):
             raise UsageError(f"abstain={abstain}: expected a probability in 0..1, or auto")
         if prior not in get_args(Prior):
             raise UsageError(f"prior={prior!r}: expected one of {', '.join(get_args(Prior))}")

@@ -217,7 +217,7 @@ def is_animated(source: str) -> bool:
         _check_file(source)
         with open(source, "rb") as file:
             header = read_header(file)
-    except (InputError, OSError):  # reading it says why
+    except (InputError, OSError, ValueError):  # reading it says why
         return False
     return header is not None and header.format in FORMATS[1:5] and header.frames > 1
 
@@ -253,7 +253,7 @@ def is_video(source: str) -> bool:
             return False
         with open(source, "rb") as file:
             start = file.read(START)
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have, with a null byte, is a value
         return False
     return is_container(start) and not is_heif(start)
 

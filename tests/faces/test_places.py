@@ -88,6 +88,21 @@ class TestRegion:
         with pytest.raises(UsageError, match=r"region=.*expected x,y,width,height"):
             parse_region(text)
 
+    @pytest.mark.parametrize(
+        "region", [5, "1,2,3,4", (1, 2, "3", 4), np.ones((4, 2)), (1, 2, 10**400, 4), ()]
+    )
+    def test_what_is_no_region_from_python(self, model: Path, region: Any) -> None:
+        with pytest.raises(UsageError, match=r"region=.*expected x,y,width,height") as refused:
+            Predictor(model, threads=1, region=region)
+        assert "\n" not in str(refused.value)
+
+    def test_an_array_is_a_region(self, model: Path) -> None:
+        region: Any = np.array([60, 0, 60, 60])
+        ask = Predictor(model, detector=SquareDetector(), threads=1, region=region)
+        assert [face.box[0] for face in ask(drawn(RED, GREEN)) if face.box] == [70.0]
+        with pytest.raises(UsageError, match="looks for no face: leave region out"):
+            Predictor(model, faces="precropped", region=region)
+
     def test_texts(self) -> None:
         assert parse_region(" ") is None
         assert parse_region("1, 2,3.5,4") == (1, 2, 3.5, 4)
@@ -250,6 +265,8 @@ class TestBoxes:
     def test_a_file_that_is_not_there_and_a_source_that_is_no_input(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read: No such file"):
             GivenBoxes(tmp_path / "a.csv")
+        with pytest.raises(InputError, match="cannot be read: embedded null byte"):
+            GivenBoxes("a\0b.csv")
         boxes = GivenBoxes(lines(tmp_path / "a.jsonl", box("./a.png", 1, 2, 3)))
         boxes.check_sources(["a.png", "b.png"])
         with pytest.raises(UsageError, match=r"boxes .* name a\.png, which is no input"):

@@ -268,6 +268,14 @@ def test_missing_path_raises(model: Path, tmp_path: Path) -> None:
         predictor(model)(tmp_path / "nowhere.jpg")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\0b.gif", "a\0b.mp4", "a\ud800"])
+def test_a_name_that_no_file_can_have_is_a_missing_path(model: Path, name: str) -> None:
+    ask = predictor(model)
+    for call in (ask, ask.rows, ask.embed, lambda one: predictor(model, neutral=one)):
+        with pytest.raises(InputError, match="does not exist"):
+            call(name)
+
+
 @pytest.mark.parametrize("picture", [np.zeros((4, 4, 3)), [np.zeros((4, 4))], 3, None])
 def test_what_is_no_picture_raises(model: Path, picture: Any) -> None:
     with pytest.raises(FervorError, match="expected"):
@@ -386,6 +394,7 @@ def test_abstaining_keeps_the_probabilities(model: Path) -> None:
     (unsure,) = predictor(model, abstain=sure.prob + 0.01)(picture)
     assert unsure == dataclasses.replace(sure, label="uncertain")
     assert predictor(model, abstain=sure.prob - 0.01)(picture) == [sure]
+    assert predictor(model, abstain=np.float32(1))(picture) == [unsure]
 
 
 def test_the_balanced_point_subtracts_what_is_stored(model: Path, tmp_path: Path) -> None:

@@ -511,6 +511,13 @@ def test_animated_pictures_are_frames_with_times(tmp_path: Path, ending: str) ->
     assert is_moving(str(path)) and not is_video(str(path))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\0b.gif", "a\0b.mp4", "a\ud800"])
+def test_a_name_that_no_file_can_have_does_not_exist(name: str) -> None:
+    assert is_moving(name) == name.endswith(".mp4")  # by its ending, as of any missing file
+    with pytest.raises(InputError, match="does not exist"):
+        find([name])
+
+
 @pytest.mark.parametrize("ending", ANIMATED)
 def test_a_still_picture_of_such_a_format_has_no_time(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
