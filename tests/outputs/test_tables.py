@@ -212,12 +212,6 @@ def test_missing_folder_is_said_before_the_work(tmp_path: Path) -> None:
         check_output(tmp_path / "nowhere" / "rows.csv")
 
 
-def test_a_folder_of_that_name_is_said_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").mkdir()
-    with pytest.raises(UsageError, match=r"rows\.csv: is a folder; name a file"):
-        check_output(tmp_path / "rows.csv")
-
-
 def test_parquet_without_pyarrow_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
