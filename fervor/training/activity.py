@@ -53,17 +53,28 @@ class Activity:
     Args:
         folder: of the run; activity.json is written into it.
         batch: a few faces of the selection split.
+
+    Attributes:
+        beginning: each part's parameters [n] before the run's first step, on the CPU; a state to
+            resume from holds them, and gives them back here before `begin`.
     """
 
     def __init__(self, folder: Path, batch: Batch) -> None:
         self._path, self._batch = folder / ACTIVITY, batch
-        self._begun: dict[str, Tensor] = {}
+        self.beginning: dict[str, Tensor] = {}
         self._start: dict[str, float] = {}
         self._epochs: list[dict[str, Any]] = []
 
     def begin(self, method: Method) -> None:
-        """Remember where the parts are; of a resumed run, what was written before."""
-        self._begun = _lengths(method)
+        """Remember where the parts are; of a resumed run, where they were and what was written.
+
+        Raises:
+            ValueError: the beginning that a state gave has other parts than the method.
+        """
+        now = _lengths(method)
+        self.beginning = self.beginning or now
+        if _sizes(self.beginning) != _sizes(now):
+            raise ValueError("the beginning of its parts is of another network")
         self._start = self._measured(method)
         if self._path.is_file():
             before = json.loads(self._path.read_text(encoding="utf-8"))
@@ -73,7 +84,7 @@ class Activity:
         """Measure after an epoch, and write what is known so far."""
         moved = {}
         for part, now in _lengths(method).items():
-            before = self._begun[part]
+            before = self.beginning[part]
             moved[part] = float((now - before).norm() / before.norm().clamp_min(1e-12))
         row = {"epoch": number, "moved": moved, **self._measured(method)}
         self._epochs = [old for old in self._epochs if old["epoch"] < number] + [row]
@@ -112,3 +123,7 @@ def _lengths(method: Method) -> dict[str, Tensor]:
         part: torch.cat([parameter.detach().flatten().cpu() for parameter in parameters])
         for part, parameters in parts(method).items()
     }
+
+
+def _sizes(lengths: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {part: parameters.shape for part, parameters in lengths.items()}

@@ -429,6 +429,7 @@ class Training(lightning.LightningModule):
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         """The choice so far goes on with a resumed run."""
         saved["history"] = self.history
+        saved["beginning"] = self._activity.beginning
         for key in self._frozen_keys(saved["state_dict"]):
             del saved["state_dict"][key]
 
@@ -450,6 +451,10 @@ class Training(lightning.LightningModule):
                 raise ValueError("its history has no figures")
         if len(saved["optimizer_states"]) != 1:
             raise ValueError(f"it has {len(saved['optimizer_states'])} optimisers, expected 1")
+        beginning = saved.get("beginning", {})  # older runs have not kept it
+        if not all(isinstance(tensor, Tensor) for tensor in beginning.values()):
+            raise ValueError("the beginning of its parts is no tensor")
+        self._activity.beginning = dict(beginning)
         self.history = saved["history"]
         own = self.state_dict()
         saved["state_dict"] |= {key: own[key] for key in self._frozen_keys(own)}

@@ -11,6 +11,7 @@ import torch
 
 from fervor.config import Augment, Data, Encoder, Optim, Run, Text
 from fervor.data.batch import Batch
+from fervor.errors import UsageError
 from fervor.methods.ke import KE
 from fervor.methods.mpa import MPA
 from fervor.models.image import build_image_encoder
@@ -112,10 +113,74 @@ def test_what_stands_still_is_named(tmp_path: Path) -> None:
     assert later["start"] == content["start"] and len(later["epochs"]) == 2
 
 
+def drawn_run(folder: Path, **optim: Any) -> Run:
+    """A run of two epochs of three steps on drawn faces."""
+    for seed, split in enumerate(("train", "valid")):
+        write_folder(folder / "faces" / split, LABELS, 6, seed=seed)
+    settings: dict[str, Any] = {"batch_size": 6, "learning_rate": 0.05, "warmup_epochs": 0}
+    return Run(
+        data=Data(name="folder", root=str(folder / "faces"), cache=""),
+        augment=Augment(erase=0),
+        encoder=Encoder(name="resnet18", weights=tiny.save_resnet(folder / "net"), size=32),
+        text=Text("minilm-vectors"),
+        optim=Optim(epochs=2, **settings, **optim),
+        options={"temperature": 0.1},
+        output=str(folder / "run"),
+    )
+
+
+def stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run's state after its first epoch, in which it was stopped."""
+    plain, steps = KE.losses, []
+
+    def losses(self: KE, batch: Any) -> Any:
+        steps.append(batch)
+        if len(steps) > 3:
+            raise OSError("no electricity")
+        return plain(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no electricity"):
+        patch.setattr(KE, "losses", losses)
+        train(run)
+    return Path(run.output) / "last.ckpt"
+
+
+def test_a_resumed_run_has_moved_since_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = drawn_run(tmp_path)
+    whole = train(replace(run, output=str(tmp_path / "whole")))
+    stopped(run, monkeypatch)
+    resumed = train(run, resume=True)
+    expected, found = (
+        json.loads((folder / "activity.json").read_text())["epochs"][1]["moved"]
+        for folder in (whole, resumed)
+    )
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("case", ["another network", "no tensors", "an older run"])
+def test_a_beginning_that_does_not_fit_is_refused_and_a_missing_one_is_not(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = drawn_run(tmp_path)
+    last = stopped(run, monkeypatch)
+    state = torch.load(last, weights_only=True)
+    beginning = state.pop("beginning")
+    if case == "an older run":
+        torch.save(state, last)
+        assert (train(run, resume=True) / "model.json").is_file()
+        return
+    part = next(iter(beginning))
+    wrong = torch.zeros(1) if case == "another network" else "a word"
+    torch.save(state | {"beginning": {**beginning, part: wrong}}, last)
+    with pytest.raises(UsageError, match=r"last\.ckpt does not fit the run: .* beginning") as error:
+        train(run, resume=True)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("each", [False, True])
 def test_a_run_logs_its_parts(each: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed, split in enumerate(("train", "valid")):
-        write_folder(tmp_path / "faces" / split, LABELS, 6, seed=seed)
     clipped: list[int] = []
     plain = torch.nn.utils.clip_grad_norm_
 
@@ -125,18 +190,7 @@ def test_a_run_logs_its_parts(each: bool, tmp_path: Path, monkeypatch: pytest.Mo
         return plain(parameters, *given, **named)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
-    run = Run(
-        data=Data(name="folder", root=str(tmp_path / "faces"), cache=""),
-        augment=Augment(erase=0),
-        encoder=Encoder(name="resnet18", weights=tiny.save_resnet(tmp_path / "net"), size=32),
-        text=Text("minilm-vectors"),
-        optim=Optim(
-            epochs=2, batch_size=6, learning_rate=0.05, clip=1.0, clip_each=each, warmup_epochs=0
-        ),
-        options={"temperature": 0.1},
-        output=str(tmp_path / "run"),
-    )
-    folder = train(run)
+    folder = train(drawn_run(tmp_path, clip=1.0, clip_each=each))
     with next(folder.glob("logs/metrics.csv")).open() as file:
         table = list(csv.DictReader(file))
     assert any(row.get("gradient/to_neutral_epoch") for row in table)
