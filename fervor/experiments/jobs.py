@@ -7,22 +7,24 @@ run folder. A run that others work on is waited for.
 import logging
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fervor import plugins
 from fervor.config import Data, Run, differences, published
 from fervor.data.datasets import protocol_of
+from fervor.errors import UsageError
 from fervor.evaluation import results
+from fervor.experiments.processes import Processes, interrupted_by_sigterm
 from fervor.io import provenance
+from fervor.io.atomic import LOCK, lock_folder
 
 
 logger = logging.getLogger(__name__)
@@ -114,11 +116,17 @@ class Job:
         where = ["--model", str(self.folder), "--output", str(self.output)]
         return [*commands, ["evaluate", *where, *test, *report]]
 
-    def run(self) -> bool:
-        """Do what is left; whether it succeeded."""
+    def run(self, processes: Processes) -> bool:
+        """Do what is left; whether it succeeded.
+
+        Raises:
+            UsageError: a process that is no job's writes into the run folder.
+        """
         log = self.folder.with_name(f"{self.folder.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(log.with_suffix(".lock")):
+        with _turn(log.with_suffix(".lock"), processes):
+            if processes.stopped.is_set():
+                return False
             if self.finished():  # by another process
                 return True
             if other := self._other_settings():
@@ -130,12 +138,10 @@ class Job:
             self._prepare()
             for words in self.steps():
                 logger.info("%s: fervor %s", self.folder, " ".join(words))
-                with log.open("a", encoding="utf-8") as file:
-                    command = [sys.executable, "-m", "fervor", *words]
-                    done = subprocess.run(
-                        command, stdout=file, stderr=subprocess.STDOUT, env=self._environment()
-                    )
-                if done.returncode:
+                code = processes.run(words, log, self._environment())
+                if processes.stopped.is_set():
+                    return False
+                if code:
                     last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
                     logger.error("%s failed, see %s: %s", self.folder, log, "".join(last))
                     return False
@@ -154,13 +160,52 @@ class Job:
         return settings_that_differ(before, self.asked().resolved())
 
     def _prepare(self) -> None:
-        """Write the recipe, and remove what a run left that ended before its first epoch did."""
+        """Write the recipe, and remove what a run left that ended before its first epoch did.
+
+        Raises:
+            UsageError: another process writes into the run folder.
+        """
         settings = {**self.recipe, "seed": self.seed, "output": str(self.folder)}
         recipe = self.folder.with_name(f"{self.folder.name}.yaml")
         provenance.write_text(recipe, yaml.safe_dump(settings, sort_keys=False))
-        begun = self.folder.is_dir() and not (self.folder / "last.ckpt").is_file()
-        if begun and not (self.folder / "model.json").is_file():
-            shutil.rmtree(self.folder)
+        if not self.folder.is_dir() or self._has_epoch():
+            return
+        try:
+            with lock_folder(self.folder):
+                if not self._has_epoch():
+                    _empty(self.folder)
+        except UsageError:
+            raise UsageError(
+                f"{self.folder} is being written by another process: wait until it ends, or end it"
+            ) from None
+
+    def _has_epoch(self) -> bool:
+        return any((self.folder / name).is_file() for name in ("last.ckpt", "model.json"))
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder, but for the lock that is held meanwhile."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+@contextmanager
+def _turn(file: Path, processes: Processes) -> Iterator[None]:
+    """Wait until nobody else is at a run, or until all processes end."""
+    lock = FileLock(file, timeout=1)
+    while not processes.stopped.is_set():
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def stored_results(
@@ -206,11 +251,24 @@ def run_differences(recorded: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
 
 def run_all(jobs: Sequence[Job], *, max_workers: int = 1) -> list[Job]:
-    """Run what is unfinished, so many at a time; returns the jobs that failed."""
+    """Run what is unfinished, so many at a time; returns the jobs that failed.
+
+    On Ctrl-C and SIGTERM the processes of these jobs end first; they go on when they are run again.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        UsageError: when the other jobs are done, where another process writes into a run folder.
+    """
     left = [job for job in jobs if not job.finished()]
-    with ThreadPoolExecutor(max(1, max_workers)) as pool:
-        succeeded = list(pool.map(Job.run, left))
-    return [job for job, done in zip(left, succeeded, strict=True) if not done]
+    processes = Processes()
+    with interrupted_by_sigterm(), ThreadPoolExecutor(max(1, max_workers)) as pool:
+        try:
+            futures = [pool.submit(job.run, processes) for job in left]
+            wait(futures)
+        except KeyboardInterrupt:
+            processes.stop()
+            raise
+    return [job for job, future in zip(left, futures, strict=True) if not future.result()]
 
 
 def _options(data: Data) -> list[str]:

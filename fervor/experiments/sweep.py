@@ -30,7 +30,7 @@ from fervor.config import Run
 from fervor.data import datasets
 from fervor.errors import UsageError
 from fervor.evaluation import results
-from fervor.experiments.jobs import Job
+from fervor.experiments.jobs import Job, run_all
 from fervor.io import provenance
 from fervor.recipes import nearest, setting_names, value_of
 
@@ -175,7 +175,7 @@ def _work(
     while len(study.get_trials(states=ENDED)) < trials:
         trial = study.ask(dict(space))
         job = job_of(recipe, trial.params)
-        if job.finished() or job.run():
+        if not run_all([job]):
             study.tell(trial, getattr(ModelInfo.read(job.folder).selection, figure))
         else:
             study.tell(trial, state=TrialState.PRUNED)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "LOCK",
     "RowFile",
     "atomic_write",
     "beside",
@@ -31,6 +32,9 @@ __all__ = [
     "write_image",
 ]
 
+
+LOCK = ".lock"
+"""In a folder that one process alone writes into, as long as it does."""
 
 LONGEST_NAME, LONGEST_ENDING = 255, 16
 """Bytes of a file's name, as most systems have it, and letters of its ending."""
@@ -108,7 +112,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(folder, folder / ".lock"):
+        with _locked(folder, folder / LOCK):
             yield
     finally:
         if made:

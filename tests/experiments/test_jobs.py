@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from fervor.config import Data, Encoder, Landmarks, Run
+from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.experiments.jobs import Job, run_all, run_differences
 from fervor.io import provenance
+from fervor.io.atomic import lock_folder
 
 
 STAND_IN = """#!{python}
@@ -118,6 +120,19 @@ def test_a_run_that_ended_in_its_first_epoch_begins_anew() -> None:
     assert run_all([job()]) == []
     assert not (folder / "half").exists()
     assert [line.split()[0] for line in commands()] == ["train", "evaluate"]
+
+
+def test_the_folder_of_a_training_that_is_no_jobs_is_left_alone() -> None:
+    """A training that outlived its command has no checkpoint in its first epoch."""
+    folder = Path("runs/ke/x-seed0")
+    with lock_folder(folder):
+        (folder / "half").touch()
+        with pytest.raises(UsageError, match=r"x-seed0 is being written by another") as refused:
+            run_all([job(0), job(1)])
+        assert (folder / "half").is_file() and "\n" not in str(refused.value)
+    assert [line.split()[0] for line in commands()] == ["train", "evaluate"]  # of the other job
+    assert run_all([job()]) == []
+    assert not (folder / "half").exists()
 
 
 def test_a_report_belongs_to_a_figures_rows() -> None:

@@ -5,9 +5,6 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from subprocess import CompletedProcess
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,8 +14,8 @@ from fervor.cli.main import main
 from fervor.config import Encoder
 from fervor.data.alignment import align
 from fervor.data.datasets import affectnet, ckplus, ferplus, rafdb
-from fervor.experiments import jobs
 from fervor.experiments.paper_tables import Row, table
+from fervor.experiments.processes import Processes
 from fervor.labels import AFFECTNET, CKPLUS, EXPRESSIONS, RAFDB
 from fervor.models.image import build_image_encoder
 from tests.support import tiny, trees
@@ -110,10 +107,10 @@ def small(made: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: P
     counts = {"train": (2,) * 8, "valid": (1,) * 8, "test": (1,) * 8}
     monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": {"majority": counts}})
 
-    def run(command: list[str], **streams: Any) -> CompletedProcess[bytes]:
-        return CompletedProcess(command, main(command[3:]))
+    def run(self: Processes, words: list[str], *_: object) -> int:
+        return main(words)
 
-    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(run=run, STDOUT=None))
+    monkeypatch.setattr(Processes, "run", run)
     monkeypatch.chdir(tmp_path)
 
 

@@ -122,7 +122,7 @@ def test_what_stopped_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     run = job_of(recipe, {"options.temperature": 0.1})
     folder = run.folder
 
-    def killed(self: object) -> bool:
+    def killed(self: object, processes: object) -> bool:
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(json.dumps(run.recipe))
         (folder / "last.ckpt").touch()
