@@ -91,7 +91,7 @@ class Job:
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         if self.test is None:
-            return (self.folder / "model.json").is_file()
+            return (self.folder / "model.json").is_file() and not self._other_settings()
         result = self.result()
         if result is None:
             return False

@@ -21,18 +21,19 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    check_distribution_compatibility,
 )
 from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.config import Run
 from fervor.data import datasets
 from fervor.errors import UsageError
 from fervor.evaluation import results
-from fervor.experiments.jobs import Job, run_all
+from fervor.experiments.jobs import Job, run_all, settings_that_differ
 from fervor.io import provenance
-from fervor.recipes import nearest, setting_names, value_of
+from fervor.recipes import nearest, read_settings, setting_names, value_of
 
 
 Figure = Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"]
@@ -40,6 +41,12 @@ Figure = Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_li
 JOURNAL, ROWS, LOCK = "journal.log", "trials.json", "lock"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 """Trials with a figure, and those whose training failed; the others were stopped."""
+
+TRIAL = "trial-"
+"""What the names of the trials' run folders begin with."""
+
+RUN, VARIED = "run", "varied"
+"""What a study keeps of its sweep: the recipe with its seed, and the names of what varies."""
 
 LOG = ":log"
 RANGE = ".."
@@ -52,7 +59,7 @@ class Outcome:
     """What a sweep found.
 
     Attributes:
-        rows: a row of each trial, the best first.
+        rows: a row of each trial that lies in what was asked for, the best first.
         path: the result file that holds them; none was written where every trial failed.
     """
 
@@ -75,7 +82,8 @@ def sweep(
 
     Raises:
         UsageError: an unknown setting, ranges without a number of trials, a recipe that chooses on
-            test, or another process at work in the folder.
+            test, a folder that holds a sweep of another recipe, seed or settings, or another
+            process at work in it.
     """
     if run.selection != "honest":
         raise UsageError("a sweep chooses on validation: expected --selection honest")
@@ -86,20 +94,19 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            study = _study(folder, figure, run.seed)
-            _requeue(study)
-            if not trials:
-                for settings in grid or ():
-                    study.enqueue_trial(settings, skip_if_exists=True)
+            study = _study(folder, figure, run.published(), space)
             data = replace(run.data, name="", root="")  # all of it stands in the recipe
             recipe = Job(run.title, run.seed, run.resolved(), data, None, runs=folder)
-            _work(study, space, trials or len(grid or ()), recipe, figure)
-            rows = _rows(study, figure, recipe)
+            if trials:
+                _sample(study, space, trials, recipe, figure)
+            else:
+                _work_through(study, space, grid or (), recipe, figure)
+            rows = _rows(study, space, figure, recipe)
             if any("selection" in row for row in rows):
                 results.write(folder / ROWS, _result(recipe, figure, rows), replace=True)
     except Timeout:
         raise UsageError(
-            f"{folder}: another process sweeps in it; wait, or give --output"
+            f"{folder}: another process sweeps in it; wait, or name another --study"
         ) from None
     return Outcome(rows, folder / ROWS)
 
@@ -144,41 +151,149 @@ def _check_name(name: str) -> None:
         raise UsageError(f"--vary {name}: no such setting, expected options.NAME or one of {names}")
 
 
-def _study(folder: Path, figure: Figure, seed: int) -> optuna.Study:
+def _study(
+    folder: Path,
+    figure: Figure,
+    settings: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+) -> optuna.Study:
+    """The study of a figure in the folder, which keeps the recipe's settings and what varies.
+
+    Raises:
+        UsageError: the folder holds a sweep of others.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    _check_earlier(storage, folder, settings, space)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        storage=storage,
         study_name=figure,
         direction="minimize" if figure == "negative_log_likelihood" else "maximize",
         load_if_exists=True,
     )
+    if RUN not in study.user_attrs:
+        study.set_user_attr(VARIED, sorted(space))
+        study.set_user_attr(RUN, dict(settings))
     # a sampler with the same seed would draw the same settings again when a sweep goes on
-    study.sampler = optuna.samplers.TPESampler(seed=STRIDE * seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(seed=STRIDE * settings["seed"] + len(study.trials))
     return study
 
 
-def _requeue(study: optuna.Study) -> None:
+def _check_earlier(
+    storage: JournalStorage,
+    folder: Path,
+    settings: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+) -> None:
+    """Look whether the trials in a folder, whatever ranks them, are of this recipe.
+
+    Studies of version 0.1 have not kept it: their trials' runs have.
+
+    Raises:
+        UsageError: another recipe or seed, or other settings vary.
+    """
+    now = json.loads(json.dumps(settings))  # tuples are lists in a study and in a file
+    for name in optuna.get_all_study_names(storage):
+        earlier = optuna.load_study(study_name=name, storage=storage)
+        parameters = [trial.params for trial in earlier.trials]
+        varied = earlier.user_attrs.get(VARIED) or sorted(next(filter(None, parameters), space))
+        if varied != sorted(space):
+            raise UsageError(
+                f"{folder} holds a sweep over {', '.join(varied)}, expected "
+                f"{', '.join(sorted(space))} as --vary has it: name another --study"
+            )
+        if RUN in earlier.user_attrs:
+            records = [earlier.user_attrs[RUN]]
+        else:
+            files = folder.glob(f"{TRIAL}*/config.yaml")
+            records = [read_settings(file) for file in files]
+        names = {name for before in records for name in settings_that_differ(before, now)}
+        names |= {"seed" for before in records if before.get("seed", Run().seed) != now["seed"]}
+        if names := names - space.keys():
+            raise UsageError(
+                f"{folder} holds a sweep of a recipe with other settings "
+                f"({', '.join(sorted(names))}): name another --study"
+            )
+
+
+def _requeue(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
     """Trials that a stopped process left behind are asked for again."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.enqueue_trial(trial.params)
+        if _lies_in(space, trial.params):
+            study.enqueue_trial(trial.params)
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _work(
+def _lies_in(space: Mapping[str, BaseDistribution], settings: Mapping[str, Any]) -> bool:
+    """Whether settings are among those that are asked for."""
+    return space.keys() == settings.keys() and all(
+        (type(value), value) in [(type(choice), choice) for choice in values.choices]
+        if isinstance(values := space[name], CategoricalDistribution)
+        else values.low <= value <= values.high  # type: ignore[attr-defined]
+        for name, value in settings.items()
+    )
+
+
+def _ended(
+    study: optuna.Study, space: Mapping[str, BaseDistribution]
+) -> list[optuna.trial.FrozenTrial]:
+    trials = study.get_trials(states=ENDED)
+    return [trial for trial in trials if _lies_in(space, trial.params)]
+
+
+def _sample(
     study: optuna.Study,
     space: Mapping[str, BaseDistribution],
     trials: int,
     recipe: Job,
     figure: Figure,
 ) -> None:
-    """Run trials until so many have ended; one whose training fails counts, without a figure."""
-    while len(study.get_trials(states=ENDED)) < trials:
+    """Run what the sampler draws until so many trials have ended; a failed one counts.
+
+    Raises:
+        UsageError: the study has trials over a list of other values, or a range of another kind.
+    """
+    for stored in study.trials:
+        for name, earlier in stored.distributions.items():
+            try:
+                check_distribution_compatibility(earlier, space[name])
+            except ValueError:
+                raise UsageError(
+                    f"--vary {name}: --trials draws from the list of values or the kind of range "
+                    "that the study has drawn from, expected the same: name another --study"
+                ) from None
+    _requeue(study, space)
+    while len(_ended(study, space)) < trials:
         trial = study.ask(dict(space))
-        job = job_of(recipe, trial.params)
-        if not run_all([job]):
-            study.tell(trial, getattr(ModelInfo.read(job.folder).selection, figure))
-        else:
-            study.tell(trial, state=TrialState.PRUNED)
+        value, state = _run(job_of(recipe, trial.params), figure)
+        study.tell(trial, value, state)
+
+
+def _work_through(
+    study: optuna.Study,
+    space: Mapping[str, BaseDistribution],
+    grid: Sequence[Mapping[str, Any]],
+    recipe: Job,
+    figure: Figure,
+) -> None:
+    """Run every combination that has not ended; a study takes trials over lists that grow."""
+    ended = {job_of(recipe, trial.params).folder for trial in _ended(study, space)}
+    for settings in grid:
+        job = job_of(recipe, settings)
+        if job.folder not in ended:
+            value, state = _run(job, figure)
+            study.add_trial(
+                create_trial(
+                    params=dict(settings), distributions=dict(space), value=value, state=state
+                )
+            )
+
+
+def _run(job: Job, figure: Figure) -> tuple[float | None, TrialState]:
+    """A trial's figure and state, once its run has ended; one whose training fails has no figure"""
+    if run_all([job]):
+        return None, TrialState.PRUNED
+    return getattr(ModelInfo.read(job.folder).selection, figure), TrialState.COMPLETE
 
 
 def job_of(recipe: Job, settings: Mapping[str, Any]) -> Job:
@@ -191,7 +306,7 @@ def job_of(recipe: Job, settings: Mapping[str, Any]) -> Job:
         else:
             changed[group] = value
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
-    return replace(recipe, name=f"trial-{digest[:12]}", recipe=changed)
+    return replace(recipe, name=f"{TRIAL}{digest[:12]}", recipe=changed)
 
 
 def _outcome(job: Job) -> dict[str, Any]:
@@ -234,10 +349,12 @@ def _result(recipe: Job, figure: Figure, rows: Sequence[dict[str, Any]]) -> dict
     }
 
 
-def _rows(study: optuna.Study, figure: Figure, recipe: Job) -> list[dict[str, Any]]:
+def _rows(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], figure: Figure, recipe: Job
+) -> list[dict[str, Any]]:
     """One row for each trial that ended, the best first, failed ones last."""
     rows: dict[str, dict[str, Any]] = {}
-    for trial in study.get_trials(states=ENDED):
+    for trial in _ended(study, space):
         job = job_of(recipe, trial.params)
         done = trial.state == TrialState.COMPLETE
         row: dict[str, Any] = {"settings": trial.params, "state": "complete" if done else "failed"}

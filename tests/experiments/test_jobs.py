@@ -174,6 +174,16 @@ def test_a_result_of_another_run_is_not_taken_for_this_one(
     assert "holds a run of other settings (optim.learning_rate): move it away" in caplog.text
 
 
+def test_a_model_of_other_settings_is_not_taken_for_the_one_that_is_trained_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    alone = replace(job(), test=None)
+    assert run_all([alone]) == [] and alone.finished()
+    Path("runs/ke/x-seed0/config.yaml").write_text("optim: {learning_rate: 0.5}")
+    assert run_all([alone]) == [alone]
+    assert "holds a run of other settings (optim.learning_rate)" in caplog.text
+
+
 def test_files_are_compared_by_name_and_initial_weights_by_checksum(tmp_path: Path) -> None:
     """A result names files without their folders; the same name is not the same weights."""
     file, marks = tmp_path / "net.pt", tmp_path / "marks.pt"

@@ -12,7 +12,7 @@ from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.experiments.jobs import Job
-from fervor.experiments.sweep import JOURNAL, job_of, parsed, sweep
+from fervor.experiments.sweep import JOURNAL, Figure, job_of, parsed, sweep
 from tests.support import tiny
 from tests.support.drawn import write_folder
 from tests.support.models import content
@@ -145,6 +145,82 @@ def test_a_run_that_fails_is_told_and_not_repeated(caplog: pytest.LogCaptureFixt
     assert len(trained()) == 2
 
 
+OTHERS = {
+    "recipe": (
+        replace(RECIPE, optim=Optim(epochs=999), data=Data(name="folder", root="elsewhere")),
+        "options.temperature=0.1,0.3",
+        r"s holds a sweep of a recipe with other settings \(optim\.epochs\): name another --study",
+    ),
+    "seed": (replace(RECIPE, seed=8), "options.temperature=0.1,0.3", r"other settings \(seed\)"),
+    "option": (
+        replace(RECIPE, options={"temperature": 1.0}),
+        "options.temperature=0.1,0.3",
+        r"other settings \(options\.centre\)",
+    ),
+    "varied": (
+        RECIPE,
+        "optim.learning_rate=0.01,0.1",
+        r"over options\.temperature, expected optim\.learning_rate as --vary has it: name another",
+    ),
+}
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("figure", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_sweep_does_not_go_on_in_its_folder(
+    case: str, recorded: bool, figure: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it ranks by; a study of version 0.1 keeps no recipe, but its runs do."""
+    with monkeypatch.context() as patch:
+        if not recorded:
+            patch.setattr("optuna.Study.set_user_attr", lambda *_: None)
+        sweep(RECIPE, ["options.temperature=0.1,0.3"], folder=Path("s"))
+    before = Path("s/trials.json").read_bytes()
+    run, vary, message = OTHERS[case]
+    with pytest.raises(UsageError, match=message) as refused:
+        sweep(run, [vary], figure=figure, folder=Path("s"))
+    assert "\n" not in str(refused.value) and len(trained()) == 2
+    assert Path("s/trials.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_sweep_goes_on_on_another_machine_and_whatever_its_recipe_had_for_what_varies() -> None:
+    sweep(RECIPE, ["options.temperature=0.1,0.3"], folder=Path("s"))
+    moved = replace(
+        RECIPE,
+        data=Data(name="folder", root="elsewhere", cache="there"),
+        options={"temperature": 2.0, "centre": True},
+        threads=2,
+        workers=1,
+    )
+    again = sweep(moved, ["options.temperature=0.1,0.3"], folder=Path("s"))
+    assert len(again.rows) == len(trained()) == 2
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_longer_list_goes_on_and_a_shorter_one_is_answered_alone() -> None:
+    sweep(RECIPE, ["options.temperature=0.1,0.3"], folder=Path("s"))
+    longer = sweep(RECIPE, ["options.temperature=0.1,0.3,1"], folder=Path("s"))
+    assert [row["settings"]["options.temperature"] for row in longer.rows] == [0.3, 0.1, 1]
+    assert len(trained()) == 3
+    other = sweep(RECIPE, ["options.temperature=0.2,0.1"], folder=Path("s"))
+    assert [row["settings"]["options.temperature"] for row in other.rows] == [0.2, 0.1]
+    assert len(trained()) == 4
+    with pytest.raises(UsageError, match=r"--vary options\.temperature: --trials draws from") as no:
+        sweep(RECIPE, ["options.temperature=0.1..0.3"], trials=3, folder=Path("s"))
+    assert "\n" not in str(no.value)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_trials_outside_of_a_range_do_not_count() -> None:
+    sweep(RECIPE, ["options.temperature=0.1..0.2"], trials=2, folder=Path("s"))
+    other = sweep(RECIPE, ["options.temperature=0.3..0.4"], trials=2, folder=Path("s"))
+    assert len(other.rows) == 2 and len(trained()) == 4
+    assert all(0.3 <= row["settings"]["options.temperature"] <= 0.4 for row in other.rows)
+
+
 @pytest.mark.usefixtures("stand_in")
 def test_ranges_are_drawn_within_their_ends() -> None:
     vary = ["options.temperature=0.05..0.5:log", "optim.learning_rate=0.01..0.02"]
@@ -216,3 +292,6 @@ def test_a_tiny_sweep_trains(tmp_path: Path) -> None:
         assert info["options"]["temperature"] == row["settings"]["options.temperature"]
         assert info["selection"] == row["selection"]
         assert row["selection"]["split"] == "valid"
+    again = sweep(run, ["options.temperature=0.1,0.5"], figure="macro_f1", folder=found.path.parent)
+    assert {row["sha256"] for row in again.rows} == {row["sha256"] for row in found.rows}
+    assert len(list(found.path.parent.glob("trial-*/logs*"))) == 2  # nothing was trained anew
