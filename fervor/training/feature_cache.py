@@ -127,11 +127,12 @@ def plain_batches(method: Method, images: ImageSet, pipeline: Pipeline) -> Itera
 @torch.no_grad()
 def _write_plain(method: Method, images: ImageSet, path: Path, *, size: int) -> None:
     """Maps [n i j d] of the images as they are, whole or not at all."""
+    device = _device(method)
 
     def maps() -> Iterator[NDArray[Any]]:
         for batch in evaluation_batches(images, size=size):
-            image = batch.images().contiguous(memory_format=torch.channels_last)
-            yield method.frozen_stage(image).permute(0, 2, 3, 1).numpy()
+            image = batch.images().to(device, memory_format=torch.channels_last)
+            yield method.frozen_stage(image).permute(0, 2, 3, 1).cpu().numpy()
 
     with _evaluated(method):
         _store(path, len(images), maps())
@@ -148,10 +149,10 @@ def _fingerprint(method: Method, images: ImageSet, config: Encoder, augment: Aug
     # restored BatchNorm differs from run to run, its function does not
     with torch.no_grad(), _evaluated(method):
         probe = torch.linspace(0, 1, config.size).expand(1, 3, config.size, -1)
-        maps = method.frozen_stage(probe).mean(dim=(2, 3))
+        maps = method.frozen_stage(probe.to(_device(method))).mean(dim=(2, 3))
         if maps.shape[1] > PROBED:  # of many values some lie where rounding turns
             maps = F.adaptive_avg_pool1d(maps, PROBED)
-    digest.update(np.round(maps.double().numpy(), 2).tobytes())
+    digest.update(np.round(maps.cpu().double().numpy(), 2).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -227,11 +228,16 @@ def _evaluated(method: Method) -> Iterator[None]:
         method.train(training)
 
 
+def _device(method: Method) -> torch.device:
+    """Where the method is: a training has moved it before it caches anything."""
+    return next(method.parameters()).device
+
+
 def _frozen(method: Method, image: Tensor) -> NDArray[np.uint16]:
-    image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+    device = _device(method)
+    image = image.expand(-1, 3, -1, -1).to(device, memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16()):
         maps = method.frozen_stage(image)
-    stored: NDArray[np.uint16] = (
-        maps.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous().view(torch.uint16).numpy()
-    )
+    whole = maps.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous().cpu()
+    stored: NDArray[np.uint16] = whole.view(torch.uint16).numpy()
     return stored

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,48 @@ def test_what_computes_the_maps_leaves_the_method_in_its_mode(
     list(plain_batches(method, pictures, run.pipeline))
     assert seen and not any(seen)
     assert method.training is training
+
+
+class Elsewhere(torch.Tensor):
+    """What a device's memory holds: numpy sees it when it has been copied."""
+
+    def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def numpy(self, **_: Any) -> Any:
+        raise TypeError("can't convert a device's tensor to numpy")
+
+
+class OnDevice(Method):
+    """A method on a device, for which the one without memory stands."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+    has_frozen_stage = True
+
+    def frozen_stage(self, image: torch.Tensor) -> torch.Tensor:
+        assert image.device == self.weight.device
+        return torch.rand(len(image), 4, 3, 3).as_subclass(Elsewhere)
+
+
+def test_images_go_to_the_methods_device_and_maps_come_back(
+    pictures: ImageSet, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+
+    def autocast(device: str, *_: Any, **__: Any) -> Any:
+        devices.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    monkeypatch.setattr("fervor.training.feature_cache.has_bfloat16", lambda: True)
+    batches = view_batches(OnDevice(), pictures, run.pipeline)
+    assert batches[Key(0, 0, (0, 69))].maps.shape == (2, 4, 3, 3)
+    assert set(devices) == {"meta"}
+    plain = list(plain_batches(OnDevice(), pictures, run.pipeline))
+    assert sum(len(batch.maps) for batch in plain) == 70
 
 
 def test_runs_share_the_cache_and_other_pictures_do_not(pictures: ImageSet, run: Run) -> None:
