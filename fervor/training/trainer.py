@@ -166,13 +166,15 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
     """Look whether a run may start, or go on, in its folder; the settings that change then.
 
     Raises:
-        UsageError: it holds a run, none that could go on, or one of other settings.
+        UsageError: it holds a run or a model, none that could go on, or one of other settings.
     """
     folder = run.folder
     if not resume and (folder / CONFIG).exists():
         raise UsageError(
             f"{folder} holds a run already: go on with --resume {folder}, or name another --output"
         )
+    if not resume and (folder / DESCRIPTION).exists():  # an exported one has no configuration
+        raise UsageError(f"{folder} holds a model already: name another --output")
     if not resume:
         return {}
     if not (folder / CONFIG).is_file():

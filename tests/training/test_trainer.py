@@ -446,6 +446,19 @@ def test_an_existing_run_is_not_overwritten(finished: Path, root: Path) -> None:
     assert (finished / "weights.safetensors").read_bytes() == before
 
 
+def test_a_model_without_its_run_is_not_overwritten(root: Path, tmp_path: Path) -> None:
+    """As `fervor export` leaves it, or a download."""
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    for name in ("model.json", "weights.safetensors"):
+        (folder / name).write_bytes(b"theirs")
+    with pytest.raises(UsageError, match=r"holds a model already: name another --output") as caught:
+        train(settings(root, folder))
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in folder.iterdir()} == {"model.json", "weights.safetensors"}
+    assert all(path.read_bytes() == b"theirs" for path in folder.iterdir())
+
+
 def test_a_finished_run_does_not_go_on(finished: Path, root: Path) -> None:
     before = (finished / "weights.safetensors").read_bytes()
     with pytest.raises(UsageError, match="finished"):
