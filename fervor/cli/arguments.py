@@ -30,6 +30,9 @@ from fervor.recipes import (
 
 __all__ = ["arguments_of"]
 
+GIVEN = frozenset[str]
+"""Annotation of a parameter that takes the dotted names of the options that were given."""
+
 TYPES = {"<class 'int'>": "a whole number", "<class 'float'>": "a number"}
 
 
@@ -40,6 +43,7 @@ def arguments_of(
 
     A parameter without a default is required; `list[str]` takes words, as does a `str` before the
     `*`; `bool` is a switch, and a `Run` has its fields as options and a recipe for their defaults.
+    A `frozenset[str]` is no option: it takes the names of those that were given.
 
     Raises:
         UsageError: an unknown option, a missing or a wrong value.
@@ -52,6 +56,9 @@ def arguments_of(
         if takes_run:
             check_values(parsed.items())
         values = dict(parser.instantiate(parsed).__dict__)
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.annotation == GIVEN:
+                values[name] = GIVEN(parser.parse_args(ordered, defaults=False).keys())
     except ArgumentError as error:
         raise UsageError(_explained(str(error), parser, ordered)) from None
     if takes_run:
@@ -74,6 +81,8 @@ def _parser(command: str, function: Callable[..., int]) -> ArgumentParser:
     )
     for name, parameter in inspect.signature(function).parameters.items():
         kind, default, explained = parameter.annotation, parameter.default, described.get(name)
+        if kind == GIVEN:
+            continue
         if kind == list[str]:
             parser.add_argument(name, nargs="+", metavar=name[:-1].upper(), help=explained)
         elif kind is str and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:

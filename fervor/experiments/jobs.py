@@ -53,6 +53,7 @@ class Job:
         report: whether the evaluation writes figures.
         runs: folder of run folders.
         output: folder of result files.
+        replaced: settings of `data` that replace the recipe's even where they have their defaults.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Job:
     report: bool = False
     runs: Path = Path("runs")
     output: Path = Path("results")
+    replaced: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:
@@ -72,11 +74,7 @@ class Job:
     def asked(self) -> Run:
         """The run that its recipe and the data set's options make."""
         run = Run.from_values({**self.recipe, "seed": self.seed})
-        changes = {
-            setting.name: getattr(self.data, setting.name)
-            for setting in fields(Data)
-            if setting.name not in NAMED and getattr(self.data, setting.name) != setting.default
-        }
+        changes = _changes(self.data, self.replaced)
         return replace(run, data=replace(run.data, **changes))
 
     def result(self) -> tuple[Path, dict[str, Any]] | None:
@@ -107,7 +105,7 @@ class Job:
             commands.append(["train", "--resume", str(self.folder)])
         else:
             recipe = self.folder.with_name(f"{self.folder.name}.yaml")
-            commands.append(["train", "--config", str(recipe), *_options(self.data)])
+            commands.append(["train", "--config", str(recipe), *_options(self.data, self.replaced)])
         if self.test is None:
             return commands
         report = ["--report"] if self.report else []
@@ -271,11 +269,17 @@ def run_all(jobs: Sequence[Job], *, max_workers: int = 1) -> list[Job]:
     return [job for job, future in zip(left, futures, strict=True) if not future.result()]
 
 
-def _options(data: Data) -> list[str]:
-    """How a data set is read, as options; what is as usual is left out."""
-    words = []
-    for setting in fields(Data):
-        value = getattr(data, setting.name)
-        if setting.name not in NAMED and value != setting.default:
-            words += [f"--data.{setting.name}", str(value)]
-    return words
+def _changes(data: Data, replaced: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """How a data set is read, but for what its recipe holds already and what is as usual."""
+    return {
+        setting.name: value
+        for setting in fields(Data)
+        if setting.name not in NAMED
+        and ((value := getattr(data, setting.name)) != setting.default or setting.name in replaced)
+    }
+
+
+def _options(data: Data, replaced: frozenset[str] = frozenset()) -> list[str]:
+    """The same as options."""
+    pairs = _changes(data, replaced).items()
+    return [word for name, value in pairs for word in (f"--data.{name}", str(value))]

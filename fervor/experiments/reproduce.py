@@ -70,6 +70,7 @@ class Setting:
         same_weights: whether the person who asks says that the weights are the paper's.
         test_root: folder of the data set that the table tests on, where it is another one.
         test_aligned: folder of its aligned images.
+        replaced: data settings that replace the recipes' even where they have their defaults.
     """
 
     profile: Profile
@@ -83,6 +84,7 @@ class Setting:
     same_weights: bool = False
     test_root: str = ""
     test_aligned: str = ""
+    replaced: frozenset[str] = frozenset()
 
     @property
     def data(self) -> str:
@@ -126,6 +128,7 @@ class Setting:
             recipe=recipe,
             data=self.given,
             test=self.tested(shown),
+            replaced=self.replaced,
             report=shown.report,
             runs=runs,
             output=self.output,
@@ -176,6 +179,7 @@ def reproduce(
     name: str,
     data: Data,
     *,
+    given: frozenset[str] = frozenset(),
     encoder: str = "",
     profile: Profile = "evidence",
     seeds: str = "3",
@@ -194,6 +198,7 @@ def reproduce(
     Args:
         name: of the table.
         data: the data set; without its root nothing is trained.
+        given: settings of `data` that replace the recipes' even where they have their defaults.
         encoder: of the profile; empty for its first.
         profile: evidence or full.
         seeds: how many, from 0 on; some, as 1,2; or paper for the paper's own.
@@ -216,6 +221,7 @@ def reproduce(
         encoder=shown.encoder(profile, encoder),
         given=data,
         seeds=seeds_of(seeds, shown),
+        replaced=given,
         output=output,
         changes=changes or {},
         folders={

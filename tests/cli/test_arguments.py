@@ -53,6 +53,17 @@ def measure(*, data: Data, split: str = "test") -> int:
     return 0
 
 
+def repeat(*, data: Data, given: frozenset[str] = frozenset(), rounds: int = 1) -> int:
+    """Repeat.
+
+    Args:
+        data: which pictures.
+        given: what was given.
+        rounds: how often.
+    """
+    return 0
+
+
 def learn(run: Run, *, resume: str = "") -> int:
     """Learn.
 
@@ -89,6 +100,15 @@ def test_values_and_defaults() -> None:
         **{"inputs": ["a", "b"], "model": "12", "faces": "all", "threads": 0},
         **{"fraction": 0.25, "strict": True},
     }
+
+
+def test_the_names_of_what_was_given_go_to_who_asks_for_them() -> None:
+    words = ["--data.views", "0", "--data.root=here"]
+    values = arguments_of("repeat", repeat, words)
+    assert values["given"] == {"data.views", "data.root"} and values["rounds"] == 1
+    assert values["data"] == Data(root="here")
+    with pytest.raises(UsageError, match="unknown option --given"):
+        arguments_of("repeat", repeat, ["--given", "a"])
 
 
 def test_words_after_two_dashes_are_inputs() -> None:

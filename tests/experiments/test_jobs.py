@@ -93,6 +93,17 @@ def test_a_run_is_trained_and_evaluated_once() -> None:
     assert len(commands()) == 2
 
 
+def test_what_is_given_replaces_a_recipes_setting_even_as_the_default() -> None:
+    data = Data(name="ferplus", root="pictures", views=0)
+    recipe = {"method": "ke", "data": {"views": 5, "margin": 0.1}}
+    plain = Job("ke/x", 0, recipe, data, data)
+    assert (plain.asked().data.views, plain.asked().data.margin) == (5, 0.1)
+    given = replace(plain, replaced=frozenset({"name", "root", "views"}))
+    assert (given.asked().data.views, given.asked().data.margin) == (0, 0.1)
+    assert given.steps()[0][3:] == ["--data.root", "pictures", "--data.views", "0"]
+    assert "--data.views" not in plain.steps()[0] + given.steps()[1]
+
+
 def test_what_stopped_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     Path("stop").touch()
     assert run_all([job()]) == [job()]

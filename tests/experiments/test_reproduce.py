@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fervor.cli.main import main
 from fervor.config import Data, Run
 from fervor.data.datasets import protocol_of
 from fervor.errors import DataError, UsageError
 from fervor.evaluation import results
+from fervor.experiments.jobs import Job
 from fervor.experiments.paper_tables import Profile, Row, table
 from fervor.experiments.reproduce import (
     SeedResults,
@@ -288,3 +290,23 @@ def test_an_empty_folder_gives_a_table_of_rows_to_run(tmp_path: Path) -> None:
     assert row["verdict"] == "not run"
     assert row["published gain, tower not stated: rafdb / affectnet7"] == "+2.32 / +1.63"
     assert not json.dumps(row).count("nan")
+
+
+def test_a_data_option_replaces_the_recipes_even_as_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    jobs: list[Job] = []
+
+    def run_all(given: list[Job], **_: Any) -> list[Job]:
+        jobs.extend(given)
+        return []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fervor.experiments.reproduce.run_all", run_all)
+    words = ["reproduce", "ke-table2", "--data.name", "ferplus", "--data.root=faces", "--seeds=1"]
+    views = set()
+    for more in ([], ["--data.views", "0"], ["--data.views=3"]):
+        jobs.clear()
+        assert main([*words, *more]) == 0
+        views.add(tuple(sorted({job.asked().data.views for job in jobs})))
+    assert views == {(5,), (0,), (3,)}

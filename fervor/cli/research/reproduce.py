@@ -12,6 +12,7 @@ def reproduce(
     table: str,
     *,
     data: Data,
+    given: frozenset[str] = frozenset(),
     encoder: str = "",
     encoder_weights: str = "",
     text_name: str = "",
@@ -36,6 +37,8 @@ def reproduce(
         table: ke-table1 to ke-table5, ke-figure1 and 3 to 7, mpa-results, mpa-ablation,
             lacovl-results or lacovl-ablation.
         data: which pictures; without data.root finished runs are printed and nothing is trained.
+        given: names of the options on the command line; those of data replace a recipe's setting,
+            their defaults too.
         encoder: mobilenet, resnet18, swin, vit, embedded, clip-b16, clip-l14 or ir50, as the table
             has it; empty for the profile's first.
         encoder_weights: (or --encoder.weights) file or folder of the encoder's initial weights.
@@ -66,6 +69,9 @@ def reproduce(
         text, failed = work.reproduce(
             table,
             data,
+            given=frozenset(
+                name.removeprefix("data.") for name in given if name.startswith("data.")
+            ),
             encoder=encoder,
             profile=profile,
             seeds=seeds,
