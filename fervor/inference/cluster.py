@@ -186,7 +186,7 @@ def _pieces(sources: Sequence[str], size: int) -> Iterator[pyarrow.Table]:
 
 def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options for a process that works in another folder."""
-    names = {"model": SHIPPED, "neutral": (AUTO,)}
+    names = {"model": SHIPPED, "neutral": (AUTO,), "boxes": ()}
     given = {name: options.get(name) for name in names}
     paths = {
         name: os.path.abspath(path)
@@ -286,7 +286,10 @@ class Worker:
     def _read(self, source: str) -> Frame:
         if remote.is_remote(source):
             return remote.read_image(source)
-        return replace(media.read_image(os.path.join(self._folder, source)), source=source)
+        path = os.path.join(self._folder, source)
+        if media.is_animated(path):
+            return Frame(source, 0, None, None, remote.ANIMATION)
+        return replace(media.read_image(path), source=source)
 
 
 def _first_line(error: BaseException) -> str:

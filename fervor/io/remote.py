@@ -10,10 +10,13 @@ from typing import Any
 
 from fervor.errors import InputError, UsageError
 from fervor.io.frame import Frame
-from fervor.io.sources import ENDINGS, MAX_PIXELS, VIDEO_ENDINGS, decode_image
+from fervor.io.sources import ENDINGS, MAX_PIXELS, VIDEO_ENDINGS, decode_image, is_animated
 
 
-__all__ = ["MAX_BYTES", "find", "is_remote", "read_image"]
+__all__ = ["ANIMATION", "MAX_BYTES", "find", "is_remote", "read_image"]
+
+ANIMATION = "an animation: --cluster takes pictures; give animations without it"
+"""Why an image that moves is not read: its first frame alone would pass for all of it."""
 
 MAX_BYTES = 256_000_000
 """Of one object, which is held in memory while it is decoded."""
@@ -53,7 +56,10 @@ def find(address: str) -> list[str]:
 
 
 def read_image(address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Frame:
-    """What `fervor.io.sources.read_image` gives; never raises for what is or is not there."""
+    """What `fervor.io.sources.read_image` gives; never raises for what is or is not there.
+
+    An animation is not read.
+    """
     try:
         with _system(address).open(address, "rb") as file:
             content = file.read(max_bytes + 1)
@@ -61,6 +67,8 @@ def read_image(address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MA
         return Frame(address, 0, None, None, f"cannot be read: {_said(error)}")
     if len(content) > max_bytes:
         return Frame(address, 0, None, None, f"expected at most {max_bytes:,} bytes")
+    if is_animated(address, content):
+        return Frame(address, 0, None, None, ANIMATION)
     return decode_image(io.BytesIO(content), address, max_pixels=max_pixels)
 
 

@@ -209,13 +209,17 @@ def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame
         yield Frame(source, max(0, number), time, None, _reason(error))
 
 
-def is_animated(source: str) -> bool:
-    """Whether a path is an image that moves: a GIF, PNG, WebP or AVIF of several frames."""
+def is_animated(source: str, content: bytes | None = None) -> bool:
+    """Whether a path is an image that moves: a GIF, PNG, WebP or AVIF of several frames.
+
+    Where the file's `content` is at hand, only the ending counts of the path.
+    """
     if os.path.splitext(source)[1].lower() not in ANIMATED:
         return False
     try:
-        _check_file(source)
-        with open(source, "rb") as file:
+        if content is None:
+            _check_file(source)
+        with open(source, "rb") if content is None else io.BytesIO(content) as file:
             header = read_header(file)
     except (InputError, OSError, ValueError):  # reading it says why
         return False

@@ -62,6 +62,10 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("words", "line"),
     [
         (["--cluster", "--annotate", "drawings"], "--cluster writes rows alone"),
+        (["--cluster", "--summary", "times.csv"], "summary=times.csv: --cluster takes no videos"),
+        (["--cluster", "--every", "2"], "every=2: --cluster takes no videos; leave one"),
+        (["--cluster", "--start", "0.5"], "start=0.5: --cluster takes no videos; leave one"),
+        (["--cluster", "--end", "3"], "end=3.0: --cluster takes no videos; leave one"),
         (["--cluster", "--workers", "-1"], "workers=-1: expected 1 or more"),
         (["--workers", "2"], "workers=2: needs --cluster"),
     ],
@@ -136,6 +140,26 @@ class TestPieces:
         assert _portable(mine) == {**mine, "model": str(tmp_path / "mine")}
         for name in ("embedded", "hub:user/name", None):
             assert _portable({"model": name}) == {"model": name}
+        (tmp_path / "faces.csv").touch()
+        assert _portable({"boxes": "faces.csv"}) == {"boxes": str(tmp_path / "faces.csv")}
+
+    def test_an_animation_is_an_error_and_not_its_first_frame(self, tmp_path: Path) -> None:
+        from fervor.inference.cluster import Worker
+
+        frames = [Image.new("RGB", (24, 24), (100 * number, 0, 0)) for number in range(3)]
+        frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+        frames[0].save(tmp_path / "stands.gif")
+        worker = object.__new__(Worker)
+        worker._folder = str(tmp_path)
+        for name in ("moves.gif", f"file://{tmp_path}/moves.gif"):
+            frame = worker._read(name)
+            assert (frame.source, frame.picture, frame.time_s) == (name, None, None)
+            assert frame.error == (
+                "an animation: --cluster takes pictures; give animations without it"
+            )
+        for name in ("stands.gif", f"file://{tmp_path}/stands.gif"):
+            frame = worker._read(name)
+            assert frame.error is None and frame.shape == (24, 24)
 
     def test_a_picture_that_takes_workers_with_it_is_found_out(self) -> None:
         from fervor.inference.cluster import LOSSES, Losses

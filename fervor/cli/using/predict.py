@@ -14,6 +14,7 @@ from fervor.plugins import missing_extra
 
 if TYPE_CHECKING:
     from fervor.faces.landmarks import PointFinder
+    from fervor.io.frame import Span
 
 
 def predict(
@@ -105,7 +106,7 @@ def predict(
     span = media.Span(every, start, end)
     skipped: Counter[str] = Counter()
     if cluster:
-        _check_cluster(workers, annotate, device)
+        _check_cluster(workers, annotate, summary, span, device)
         with missing_extra("cluster"):
             from fervor.inference import cluster as place
         threads = threads or 1
@@ -161,12 +162,17 @@ def predict(
     return PROBLEM if strict and problems else DONE
 
 
-def _check_cluster(workers: int, annotate: str, device: str) -> None:
+def _check_cluster(workers: int, annotate: str, summary: str, span: "Span", device: str) -> None:
     """What --cluster cannot do, before anything is started."""
     if workers < 0:
         raise UsageError(f"workers={workers}: expected 1 or more, or 0 for all there is room for")
     if annotate:
         raise UsageError(f"annotate={annotate}: --cluster writes rows alone; draw without it")
+    if summary:
+        raise UsageError(f"summary={summary}: --cluster takes no videos; summarise without it")
+    for name, usual in (("every", 1), ("start", 0.0), ("end", math.inf)):
+        if (value := getattr(span, name)) != usual:
+            raise UsageError(f"{name}={value}: --cluster takes no videos; leave one of them out")
     if device != "cpu":
         raise UsageError(f"device={device}: --cluster runs on processors; leave one of them out")
 
