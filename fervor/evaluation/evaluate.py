@@ -404,8 +404,8 @@ def counted_samples(
     loaded, skipped = load_samples(data, split, protocol=protocol)
     if not loaded:
         raise DataError(
-            f"{data.name} under {data.root} has no images of the split {split}: expected some; what "
-            "a training holds out by --data.validation is no such split"
+            f"{data.name} under {data.root} has no images of the split {split}: expected some; "
+            "what a training holds out by --data.validation is no such split"
         )
     shared_scope = (
         scope_of_words(info, question.words, data.name, protocol, loaded)

@@ -153,7 +153,7 @@ def test_what_ends_early_leaves_the_earlier_file(tmp_path: Path, ending: str) ->
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("a.txt", "ends in"), ("no/a.csv", "does not exist"), ("b.csv", "is a folder: expected a file")],
+    [("a.txt", "ends in"), ("no/a.csv", "does not exist"), ("b.csv", "is a folder: expected")],
 )
 def test_what_cannot_be_written_is_said_before(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "b.csv").mkdir()
