@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fervor.evaluation import results
 from fervor.recipes import read_recipe
 
 
@@ -65,6 +66,21 @@ def test_gains_are_over_seeds_and_occlusion_s_over_its_three_kinds() -> None:
     assert found["occluded"]["p_value_holm"] == found["occluded"]["p_value"]
     swapped = [{**one, "seed": 2 - one["seed"]} for one in rows]
     assert lacovl_guided.tests(swapped)[0]["interval"] == found["clean"]["interval"]
+
+
+def test_what_there_is_so_far_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    choice = [{"learning_rate": 2e-4, "accuracy": 0.7}]
+    lacovl_guided.write(path, choice, [])
+    assert results.read(path)["choice"] == choice
+    guided = [{**row(lacovl_guided.GUIDED, seed, 30, 20), "count": 40} for seed in (0, 1, 2)]
+    other = [{**row(lacovl_guided.UNGUIDED, seed, 20, 20), "count": 40} for seed in (0, 2)]
+    lacovl_guided.write(path, choice, [*guided, other[0]])
+    assert results.read(path)["tests"] == []
+    lacovl_guided.write(path, choice, [*guided, *other])
+    stored = results.read(path)
+    assert (stored["run"]["seed"], len(stored["rows"])) == ([0, 2], 5)
+    assert stored["tests"][0]["gain"] == pytest.approx(10 / 40)
 
 
 def test_a_task_does_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

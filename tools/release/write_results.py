@@ -381,10 +381,16 @@ def guided_lacovl() -> str:
         return "Not yet measured."
     result = read(GUIDED)
     kinds, groups = result["occlusions"]["names"], _grouped(result["rows"], lambda row: row["row"])
+    best = max(result["choice"], key=lambda one: one["accuracy"])
+    rates = ", ".join(
+        f"{one['learning_rate']:g} ({one['accuracy']:.2%})" for one in result["choice"]
+    )
+    if not groups:
+        return f"Learning rates and accuracy on valid: {rates}. Rows are not yet measured."
     lines = [
         f"FERPlus, protocol `{result['data']['protocol']}`, split test, {result['count']:,} "
-        f"images; commit `{result['commit'][:10]}`, learning rate "
-        f"{result['chosen']['learning_rate']:g}; occlusions of severity "
+        f"images; commit `{result['rows'][0]['commit'][:10]}`, learning rate "
+        f"{best['learning_rate']:g}, of {rates} on valid; occlusions of severity "
         f"{result['occlusions']['severity']}; `results/lacovl/guided-rows.json`. Mean and "
         "deviation over seeds in percent.",
         "",
@@ -406,7 +412,8 @@ def guided_lacovl() -> str:
         lines.append(
             f"| {queries} | {len(rows)} | {cells} | {moved} | {gates} | {_inactive(rows)} |"
         )
-    return "\n".join([*lines, *_gains(result["tests"], "landmarks", GUIDED_DATA)])
+    gains = _gains(result["tests"], "landmarks", GUIDED_DATA) if result["tests"] else []
+    return "\n".join([*lines, *gains])
 
 
 def _mean_of(parts: Sequence[dict[str, Any]], name: str) -> float:
