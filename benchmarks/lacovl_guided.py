@@ -66,7 +66,7 @@ def rows(rate: float, seeds: int) -> list[Task]:
     """The runs that are compared, those of one row together: they read the same maps."""
     return [
         Task(f"{row}-{seed}", ("--config", row, "--seed", str(seed), *setting(rate)), {row: ()})
-        for row in (GUIDED, UNGUIDED)
+        for row in (UNGUIDED, GUIDED)
         for seed in range(seeds)
     ]
 
