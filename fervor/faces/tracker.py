@@ -195,13 +195,23 @@ class FaceTracker:
     def _near(
         self, image: Pixels, tracks: Sequence[_Track], others: dict[_Track, Face]
     ) -> dict[_Track, Face]:
-        """Known faces around the places where they are expected; one face is one track's only."""
+        """Known faces around the places where they are expected; one face is one track's only.
+
+        Where two tracks see the same face, it is that track's whose motion leads nearest to it.
+        """
         if not tracks:
             return {}
-        matches: dict[_Track, Face] = {}
         boxes = [track.motion.box for track in tracks]
-        for track, face in zip(tracks, self._detector.near(image, boxes), strict=True):
-            if face is not None and _is_new(face, [*others.values(), *matches.values()]):
+        seen = [
+            (iou(box, face.box), track, face)
+            for track, box, face in zip(
+                tracks, boxes, self._detector.near(image, boxes), strict=True
+            )
+            if face is not None
+        ]
+        matches: dict[_Track, Face] = {}
+        for _, track, face in sorted(seen, key=lambda one: (-one[0], one[1].number)):
+            if _is_new(face, [*others.values(), *matches.values()]):
                 matches[track] = face
         return matches
 

@@ -183,6 +183,20 @@ class TestTracks:
         answers = Script(*[[at(10 + n, 50)] for n in range(6)], blind_nearby=True).run()
         assert tracks(answers) == [[0]] * 6
 
+    def test_a_face_that_passes_behind_another_takes_not_its_number(self) -> None:
+        """One walks behind the other, which hides it for a while, and away on the other side."""
+        standing = at(200, 100)
+        frames = []
+        for number in range(41):
+            passing = at(8.0 * number + 40, 100)
+            hidden = iou(passing.box, standing.box) > 0.4
+            frames.append([standing] if hidden else [passing, standing])
+        first = Script(*frames).run()
+        assert len(frames[0]) == 2 and [standing] in frames
+        number = {tracked.face: tracked.track for tracked in first[0]}[standing]
+        for tracked in first:
+            assert [one.track for one in tracked if one.face is standing] == [number]
+
     @pytest.mark.parametrize(("gap", "number"), [(10, 0), (20, 0), (40, 1)])
     def test_a_short_absence_keeps_the_number(self, gap: int, number: int) -> None:
         answers = Script(*[[at(10, 50)]] * 3, *[[]] * gap, *[[at(14, 52)]] * 3).run()
