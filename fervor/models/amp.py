@@ -20,20 +20,26 @@ from fervor.config import Optim
 logger = logging.getLogger(__name__)
 
 
-def has_bfloat16() -> bool:
-    """Whether the accelerator, or without one the processor, is fast in bfloat16."""
+def has_bfloat16(*, measured: bool = False) -> bool:
+    """Whether the accelerator, or without one the processor, is fast in bfloat16.
+
+    Args:
+        measured: ask a clock about processors that have it without matrix units. Otherwise they
+            count as slow, and the answer is the same at every start and in every process.
+    """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.accelerator.is_available():
         return True  # Apple's, Intel's: autocast knows what they cannot
-    return _is_native() and _is_faster()
+    return _is_native(matrix_units=True) or (measured and _is_native() and _is_faster())
 
 
-def _is_native() -> bool:
-    """Whether the processor has instructions for it."""
+def _is_native(*, matrix_units: bool = False) -> bool:
+    """Whether the processor has instructions for it; on x86, if asked for, in matrix units."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        names = ("amx_bf16",) if matrix_units else ("amx_bf16", "avx512_bf16")
+        return any(capabilities.get(name) for name in names)
     if not torch.backends.mkldnn.is_available():
         return False
     native: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -62,9 +68,15 @@ def _step_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def on_this_machine(optim: Optim) -> Optim:
-    """The same in single precision where it asks for a bfloat16 that the machine does not have."""
-    if optim.precision == "fp32" or has_bfloat16():
+def on_this_machine(optim: Optim, *, processes: int = 1, resume: bool = False) -> Optim:
+    """The same in single precision where it asks for a bfloat16 that the machine is slow in.
+
+    A run of one process measures at its start. Of several all must decide alike, and a run that
+    goes on stays as it began where the processor can.
+    """
+    if optim.precision == "fp32" or (resume and _is_native()):
+        return optim
+    if has_bfloat16(measured=processes == 1):
         return optim
     logger.warning("this machine has no fast bfloat16 arithmetic: trains in single precision")
     return replace(optim, precision="fp32")

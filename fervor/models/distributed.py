@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 def world() -> int:
@@ -53,6 +53,13 @@ def all_gather_arrays(part: NDArray[Any]) -> list[NDArray[Any]]:
     parts: list[Any] = [None] * world()
     distributed.all_gather_object(parts, part)
     return parts
+
+
+def align_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers, such as the running statistics of BatchNorm."""
+    if _together():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 def part() -> None:

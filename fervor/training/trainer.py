@@ -72,7 +72,9 @@ def train(run: Run, *, resume: bool = False) -> Path:
     """
     run = replace(run, options=with_sentences(run.options))
     check_names(run)
-    folder, original, run = run.folder, run, replace(run, optim=amp.on_this_machine(run.optim))
+    devices, nodes = distributed.devices_and_nodes(run.processes)
+    optim = amp.on_this_machine(run.optim, processes=devices * nodes, resume=resume)
+    folder, original, run = run.folder, run, replace(run, optim=optim)
     trainer = _trainer(run.optim, folder, processes=run.processes)
     with lock_folder(folder) if trainer.is_global_zero else nullcontext():
         changes = open_run(original, resume=resume) if trainer.is_global_zero else {}
@@ -369,8 +371,7 @@ class Training(lightning.LightningModule):
 
         def at_the_worse_weights() -> None:
             self.manual_backward(self.method.losses(batch)["loss"])
-            if self.run.optim.clip:
-                self.clip_gradients(optimizer, self.run.optim.clip, "norm")
+            self.configure_gradient_clipping(optimizer, self.run.optim.clip, "norm")
 
         optimizer.zero_grad()
         loss = self._logged(self.method.losses(batch), len(batch.label))
@@ -393,6 +394,9 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Measure on the selection split; keep the weights if they are the best so far."""
+        distributed.align_buffers(self.method)  # BatchNorm's statistics are each process's own
+        if self.average is not None:
+            distributed.align_buffers(self.average)
         label = self.splits.selection.label.numpy()
         figures = summary(softmax(self._selection_logits()), label, self.splits.labels)
         row = {

@@ -19,7 +19,7 @@ def test_bfloat16_is_given_up_only_where_it_is_asked_for_and_not_there(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(amp, "has_bfloat16", lambda: native)
+    monkeypatch.setattr(amp, "has_bfloat16", lambda **_: native)
     optim = Optim(precision=asked)
     with caplog.at_level(logging.WARNING):
         found = amp.on_this_machine(optim)
@@ -52,14 +52,21 @@ def test_a_processor_that_has_bfloat16_uses_it_where_a_step_takes_less_time(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(amp, "_is_native", lambda: True)
+    monkeypatch.setattr(amp, "_is_native", lambda *, matrix_units=False: not matrix_units)
     seconds = {torch.bfloat16: narrow, torch.float32: 1.0}
     monkeypatch.setattr(amp, "_step_seconds", seconds.__getitem__)
     amp._is_faster.cache_clear()
     try:
-        assert amp.has_bfloat16() is faster
-        monkeypatch.setattr(amp, "_is_native", lambda: False)  # emulated: never tried
-        assert not amp.has_bfloat16()
+        assert amp.has_bfloat16(measured=True) is faster
+        assert not amp.has_bfloat16()  # what all processes and starts must agree about
+        wanted = Optim(precision="bf16")
+        several = amp.on_this_machine(wanted, processes=2)
+        assert several.precision == "fp32"
+        assert amp.on_this_machine(wanted, resume=True) == wanted  # as it began
+        assert (amp.on_this_machine(wanted) == wanted) is faster
+        monkeypatch.setattr(amp, "_is_native", lambda *, matrix_units=False: False)
+        assert not amp.has_bfloat16(measured=True)  # emulated: never tried
+        assert amp.on_this_machine(wanted, resume=True).precision == "fp32"
     finally:
         amp._is_faster.cache_clear()
 

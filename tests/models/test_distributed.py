@@ -104,6 +104,11 @@ def work(rank: int, folder: str) -> None:
     shared = processes.all_gather_arrays(processes.shard(7).numpy())
     assert np.concatenate(shared).tolist() == list(range(7))
     assert len(shared) == processes.world() == 2
+    normalised = torch.nn.BatchNorm1d(2)
+    normalised(torch.tensor([[0.0, 1.0], [2.0, 5.0]]) + rank)
+    processes.align_buffers(normalised)
+    expected = torch.tensor([0.1, 0.3])  # a tenth of the first process's means
+    torch.testing.assert_close(normalised.get_buffer("running_mean"), expected)
     if rank == 0:
         torch.save(found, Path(folder) / "found.pt")
     processes.part()

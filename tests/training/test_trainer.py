@@ -43,7 +43,7 @@ from fervor.methods.ke import KE
 from fervor.plugins import METHODS
 from fervor.recipes import read_settings
 from fervor.training import finalize, trainer
-from fervor.training.trainer import train
+from fervor.training.trainer import Training, train
 from tests.support import tiny
 from tests.support.drawn import rows, write_folder, write_pictures
 
@@ -859,6 +859,26 @@ def test_sam_clips_the_gradient_that_is_used(root: Path, tmp_path: Path) -> None
         ]
         lengths.append(float(torch.stack(changed).norm()))
     assert lengths[0] < 1e-4 < lengths[1]
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_every_kind_of_step_is_clipped_in_one_place(
+    sam: float, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clipped: list[float | None] = []
+
+    def clip(
+        self: Training,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clipped.append(gradient_clip_val)
+
+    monkeypatch.setattr(Training, "configure_gradient_clipping", clip)
+    optim = {"epochs": 1, "sam": sam, "clip": 0.5, "clip_each": True}
+    train(settings(root, tmp_path / "run", optim=optim))
+    assert clipped == [0.5] * STEPS
 
 
 def test_the_average_is_kept_and_does_not_change_the_training(
