@@ -34,6 +34,8 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 RESAMPLES = 2000
+BLOCK = 2_000_000
+"""Numbers that a test draws at once: some 32 MB."""
 LEVEL = 0.95
 SMALLEST_EXPECTED = 5
 """Expected images of a cell from which on the chi-square test is trusted (Cochran's rule)."""
@@ -205,9 +207,18 @@ def sign_flips(
     """
     sums = np.bincount(unit, difference)
     sums = sums[sums != 0]
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(resamples, len(sums)))
-    beyond = int((abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum())
+    random = np.random.default_rng(seed)
+    beyond = 0
+    for rows in _blocks(resamples, len(sums)):
+        signs = random.choice((-1.0, 1.0), size=(rows, len(sums)))
+        beyond += int((abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum())
     return (beyond + 1) / (resamples + 1)
+
+
+def _blocks(resamples: int, width: int) -> list[int]:
+    """How many resamples of `width` numbers are drawn at once: at most `BLOCK` numbers."""
+    rows = max(1, BLOCK // max(1, width))
+    return [min(rows, resamples - start) for start in range(0, resamples, rows)]
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Discordant:

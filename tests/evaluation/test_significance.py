@@ -1,6 +1,7 @@
 """Intervals that hold what they promise, and tests of differences against other implementations."""
 
 import math
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fervor.evaluation import significance
 from fervor.evaluation.metrics import confusion, per_class
 from fervor.evaluation.significance import (
     accuracy_interval,
@@ -230,6 +232,24 @@ def test_flips_of_single_pictures_are_mcnemars_test() -> None:
     assert found == pytest.approx(mcnemar(first, second).p_value, abs=0.004)
     together = sign_flips(difference, np.repeat(np.arange(20), 10))
     assert together > 5 * found  # six units differ, not forty-two
+
+
+def test_blocks_of_flips_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(6)
+    difference, unit = random.integers(-1, 2, 90).astype(float), np.arange(90) // 3
+    at_once = sign_flips(difference, unit, resamples=1001)
+    monkeypatch.setattr(significance, "BLOCK", 333)
+    assert sign_flips(difference, unit, resamples=1001) == at_once
+    assert 0.01 < at_once < 1
+
+
+def test_flips_of_many_persons_take_little_memory() -> None:
+    difference = np.where(np.arange(2000) % 3, 1.0, -1.0)
+    tracemalloc.start()
+    sign_flips(difference, np.arange(2000), resamples=5000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64e6  # 16 bytes for each of ten million signs, drawn at once
 
 
 def test_an_estimate_over_seeds_is_students() -> None:
