@@ -250,26 +250,73 @@ def equal_proportions(correct: Sequence[int], counts: Sequence[int]) -> tuple[st
 
 
 def equal_proportions_of_persons(
-    correct: NDArray[np.bool_], number: Ints, unit: Ints
+    correct: NDArray[np.bool_],
+    number: Ints,
+    unit: Ints,
+    *,
+    resamples: int = 5 * RESAMPLES,
+    seed: int = 0,
 ) -> tuple[str, float]:
-    """Wald's test of whether groups have one accuracy, whose covariance is that between persons.
+    """Test of whether groups of images have one accuracy: the test's name and its p value.
+
+    Where each person is in one group, the persons' groups are permuted, all images of a person
+    together; the statistic is the groups' squared distance from the common accuracy, weighted by
+    their images, and p is (permutations as far apart + 1) / (resamples + 1). Where persons are in
+    several groups, Wald's test takes the covariance between persons; it needs two persons whose
+    images are not as right as their group's on average, in each group. ("none", 1.0) where there
+    is one group, fewer than three persons, no such spread, or all answers are right, or none.
 
     Args:
         correct: whether each image is answered rightly [n].
         number: each image's group, from 0 on [n].
-        unit: each image's person [n]; one person may be in several groups.
+        unit: each image's person [n].
+        resamples: how many permutations are drawn.
+        seed: of the draws.
     """
     groups = int(number.max()) + 1
     rows = np.unique(unit, return_inverse=True)[1]
     persons = int(rows.max()) + 1
+    if groups < 2 or persons < 3 or correct.all() or not correct.any():
+        return "none", 1.0
     hits, counts = np.zeros((persons, groups)), np.zeros((persons, groups))
     np.add.at(hits, (rows, number), correct)
     np.add.at(counts, (rows, number), 1)
+    if ((counts > 0).sum(1) > 1).any():
+        return _wald(hits, counts)
+    p_value = _permuted_groups(hits.sum(1), counts.sum(1), counts.argmax(1), resamples, seed)
+    return "permutation of persons", p_value
+
+
+def _permuted_groups(hits: Floats, counts: Floats, group: Ints, resamples: int, seed: int) -> float:
+    """The p value of so unequal groups; of each person [u] the right images, all, and the group."""
+    accuracy = hits.sum() / counts.sum()
+    excess = hits - accuracy * counts
+    random = np.random.default_rng(seed)
+
+    def spread(labels: Ints) -> Floats:
+        """Of each row of labels [r u], the sum of n (accuracy - common accuracy)^2 over groups."""
+        total = np.zeros(len(labels))
+        for number in range(int(group.max()) + 1):
+            own = (labels == number).astype(float)
+            total += (own @ excess) ** 2 / (own @ counts)
+        return total
+
+    least = float(spread(group[None])[0]) * (1 - 1e-9) - 1e-9  # equal but for rounding
+    beyond = 0
+    for size in _blocks(resamples, len(group)):
+        labels = random.permuted(np.tile(group, (size, 1)), axis=1)
+        beyond += int((spread(labels) >= least).sum())
+    return (beyond + 1) / (resamples + 1)
+
+
+def _wald(hits: Floats, counts: Floats) -> tuple[str, float]:
+    """Wald's test, from each person's right images and all images in each group [u g]."""
+    persons, groups = counts.shape
     total = counts.sum(0)
     proportions = hits.sum(0) / total
-    if groups < 2 or persons <= groups or len(set(proportions)) == 1:
-        return "none", 1.0
     spread = (hits - proportions * counts) / total
+    if persons <= groups or ((abs(spread) > 1e-12).sum(0) < 2).any():
+        return "none", 1.0
     covariance = spread.T @ spread * persons / (persons - 1)
     contrast = np.hstack([np.eye(groups - 1), -np.ones((groups - 1, 1))])
     apart = contrast @ proportions

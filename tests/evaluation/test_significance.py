@@ -2,7 +2,7 @@
 
 import math
 import tracemalloc
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -286,9 +286,68 @@ def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:
     for _ in range(200):
         label, answer, unit = frames(random, 40)
         correct, number = label == answer, unit % 2
-        rejected["persons"] += equal_proportions_of_persons(correct, number, unit)[1] < 0.05
+        rejected["persons"] += (
+            equal_proportions_of_persons(correct, number, unit, resamples=400)[1] < 0.05
+        )
         hits = [int(correct[number == group].sum()) for group in (0, 1)]
         rejected["pictures"] += equal_proportions(hits, [200, 200])[1] < 0.05
     assert rejected["persons"] / 200 < 0.1 < 0.3 < rejected["pictures"] / 200
     ones = np.ones(8, bool)
     assert equal_proportions_of_persons(ones, np.arange(8) % 2, np.arange(8)) == ("none", 1.0)
+
+
+def test_persons_all_right_and_persons_all_wrong_differ() -> None:
+    """The most extreme difference has no spread within a group."""
+    unit = np.repeat(np.arange(50), 2)
+    test, p_value = equal_proportions_of_persons(unit < 25, (unit >= 25).astype(int), unit)
+    assert (test, p_value) == ("permutation of persons", pytest.approx(1 / 10_001))
+
+
+def test_the_permutation_of_persons_against_every_division() -> None:
+    """Seven persons with two, three or four images; all 35 divisions into three and four."""
+    hits, counts = np.array([2, 2, 3, 1, 0, 1, 2]), np.array([2, 3, 4, 2, 3, 4, 2])
+    unit = np.repeat(np.arange(7), counts)
+    correct = np.concatenate([np.arange(n) < h for h, n in zip(hits, counts, strict=True)])
+
+    def apart(members: tuple[int, ...]) -> float:
+        rows, total = list(members), 0.0
+        others = [person for person in range(7) if person not in members]
+        for group in (rows, others):
+            accuracy = hits[group].sum() / counts[group].sum()
+            total += counts[group].sum() * (accuracy - hits.sum() / counts.sum()) ** 2
+        return total
+
+    divisions = [apart(members) for members in combinations(range(7), 3)]
+    expected = np.mean(np.array(divisions) >= apart((0, 1, 2)) - 1e-9)
+    _, p_value = equal_proportions_of_persons(correct, (unit > 2).astype(int), unit)
+    assert p_value == pytest.approx(expected, abs=0.01) and p_value < 0.2
+
+
+def test_a_group_of_one_person_rejects_a_true_hypothesis_rarely() -> None:
+    random = np.random.default_rng(7)
+    unit, rejected = np.repeat(np.arange(8), 20), 0
+    for _ in range(200):
+        correct = random.random(160) < random.beta(2, 1, 8)[unit]
+        _, p_value = equal_proportions_of_persons(
+            correct, (unit == 0).astype(int), unit, resamples=200
+        )
+        rejected += p_value < 0.05
+    assert rejected / 200 <= 0.08
+
+
+def test_persons_in_several_groups_need_spread_in_each() -> None:
+    random = np.random.default_rng(8)
+    unit, number = np.repeat(np.arange(30), 8), np.arange(240) % 2
+    correct = random.random(240) < np.where(number, 0.9, 0.4)
+    test, p_value = equal_proportions_of_persons(correct, number, unit)
+    assert test == "Wald, by person" and p_value < 0.001
+    assert equal_proportions_of_persons(number == 0, number, unit) == ("none", 1.0)
+
+
+def test_permutations_of_many_persons_take_little_memory() -> None:
+    unit = np.arange(4000)
+    tracemalloc.start()
+    equal_proportions_of_persons(unit % 3 > 0, unit % 2, unit, resamples=1500)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6

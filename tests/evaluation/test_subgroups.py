@@ -42,3 +42,13 @@ def test_an_attribute_that_no_picture_has() -> None:
         by_attributes(samples({"gender": "f", "age": "1"}), np.array([True]), ["height"])
     with pytest.raises(UsageError, match="expected one of none"):
         by_attributes(samples({}), np.array([True]), ["age"])
+
+
+def test_groups_of_persons_are_compared_by_person() -> None:
+    people = [
+        Sample(f"{n}.png", "anger", group=str(n // 2), attributes={"age": str(n // 10)})
+        for n in range(20)
+    ]
+    correct = np.array([n < 10 for n in range(20)])
+    result = by_attributes(people, correct, ["age"])["age"]
+    assert result["test"] == "permutation of persons" and result["p_value"] < 0.02
