@@ -4,6 +4,7 @@ Images of one person are no independent observations. Where they are known, a un
 each image's person, and units are drawn, not images.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ def grouped_intervals(
 ) -> dict[str, tuple[float, float]]:
     """The intervals of `bootstrap_intervals` where persons, not images, are drawn.
 
+    One person says nothing of others: the intervals are then 0 to 1.
+
     Args:
         label: class numbers [n].
         answer: the answered classes [n].
@@ -92,6 +95,8 @@ def grouped_intervals(
     count = int(unit.max()) + 1
     confusions = np.zeros((count, classes, classes), np.int64)
     np.add.at(confusions, (unit, label, answer), 1)
+    if count < 2:
+        return dict.fromkeys(_intervals(confusions), (0.0, 1.0))
     weights = np.random.default_rng(seed).multinomial(
         count, np.full(count, 1 / count), size=resamples
     )
@@ -114,12 +119,25 @@ def _intervals(drawn: Ints) -> dict[str, tuple[float, float]]:
 
 
 def bootstrap_mean_interval(
-    values: Floats, *, unit: Ints | None = None, resamples: int = RESAMPLES, seed: int = 0
+    values: Floats,
+    *,
+    unit: Ints | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean of values [n], such as the images' Brier scores.
 
-    Where `unit` numbers each value's person [n], persons are drawn.
+    Args:
+        values: of each image [n].
+        unit: each image's person [n], where persons are drawn; see `units`.
+        limits: the least and the greatest mean that are possible, which are the interval where
+            there is one person, or one image.
+        resamples: how often as many values or persons are drawn with replacement.
+        seed: of the draws.
     """
+    if len(values if unit is None else np.unique(unit)) < 2:
+        return limits
     random = np.random.default_rng(seed)
     if unit is not None:
         sums, counts = np.bincount(unit, values), np.bincount(unit)
@@ -178,10 +196,11 @@ def mean_variance(values: Floats, unit: Ints) -> float:
     """The variance that the mean of values [n] has because their units are a sample.
 
     The linear form of the ratio of sums over units, with the correction of a sample variance.
+    Infinite for a single unit, which says nothing of others.
     """
     sums, counts = np.bincount(unit, values), np.bincount(unit)
     if len(counts) < 2:
-        return 0.0
+        return math.inf
     rest = sums - values.mean() * counts
     return float((rest**2).sum() * len(counts) / (len(counts) - 1) / len(values) ** 2)
 
@@ -189,13 +208,25 @@ def mean_variance(values: Floats, unit: Ints) -> float:
 def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
     """How much more often one method is right than another, on the same images and seeds.
 
+    A single person says nothing of others: from -1 to 1, p = 1. Where n persons all differ alike,
+    p is at least 2^(1 - n), that of the exact sign test, and others, of whom there may be a
+    fraction 1 - 0.025^(1 / n) (Clopper and Pearson, 1934), may differ by anything in -1 to 1.
+
     Args:
         first: whether each seed of the first is right on each image [s n].
         second: the same of the second [s n].
         unit: each image's person [n]; see `units`.
     """
     difference = np.asarray(first, float) - np.asarray(second, float)
-    return estimate(difference.mean(1).tolist(), mean_variance(difference.mean(0), unit))
+    persons, mean = len(np.unique(unit)), float(difference.mean())
+    if persons < 2:
+        return Estimate(mean, -1.0, 1.0, 1.0)
+    result = estimate(difference.mean(1).tolist(), mean_variance(difference.mean(0), unit))
+    if mean == 0 or result.high - result.low > 1e-9:
+        return result
+    others = 1 - ((1 - LEVEL) / 2) ** (1 / persons)
+    seen = (1 - others) * mean
+    return Estimate(mean, seen - others, seen + others, 2.0 ** (1 - persons))
 
 
 def sign_flips(

@@ -280,6 +280,35 @@ def test_a_gain_is_paired() -> None:
     assert gain(first, second, persons).p_value > 0.05
 
 
+def test_one_person_says_nothing_of_others() -> None:
+    first, second = np.ones((1, 20)), np.repeat([1.0, 0.0], [15, 5])[None]
+    unit = np.zeros(20, np.int64)
+    assert gain(first, second, unit) == (0.25, -1, 1, 1)
+    assert gain(first, first, unit) == (0, -1, 1, 1)
+    assert gain(first.repeat(3, 0), second.repeat(3, 0), unit) == (0.25, -1, 1, 1)
+    label = np.arange(20) % 2
+    intervals = grouped_intervals(label, label, unit, 2)
+    assert list(intervals) == ["accuracy", "mean_class_accuracy", "macro_f1"]
+    assert set(intervals.values()) == {(0.0, 1.0)}
+    assert bootstrap_mean_interval(second[0], unit=unit) == (0, 1)
+    assert bootstrap_mean_interval(np.array([0.5]), limits=(0, 2)) == (0, 2)
+    assert estimate([0.5], mean_variance(second[0], unit)) == (0.5, -math.inf, math.inf, 1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 40])
+def test_a_constant_difference_is_as_sure_as_the_exact_test(count: int) -> None:
+    first, second = np.ones((1, count)), np.zeros((1, count))
+    result = gain(first, second, np.arange(count))
+    assert result.mean == 1 == pytest.approx(result.high)
+    assert result.p_value == mcnemar(first[0] > 0, second[0] > 0).p_value
+    assert (result.low > 0) == (result.p_value < 0.05)
+    # persons of two images, one of which both get right
+    half = gain(np.ones((1, 2 * count)), np.arange(2 * count)[None] % 2, np.arange(2 * count) // 2)
+    assert half.low < half.mean == 0.5 < half.high < 1
+    assert half.p_value == result.p_value
+    assert gain(first, first, np.arange(count)) == (0, 0, 0, 1)
+
+
 def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:
     random = np.random.default_rng(3)
     rejected = {"persons": 0, "pictures": 0}
