@@ -242,7 +242,7 @@ def _comparison(result: dict[str, Any]) -> list[str]:
         f"<h2>Compared with {html.escape(other['model'])}</h2><p>Its accuracy is "
         f"{other['accuracy']:.2%}. This model alone is right on "
         f"{counted(other['first_only'], 'picture')}, the other alone on {other['second_only']} "
-        f"(McNemar's exact test: p = {other['p_value']:.3g}).</p>"
+        f"({html.escape(other['test'])} test: p = {other['p_value']:.3g}).</p>"
     ]
 
 

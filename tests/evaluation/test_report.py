@@ -152,6 +152,14 @@ def test_the_comparison_counts_the_same_pictures(written: Path) -> None:
     assert {name: group["count"] for name, group in groups.items()} == {"day": 15, "night": 12}
 
 
+@pytest.mark.parametrize("name", ["McNemar", "sign flips of persons"])
+def test_the_page_names_the_test_of_the_comparison(written: Path, name: str) -> None:
+    other = json.loads(written.read_text())["comparison"]
+    (text,) = report._comparison({"comparison": {**other, "test": name}})
+    assert f"({name} test: p = {other['p_value']:.3g})" in text
+    assert text.count(" test: ") == 1
+
+
 def test_other_classes_cannot_be_compared(model: str, root: Path, tmp_path: Path) -> None:
     own = described(data={"name": "ferplus", "protocol": "majority"})
     other = write_model(tmp_path / "other", labels=LABELS[:2], **own)
