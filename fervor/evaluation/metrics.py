@@ -109,9 +109,12 @@ def reliability(
 ) -> Bins:
     """Confidence against accuracy, in bins of equally many images or of equal width.
 
-    Bins of equal width hold confidences in (low, high], the first from 0 on.
+    Bins of equal width hold confidences in (low, high], the first from 0 on. Images of equal
+    confidence come in no order: each takes their mean accuracy, as in `coverage_risk`.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
+    _, group = np.unique(confidence, return_inverse=True)
+    accuracy = (np.bincount(group, weights=correct) / np.bincount(group))[group]
     if spacing == "mass":
         order = np.argsort(confidence, kind="stable")
         chunks = [chunk for chunk in np.array_split(order, bins) if len(chunk)]
@@ -129,7 +132,7 @@ def reliability(
         high,
         np.array([len(chunk) for chunk in chunks]),
         np.array([confidence[chunk].mean() for chunk in chunks]),
-        np.array([correct[chunk].mean() for chunk in chunks]),
+        np.array([accuracy[chunk].mean() for chunk in chunks]),
     )
 
 

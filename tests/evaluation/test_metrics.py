@@ -138,6 +138,29 @@ def test_calibration_error_against_a_slow_loop(count: int, bins: int) -> None:
     assert 0 <= found <= 1
 
 
+def test_the_order_of_images_of_equal_confidence_changes_no_bin() -> None:
+    sixty = np.tile([0.4, 0.6], (100, 1))
+    label = (np.arange(100) < 60).astype(np.int64)
+    assert expected_calibration_error(sixty, label) == pytest.approx(0)
+    random = np.random.default_rng(0)
+    coarse = np.round(random.uniform(0.5, 1, 200), 1)
+    probabilities = np.stack([1 - coarse, coarse], 1)
+    label = random.integers(0, 2, 200)
+    order = random.permutation(200)
+    accuracy = reliability(probabilities, label).accuracy
+    assert reliability(probabilities[order], label[order]).accuracy == pytest.approx(accuracy)
+
+
+def test_calibration_error_without_ties_is_that_of_the_plain_bins() -> None:
+    """To the bit: the mean of one image is the image."""
+    random = np.random.default_rng(1)
+    probabilities = softmax(random.normal(size=(500, 4)))
+    correct, order = probabilities.argmax(1) == 0, np.argsort(probabilities.max(1))
+    expected = [correct[chunk].mean() for chunk in np.array_split(order, 15)]
+    label = np.zeros(500, np.int64)
+    assert reliability(probabilities, label).accuracy.tolist() == expected
+
+
 def test_calibration_error_at_its_ends() -> None:
     sure = np.tile([0.0, 1.0], (30, 1))
     assert expected_calibration_error(sure, np.ones(30, np.int64)) == 0
