@@ -96,6 +96,7 @@ def robustness(
         numbers = numbers[shown.rows.numpy()]
     result = {
         **origin(info, described),
+        **({"cross_data": scope.report} if scope.report else {}),
         "pictures": {"of": len(samples), "seed": seed, "points": points is not None},
         **measure(info, scope, shown, numbers, seed=seed, points=points),
     }
@@ -216,11 +217,9 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> dict[st
     """Corruption errors beside a baseline's; None where the baseline makes no mistake.
 
     Raises:
-        UsageError: the other result is none of robustness, or of other images.
+        UsageError: the other result is none of robustness, or of other images or classes.
     """
-    keys = ("name", "protocol", "split", "fold", "faces", "margin")
-    same = "corruptions" in theirs and all(ours["data"][key] == theirs["data"][key] for key in keys)
-    same = same and all(ours[key] == theirs[key] for key in ("count", "pictures"))
+    same = "corruptions" in theirs and _counted(ours) == _counted(theirs)
     if not same:
         raise UsageError(
             f"--baseline {name}: expected a result of robustness on the same pictures; give the "
@@ -239,6 +238,18 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> dict[st
         "clean_accuracy": theirs["clean"]["accuracy"],
         "mean_corruption_error": mean(finite_errors) if finite_errors else None,
         "corruption_errors": errors,
+    }
+
+
+def _counted(result: dict[str, Any]) -> dict[str, Any]:
+    """Which images and classes a result counts; files of old versions lack what was at default."""
+    data, cross = result["data"], result.get("cross_data")
+    keys = ("name", "protocol", "split", "fold", "faces", "margin", "aligned")
+    return {
+        **{key: data[key] for key in keys},
+        "annotations": data.get("annotations", ""),
+        "classes_left_out": sorted(cross["data_only"]) if cross else [],
+        **{key: result[key] for key in ("count", "pictures")},
     }
 
 

@@ -166,6 +166,47 @@ def test_errors_beside_a_baselines(model: str, data: Data, tmp_path: Path) -> No
         compared(ours, {key: value for key, value in theirs.items() if key != "corruptions"}, "x")
 
 
+def test_a_baseline_is_of_the_same_images_and_classes(
+    model: str, data: Data, tmp_path: Path
+) -> None:
+    _, ours = robustness(model, data, output=str(tmp_path), pictures=2)
+    old = {key: value for key, value in ours["data"].items() if key != "annotations"}
+    assert compared(ours, {**ours, "data": old}, "x")["model"] == "tiny"
+    left_out = {"cross_data": {"data_only": {"anger": 3}}}
+    assert compared({**ours, **left_out}, {**ours, **left_out}, "x")["model"] == "tiny"
+    for change in (
+        {"data": {**ours["data"], "annotations": "2021"}},
+        {"data": {**ours["data"], "aligned": {"size": 112}}},
+        left_out,
+    ):
+        with pytest.raises(UsageError, match="expected a result of robustness on the same"):
+            compared(ours, {**ours, **change}, "x")
+
+
+def test_stored_results_are_each_others_baselines() -> None:
+    """Those of the earliest versions too, which name no annotations."""
+    files = sorted((Path(__file__).parents[2] / "results/robustness").rglob("*.json"))
+    stored = [results.read(file) for file in files]
+    assert len({"annotations" in result["data"] for result in stored}) == 2
+    for ours in stored:
+        for theirs in stored:
+            same = (ours["count"], ours["pictures"]) == (theirs["count"], theirs["pictures"])
+            if same:
+                assert compared(ours, theirs, "x")["sha256"] == theirs["sha256"]
+
+
+def test_another_data_sets_result_tells_the_classes_left_out(data: Data, tmp_path: Path) -> None:
+    own = described(data={"name": "ferplus", "protocol": "majority"})
+    other = str(write_model(tmp_path / "other", labels=LABELS[:2], **own))
+    _, result = robustness(other, data, output=str(tmp_path), pictures=2)
+    assert result["cross_data"]["data_only"] == {LABELS[2]: 2}
+    whole = str(write_model(tmp_path / "whole", labels=LABELS, **own))
+    _, theirs = robustness(whole, data, output=str(tmp_path), pictures=2)
+    theirs["pictures"] = result["pictures"]  # as many, of other classes
+    with pytest.raises(UsageError, match="expected a result of robustness on the same"):
+        compared(result, theirs, "x")
+
+
 def test_a_model_against_itself_has_an_error_of_one(model: str, data: Data, tmp_path: Path) -> None:
     path, _ = robustness(model, data, output=str(tmp_path), pictures=4)
     _, result = robustness(model, data, output=str(tmp_path), pictures=4, baseline=str(path))
