@@ -109,7 +109,8 @@ class Augment:
         rotation: largest angle in degrees (paper: rotation is named, its angle is not).
         scale: largest zoom in or out, as a share: 0.15 means 1/1.15 to 1.15 (ours).
         shift: largest shift as a share of the width (ours).
-        crop_padding: pixels of padding before a random crop, at probability 0.5 (released code: 4).
+        crop_padding: pixels of padding before a random crop of about half of the pictures (released
+            code: 4).
         crop_area: largest share of the area that a random crop leaves out before it is resized
             back, with sides of 3:4 to 4:3 (MPA-FER; 0.2 by a public re-implementation).
         erase: probability of erasing a rectangle (paper).

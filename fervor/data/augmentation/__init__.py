@@ -28,7 +28,7 @@ class Augmentation:
         self.size = size
         changes: list[torch.nn.Module] = []
         if config.crop_padding:
-            changes.append(kornia.RandomCrop((size, size), padding=config.crop_padding, p=0.5))
+            changes.append(_HalfCropped(size, config.crop_padding))
         if config.crop_area:
             area = (1 - config.crop_area, 1.0)
             changes.append(kornia.RandomResizedCrop((size, size), area, (3 / 4, 4 / 3), p=1.0))
@@ -112,6 +112,22 @@ class Augmentation:
         )
         placements = torch.stack(rows, 1)
         return placements if not config.jitter else laid_anew(placements, config.jitter)
+
+
+class _HalfCropped(torch.nn.Module):
+    """A crop of padded images for about half of a batch, at a place of its own for each.
+
+    kornia's own probability is that of all images of a batch together.
+    """
+
+    def __init__(self, size: int, padding: int) -> None:
+        super().__init__()
+        self.crop = kornia.RandomCrop((size, size), padding=padding, p=1.0)
+
+    def forward(self, image: Float[Tensor, "b k i j"]) -> Float[Tensor, "b k i j"]:
+        cropped: Tensor = self.crop(image)
+        mask = torch.rand(len(image)) < 0.5
+        return torch.where(mask[:, None, None, None], cropped, image)
 
 
 def laid_anew(placements: Float[Tensor, "b 2 3"], std: float) -> Float[Tensor, "b 2 3"]:
