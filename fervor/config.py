@@ -116,7 +116,7 @@ class Augment:
         erase: probability of erasing a rectangle (paper).
         erase_area: largest erased share of the picture, from 0.02 (released code: 0.25).
         brightness: largest additive change, of a range of 1 (ours).
-        contrast: largest relative change of contrast (ours).
+        contrast: largest relative change of contrast, about the picture's mean (ours).
         gamma: largest exponent, 1/(1+gamma) to 1+gamma (ours).
         blur: probability of a Gaussian blur (ours).
         mixup: parameter of the Beta distribution that mixes pairs and their targets (ours).

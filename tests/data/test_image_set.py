@@ -413,6 +413,18 @@ def test_half_of_a_batch_is_cropped_at_places_of_its_own() -> None:
     assert set(rows.tolist()) == set(columns.tolist()) == set(range(20, 29))
 
 
+def test_contrast_changes_spread_and_not_brightness() -> None:
+    """Each picture has a factor of its own, within the strength asked for."""
+    halves = torch.full((200, 1, 48, 48), 102, dtype=torch.uint8)
+    halves[..., 24:] = 153
+    torch.manual_seed(0)
+    changed = Augmentation(dataclasses.replace(NONE, contrast=0.4), 48)(halves)
+    torch.testing.assert_close(changed.mean((1, 2, 3)), torch.full((200,), 0.5))
+    factor = (changed[:, 0, 0, -1] - changed[:, 0, 0, 0]) / 0.2
+    assert 0.6 <= float(factor.min()) < 0.65 and 1.35 < float(factor.max()) <= 1.4001
+    assert len(factor.unique()) > 150
+
+
 def test_a_crop_by_area_keeps_the_share_asked_for() -> None:
     """On a ramp from left to right and one from top to bottom, whose spans are the crop's sides."""
     torch.manual_seed(0)

@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fervor.config import Augment
-from fervor.data.augmentation.degradations import colour_cast, fewer_pixels, jpeg, sharpened
+from fervor.data.augmentation.degradations import (
+    colour_cast,
+    contrasted,
+    fewer_pixels,
+    jpeg,
+    sharpened,
+)
 from fervor.data.augmentation.occlusion import covered, drawn_covers
 from fervor.faces.alignment import TEMPLATE
 
@@ -18,9 +24,9 @@ class Augmentation:
     """Random changes of a batch: uint8 [b k h w] -> float [b k size size] in 0..1.
 
     First the stored image loses quality, then geometry (flip, rotation, scale, shift, a
-    detector's errors) and the resize are one interpolation; light, blur and erasing are kornia's;
-    a colour cast, which makes k 3, comes last. It draws from torch's global generator, and draws
-    nothing for a change whose strength is 0.
+    detector's errors) and the resize are one interpolation; crops, brightness, gamma, blur and
+    erasing are kornia's; a colour cast, which makes k 3, comes last. It draws from torch's global
+    generator, and draws nothing for a change whose strength is 0.
     """
 
     def __init__(self, config: Augment, size: int) -> None:
@@ -36,8 +42,7 @@ class Augmentation:
             low, high = 1 - config.brightness, 1 + config.brightness
             changes.append(kornia.RandomBrightness((low, high), p=1.0))
         if config.contrast:
-            low, high = 1 - config.contrast, 1 + config.contrast
-            changes.append(kornia.RandomContrast((low, high), p=1.0))
+            changes.append(_OtherContrast(config.contrast))
         if config.gamma:
             changes.append(kornia.RandomGamma((1 / (1 + config.gamma), 1 + config.gamma), p=1.0))
         if config.blur:
@@ -128,6 +133,20 @@ class _HalfCropped(torch.nn.Module):
         cropped: Tensor = self.crop(image)
         mask = torch.rand(len(image)) < 0.5
         return torch.where(mask[:, None, None, None], cropped, image)
+
+
+class _OtherContrast(torch.nn.Module):
+    """Contrast times a factor for each image, up to `strength` from 1.
+
+    kornia's RandomContrast multiplies about black, which is a change of brightness.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, image: Float[Tensor, "b k i j"]) -> Float[Tensor, "b k i j"]:
+        return contrasted(image, 1 + _uniform((len(image),), self.strength))
 
 
 def laid_anew(placements: Float[Tensor, "b 2 3"], std: float) -> Float[Tensor, "b 2 3"]:

@@ -1,8 +1,8 @@
-"""Losses of quality that photographs bring: fewer pixels, JPEG, sharpening, colour casts.
+"""Changes that photographs bring: fewer pixels, JPEG, sharpening, contrast, colour casts.
 
-Pure functions on batches of images in 0..1, whose strengths are given image by image. They run on
-images as they are stored (48 px of FERPlus), where they cost a tenth of what they would at the
-network's size.
+Pure functions on batches of images in 0..1, whose strengths are given image by image. The
+first three run on images as they are stored (48 px of FERPlus), where they cost a tenth of what
+they would at the network's size.
 """
 
 from functools import cache
@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 BLOCK = 8
 """Side of JPEG's blocks in pixels."""
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Parts of red, green and blue in the grey picture (ITU-R BT.601)."""
 
 LUMINANCE_STEPS = (
     *(16, 11, 10, 16, 24, 40, 51, 61),
@@ -91,6 +94,20 @@ def sharpened(
     """Unsharp masking: each image plus `strength` times what a mean over 3 x 3 pixels removes."""
     mean = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return (image + strength[:, None, None, None] * (image - mean)).clamp(0, 1)
+
+
+def contrasted(
+    image: Float[Tensor, "b k h w"], factor: Float[Tensor, " b"]
+) -> Float[Tensor, "b k h w"]:
+    """Each image, grey or RGB, times its factor about the mean of its grey picture.
+
+    It is what torchvision and Pillow call contrast; the result is clipped to 0..1.
+    """
+    grey = image
+    if image.shape[1] == len(LUMINANCE):
+        grey = (image * image.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    mean = grey.mean((1, 2, 3), keepdim=True)
+    return (mean + factor[:, None, None, None] * (image - mean)).clamp(0, 1)
 
 
 def colour_cast(

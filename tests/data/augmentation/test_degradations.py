@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from scipy.fft import dctn, idctn
 
 from fervor.data.augmentation.degradations import (
     LUMINANCE_STEPS,
     colour_cast,
+    contrasted,
     fewer_pixels,
     jpeg,
     sharpened,
@@ -86,6 +87,21 @@ def test_sharpening_is_unsharp_masking() -> None:
         value = float(image[1, 0, row, column])
         expected = min(1.0, max(0.0, value + 1.5 * (value - mean)))
         assert float(found[1, 0, row, column]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_is_pillows_and_leaves_the_mean(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(60, 180, (3, channels, 20, 30), generator=generator, dtype=torch.uint8)
+    factors = (0.5, 1.0, 1.3)
+    found = contrasted(image.float() / 255, torch.tensor(factors))
+    for before, after, factor in zip(image, found, factors, strict=True):
+        picture = Image.fromarray(before.permute(1, 2, 0).squeeze().numpy())
+        expected = np.asarray(ImageEnhance.Contrast(picture).enhance(factor)).reshape(20, 30, -1)
+        gap = after.permute(1, 2, 0).numpy() - expected / 255
+        assert np.abs(gap).max() < 1.6 / 255  # Pillow rounds the mean, and cuts the result
+    grey = contrasted(torch.full((1, 1, 4, 4), 0.5), torch.tensor([0.8]))
+    torch.testing.assert_close(grey, torch.full((1, 1, 4, 4), 0.5))
 
 
 def test_a_cast_tints_grey_pictures() -> None:
