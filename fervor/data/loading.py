@@ -15,7 +15,7 @@ from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, soft_target, targets
 from fervor.data.distillation import name_of, read_logits, teachers_targets
 from fervor.data.image_set import ImageSet
-from fervor.data.samplers import EpochSampler, Key, Partners, mixed_seed
+from fervor.data.samplers import EpochSampler, Key, Partners, mixed_seed, seeded
 from fervor.errors import UsageError
 from fervor.io.image import to_input
 
@@ -61,8 +61,7 @@ class TrainingBatches(Dataset[Batch]):
         indices = torch.tensor(key.indices)
         label, votes = self.images.label[indices], self.images.votes[indices]
         positive = mixture = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
+        with seeded(mixed_seed(self.seed, key.epoch, key.step)):
             target = targets(label, votes, self.data.target)
             if self.teachers is not None:
                 target = torch.lerp(target, self.teachers[indices], self.data.teachers_weight)

@@ -1,6 +1,7 @@
 """Which images a training batch takes: a function of seed, epoch and step alone."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -147,3 +148,14 @@ class Partners:
 def mixed_seed(*numbers: int) -> int:
     """One seed from several numbers, well spread."""
     return int(np.random.SeedSequence([abs(number) for number in numbers]).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's draws on the processor follow the seed within, and go on afterwards as before.
+
+    Generators of graphics cards are left alone: `torch.manual_seed` would seed these, too.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

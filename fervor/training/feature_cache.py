@@ -26,7 +26,7 @@ from fervor.data.augmentation import Augmentation
 from fervor.data.batch import Batch, targets
 from fervor.data.image_set import ImageSet
 from fervor.data.loading import evaluation_batches, pair_generator, teachers_of
-from fervor.data.samplers import Key, Partners, mixed_seed
+from fervor.data.samplers import Key, Partners, mixed_seed, seeded
 from fervor.errors import UsageError
 from fervor.io.atomic import atomic_write
 from fervor.methods.base import Method
@@ -61,8 +61,7 @@ class ViewBatches(Dataset[Batch]):
         """The batch of a key."""
         indices = torch.tensor(key.indices)
         label, votes = self.images.label[indices], self.images.votes[indices]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
+        with seeded(mixed_seed(self.seed, key.epoch, key.step)):
             target = targets(label, votes, self.data.target)
         if self.teachers is not None:
             target = torch.lerp(target, self.teachers[indices], self.data.teachers_weight)
@@ -177,8 +176,7 @@ def _compute(
 
     def maps() -> Iterator[NDArray[Any]]:
         for indices in torch.arange(len(images)).split(CHUNK):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mixed_seed(view, int(indices[0])))
+            with seeded(mixed_seed(view, int(indices[0]))):
                 parts = None if boxes is None else boxes[indices]
                 image = augmentation(images.take(indices), parts)
             yield _frozen(method, image)

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fervor.data.batch import Batch, targets
 from fervor.data.datasets import Sample
 from fervor.data.image_set import ImageSet, hold_out, read_images
 from fervor.data.loading import TrainingBatches, evaluation_batches, training_loader
-from fervor.data.samplers import EpochSampler, Key
+from fervor.data.samplers import EpochSampler, Key, seeded
 from fervor.errors import DataError, UsageError
 from fervor.faces.alignment import crop
 from fervor.faces.detector import FaceDetector, select
@@ -195,6 +196,20 @@ def test_a_batch_leaves_the_global_generator_alone(faces: ImageSet) -> None:
     torch.manual_seed(3)
     TrainingBatches(faces, run().pipeline)[KEY]
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_batch_seeds_no_graphics_card(faces: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it draws is still what the seed alone makes of torch's generator."""
+    cuda, xpu = Mock(), Mock()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", cuda)
+    monkeypatch.setattr(torch.xpu, "manual_seed_all", xpu)
+    TrainingBatches(faces, run().pipeline)[KEY]
+    with seeded(5):
+        found = torch.rand(4)
+    assert not cuda.called and not xpu.called
+    torch.manual_seed(5)
+    assert cuda.called  # the watch is at the right place
+    assert torch.equal(found, torch.rand(4))
 
 
 @pytest.mark.parametrize(

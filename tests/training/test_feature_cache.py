@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -67,6 +68,16 @@ def built(run: Run) -> FaceEncoder:
     encoder = build_image_encoder(run.encoder)
     assert isinstance(encoder, FaceEncoder)
     return encoder
+
+
+def test_views_seed_no_graphics_card(
+    pictures: ImageSet, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Plain(built(run))
+    seeds = Mock()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds)
+    view_batches(method, pictures, run.pipeline)[Key(epoch=1, step=0, indices=(0, 3, 69))]
+    assert not seeds.called
 
 
 def test_cached_maps_give_what_pictures_give(pictures: ImageSet, run: Run) -> None:

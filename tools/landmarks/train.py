@@ -25,7 +25,7 @@ from fervor.cli.arguments import arguments_of
 from fervor.config import Augment, Run
 from fervor.data.augmentation import Augmentation, warped
 from fervor.data.image_set import ImageSet
-from fervor.data.samplers import EpochSampler, Key, mixed_seed
+from fervor.data.samplers import EpochSampler, Key, mixed_seed, seeded
 from fervor.data.splits import read_splits
 from fervor.errors import DONE
 from fervor.io import provenance
@@ -163,8 +163,7 @@ class TrainingFaces:
         """Pictures in 0..1 and points as shares of them; a function of seed and key."""
         indices = torch.tensor(key.indices)
         augmentation = Augmentation(self.augment, size)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, key.epoch, key.step))
+        with seeded(mixed_seed(self.seed, key.epoch, key.step)):
             placements = augmentation.placements(len(indices))
             image = self.faces.pictures.take(indices).float() / 255
             image = augmentation.changed(warped(image, placements, size))
