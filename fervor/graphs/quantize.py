@@ -103,7 +103,14 @@ def faces_of(model: str, images: str = "") -> Faces:
     rule = data.train_protocol or data.protocol
     samples, _ = load_samples(data, "train", protocol=rule)
     some = random.Random(0).sample(samples, min(FACES, len(samples)))
-    read = read_images(some, info.labels, size=size, faces=data.faces, margin=data.margin)
+    read = read_images(
+        some,
+        info.labels,
+        size=size,
+        faces=data.faces,
+        margin=data.margin,
+        crop=info.input.crop,
+    )
     return np.concatenate([batch.images().numpy() for batch in evaluation_batches(read, size=size)])
 
 

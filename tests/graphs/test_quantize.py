@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,20 @@ from torch import nn
 from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, Int8, ModelInfo, find_model
 from fervor.cli.main import main
 from fervor.errors import ModelError, UsageError
+from fervor.faces.alignment import crop
+from fervor.faces.detector import FaceDetector, select
 from fervor.graphs import quantize
 from fervor.graphs.onnx import write_checked, write_method
 from fervor.inference import precision as eightbits
 from fervor.inference.precision import Precision
 from fervor.inference.predictor import Predictor
+from fervor.io.image import to_input
 from fervor.io.onnx_session import Session
 from fervor.methods.build import build
 from tests.support.models import SIZE, sha256, write_model
 
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
 COLOURS = np.random.default_rng(0).integers(0, 256, (64, 1, 1, 3), dtype=np.uint8)
 
 
@@ -236,6 +241,22 @@ class TestFaces:
         (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
         found = quantize.faces_of(str(run))
         np.testing.assert_allclose(found, np.full((3, 3, SIZE, SIZE), 10 / 255), rtol=1e-6)
+
+    def test_faces_in_photographs_are_cut_out_at_the_models_side(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        for label in ("neutral", "happiness", "sadness"):
+            folder = tmp_path / "faces" / "train" / label
+            folder.mkdir(parents=True)
+            shutil.copy(EXAMPLE, folder)
+        run = copied(model, tmp_path / "run")
+        data = {"name": "folder", "root": str(tmp_path / "faces"), "faces": "largest"}
+        (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+        side = ModelInfo.read(model).input.crop
+        photo = np.asarray(Image.open(EXAMPLE).convert("RGB"))
+        cut = crop(photo, select(FaceDetector().detect([photo])[0], "largest")[0], side)
+        faces = quantize.faces_of(str(run))
+        np.testing.assert_allclose(faces[0], to_input(cut, SIZE), atol=1e-6)
 
     def test_a_model_does_not(self, model: Path) -> None:
         with pytest.raises(UsageError, match="name a folder of such faces, cut out, with --pict"):
