@@ -143,14 +143,22 @@ class VLM(Method):
 def _captions(
     text: TextEncoder, labels: Sequence[str], seed: int
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-    """Vectors of the captions that speak of the labels alone, and their shares."""
+    """Vectors of the captions that speak of the labels alone, and their shares.
+
+    Raises:
+        UsageError: labels that no caption speaks of.
+    """
     composed = [
         caption
         for caption in captions.compose(seed)
         if all(name in labels for name, fraction in caption.probabilities.items() if fraction)
     ]
-    if not composed:
-        raise UsageError(f"no captions for {', '.join(labels)}: expected some of the expressions")
+    spoken_of = {
+        name for caption in composed for name, fraction in caption.probabilities.items() if fraction
+    }
+    without = [label for label in labels if label not in spoken_of]
+    if without:
+        raise UsageError(f"no captions for {', '.join(without)}: expected some of the expressions")
     probabilities = [
         [caption.probabilities.get(label, 0.0) for label in labels] for caption in composed
     ]

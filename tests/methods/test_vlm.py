@@ -182,8 +182,10 @@ def test_each_picture_draws_a_caption_that_fits_it(tower: VisionTower) -> None:
 
 
 def test_labels_without_captions_of_their_own_are_one_line(tower: VisionTower) -> None:
-    with pytest.raises(UsageError, match="no captions for bored"):
+    with pytest.raises(UsageError, match="no captions for bored, proud: expected"):
         built(tower, ("bored", "proud"))
+    with pytest.raises(UsageError, match="no captions for bored: expected some"):
+        built(tower, ("happiness", "bored"))
 
 
 def test_seven_labels_leave_the_captions_of_the_eighth_out(tower: VisionTower) -> None:
