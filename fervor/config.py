@@ -114,7 +114,8 @@ class Augment:
         crop_area: largest share of the area that a random crop leaves out before it is resized
             back, with sides of 3:4 to 4:3 (MPA-FER; 0.2 by a public re-implementation).
         erase: probability of erasing a rectangle (paper).
-        erase_area: largest erased share of the picture, from 0.02 (released code: 0.25).
+        erase_area: largest erased share of the picture, above 0.02, which is the smallest (released
+            code: 0.25); 0 erases nothing.
         brightness: largest additive change, of a range of 1 (ours).
         contrast: largest relative change of contrast, about the picture's mean (ours).
         gamma: largest exponent, 1/(1+gamma) to 1+gamma (ours).
@@ -344,11 +345,24 @@ LOWEST: dict[str, float] = {
 }
 """Smallest values that a run can have."""
 
-FRACTIONS = (
-    *("data.validation", "augment.flip", "augment.erase", "augment.erase_area", "augment.blur"),
-    *("augment.crop_area", "augment.shift", "optim.average", "optim.momentum"),
-)
+FRACTIONS = ("data.validation", "optim.average", "optim.momentum")
 """Parts of one: none may exceed it."""
+
+AUGMENT_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("flip", "erase", "blur", "low_resolution", "jpeg", "sharpen"), (0, 1)),
+    **dict.fromkeys(("partial", "occlude"), (0, 1)),
+    **dict.fromkeys(("shift", "crop_area", "erase_area", "partial_area", "jitter"), (0, 1)),
+    **dict.fromkeys(("brightness", "contrast", "colour"), (0, 1)),
+    **dict.fromkeys(("scale", "gamma"), (0, 10)),
+    "rotation": (0, 180),
+    "crop_padding": (0, SIDE),
+    "low_resolution_side": (1, SIDE),
+    "mixup": (0, 1000),
+}
+"""The least and the largest value of every setting of `Augment`."""
+
+LEAST_ERASED = 0.02
+"""Smallest share of a picture that is erased; the largest, `augment.erase_area`, is above it."""
 
 
 @dataclass(frozen=True)
@@ -441,6 +455,15 @@ class Run:
         for name in FRACTIONS:
             if not 0 <= setting(name) <= 1:
                 raise UsageError(f"--{name} {setting(name)}: expected a share, 0 to 1")
+        for name, (lowest, highest) in AUGMENT_RANGES.items():
+            value = getattr(self.augment, name)
+            if not lowest <= value <= highest:
+                raise UsageError(f"--augment.{name} {value}: expected {lowest} to {highest}")
+        if 0 < self.augment.erase_area <= LEAST_ERASED:
+            raise UsageError(
+                f"--augment.erase_area {self.augment.erase_area}: expected 0, or above "
+                f"{LEAST_ERASED} up to 1"
+            )
         if not self.optim.learning_rate:
             raise UsageError(
                 f"--optim.learning_rate {self.optim.learning_rate}: expected a number above 0"

@@ -260,6 +260,20 @@ def test_unknown_recipe_lists_the_known() -> None:
         ("--data.validation=1.5", "--data.validation 1.5: expected a share, 0 to 1"),
         ("--encoder.size=0", "--encoder.size 0: expected at least 1"),
         ("--processes=0", "--processes 0: expected at least 1"),
+        ("--augment.brightness=1.5", "--augment.brightness 1.5: expected 0 to 1"),
+        ("--augment.contrast=1.5", "--augment.contrast 1.5: expected 0 to 1"),
+        ("--augment.rotation=270", "--augment.rotation 270.0: expected 0 to 180"),
+        ("--augment.gamma=-0.5", "--augment.gamma -0.5: expected 0 to 10"),
+        ("--augment.mixup=-1", "--augment.mixup -1.0: expected 0 to 1000"),
+        ("--augment.jitter=-1", "--augment.jitter -1.0: expected 0 to 1"),
+        (
+            "--augment.low_resolution_side=0",
+            "--augment.low_resolution_side 0: expected 1 to 2048",
+        ),
+        (
+            "--augment.erase_area=0.01",
+            "--augment.erase_area 0.01: expected 0, or above 0.02 up to 1",
+        ),
     ],
 )
 def test_impossible_numbers_are_one_line(given: str, line: str) -> None:

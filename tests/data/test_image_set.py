@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from fervor.config import Augment, Data, Encoder, Optim, Run
+from fervor.config import AUGMENT_RANGES, Augment, Data, Encoder, Optim, Run
 from fervor.data.augmentation import Augmentation, laid_anew
 from fervor.data.batch import Batch, targets
 from fervor.data.datasets import Sample
@@ -390,6 +390,20 @@ def test_each_strength_changes_pictures(name: str) -> None:
     if name == "erase":  # one rectangle of the area asked for, the rest untouched
         area = (difference > 1e-3).flatten(1).float().mean(1)
         assert 0.005 < float(area.min()) and float(area.max()) <= 0.26
+
+
+def test_every_range_is_that_of_what_can_be_computed() -> None:
+    """Each setting at both ends of its range, together with what it belongs to."""
+    assert set(AUGMENT_RANGES) == {field.name for field in dataclasses.fields(Augment)}
+    together = dict.fromkeys(("erase", "low_resolution", "partial"), 1.0)
+    boxes = torch.tensor([[0.0, 0.3, 0.4, 0.2]]).expand(3, 1, 4)
+    for name, ends in AUGMENT_RANGES.items():
+        for value in ends:
+            augment = dataclasses.replace(NONE, **{**together, name: value})
+            Run(augment=augment).check()
+            changed = Augmentation(augment, 56)(images(), boxes)
+            assert changed.shape == (3, 1 if not augment.colour else 3, 56, 56), name
+            assert changed.isfinite().all(), (name, value)
 
 
 @settings(max_examples=15)

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from fervor.config import Augment
+from fervor.config import LEAST_ERASED, Augment
 from fervor.data.augmentation.degradations import (
     colour_cast,
     contrasted,
@@ -47,8 +47,9 @@ class Augmentation:
             changes.append(kornia.RandomGamma((1 / (1 + config.gamma), 1 + config.gamma), p=1.0))
         if config.blur:
             changes.append(kornia.RandomGaussianBlur((7, 7), (0.3, 2.5), p=config.blur))
-        if config.erase:
-            changes.append(kornia.RandomErasing((0.02, config.erase_area), p=config.erase))
+        if config.erase and config.erase_area:
+            area = (LEAST_ERASED, config.erase_area)
+            changes.append(kornia.RandomErasing(area, p=config.erase))
         self.changes = changes
 
     def __call__(
