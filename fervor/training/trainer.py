@@ -27,7 +27,7 @@ from fervor.data.image_set import ImageSet
 from fervor.data.loading import TrainingBatches, evaluation_batches, training_loader
 from fervor.data.samplers import mixed_seed
 from fervor.data.splits import Splits, read_splits
-from fervor.errors import DataError, UsageError
+from fervor.errors import DataError, UsageError, counted
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
@@ -83,6 +83,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
         logger.info("reads %s", run.data.name)
         splits = read_splits(run.pipeline, selection=run.selection)
         method = build_method(run, networks, splits)
+        _check_step(method, run.optim.batch_size, trainer.world_size)
         prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
         loop = Training(method, run, splits, folder, changes=changes)
         loader = training_loader(
@@ -240,6 +241,21 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
         )
     )
     return method
+
+
+def _check_step(method: Method, batch_size: int, world: int) -> None:
+    """Look whether each process sees as many images at once as the image encoder needs.
+
+    Raises:
+        UsageError: they are fewer.
+    """
+    count = batch_size // world * (2 if method.pairs else 1)
+    fewest = method.image.fewest_images
+    if count < fewest and "image" not in method.frozen():
+        raise UsageError(
+            f"--optim.batch_size {batch_size}: expected at least {fewest * world} with "
+            f"{counted(world, 'process')}: this image encoder cannot train on one picture at a time"
+        )
 
 
 def _batches(method: Method, images: ImageSet, pipeline: Pipeline) -> Dataset[Batch]:

@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -725,6 +726,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "data set": ({"data": Data(name="fer")}, UsageError, "unknown data set 'fer'"),
     "root": ({"data": Data(name="folder", root="nowhere")}, DataError, "no folder 'nowhere'"),
     "batch": ({"optim": {"batch_size": 25}}, DataError, "24 training pictures cannot fill a batch"),
+    "one picture": (
+        {"encoder": Encoder(name="swin-t-112", weights="random"), "optim": {"batch_size": 1}},
+        UsageError,
+        "--optim.batch_size 1: expected at least 2 with 1 process: .* one picture at a time",
+    ),
 }
 
 
@@ -735,6 +741,16 @@ def test_wrong_settings_are_one_line(case: str, root: Path, tmp_path: Path) -> N
         train(settings(root, tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_each_process_needs_the_pictures_that_its_encoder_needs() -> None:
+    plain = {"pairs": False, "image": Mock(fewest_images=2), "frozen": tuple}
+    method = Mock(**plain)
+    trainer._check_step(method, 4, 2)
+    with pytest.raises(UsageError, match="at least 8 with 4 processes"):
+        trainer._check_step(method, 4, 4)
+    for changes in ({"pairs": True}, {"frozen": lambda: ("image",)}):
+        trainer._check_step(Mock(**{**plain, **changes}), 4, 4)
 
 
 def test_the_default_folder_names_recipe_and_seed(root: Path) -> None:

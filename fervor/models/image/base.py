@@ -67,6 +67,8 @@ class ImageEncoder(nn.Module):
     """Whether forward is `trainable_stage` after `frozen_stage`, whose maps can be cached."""
     has_folded_batchnorm: ClassVar[bool] = False
     """Whether `restore_batchnorm` prepares it for training."""
+    fewest_images = 1
+    """What it needs at once to train: 2 where BatchNorm sees one vector for each image."""
     mirror = False
     """Whether it also looks at the mirror image."""
     terms: ClassVar[str] = ""

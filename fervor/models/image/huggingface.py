@@ -135,6 +135,8 @@ class SwinEncoder(ImageEncoder):
         super().__init__(width, pixels)
         self.trunk = trunk
         self.feature = nn.Sequential(*feature)
+        if any(isinstance(layer, nn.BatchNorm1d) for layer in feature):
+            self.fewest_images = 2
         self._stride = trunk.config.patch_size * 2 ** (len(trunk.config.depths) - 1)
         least = self._stride * (trunk.config.window_size - 1) + 1
         if self.size < least:  # its last map would be smaller than a window
