@@ -36,6 +36,9 @@ from fervor.models.amp import has_bfloat16
 CHUNK = 64
 """Images augmented together; part of what a view is."""
 
+CHANGES = 2
+"""Which meaning of the augmentation's settings views have: 1 had another crop and contrast."""
+
 PROBED = 2048
 """Values by which weights are told apart: more are averaged."""
 
@@ -140,7 +143,7 @@ def _write_plain(method: Method, images: ImageSet, path: Path, *, size: int) -> 
 def _fingerprint(method: Method, images: ImageSet, config: Encoder, augment: Augment | None) -> str:
     """What cached maps depend on, as a name: images, augmentation, frozen layers."""
     layers = asdict(replace(config, weights="", mirror=False))  # the probe below tells weights
-    changes = None if augment is None else asdict(augment)
+    changes = None if augment is None else {**asdict(augment), "version": CHANGES}
     settings = {"augment": changes, "encoder": layers, "chunk": CHUNK}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for block in images.blocks():

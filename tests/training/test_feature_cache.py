@@ -23,6 +23,7 @@ from fervor.evaluation.evaluate import torch_logits
 from fervor.methods.base import Method
 from fervor.methods.lacovl.method import LaCoVL
 from fervor.models.image import FaceEncoder, Features, build_image_encoder
+from fervor.training import feature_cache
 from fervor.training.feature_cache import CHUNK, plain_batches, view_batches
 from tests.support.drawn import DrawnText
 
@@ -78,6 +79,16 @@ def test_views_seed_no_graphics_card(
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds)
     view_batches(method, pictures, run.pipeline)[Key(epoch=1, step=0, indices=(0, 3, 69))]
     assert not seeds.called
+
+
+def test_views_of_another_meaning_of_the_settings_are_made_anew(
+    pictures: ImageSet, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Plain(built(run))
+    view_batches(method, pictures, run.pipeline)
+    monkeypatch.setattr(feature_cache, "CHANGES", 1)
+    view_batches(method, pictures, run.pipeline)
+    assert len(list(Path(run.data.cache).glob("*/view0.npy"))) == 2
 
 
 def test_cached_maps_give_what_pictures_give(pictures: ImageSet, run: Run) -> None:
