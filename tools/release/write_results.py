@@ -6,7 +6,7 @@
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +242,9 @@ def _moved(rows: Sequence[Mapping[str, Any]], first: str, less: str = "") -> str
     return f"{start:+.2f} to {end:+.2f}"
 
 
-def _inactive(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Names of the parts that did nothing in a seed."""
-    names = {part.split(" (")[0] for row in rows for part in row["activity"]["inactive"]}
-    return ", ".join(sorted(names)) or "none"
+def _inactive(parts: Iterable[Sequence[str]]) -> str:
+    """Parts that did nothing in any of the runs, whose notes these are."""
+    return ", ".join(sorted({part.split(" (")[0] for idle in parts for part in idle})) or "none"
 
 
 def _grouped(
@@ -302,9 +301,10 @@ def frozen_ke() -> str:
     ]
     for (size, weight), rows in groups.items():
         if weight:
+            idle = _inactive(row["activity"]["inactive"] for row in rows)
             lines.append(
                 f"| {size} | {_moved(rows, 'change')} | {_moved(rows, 'own', 'calm_own')} | "
-                f"{_moved(rows, 'calm_neutral')} | {_pulls(rows)} | {_inactive(rows)} |"
+                f"{_moved(rows, 'calm_neutral')} | {_pulls(rows)} | {idle} |"
             )
     return "\n".join(lines)
 
@@ -326,7 +326,8 @@ def explored_ke() -> str:
     ]
     for name, rows in groups.items():
         cells = " | ".join(_over_seeds(rows, figure) for figure in FROZEN_FIGURES)
-        lines.append(f"| {name} | {cells} | {_pulls(rows)} | {_inactive(rows)} |")
+        idle = _inactive(row["activity"]["inactive"] for row in rows)
+        lines.append(f"| {name} | {cells} | {_pulls(rows)} | {idle} |")
     return "\n".join(lines)
 
 
@@ -362,11 +363,11 @@ def fewshot_mpa() -> str:
         told = "soft prompts" if row.endswith("-coop") else "complete"
         neutral = _over_seeds(rows, "neutral_recall") if rows[0]["neutral_recall"] else ""
         cosine = statistics.mean(one["moved"]["prompted_unprompted"] for one in rows)
-        idle = {part.split(" (")[0] for one in rows for part in one["inactive"]}
+        idle = _inactive(row["inactive"] for row in rows)
         lines.append(
             f"| {FEWSHOT_DATA[data]} | {told} | {len(rows)} | {rows[0]['count']:,} | "
             f"{_over_seeds(rows, 'accuracy')} | {_over_seeds(rows, 'mean_class_accuracy')} | "
-            f"{neutral} | {cosine:.3f} | {', '.join(sorted(idle)) or 'none'} |"
+            f"{neutral} | {cosine:.3f} | {idle} |"
         )
     return "\n".join([*lines, *_gains(result["tests"], "complete", FEWSHOT_DATA)])
 
@@ -409,9 +410,8 @@ def guided_lacovl() -> str:
         gates = ", ".join(
             f"{_mean_of(parts, f'gate_{scale}'):.2f}" for scale in ("fine", "middle", "coarse")
         )
-        lines.append(
-            f"| {queries} | {len(rows)} | {cells} | {moved} | {gates} | {_inactive(rows)} |"
-        )
+        idle = _inactive(row["inactive"] for row in rows)
+        lines.append(f"| {queries} | {len(rows)} | {cells} | {moved} | {gates} | {idle} |")
     gains = _gains(result["tests"], "landmarks", GUIDED_DATA) if result["tests"] else []
     return "\n".join([*lines, *gains])
 
