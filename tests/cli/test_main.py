@@ -234,7 +234,7 @@ def test_output_that_cannot_be_written(model: Path, folder: Path, tmp_path: Path
     output = tmp_path / "rows.csv"
     output.mkdir()
     words = ["predict", folder, "--model", model, "--faces", "precropped", "--output", output]
-    assert "rows.csv: Is a directory" in refused(fervor_process(*words))
+    assert "rows.csv is a folder: expected a file's name" in refused(fervor_process(*words))
 
 
 def test_reader_that_leaves_early(model: Path, folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_class_that_the_model_lacks(model: Path, tmp_path: Path) -> None:
 
 def test_an_empty_split(model: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, ["neutral"], 1)
-    with pytest.raises(DataError, match="the split holds no pictures"):
+    with pytest.raises(DataError, match="has no images of the split test: expected some"):
         evaluate(str(model), Data(name="folder", root=str(tmp_path), cache=""))
 
 

@@ -107,7 +107,8 @@ def small(made: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: P
     counts = {"train": (2,) * 8, "valid": (1,) * 8, "test": (1,) * 8}
     monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": {"majority": counts}})
 
-    def run(self: Processes, words: list[str], *_: object) -> int:
+    def run(self: Processes, words: list[str], log: Path, *_: object) -> int:
+        log.touch()
         return main(words)
 
     monkeypatch.setattr(Processes, "run", run)

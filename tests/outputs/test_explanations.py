@@ -46,7 +46,7 @@ def test_pictures_of_one_stem_have_their_own_drawings(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pictures / "red.webp").write_bytes((pictures / "red.png").read_bytes())
-    strange = os.fsencode(pictures / "sub") + b"/caf\xe9.png"
+    strange = os.fsencode(pictures / "sub") + b"/clip\xe9.png"
     Path(os.fsdecode(strange)).write_bytes((pictures / "red.png").read_bytes())
     model, output = write_model(tmp_path / "model"), tmp_path / "out"
     arguments = ["explain", str(pictures), "--model", str(model), "--faces", "precropped"]

@@ -27,8 +27,8 @@ def test_a_long_name_is_not_cut() -> None:
 
 
 def test_a_name_that_is_no_utf8_is_written_with_escapes(tmp_path: Path) -> None:
-    timeline.write(filled((0, 1, 0.5)), os.fsdecode(b"caf\xe9.mp4"), tmp_path / "clip-timeline")
-    assert "caf\\udce9.mp4" in (tmp_path / "clip-timeline.html").read_text(encoding="utf-8")
+    timeline.write(filled((0, 1, 0.5)), os.fsdecode(b"clip\xe9.mp4"), tmp_path / "clip-timeline")
+    assert "clip\\udce9.mp4" in (tmp_path / "clip-timeline.html").read_text(encoding="utf-8")
     assert (tmp_path / "clip-timeline.png").is_file()
 
 
