@@ -10,7 +10,6 @@ minutes of a core that is fast in bfloat16, over maps of 24 GB that the first ru
 runs/cache.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from paired_gain import by_seed, numbers
-from row_runs import Task, balanced, rows_of_tests
+from row_runs import Task, arguments, balanced, rows_of_tests
 
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.config import Data
@@ -182,14 +181,8 @@ def finish(tasks: Sequence[Task], root: str, folder: Path, jobs: int) -> None:
 
 def main() -> int:
     """Run what is left, then write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("root", help="FERPlus")
-    parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
-    parser.add_argument("--jobs", type=int, default=1)
+    parser = arguments(__doc__, OUTPUT)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
     path = given.output / "guided-rows.json"
     before = results.read(path) if path.is_file() else {"choice": [], "rows": []}

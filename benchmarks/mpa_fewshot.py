@@ -9,7 +9,6 @@ from which `tools/release/write_results.py` prints the table. 36 runs, each some
 core with AVX-512, and an evaluation.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from paired_gain import by_seed, paired
-from row_runs import Task, balanced, rows_of_tests
+from row_runs import Task, arguments, balanced, rows_of_tests
 
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
 from fervor.evaluation import results
@@ -123,14 +122,7 @@ def tests(folder: Path) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Run what is left, then write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("root", help="FERPlus")
-    parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    given = parser.parse_args()
+    given = arguments(__doc__, OUTPUT).parse_args()
     tasks = choices()
     with ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(lambda task: task.finish(given.root, given.folder), tasks.values()))

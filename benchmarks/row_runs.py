@@ -1,5 +1,6 @@
 """Runs of a comparison's rows: each trained once and evaluated once, by commands of fervor."""
 
+import argparse
 import subprocess
 import sys
 import time
@@ -47,6 +48,18 @@ class Task:
 def fervor(*words: str) -> None:
     """Run a command in a process of its own."""
     subprocess.run([sys.executable, "-m", "fervor", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def arguments(document: str | None, output: Path) -> argparse.ArgumentParser:
+    """The command line that comparisons have in common."""
+    parser = argparse.ArgumentParser(
+        description=document, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", help="FERPlus")
+    parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=output)
+    return parser
 
 
 def balanced(result: Mapping[str, Any]) -> dict[str, float]:
