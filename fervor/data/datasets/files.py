@@ -58,6 +58,8 @@ def entries(folder: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise DataError(f"{path} is missing: expected a folder") from None
         raise DataError(f"{path} cannot be listed: {error.strerror}") from None
+    except ValueError:  # a zero byte, which no name may hold
+        raise DataError(f"{str(folder)!r} is missing: no folder can have that name") from None
 
 
 def _check_name(path: str) -> None:

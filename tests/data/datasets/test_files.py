@@ -61,6 +61,12 @@ def test_what_cannot_be_listed(
             listing(folder)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_name_that_no_folder_can_have_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is missing: no folder can have that name"):
+        files(tmp_path / name)
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may list everything")
 def test_a_folder_that_may_not_be_listed(tmp_path: Path) -> None:
     tmp_path.chmod(0)
