@@ -62,7 +62,7 @@ class FaceDetector:
         threshold: least score of a face.
         overlap: intersection over union from which on two boxes are one face.
         high: what the longer side of a whole image is brought to at most.
-        smallest: longer side, in pixels of the image, of the smallest face that is found in a
+        smallest: longer side, in pixels of the image, of the smallest face that is found in an
             image of any size, 16 at the least; boxes that are smaller by a fifth are left out.
             0 finds every face of SMALLEST, and smaller ones where they are seen on the way.
         most: faces of an image that are kept at most, the largest; 0 keeps all.

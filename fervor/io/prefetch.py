@@ -114,7 +114,7 @@ class Mapper(Protocol):
 def in_threads(count: int = 0) -> Iterator[Mapper]:
     """A `map` over threads, 0 for as many as there are cores; all items are taken at once.
 
-    Decoders and onnxruntime let other threads run meanwhile. Warnings are silent inside: reading a
+    Decoders and onnxruntime let other threads run meanwhile. Warnings are silent inside: reading an
     image changes their filters for a while, which threads would leave changed.
     """
     with warnings.catch_warnings():

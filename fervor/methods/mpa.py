@@ -69,8 +69,8 @@ class MPA(Method):
             descriptions: a file of fervor describe; empty for the bank (ours; the paper's are not
                 public).
             alignment_weight: beta, of L_t (reported: 1).
-            token_alignment: L_ta: contrastive (reported), l1 (ours) or off.
-            prompt_alignment: L_pa: contrastive (re-implementation), l1 (one report) or off.
+            token_alignment: L_ta: contrastive (reported), l1 (ours) or none.
+            prompt_alignment: L_pa: contrastive (re-implementation), l1 (one report) or none.
             alignment_softmax: whether their softmax runs over the soft prompts (two reports), the
                 hard ones (one report), or both in turn (ours).
             alignment_reduction: sum over the classes (eq. 2) or mean.

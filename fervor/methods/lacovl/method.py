@@ -105,7 +105,7 @@ class LaCoVL(Method):
             learn_temperature: train it from there (ours).
             semantic_weight: lambda (figure; value ours: the factor 1/4 is a mean only with 1).
             base_head: also train DCS's head on the encoder's class token (the figure has none).
-            predict: sum = mean of both heads' probabilities, as log; vis or sem alone (ours: a
+            predict: sum = mean of both heads' probabilities, as log; vis or sem alone (ours: an
                 image to predict has no partner and is its own).
             template: number of the sentence's template, 1 to 9 (ours: 9, KE-FER's best), or a
                 sentence of your own with [CLS].
