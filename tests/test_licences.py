@@ -130,13 +130,14 @@ def test_forbidden_and_unknown_licences_are_faults(licences: Any, tmp_path: Path
 
 
 def test_an_old_page_is_noticed(licences: Any) -> None:
-    now = "| base | MIT | one |\n| base, heic | ISC | two |\n| `net.onnx` | MIT | faces |\n"
+    now = "| base | MIT: one |\n| heic | ISC: two |\n| `net.onnx` | MIT | faces |\n"
     tested = "one==1.0\ntwo==2.0\nelsewhere==3.0\n"
-    more = "| base | MIT | elsewhere |\n"  # needed under another system
+    more = "| base | MIT: elsewhere |\n"  # needed under another system
     assert licences.stale(now + more, now, tested) == []
-    gone = "| base | MIT | dropped |\n| `old.onnx` | MIT | faces |\n"
+    gone = "| base | ISC: another; MIT: dropped |\n| `old.onnx` | MIT | faces |\n"
     assert licences.stale(now.replace("ISC", "MIT") + gone, now, tested) == [
         "`old.onnx`: on the page, and nothing needs it",
+        "another: on the page, and nothing needs it",
         "dropped: on the page, and nothing needs it",
         "two: ISC: not on the page",
     ]

@@ -61,9 +61,10 @@ REASONS = {
     "the GPL: who passes the wheel on keeps to the GPL, or builds av against an FFmpeg without "
     "them (`pip install --no-binary av av`). fervor does not contain it",
     "pillow-heif": "`[heic]` decodes with libheif. Its wheel also holds x265 and says of itself "
-    "that it is under the GPL. fervor does not contain it; without the extra nothing else changes",
-    "numpy": "libquadmath, GCC's runtime, used unchanged as a shared library",
-    "scipy": "libquadmath, GCC's runtime, used unchanged as a shared library",
+    "that it is under the GPL. fervor does not contain it",
+    **dict.fromkeys(
+        ("numpy", "scipy"), "libquadmath, GCC's runtime, used unchanged as a shared library"
+    ),
 }
 """Why a distribution with a licence or a bundled library that is not in ALLOWED is taken."""
 CUDA = ("nvidia-", "cuda-")
@@ -202,23 +203,34 @@ def faults(needs: Mapping[str, Need]) -> list[str]:
 
 def written(needs: Mapping[str, Need]) -> str:
     """The tables: distributions by what brings them, bundled libraries, and the shipped weights."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    extras: dict[str, list[tuple[str, str]]] = {}
     for need in sorted(needs.values(), key=lambda need: "base" not in need.extras):
-        extras = "base" if "base" in need.extras else ", ".join(sorted(need.extras))
-        groups.setdefault((extras, need.licence), []).append(need.name)
-    lines = ["| comes with | licence | distributions |", "|---|---|---|"]
-    lines += [
-        f"| {extras} | {its} | {', '.join(names)} |" for (extras, its), names in groups.items()
-    ]
+        group = "base" if "base" in need.extras else ", ".join(sorted(need.extras))
+        extras.setdefault(group, []).append((need.licence, need.name))
+    lines = ["| comes with | licences and distributions |", "|---|---|"]
+    for group, pairs in extras.items():
+        parts = [f"{its}: {', '.join(names)}" for its, names in _grouped(pairs).items()]
+        lines.append(f"| {group} | {'; '.join(parts)} |")
     lines += ["", "| wheel | bundles |", "|---|---|"]
     for need in needs.values():
         if need.bundled:
-            libraries = ", ".join(f"{name} ({its})" for name, its in need.bundled.items())
-            lines.append(f"| {need.name} | {libraries} |")
-    lines += ["", *(f"- **{name}**: {REASONS[name]}." for name in sorted(needs) if name in REASONS)]
+            pairs = [(its, name) for name, its in need.bundled.items()]
+            parts = [f"{', '.join(names)} ({its})" for its, names in _grouped(pairs).items()]
+            lines.append(f"| {need.name} | {'; '.join(parts)} |")
+    reasons = _grouped((REASONS[name], name) for name in sorted(needs) if name in REASONS)
+    lines += ["", *(f"- **{', '.join(names)}**: {reason}." for reason, names in reasons.items())]
     lines += ["", "## Weights", "", "| file | licence | data terms |", "|---|---|---|"]
-    lines += [f"| `{name}` | {its} | {terms} |" for name, its, terms in weight_rows()]
+    files = _grouped((f"{its} | {terms}", f"`{name}`") for name, its, terms in weight_rows())
+    lines += [f"| {', '.join(names)} | {rest} |" for rest, names in files.items()]
     return "\n".join(lines) + "\n"
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The second of each pair by the first, both in their order."""
+    groups: dict[str, list[str]] = {}
+    for key, name in pairs:
+        groups.setdefault(key, []).append(name)
+    return groups
 
 
 def weight_rows() -> list[tuple[str, str, str]]:
@@ -254,12 +266,14 @@ def stale(page: str, text: str, tested: str) -> list[str]:
 def _named(page: str) -> set[tuple[str, str]]:
     """Name and licence of each distribution, and of each file its data terms too.
 
-    Both stand in tables of three columns; a file's name is in backquotes.
+    Distributions stand in a table of two columns, `licence: names; licence: names`; files in
+    backquotes in one of three.
     """
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.M)
-    files = {(first, f"{its}; {terms}") for first, its, terms in rows if first.startswith("`")}
-    distributions = [(its, last) for first, its, last in rows if not first.startswith("`")]
-    return files | {(name, its) for its, names in distributions for name in names.split(", ")}
+    rows = re.findall(r"^\| (`[^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.M)
+    files = {(name, f"{its}; {terms}") for names, its, terms in rows for name in names.split(", ")}
+    cells = re.findall(r"^\| [^|]+ \| ([^|]+: [^|]+) \|$", page, re.M)
+    parts = [part.split(": ") for cell in cells for part in cell.split("; ")]
+    return files | {(name, its) for its, names in parts for name in names.split(", ")}
 
 
 def needed() -> dict[str, Need]:
