@@ -56,14 +56,12 @@ BUNDLED = {
 }
 """Copyleft libraries that wheels bring along. GCC's others carry its runtime exception."""
 REASONS = {
-    "av": "`[video]`, and `[serve]` with it, decode with FFmpeg. The FFmpeg of its wheel calls "
-    "itself LGPL-3.0-or-later, yet it is linked with the encoders x264 and x265, whose licence is "
-    "the GPL: who passes the wheel on keeps to the GPL, or builds av against an FFmpeg without "
-    "them (`pip install --no-binary av av`). fervor does not contain it",
-    "pillow-heif": "`[heic]` decodes with libheif. Its wheel also holds x265 and says of itself "
-    "that it is under the GPL. fervor does not contain it",
+    "av": "`[video]` and `[serve]` decode with its FFmpeg. It calls itself LGPL-3.0-or-later, but "
+    "is linked with x264 and x265, whose licence is the GPL: who passes the wheel on keeps to the "
+    "GPL, or builds av against an FFmpeg without them (`pip install --no-binary av av`)",
+    "pillow-heif": "`[heic]` decodes with libheif. The wheel calls itself GPL",
     **dict.fromkeys(
-        ("numpy", "scipy"), "libquadmath, GCC's runtime, used unchanged as a shared library"
+        ("numpy", "scipy"), "This is GCC's runtime, used unchanged as a shared library"
     ),
 }
 """Why a distribution with a licence or a bundled library that is not in ALLOWED is taken."""
@@ -211,18 +209,38 @@ def written(needs: Mapping[str, Need]) -> str:
     for group, pairs in extras.items():
         parts = [f"{its}: {', '.join(names)}" for its, names in _grouped(pairs).items()]
         lines.append(f"| {group} | {'; '.join(parts)} |")
-    lines += ["", "| wheel | bundles |", "|---|---|"]
-    for need in needs.values():
-        if need.bundled:
-            pairs = [(its, name) for name, its in need.bundled.items()]
-            parts = [f"{', '.join(names)} ({its})" for its, names in _grouped(pairs).items()]
-            lines.append(f"| {need.name} | {'; '.join(parts)} |")
-    reasons = _grouped((REASONS[name], name) for name in sorted(needs) if name in REASONS)
-    lines += ["", *(f"- **{', '.join(names)}**: {reason}." for reason, names in reasons.items())]
-    lines += ["", "## Weights", "", "| file | licence | data terms |", "|---|---|---|"]
-    files = _grouped((f"{its} | {terms}", f"`{name}`") for name, its, terms in weight_rows())
+    lines += ["", "Wheels that bundle copyleft libraries, none of which fervor contains:", ""]
+    reasons = _grouped(
+        (_reason(need), need.name) for need in needs.values() if need.name in REASONS
+    )
+    lines += [f"- **{', '.join(names)}**: {reason}." for reason, names in reasons.items()]
+    lines += ["", "## Weights", "", "A file's name in a cell stands for what its own row says.", ""]
+    lines += ["| file | licence | data terms |", "|---|---|---|"]
+    rows = weight_rows()
+    files = _grouped(
+        (f"{_shortened(its, rows)} | {_shortened(terms, rows)}", f"`{name}`")
+        for name, its, terms in rows
+    )
     lines += [f"| {', '.join(names)} | {rest} |" for rest, names in files.items()]
     return "\n".join(lines) + "\n"
+
+
+def _reason(need: Need) -> str:
+    """The libraries that a wheel bundles, by licence, and why it is taken."""
+    libraries = _grouped((its, name) for name, its in need.bundled.items())
+    parts = [f"{', '.join(names)} ({its})" for its, names in libraries.items()]
+    return ". ".join(filter(None, ("; ".join(parts), REASONS[need.name])))
+
+
+def _shortened(cell: str, rows: Iterable[tuple[str, str, str]]) -> str:
+    """A cell of the weights' table, without what another row or its own beginning says already."""
+    for file, *texts in rows:
+        stem = file.partition(".")[0]
+        for text in texts:
+            cell = re.sub(rf"\b{stem}:? {re.escape(text)}", f"`{stem}`", cell)
+    cell = re.sub(r"; [^;]+: no further terms", "", cell)
+    own = cell.split("; starting weights ")[0]
+    return re.sub(rf":? {re.escape(own)}", ", likewise", cell)
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
