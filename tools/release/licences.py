@@ -60,9 +60,7 @@ REASONS = {
     "is linked with x264 and x265, whose licence is the GPL: who passes the wheel on keeps to the "
     "GPL, or builds av against an FFmpeg without them (`pip install --no-binary av av`)",
     "pillow-heif": "`[heic]` decodes with libheif. The wheel calls itself GPL",
-    **dict.fromkeys(
-        ("numpy", "scipy"), "This is GCC's runtime, used unchanged as a shared library"
-    ),
+    **dict.fromkeys(("numpy", "scipy"), "GCC's runtime, used unchanged as a shared library"),
 }
 """Why a distribution with a licence or a bundled library that is not in ALLOWED is taken."""
 CUDA = ("nvidia-", "cuda-")
