@@ -3,8 +3,9 @@
 Static quantisation by onnxruntime: activations to 8 bits over the range that they have on faces of
 the training data, kernels to 7 bits channel by channel: processors without VNNI add two products of
 8 bits in 16, which overflows (the embedded model then lost a point). Kept in single precision are
-the first third of the convolutions, which lose most, and all that is no convolution. Clips are
-quantised with their convolutions: a range taken before the clip would be too wide. Then each bias
+the first ninth of the convolutions, which lose most, and all that is no convolution but the product
+that makes local features of the last map: it is a convolution of one place. Clips are quantised
+with their convolutions: a range taken before the clip would be too wide. Then each bias
 is corrected, so that its channel has the mean that it has in single precision (Nagel et al., 2019,
 "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2; the means
 here are measured on faces). A model that predicts from an image and its mirror image
@@ -12,6 +13,7 @@ here are measured on faces). A model that predicts from an image and its mirror 
 """
 
 import logging
+import math
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +54,7 @@ FACES = 256
 CORRECTED_ON = 64
 """Images from which the means are taken; each convolution's takes a pass up to it."""
 BATCH = 32
-FLOAT_FRACTION = 1 / 3
+FLOAT_FRACTION = 1 / 9
 AGREEMENT = 0.9
 """Least share of equal answers; below, something is wrong with the model or the images."""
 
@@ -183,7 +185,7 @@ def answers(graph: Path, faces: Faces) -> NDArray[np.intp]:
 def quantize_model(source: Path, target: Path, faces: Faces) -> None:
     """Write a graph's copy with its convolutions in eight bits."""
     compute_in_eight_bits(
-        source, target, _batches(faces), operations=("Conv", "Clip"), kept=_first_of_each_pass
+        source, target, _batches(faces), operations=("Conv", "Clip", "MatMul"), kept=_kept
     )
 
 
@@ -308,8 +310,13 @@ def _share_constants(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(constants)
 
 
+def _kept(graph: onnx.GraphProto) -> list[str]:
+    """Names of what stays in single precision."""
+    return _first_of_each_pass(graph) + _other_products(graph)
+
+
 def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
-    """Names of FLOAT_SHARE of each pass's convolutions; one that sees colours begins a pass."""
+    """Names of FLOAT_FRACTION of each pass's convolutions; one that sees colours begins a pass."""
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     widths = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
     begins = [
@@ -321,8 +328,25 @@ def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
     return [
         node.name
         for start, end in passes
-        for node in convolutions[start : start + round((end - start) * FLOAT_FRACTION)]
+        for node in convolutions[start : start + math.ceil((end - start) * FLOAT_FRACTION)]
     ]
+
+
+def _other_products(graph: onnx.GraphProto) -> list[str]:
+    """Names of all matrix products but those of a convolution's map with a constant."""
+    made = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type != "MatMul":
+            continue
+        source = made.get(node.input[0])
+        while source is not None and source.op_type in ("Reshape", "Transpose"):
+            source = made.get(source.input[0])
+        of_map = source is not None and source.op_type in ("Conv", "Clip", "Relu")
+        if not of_map or node.input[1] not in constants:
+            kept.append(node.name)
+    return kept
 
 
 def _groups(convolution: onnx.NodeProto) -> int:
