@@ -205,10 +205,9 @@ class TestDetect:
         assert len(content) == card["bytes"] < 2_000_000
 
 
-@pytest.mark.parametrize("weights", [detector.WEIGHTS, detector.INT8_WEIGHTS])
-def test_the_mean_is_subtracted_in_the_pass_that_reads_bytes(weights: Path) -> None:
+def test_the_mean_is_subtracted_in_the_pass_that_reads_bytes() -> None:
     onnx = pytest.importorskip("onnx")
-    graph = onnx.load(weights).graph
+    graph = onnx.load(detector.WEIGHTS).graph
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     (turned,) = (n for n in graph.node if n.op_type == "Transpose" and "image" in n.input)
     (centred,) = (node for node in graph.node if turned.output[0] in node.input)

@@ -8,7 +8,7 @@ FER2013Train; the ranges of activations are read from 160 of its pictures, enlar
 benchmarks/measure_detector.py shows them. As for the models, kernels have 7 bits.
 The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
 is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
-longer than opening all else. Needs fervor[train].
+longer than opening all else, and rearranged by arrange_detector.py. Needs fervor[train].
 """
 
 import argparse
@@ -17,7 +17,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from fervor.graphs.quantize import compute_in_eight_bits
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from arrange_detector import arrange
 from make_detector import export, subtract_in_one_pass
 from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
@@ -89,6 +90,16 @@ def fuse(path: Path) -> None:
     onnx.save(graph, path)
 
 
+def quantise(network: Narrow, output: Path, images: Iterable[NDArray[np.uint8]]) -> None:
+    """Write a detector's graph in 8 bits; ranges are those on batches [b h w 3] of images."""
+    with tempfile.TemporaryDirectory() as folder:
+        single = Path(folder) / "single.onnx"
+        export(network, single, half=False)
+        compute_in_eight_bits(single, output, images, operations=OPERATIONS, kept=kept)
+    fuse(output)
+    subtract_in_one_pass(output)
+
+
 def main() -> None:
     """Read the command line, write the graph and its card."""
     parser = argparse.ArgumentParser(
@@ -99,14 +110,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     network = narrow(arguments.fine_level)
-    with tempfile.TemporaryDirectory() as folder:
-        single = Path(folder) / "single.onnx"
-        export(network, single, half=False)
-        compute_in_eight_bits(
-            single, arguments.output, pictures(arguments.ferplus), operations=OPERATIONS, kept=kept
-        )
-    fuse(arguments.output)
-    subtract_in_one_pass(arguments.output)
+    quantise(network, arguments.output, pictures(arguments.ferplus))
+    arrange(arguments.output)
     card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     del card["difference_to_torch"]
     content = arguments.output.read_bytes()

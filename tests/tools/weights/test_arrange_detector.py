@@ -1,0 +1,99 @@
+"""The int8 detector's operations in another order: the same answers, fewer operations."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+from safetensors.torch import save_file
+
+from fervor.faces.anchors import PADDING
+from fervor.faces.detector import INT8_WEIGHTS
+from tools.weights.arrange_detector import LANES, arrange
+from tools.weights.make_detector_int8 import FineLevel, fuse_normalisation, narrow, quantise
+
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "astronaut.jpg"
+
+
+def images(width: int, height: int) -> NDArray[np.uint8]:
+    """The example and its mirror image, [2 h w 3]."""
+    with Image.open(EXAMPLE) as opened:
+        image = np.asarray(opened.convert("RGB").resize((width, height)))
+    return np.stack([image, image[:, ::-1]])
+
+
+def answers(path: Path, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found: list[NDArray[np.float32]] = session.run(["score", "box", "points"], {"image": batch})
+    return found
+
+
+def context(path: Path, batch: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """The finest level's context [b c h w], in steps of 8 bits."""
+    model = onnx.load(path)
+    made = {output: node for node in model.graph.node for output in node.output}
+    (head,) = (node for node in model.graph.node if "fine.heads.layer.weight" in node.input)
+    name = made[head.input[0]].input[0]
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
+    )
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found: NDArray[np.uint8] = session.run([name], {"image": batch})[0]
+    return found.astype(np.int16)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's exporter's, of itself
+def test_a_rearranged_detector_answers_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fine = FineLevel().eval()
+    for part in fine.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.bias, -0.2, 0.2)
+    fuse_normalisation(fine)
+    save_file(fine.state_dict(), tmp_path / "fine.safetensors")
+    network = narrow(tmp_path / "fine.safetensors")
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    quantise(network, before, [images(320, 320)])
+    shutil.copy(before, after)
+    arrange(after)
+
+    for size in ((320, 320), (256, 96)):
+        batch = images(*size)
+        with torch.no_grad():
+            right = [answer.numpy() for answer in network(torch.from_numpy(batch.copy()))]
+        plain, arranged = answers(before, batch), answers(after, batch)
+        for expected, found, other in zip(right, plain, arranged, strict=True):
+            assert found.shape == other.shape == expected.shape
+            assert np.abs(found - other).mean() < 0.01 * np.abs(expected).max()
+            # Two roundings less: it is not further from single precision.
+            assert np.abs(other - expected).mean() <= np.abs(found - expected).mean()
+        plain, arranged = context(before, batch), context(after, batch)
+        near, middle, far = slice(0, 16), slice(16, 24), slice(32, 40)
+        assert arranged.shape[1] == 3 * LANES
+        for own, other in ((slice(0, 16), near), (slice(16, 24), middle), (slice(24, 32), far)):
+            assert plain[:, own].std() > 5
+            assert np.abs(plain[:, own] - arranged[:, other]).mean() < 1.5
+        assert not arranged[:, 40:].any()
+
+
+def test_the_packaged_graph_is_arranged() -> None:
+    """Nothing is transposed first, enlarged by searching or shaped by what was computed."""
+    graph = onnx.load(INT8_WEIGHTS).graph
+    assert not {"Resize", "Squeeze", "Mul"} & {node.op_type for node in graph.node}
+    (plane,) = (node for node in graph.node if node.op_type == "Cast" and node.input[0] == "plane")
+    (centred,) = (node for node in graph.node if plane.output[0] in node.input)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    assert centred.op_type == "Sub" and centred.input[1] == "row"
+    assert tuple(stored["colour"]) == PADDING  # so that what is filled up is nothing
+    assert stored["maps.trunk.stage1.0.0.weight.half"].shape == (LANES, 1, 3, 9)
+    assert stored["maps.trunk.stage1.1.3.weight.half"].shape == (LANES, LANES, 1, 1)
