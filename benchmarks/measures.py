@@ -21,6 +21,14 @@ BATCHES = (1, 8, 64)
 Times = dict[str, list[float]]
 
 
+@dataclass(frozen=True)
+class Photographs:
+    """Paths of photographs, and what they are called."""
+
+    name: str
+    paths: list[str]
+
+
 @dataclass
 class Measure:
     """Seconds of each tool, round by round.
@@ -133,11 +141,15 @@ def of_drivers(
     photo: str,
     video: tuple[str, int],
     faces: Sequence[str],
+    own: Photographs | None,
     *,
     threads: int,
     count: int,
 ) -> list[Measure]:
-    """One photo, its parts, and a film, by tools that are loaded and warm; seconds of one run."""
+    """One photo, its parts, and a film, by tools that are loaded and warm; seconds of one run.
+
+    Besides them `own`, all of them in one run.
+    """
     path, frames = video
     jobs: dict[str, tuple[str, int, dict[str, Any]]] = {
         "one photo, warm": ("photos", 5, {"paths": [photo]}),
@@ -152,6 +164,8 @@ def of_drivers(
         },
         f"video, {frames} frames": ("video", 1, {"path": path}),
     }
+    if own is not None:
+        jobs = {f"{own.name}, warm": ("photos", 1, {"paths": own.paths}), **jobs}
     with ExitStack() as stack:
         drivers = {name: stack.enter_context(Driver(tool, threads)) for name, tool in tools.items()}
 

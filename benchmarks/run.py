@@ -6,8 +6,8 @@ Speed (a new process, warm, part by part, one and two threads), memory, size on 
 on FERPlus's test faces. Each tool is installed below --peers at first (network: the package
 indexes), and runs offline. A tool that cannot be installed or cannot do a job is "not measured",
 with the reason. Writes the result file, and its tables into docs/speed.md and benchmarks/REPORT.md.
---photos FOLDER times your own pictures. What the tools are and how they are called stands in
-peers.py and drivers/.
+--photos FOLDER times your own pictures, --own FOLDER all of another folder besides, warm. What the
+tools are and how they are called stands in peers.py and drivers/.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import measure as measure_accuracy
-from measures import BASE, Measure, of_commands, of_drivers, of_processes
+from measures import BASE, Measure, Photographs, of_commands, of_drivers, of_processes
 from peers import TOOLS, Tool, install
+from PIL import Image
 from processes import Driver, Failed
 from scenes import write_photos, write_video
 from table import write_pages
@@ -71,7 +72,21 @@ def versions(tools: dict[str, Tool]) -> dict[str, Any]:
     return found
 
 
-def timed(given: argparse.Namespace, tools: dict[str, Tool], folder: Path) -> list[Measure]:
+def own_photographs(folder: str) -> Photographs | None:
+    """All of a folder, called by their number and size."""
+    if not folder:
+        return None
+    paths, sizes = sources.find([folder]), set()
+    for path in paths:
+        with Image.open(path) as image:
+            sizes.add(image.size)
+    size = " of {} x {}".format(*sizes.pop()) if len(sizes) == 1 else ""
+    return Photographs(f"{len(paths)} photographs{size}", [str(path) for path in paths])
+
+
+def timed(
+    given: argparse.Namespace, tools: dict[str, Tool], folder: Path, own: Photographs | None
+) -> list[Measure]:
     """Every measure of speed."""
     if given.photos:
         photos = sources.find([given.photos])[: given.count]
@@ -85,8 +100,24 @@ def timed(given: argparse.Namespace, tools: dict[str, Tool], folder: Path) -> li
         say(f"new processes, {threads} thread(s)")
         measures += of_processes(tools, photos, threads, given.processes)
         say(f"warm, {threads} thread(s)")
-        measures += of_drivers(tools, photos[0], video, faces, threads=threads, count=given.rounds)
+        measures += of_drivers(
+            tools, photos[0], video, faces, own, threads=threads, count=given.rounds
+        )
     return measures
+
+
+def with_a_face(tools: dict[str, Tool], own: Photographs) -> dict[str, int | None]:
+    """In how many of the photographs each tool finds one; None where it fails."""
+    found: dict[str, int | None] = {}
+    for name, tool in tools.items():
+        try:
+            with Driver(tool, 1) as driver:
+                faces = driver.ask("photos", paths=own.paths)["value"]
+        except Failed:
+            found[name] = None
+        else:
+            found[name] = sum(count > 0 for count in faces)
+    return found
 
 
 def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -98,7 +129,8 @@ def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         raise Failed(f"fervor cannot be installed: {missing[BASE]}")
     for name, reason in missing.items():
         say(f"{name} is not measured: {reason}")
-    measures = timed(given, tools, folder)
+    own = own_photographs(given.own)
+    measures = timed(given, tools, folder, own)
     say("accuracy")
     accuracy = measure_accuracy(
         tools,
@@ -121,6 +153,7 @@ def described(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         },
         "measures": [measure.described() for measure in measures],
         "accuracy": accuracy,
+        "own": own and {"what": own.name, "with_a_face": with_a_face(tools, own)},
     }
 
 
@@ -136,6 +169,7 @@ def arguments() -> argparse.Namespace:
     add("--peers", default="runs/peers", help="folder of the tools' environments")
     add("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     add("--photos", default="", help="folder of photographs in place of composed ones")
+    add("--own", default="", help="folder of photographs that are timed warm besides, all of them")
     add("--count", type=int, default=100, help="photographs of the folder, 1 to 1000")
     add("--frames", type=int, default=90, help="of the film")
     add("--threads", type=int, nargs="+", default=[1, 2])
@@ -148,7 +182,9 @@ def arguments() -> argparse.Namespace:
         parser.error("expected 1 to 1000 photographs, and at least one round and one frame")
     # drivers are started in the folders of their tools
     given.root = str(Path(given.root).resolve())
-    given.photos = str(Path(given.photos).resolve()) if given.photos else ""
+    given.photos, given.own = (
+        str(Path(folder).resolve()) if folder else "" for folder in (given.photos, given.own)
+    )
     if BASE not in given.tools:
         parser.error(f"--tools lacks {BASE}, to which ratios are taken")
     return given

@@ -97,6 +97,10 @@ def accuracy(result: dict[str, Any]) -> list[str]:
         [f"faces {how}", *(cell(figures[how]) for figures in tools.values())]
         for how in ("given", "found")
     ]
+    if own := result.get("own"):
+        found = own["with_a_face"]
+        cells = ["not measured" if found[name] is None else f"{found[name]:,}" for name in tools]
+        rows.append([f"{own['what']}: with a face", *cells])
     return _rows(["accuracy", *tools], rows)
 
 
@@ -115,7 +119,9 @@ def defaults(result: dict[str, Any], path: Path) -> str:
     measures = {(one["what"], one["threads"]): one for one in result["measures"]}
     tools = result["accuracy"]["tools"]
     rows = []
-    for what, threads in DEFAULTS:
+    own = result.get("own")
+    warm = [(f"{own['what']}, warm", threads) for threads in (1, 2)] if own else []
+    for what, threads in (*DEFAULTS, *warm):
         one = measures[what, threads]
         cells = [
             duration(one["seconds"][name]["median"]) if name in one["seconds"] else "not measured"

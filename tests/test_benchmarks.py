@@ -74,6 +74,23 @@ def test_a_tool_that_fails_is_not_measured_and_not_asked_again() -> None:
     assert table.speed(result)[2] == "| work | 2 | 500 ms (500 ms to 500 ms) | not measured |"
 
 
+def test_photographs_of_one_s_own_have_rows() -> None:
+    path = ROOT / "benchmarks" / "results" / "two-cores.json"
+    result = json.loads(path.read_text())
+    names = list(result["versions"])
+    what = "3 photographs of 350 x 350"
+    result["own"] = {"what": what, "with_a_face": {name: 3 for name in names} | {"fer": None}}
+    seconds = {name: {"median": 0.5, "low": 0.5, "high": 0.5} for name in names}
+    result["measures"] = [one for one in result["measures"] if "350" not in one["what"]] + [
+        {"what": f"{what}, warm", "threads": threads, "seconds": seconds, "ratios": {}}
+        | {"peak_mb": {}, "not_measured": {}}
+        for threads in (1, 2)
+    ]
+    assert f"| {what}: with a face | 3 | 3 | not measured | 3 |" in table.accuracy(result)
+    short = table.defaults(result, path)
+    assert f"| {what}, warm, 2 threads | 500 ms | 500 ms | 500 ms |" in short
+
+
 def test_tables_of_speed_are_those_of_the_result() -> None:
     path = ROOT / "benchmarks" / "results" / "two-cores.json"
     for page, (name, tables) in table.pages(json.loads(path.read_text()), path).items():
