@@ -3,17 +3,16 @@
 Static quantisation by onnxruntime: activations to 8 bits over the range that they have on faces of
 the training data, kernels to 7 bits channel by channel: processors without VNNI add two products of
 8 bits in 16, which overflows (the embedded model then lost a point). Kept in single precision are
-the first ninth of the convolutions, which lose most, and all that is no convolution but the product
-that makes local features of the last map: it is a convolution of one place. Clips are quantised
-with their convolutions: a range taken before the clip would be too wide. Then each bias
-is corrected, so that its channel has the mean that it has in single precision (Nagel et al., 2019,
-"Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2; the means
-here are measured on faces). A model that predicts from an image and its mirror image
-(encoder.mirror) here sees the image alone.
+the first ninth of the convolutions, which lose most, and all that is no convolution but products of
+a convolution's map with a constant, which are convolutions of one place, such as the one that makes
+local features. Clips are quantised with their convolutions: a range taken before the clip would be
+too wide. Then each bias is corrected, so that its channel has the mean that it has in single
+precision (Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias
+Correction", section 4.2; the means here are measured on faces). A model that predicts from an image
+and its mirror image (encoder.mirror) here sees the image alone.
 """
 
 import logging
-import math
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -328,7 +327,7 @@ def _first_of_each_pass(graph: onnx.GraphProto) -> list[str]:
     return [
         node.name
         for start, end in passes
-        for node in convolutions[start : start + math.ceil((end - start) * FLOAT_FRACTION)]
+        for node in convolutions[start : start + round((end - start) * FLOAT_FRACTION)]
     ]
 
 
@@ -341,9 +340,9 @@ def _other_products(graph: onnx.GraphProto) -> list[str]:
         if node.op_type != "MatMul":
             continue
         source = made.get(node.input[0])
-        while source is not None and source.op_type in ("Reshape", "Transpose"):
+        while source is not None and source.op_type in ("Reshape", "Transpose", "Clip", "Relu"):
             source = made.get(source.input[0])
-        of_map = source is not None and source.op_type in ("Conv", "Clip", "Relu")
+        of_map = source is not None and source.op_type == "Conv"
         if not of_map or node.input[1] not in constants:
             kept.append(node.name)
     return kept

@@ -14,7 +14,7 @@ import numpy as np
 
 from fervor.artifacts.model_info import GRAPH, INT8_GRAPH, ModelInfo
 from fervor.artifacts.reader import open_session
-from fervor.errors import ModelError, UsageError
+from fervor.errors import ModelError, UsageError, counted
 from fervor.io.onnx_session import Session
 
 
@@ -27,6 +27,8 @@ GRAPHS: dict[Literal["fp32", "int8"], str] = {"fp32": GRAPH, "int8": INT8_GRAPH}
 
 LEAST_AGREEMENT = 0.985
 """Fraction of faces that a graph in eight bits answers like the other, for "auto" to take it."""
+LEAST_FACES = 100
+"""Faces that both must have answered for it: of a few, all are soon alike."""
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {
@@ -97,6 +99,8 @@ def automatic(info: ModelInfo, device: str = "cpu") -> tuple[Literal["fp32", "in
         return "fp32", "the model has no graph in eight bits"
     if info.int8.agreement < LEAST_AGREEMENT:
         return "fp32", f"eight bits answer {info.int8.agreement:.1%} of faces alike"
+    if info.int8.faces < LEAST_FACES:
+        return "fp32", f"eight bits were tried on {counted(info.int8.faces, 'face')} only"
     if device != "cpu":
         return "fp32", f"a graph in eight bits does not run on {device}"
     if instructions := int8_instructions():

@@ -34,7 +34,7 @@ from tests.support.models import SIZE, sha256, write_model
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
-COLOURS = np.random.default_rng(0).integers(0, 256, (64, 1, 1, 3), dtype=np.uint8)
+COLOURS = np.random.default_rng(0).integers(0, 256, (128, 1, 1, 3), dtype=np.uint8)
 
 
 class Network(nn.Module):
@@ -89,7 +89,7 @@ def copied(model: Path, folder: Path) -> Path:
 
 
 def faces() -> np.ndarray:
-    """Pictures of one colour each with some noise, [64 3 16 16] in 0..1."""
+    """Pictures of one colour each with some noise, [128 3 16 16] in 0..1."""
     noise = np.random.default_rng(1).random((len(COLOURS), 3, SIZE, SIZE), np.float32)
     return np.asarray(0.8 * COLOURS.transpose(0, 3, 1, 2) / 255 + 0.2 * noise, np.float32)
 
@@ -98,7 +98,7 @@ def faces() -> np.ndarray:
 def quantised(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copied(model, tmp_path_factory.mktemp("quantised") / "model")
     report = quantize.add_int8(folder, faces())
-    assert (report.graph, report.faces) == (folder / INT8_GRAPH, 64)
+    assert (report.graph, report.faces) == (folder / INT8_GRAPH, 128)
     assert report.bytes == (folder / INT8_GRAPH).stat().st_size
     return folder
 
@@ -130,19 +130,19 @@ def test_the_first_of_each_pass_stays_as_it_is(quantised: Path) -> None:
 
 
 class Attending(nn.Module):
-    """Local features of a convolution's map, and what they attend to among themselves."""
+    """Local features of a convolution's map, what they attend to among themselves, two layers."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = Network(mirror=False).layers
         self.local, self.mixed = nn.Linear(16, 12), nn.Linear(12, 12)
-        self.last = nn.Linear(12, 3)
+        self.hidden, self.last = nn.Linear(12, 10), nn.Linear(10, 3)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         local = self.local(self.layers(image).flatten(2).transpose(1, 2))
         tokens = (local @ local.transpose(1, 2)).softmax(2) @ self.mixed(local)
-        return self.last(tokens.mean(1)), local
+        return self.last(self.hidden(tokens).relu()).mean(1), local
 
 
 def test_of_matrix_products_the_one_of_a_map_alone_is_in_eight_bits(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_channels_keep_their_means(tmp_path: Path) -> None:
         single, eight = (maps_of(path, place) for path in (source, target))
         gap = eight.mean((0, 2, 3)) - single.mean((0, 2, 3))
         gaps.append(np.abs(gap).max() / single.std())
-    assert max(gaps) < 1e-3
+    assert max(gaps) < 2e-3
 
 
 def maps_of(path: Path, place: int) -> np.ndarray:
@@ -228,7 +228,7 @@ def test_the_packaged_graphs_have_one_pass() -> None:
 def test_model_json_vouches_for_the_graph(quantised: Path, tmp_path: Path) -> None:
     info = json.loads((quantised / "model.json").read_text())
     assert ModelInfo.read(quantised).sha256[INT8_GRAPH] == sha256(quantised / INT8_GRAPH)
-    assert info["int8"]["faces"] == 64 and 0.9 <= info["int8"]["agreement"] <= 1
+    assert info["int8"]["faces"] == 128 and 0.9 <= info["int8"]["agreement"] <= 1
     damaged = copied(quantised, tmp_path / "damaged")
     (damaged / INT8_GRAPH).write_bytes((damaged / GRAPH).read_bytes())
     assert Predictor(damaged, faces="precropped")
@@ -248,13 +248,13 @@ def test_a_graph_that_answers_otherwise_is_not_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(model, tmp_path / "model")
-    answers = {GRAPH: np.zeros(64, int), INT8_GRAPH: np.repeat([0, 1], 32)}
+    answers = {GRAPH: np.zeros(128, int), INT8_GRAPH: np.repeat([0, 1], 64)}
 
     def answered(graph: Path, _: np.ndarray) -> np.ndarray:
         return answers[GRAPH if graph.name == GRAPH else INT8_GRAPH]
 
     monkeypatch.setattr(quantize, "answers", answered)
-    with pytest.raises(ModelError, match=r"same answer to 50\.0% of 64 faces"):
+    with pytest.raises(ModelError, match=r"same answer to 50\.0% of 128 faces"):
         quantize.add_int8(folder, faces())
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in model.iterdir())
 
@@ -349,11 +349,15 @@ class TestChoice:
         assert predictor.name == ("tiny (int8)" if chosen == "int8" else "tiny")
         assert caplog.messages == [f"computes in {chosen}: {why}"]
 
-    @pytest.mark.parametrize(("agreement", "chosen"), [(0.985, "int8"), (0.9849, "fp32")])
+    @pytest.mark.parametrize(
+        ("faces", "agreement", "chosen"),
+        [(100, 0.985, "int8"), (100, 0.9849, "fp32"), (99, 1.0, "fp32")],
+    )
     def test_auto_takes_a_graph_that_answers_alike(
         self,
         quantised: Path,
         tmp_path: Path,
+        faces: int,
         agreement: float,
         chosen: str,
         monkeypatch: pytest.MonkeyPatch,
@@ -361,7 +365,7 @@ class TestChoice:
         monkeypatch.setattr(eightbits, "int8_instructions", lambda: "instructions")
         folder = copied(quantised, tmp_path / "model")
         info = ModelInfo.read(folder)
-        replace(info, int8=Int8(64, agreement)).write()
+        replace(info, int8=Int8(faces, agreement)).write()
         assert Predictor(folder, faces="precropped", precision="auto").precision == chosen
         assert Predictor(folder, faces="precropped", precision="int8").precision == "int8"
         assert Predictor(folder, faces="precropped").precision == "fp32"
@@ -372,7 +376,7 @@ class TestChoice:
         folder = copied(quantised, tmp_path / "model")
         info = ModelInfo.read(folder)
         before = Predictor(folder, faces="precropped", precision="int8")
-        replace(info, int8=Int8(64, 1.0, 2 * info.temperature)).write()
+        replace(info, int8=Int8(128, 1.0, 2 * info.temperature)).write()
         crops = [np.full((SIZE, SIZE, 3), colour[0], np.uint8) for colour in COLOURS]
         after = Predictor(folder, faces="precropped", precision="int8")
         expected = np.sqrt(before.classify(crops))  # half the logits

@@ -1,8 +1,9 @@
 """Rearrange the int8 detector's operations, so that onnxruntime computes them in less time.
 
-    python tools/weights/arrange_detector.py [GRAPH]
+    python tools/weights/arrange_detector.py GRAPH
 
-Rewrites a graph by make_detector_int8.py, which calls this, and its card. What it computes stays:
+make_detector_int8.py does it by itself. For a graph that was made before, this rewrites the file
+and its card. What is computed stays:
 
 - The image is read as one plane whose rows hold the colours side by side, so that nothing is
   transposed: three columns of a kernel become nine, a stride of 2 becomes 6.
@@ -26,8 +27,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-
-from fervor.faces.detector import INT8_WEIGHTS
 
 
 LANES = 16
@@ -267,8 +266,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("graph", type=Path, nargs="?", default=INT8_WEIGHTS)
+    parser.add_argument("graph", type=Path)
     path = parser.parse_args().graph
+    if any("plane" in node.output for node in onnx.load(path).graph.node):
+        parser.error(f"{path} is arranged already")
     arrange(path)
     card_path = path.with_suffix(".json")
     card = json.loads(card_path.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fervor.faces.anchors import PADDING
 from fervor.faces.detector import INT8_WEIGHTS
-from tools.weights.arrange_detector import LANES, arrange
+from tools.weights.arrange_detector import LANES, arrange, main
 from tools.weights.make_detector_int8 import FineLevel, fuse_normalisation, narrow, quantise
 
 
@@ -97,3 +97,15 @@ def test_the_packaged_graph_is_arranged() -> None:
     assert tuple(stored["colour"]) == PADDING  # so that what is filled up is nothing
     assert stored["maps.trunk.stage1.0.0.weight.half"].shape == (LANES, 1, 3, 9)
     assert stored["maps.trunk.stage1.1.3.weight.half"].shape == (LANES, LANES, 1, 1)
+
+
+def test_a_graph_is_arranged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / INT8_WEIGHTS.name
+    shutil.copy(INT8_WEIGHTS, path)
+    monkeypatch.setattr("sys.argv", ["arrange_detector.py", str(path)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"{path} is arranged already" in capsys.readouterr().err
+    assert path.read_bytes() == INT8_WEIGHTS.read_bytes()
