@@ -99,11 +99,13 @@ def test_extras_and_markers_are_followed(licences: Any, tmp_path: Path) -> None:
     write(tmp_path, "under", "License: ISC", more, 'Requires-Dist: deep>=1; extra == "more"')
     write(tmp_path, "deep", "License: MIT", 'Requires-Dist: never; python_version < "3"')
     write(tmp_path, "side", "License: MIT", "Requires-Dist: Top")
-    needs = licences.closure(
-        project("top", video=["side"], all=["fervor[video]"], dev=["missing"]), installed(tmp_path)
-    )
-    assert list(needs) == ["deep", "side", "top", "under"]
-    assert needs["deep"].extras == {"base", "video"}
+    write(tmp_path, "extra", "License: MIT")
+    extras = {"all": ["fervor[video]", "extra"], "video": ["side"], "more": ["fervor[all,more]"]}
+    needs = licences.closure(project("top", **extras, dev=["missing"]), installed(tmp_path))
+    assert list(needs) == ["deep", "extra", "side", "top", "under"]
+    assert needs["deep"].extras == {"all", "base", "more", "video"}
+    assert needs["side"].extras == {"all", "more", "video"}
+    assert needs["extra"].extras == {"all", "more"}
     assert (needs["under"].direct, needs["side"].direct) == (False, True)
     assert needs["under"].needs == {"deep"}
     assert licences.faults(needs) == []

@@ -139,12 +139,23 @@ def closure(project: Mapping[str, Any], installed: Iterable[Distribution]) -> di
     extras: Mapping[str, list[str]] = project["optional-dependencies"]
     roots: dict[str, list[str]] = {"base": project["dependencies"], **extras}
     needs: dict[str, Need] = {}
-    for root, lines in roots.items():
+    for root in roots:
         if root not in ("dev", "docs"):
-            named = _follow(root, map(Requirement, lines), by_name, needs, set())
+            lines = [Requirement(line) for name in _extras_of(root, roots) for line in roots[name]]
+            named = _follow(root, lines, by_name, needs, set())
             for name in named:
                 needs[name].direct = True
     return dict(sorted(needs.items()))
+
+
+def _extras_of(root: str, roots: Mapping[str, list[str]]) -> list[str]:
+    """An extra and those of the project's own that it is made of, in turn."""
+    names = [root]
+    for name in names:  # grows meanwhile
+        for requirement in map(Requirement, roots[name]):
+            if requirement.name == "fervor":
+                names += sorted(requirement.extras - set(names))
+    return names
 
 
 def _follow(
@@ -158,7 +169,7 @@ def _follow(
     named: set[str] = set()
     for requirement in requirements:
         name = canonicalize_name(requirement.name)
-        if name == "fervor":  # an extra made of others, which are followed by themselves
+        if name == "fervor":  # other extras, which _extras_of names
             continue
         if name not in installed:
             raise SystemExit(f'{name} is not installed: pip install -c constraints.txt ".[dev]"')
