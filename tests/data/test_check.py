@@ -130,6 +130,16 @@ def test_own_folders_have_nothing_to_agree_with(tmp_path: Path) -> None:
     assert "7: a number says nothing" in check.check("folder", str(tmp_path)).problems[0]
 
 
+def test_class_folders_that_a_split_hides_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path, ["fear", "anger"], 2)
+    write_folder(tmp_path / "test", ["fear"], 2)
+    assert main(["data", "check", "folder", str(tmp_path)]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "DIFFERS" in line]
+    assert line.startswith(f"DIFFERS: {tmp_path}: anger, fear beside test would not be read: ")
+
+
 def test_an_empty_data_set_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "test" / "fear").mkdir(parents=True)
     assert "holds no pictures" in check.check("folder", str(tmp_path)).problems[0]

@@ -2,8 +2,9 @@
 
 Layout: ROOT/<expression>/*.jpg, or ROOT/train|valid|test/<expression>/*.jpg where splits exist.
 Names are mapped by the synonyms of labels.py, never by their position. Without split folders every
-image is a training image, and training holds a validation share out. A table `groups.csv`
-beside the folders says which images are of one person.
+image is a training image, and training holds a validation share out; beside them no class folder
+may hold images, which no split would read. A table `groups.csv` beside the folders says which
+images are of one person.
 """
 
 import os
@@ -113,5 +114,27 @@ def _split_folder(root: Path, split: str) -> Path | None:
     if len(named) < len(split_folders):
         raise DataError(f"{root} names a split twice: {', '.join(split_folders)}; merge them")
     if named:
+        _check_beside(root, split_folders)
         return named.get(split)
     return root if split == "train" else None
+
+
+def _check_beside(root: Path, split_folders: Sequence[str]) -> None:
+    """Refuse class folders with images beside split folders: no split would read them."""
+    others = [name for name in folders(root) if name not in split_folders]
+    unread = [name for name in others if _is_expression(name) and images(root / name)]
+    if unread:
+        several = len(unread) > 1
+        raise DataError(
+            f"{root}: {', '.join(unread)} beside {', '.join(split_folders)} would not be read: "
+            f"move {'them' if several else 'it'} into {root / 'train'} or another split"
+        )
+
+
+def _is_expression(name: str) -> bool:
+    """Whether a folder's name means an expression."""
+    try:
+        canonical(name)
+    except DataError:
+        return False
+    return True

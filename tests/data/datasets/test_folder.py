@@ -73,6 +73,25 @@ def test_a_split_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert load("folder", tmp_path, "valid") == []
 
 
+def test_class_folders_beside_a_split_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["fear", "anger"], 1)
+    (tmp_path / "sadness").mkdir()  # without images nothing is left out
+    place(tmp_path / "notes" / "1.jpg")
+    write_folder(tmp_path / "test", ["fear"], 1)
+    line = f"{tmp_path}: anger, fear beside test would not be read: move them into "
+    for split in ("train", "valid", "test"):
+        with pytest.raises(DataError) as info:
+            load("folder", tmp_path, split)
+        assert str(info.value) == f"{line}{tmp_path / 'train'} or another split"
+    (tmp_path / "train").mkdir()
+    (tmp_path / "fear").rename(tmp_path / "train" / "fear")
+    with pytest.raises(DataError, match="anger beside test, train would not be read: move it into"):
+        load("folder", tmp_path, "train")
+    (tmp_path / "anger").rename(tmp_path / "train" / "anger")
+    found = [sample.label for sample in load("folder", tmp_path, "train")]
+    assert found == ["anger", "fear"]
+
+
 def one_line(error: pytest.ExceptionInfo[DataError]) -> bool:
     return "\n" not in str(error.value)
 
