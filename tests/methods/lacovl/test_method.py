@@ -602,6 +602,7 @@ def test_every_recipe_builds_with_tiny_encoders(
 ) -> None:
     given = arguments_of("train", train_command, ["--config", recipe])["run"]
     assert given.method == "lacovl"
+    assert given.selection == "honest"  # nothing else is published, as its page says
     evidence = given.profile == "evidence"
     without = {
         name: network.name == "none"
