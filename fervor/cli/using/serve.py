@@ -57,7 +57,7 @@ def serve(
         smallest_face: longer side in pixels of the smallest face that is looked for, as in predict.
         device: cpu, or cuda where onnxruntime-gpu is installed.
         max_bytes: of one picture's file.
-        max_pixels: of a picture.
+        max_pixels: of a picture, and of a video's frame.
         max_faces: in a picture.
         max_files: pictures in a request.
         max_requests: that wait or are answered at the same time.
