@@ -345,7 +345,8 @@ class Predictor:
     def video(self, source: str | Path, *, span: Span = WHOLE) -> Iterator[list[Prediction]]:
         """For each frame of a video file or of "webcam:0", in order, its faces.
 
-        No frame is left out: one without a face gives one Prediction with the status "no_face".
+        A frame without a face gives one Prediction with the status "no_face". No frame of a file is
+        left out; of a webcam, where answering is slower, all but the newest are.
 
         Raises:
             InputError: at once, where there is no such file or webcam.

@@ -28,6 +28,7 @@ class Frame:
         time_s: seconds from the start of a video; None for an image.
         picture: as it was decoded, turned upright; None where it could not be read.
         error: the reason, one line; None where it could.
+        live: whether it comes from a webcam, so that somebody may wait for the answer.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Frame:
     time_s: float | None
     picture: Decoded | None
     error: str | None
+    live: bool = False
 
     @cached_property
     def image(self) -> NDArray[np.uint8] | None:
@@ -50,11 +52,6 @@ class Frame:
     def moving(self) -> bool:
         """Whether it belongs to a video or a webcam."""
         return self.time_s is not None
-
-    @property
-    def live(self) -> bool:
-        """Whether it comes from a webcam, so that somebody may wait for the answer."""
-        return self.source.startswith(WEBCAM)
 
     @property
     def pixels(self) -> int:

@@ -26,13 +26,20 @@ PATIENCE = 5.0
 """Seconds that closing waits for an item under way; a camera that hangs must not hang the end."""
 
 
-def prefetch(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> Generator[T]:
+def prefetch(
+    items: Generator[T],
+    *,
+    weight: Callable[[T], int],
+    limit: int,
+    replaces: Callable[[T, T], bool] = lambda item, waiting: False,
+) -> Generator[T]:
     """The same items in the same order, made by a thread while the reader works.
 
-    At most `limit` weight waits, and always room for one item. What the iterator raises is raised
-    here, in its place. Closing this generator closes the other one.
+    At most `limit` weight waits, and always room for one item. An item that `replaces` the last one
+    that waits takes its place, and that one is left out. What the iterator raises is raised here,
+    in its place. Closing this generator closes the other one.
     """
-    shelf = _Shelf(items, weight, limit)
+    shelf = _Shelf(items, weight, limit, replaces)
     thread = Thread(target=shelf.fill, name="fervor-ahead", daemon=True)
     thread.start()
     try:
@@ -43,8 +50,15 @@ def prefetch(items: Generator[T], *, weight: Callable[[T], int], limit: int) -> 
 
 
 class _Shelf(Generic[T]):
-    def __init__(self, items: Generator[T], weight: Callable[[T], int], limit: int) -> None:
+    def __init__(
+        self,
+        items: Generator[T],
+        weight: Callable[[T], int],
+        limit: int,
+        replaces: Callable[[T, T], bool],
+    ) -> None:
         self._items, self._weight, self._limit = items, weight, limit
+        self._replaces = replaces
         self._waiting: deque[tuple[T, int]] = deque()
         self._held = 0
         self._ended = self._stopped = False
@@ -67,6 +81,8 @@ class _Shelf(Generic[T]):
     def _put(self, item: T, weight: int) -> bool:
         """False where the reader has left."""
         with self._changed:
+            if self._waiting and self._replaces(item, self._waiting[-1][0]):
+                self._held -= self._waiting.pop()[1]
             while self._waiting and self._held + weight > self._limit and not self._stopped:
                 self._changed.wait()
             if self._stopped:

@@ -144,10 +144,19 @@ def read(
     """The frames of files and webcams, in order, decoded ahead by a thread in bounded memory.
 
     `span` says which frames of a video or webcam are read; so many `decoders` decode images that
-    follow each other at a time.
+    follow each other at a time. Of a webcam's frames the newest alone waits, with its own number
+    and time: a slow reader does not fall behind.
     """
     frames = _read(sources, span, max_pixels, decoders)
-    return prefetch(frames, weight=lambda frame: frame.pixels, limit=PREFETCH_PIXELS)
+    return prefetch(
+        frames, weight=lambda frame: frame.pixels, limit=PREFETCH_PIXELS, replaces=_is_newer
+    )
+
+
+def _is_newer(frame: Frame, waiting: Frame) -> bool:
+    """Whether both are of one reading of a webcam; that it stopped is no newer frame."""
+    following = frame.source == waiting.source and frame.frame > waiting.frame
+    return waiting.live and frame.live and frame.moving and following
 
 
 def _read(sources: Iterable[str], span: Span, max_pixels: int, decoders: int) -> Generator[Frame]:

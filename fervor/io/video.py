@@ -202,7 +202,8 @@ def read_webcam(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
                 f"{source} ({name}) cannot be opened: {_one_line(error)}; "
                 "is another program using it, and may this one?"
             ) from error
-        yield Frame(source, reader.number, None, None, f"the webcam stopped: {_one_line(error)}")
+        reason = f"the webcam stopped: {_one_line(error)}"
+        yield Frame(source, reader.number, None, None, reason, live=True)
 
 
 def check_webcam(source: str) -> tuple[str, str]:
@@ -402,7 +403,8 @@ class _Reader:
     def _damaged(self) -> Iterator[Frame]:
         """One frame for what could not be decoded, at the time at which the next was due."""
         if self._damage is not None:
-            yield Frame(self._source, self.number, float(self._time(None)), None, self._damage)
+            due = float(self._time(None))
+            yield Frame(self._source, self.number, due, None, self._damage, live=self._live)
             self._damage = None
             self.number += 1
 
@@ -436,12 +438,11 @@ class _Reader:
                 self._stream, image.width, image.height, max_pixels=self._max_pixels
             )
         except InputError as error:
-            return Frame(self._source, number, float(moment), None, str(error))
+            return Frame(self._source, number, float(moment), None, str(error), live=self._live)
         pixels: NDArray[Any] = image.to_ndarray(format="rgb24", width=width)
         turns = round(image.rotation / 90) % 4  # counter-clockwise
-        return Frame(
-            self._source, number, float(moment), np.ascontiguousarray(np.rot90(pixels, turns)), None
-        )
+        upright = np.ascontiguousarray(np.rot90(pixels, turns))
+        return Frame(self._source, number, float(moment), upright, None, live=self._live)
 
 
 def _aspect(stream: "VideoStream") -> Fraction:

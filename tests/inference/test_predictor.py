@@ -314,7 +314,8 @@ def test_stream_may_be_endless(model: Path, source: str, threads: int, held: int
     def frames() -> Iterator[Frame]:
         nonlocal taken
         for taken in itertools.count(1):
-            yield Frame(source, taken, taken / 25, drawn(GREEN), None)
+            live = source == "webcam:0"
+            yield Frame(source, taken, taken / 25, drawn(GREEN), None, live=live)
 
     rows = predictor(model, batch_size=4, threads=threads).stream(frames())
     assert labels(next(rows)) == ["happiness"]

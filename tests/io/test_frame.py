@@ -14,7 +14,7 @@ def test_kinds_of_frames() -> None:
     image = np.zeros((3, 5, 3), np.uint8)
     picture = Frame("a.png", 0, None, image, None)
     video = Frame("a.mp4", 0, 0.0, None, None)
-    webcam = Frame("webcam:0", 0, 0.0, image, None)
+    webcam = Frame("webcam:0", 0, 0.0, image, None, live=True)
     kinds = [(frame.moving, frame.live, frame.pixels) for frame in (picture, video, webcam)]
     decoded = Frame("a.png", 0, None, Image.fromarray(image), None)
     assert picture.shape == decoded.shape == (3, 5)

@@ -662,3 +662,47 @@ def test_what_a_damaged_picture_takes_is_given_back() -> None:
     for _ in range(10):
         assert media.decode_image(io.BytesIO(content), "x").error
     assert megabytes() - before < 50
+
+
+def test_a_slow_reader_gets_a_webcam_s_newest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = threading.Semaphore(0), threading.Semaphore(0)
+
+    def camera(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
+        image = np.zeros((480, 640, 3), np.uint8)
+        for number in range(401):
+            yield Frame(source, number, number / 30, image, None, live=True)
+            if number % 100 == 0:  # a hundred frames for each that is asked for
+                made.release()
+                assert asked.acquire(timeout=5)
+        yield Frame(source, 401, None, None, "the webcam stopped", live=True)
+
+    monkeypatch.setattr(media, "read_webcam", camera)
+    frames = read(["webcam:0", "webcam:0"])
+    for _ in range(2):
+        newest = [next(frames)]
+        assert made.acquire(timeout=5)
+        for _ in range(4):
+            asked.release()
+            assert made.acquire(timeout=5)
+            newest.append(next(frames))
+        asked.release()
+        assert [(frame.frame, frame.time_s) for frame in newest] == [
+            (number, number / 30) for number in (0, 100, 200, 300, 400)
+        ]
+        assert next(frames).error == "the webcam stopped"
+    assert not list(frames)
+
+
+def test_a_slow_reader_gets_every_frame_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "webcam:0").mkdir()  # named like a camera, and none
+    write_video(tmp_path / "webcam:0" / "a.mp4", [flat((9, 9, 9))] * 30)
+    numbers = []
+    for frame in read(find(["webcam:0"])):
+        assert not frame.live
+        numbers.append(frame.frame)
+        time.sleep(0.002)
+    assert numbers == list(range(30))

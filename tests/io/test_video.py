@@ -294,7 +294,7 @@ class TestWebcam:
         return opened
 
     def test_frames_with_times_from_the_first_one(self, camera: list[tuple[Any, ...]]) -> None:
-        read = list(open_inputs(["webcam:0"]))
+        read = list(video.read_webcam("webcam:0", Span(), max_pixels=MAX_PIXELS))
         assert camera == [("/dev/video0", "v4l2")]
         assert [frame.frame for frame in read] == list(range(COUNT))
         assert [frame.time_s for frame in read] == pytest.approx(
@@ -304,7 +304,8 @@ class TestWebcam:
         assert all(frame.live and frame.moving for frame in read)
 
     def test_an_end_stops_it(self, camera: list[tuple[Any, ...]]) -> None:
-        read = list(open_inputs(["webcam:0"], span=Span(every=2, end=0.3)))
+        span = Span(every=2, end=0.3)
+        read = list(video.read_webcam("webcam:0", span, max_pixels=MAX_PIXELS))
         assert [frame.frame for frame in read] == [0, 2, 4, 6, 8]
 
     def test_waits_for_a_camera_that_has_nothing_new(
