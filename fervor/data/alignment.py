@@ -38,7 +38,7 @@ from fervor.faces.alignment import crop
 from fervor.faces.detector import WEIGHTS, FaceDetector
 from fervor.faces.types import Face, Pixels
 from fervor.io import provenance
-from fervor.io.atomic import forget_partial, write_image
+from fervor.io.atomic import check_inputs_stay, forget_partial, write_image
 from fervor.io.image import to_input, to_rgb
 from fervor.io.prefetch import in_threads, progress
 
@@ -68,7 +68,8 @@ def align(
     What an earlier run has done is kept, where neither the image nor the settings changed.
 
     Raises:
-        UsageError: settings outside their range, or other ones than the folder was begun with.
+        UsageError: settings outside their range, or other ones than the folder was begun with; or
+            it would be written over the data set.
         DataError: the data set is not as its protocol says, or holds pixels in a table.
     """
     stored = plugins.stored("datasets", name)
@@ -79,6 +80,13 @@ def align(
     }
     tasks = _tasks(splits, Path(root))
     folder = Path(output)
+    written = [folder / name for name in (MANIFEST, SETTINGS, PART)]
+    written += [folder / one.row["file"] for one in tasks]
+    inputs = [one.sample.path for one in tasks]
+    inputs += (
+        [] if (folder / SETTINGS).is_file() else [root]
+    )  # whose files are not an earlier run's
+    check_inputs_stay(f"out {output}", written, inputs, kind="folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

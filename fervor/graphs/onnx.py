@@ -26,7 +26,7 @@ from fervor.artifacts.model_card import card
 from fervor.artifacts.model_info import CARD, CLASS_VECTORS, DESCRIPTION, GRAPH, WEIGHTS, ModelInfo
 from fervor.errors import ModelError, UsageError
 from fervor.io import provenance
-from fervor.io.atomic import atomic_write, lock_folder
+from fervor.io.atomic import atomic_write, check_inputs_stay, lock_folder
 from fervor.methods import build
 from fervor.methods.base import Method
 from fervor.plugins import quiet
@@ -62,7 +62,8 @@ def export(model: str | Path, output: str | Path, *, half: bool = False) -> Path
 
     Raises:
         ModelError: the graph's answers differ from torch's by more than 1e-4.
-        UsageError: the output is a file, or half would replace a run's only weights.
+        UsageError: the output is a file, half would replace a run's only weights, or a file there
+            is a link to one of the run.
     """
     info = ModelInfo.read(model)
     method = build.build(info)
@@ -85,6 +86,9 @@ def export(model: str | Path, output: str | Path, *, half: bool = False) -> Path
             "centre": method.text_centre().float(),
         }
     names = (DESCRIPTION, CARD, GRAPH, CLASS_VECTORS, *(() if own else (WEIGHTS,)))
+    if not own:  # its files may be links to those of the run
+        written = [folder / name for name in names]
+        check_inputs_stay(f"output {folder}", written, [info.folder], kind="folder")
     with lock_folder(folder), _together(folder, *names) as parts:
         write_method(method, parts[GRAPH], size=info.input.size, half=half)
         build.save_weights(parts[CLASS_VECTORS], vectors)

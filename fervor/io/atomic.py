@@ -1,4 +1,4 @@
-"""Files that have their name when they are whole, and one writer at a time.
+"""Files that have their name when they are whole, one writer at a time, and none over an input.
 
 A process that is killed leaves its part behind, under a name that starts with a dot and says
 `.partial`: nobody reads it, and `forget_partial` removes it where one process alone writes.
@@ -7,7 +7,8 @@ A process that is killed leaves its part behind, under a name that starts with a
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "RowFile",
     "atomic_write",
     "beside",
+    "check_inputs_stay",
     "forget_partial",
     "lock_file",
     "lock_folder",
@@ -86,6 +88,53 @@ def forget_partial(folder: Path) -> None:
     """Remove what killed processes left below a folder; no other process may be writing there."""
     for path in folder.rglob(".*.partial*"):
         path.unlink(missing_ok=True)
+
+
+StrPath = str | os.PathLike[str]
+
+
+def check_inputs_stay(
+    option: str, outputs: Iterable[StrPath], inputs: Iterable[StrPath], *, kind: str = "file"
+) -> None:
+    """Refuse an output that is an input, whatever name or link, hard or symbolic, leads to it.
+
+    Args:
+        option: and its value, as the message begins.
+        outputs: files that will be written; those that do not exist yet are free.
+        inputs: files that are read, folders for the files directly in them; what is neither, such
+            as a webcam, is passed over.
+        kind: what to name another one of: file or folder.
+
+    Raises:
+        UsageError: an input would be overwritten.
+    """
+    written = {identity for path in outputs if (identity := _identity(path)) is not None}
+    if not written:
+        return
+    for given in inputs:
+        for path in _files_in(given) if os.path.isdir(given) else (given,):
+            if _identity(path) in written:
+                raise UsageError(
+                    f"{option}: the input {os.fspath(path)} would be overwritten; "
+                    f"name another {kind}"
+                )
+
+
+def _identity(path: StrPath) -> tuple[int, int] | None:
+    """Of the file that a path leads to; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # no name that a file can have
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _files_in(folder: StrPath) -> Iterable[StrPath]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries]
+    except OSError:  # reading it says why
+        return []
 
 
 _REFUSED = "{} is being written by another process: wait until it ends, or name another --output"

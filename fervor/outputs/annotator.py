@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -16,19 +16,21 @@ from fervor.errors import UsageError
 from fervor.faces.types import Points
 from fervor.inference.prediction import Prediction
 from fervor.inference.smoothing import Smoother
-from fervor.io.atomic import beside, lock_folder, write_image
+from fervor.io.atomic import beside, check_inputs_stay, lock_folder, write_image
 from fervor.io.frame import WEBCAM, Frame
 from fervor.io.video import need_av
 from fervor.outputs import timeline
 from fervor.outputs.drawing import annotated
 
 
-__all__ = ["Annotator", "check_inputs_stay", "output_names"]
+__all__ = ["Annotator", "output_names"]
 
 CLOCK = Fraction(1, 60_000)
 """Unit of time of an annotated video: exact for common frame rates, and allowed by both codecs."""
 LONGEST = 200
 """Bytes of a drawing's name before a digest stands for the rest; systems take 255."""
+PARTIAL = ".partial.mp4"
+"""How the name of a video ends until it is complete."""
 KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 """Formats that an annotated picture keeps; the others become PNG."""
 
@@ -38,21 +40,17 @@ class Annotator:
 
     A picture keeps its name and its place below the folder that all sources share. A video becomes
     NAME.mp4, without sound, its frames at their own times, with NAME-timeline.png and .html. Files
-    are written aside and then renamed.
+    are written aside and then renamed. `inputs` are the files that are read beside the sources.
 
     Raises:
-        UsageError: the folder would receive drawings in place of its own pictures, or is no folder.
+        UsageError: the folder would receive drawings in place of an input, or is no folder.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
+    def __init__(self, folder: Path, sources: Sequence[str], *, inputs: Sequence[str] = ()) -> None:
         self._folder = folder
         self._names = output_names(sources)
-        written = {
-            os.path.realpath(folder / file)
-            for name in self._names.values()
-            for file in _files_of(name)
-        }
-        check_inputs_stay(f"annotate {folder}", sources, lambda path: path in written)
+        written = [folder / file for name in self._names.values() for file in _files_of(name)]
+        check_inputs_stay(f"annotate {folder}", written, [*sources, *inputs], kind="folder")
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"annotate {folder} is a file: expected a folder")
         self._video: _Video | None = None
@@ -101,32 +99,14 @@ class Annotator:
             self._finish(complete=kind is None)
 
 
-def check_inputs_stay(
-    option: str, sources: Sequence[str], overwritten: Callable[[str], bool]
-) -> None:
-    """Refuse what would write over a source, whichever source it is drawn from.
-
-    Args:
-        option: and its folder, as the message begins.
-        sources: as they are named.
-        overwritten: whether a real path is one that will be written.
-
-    Raises:
-        UsageError: one would be overwritten.
-    """
-    for source in sources:
-        if not source.startswith(WEBCAM) and overwritten(os.path.realpath(source)):
-            raise UsageError(f"{option}: {source} would be overwritten; name another folder")
-
-
 def output_names(sources: Sequence[str], *, several: bool = False) -> dict[str, str]:
     """For each source the path below the output folder; no two of them, nor their timelines, alike.
 
     With `several` drawings of a source, whose names add to the stem, no two stems are alike.
     """
-    from fervor.io.sources import is_animated, is_moving
+    from fervor.io.sources import is_animated, is_moving, is_webcam
 
-    files = [source for source in sources if not source.startswith(WEBCAM)]
+    files = [source for source in sources if not is_webcam(source)]
     parents = {os.path.dirname(os.path.abspath(source)) for source in files}
     try:
         root = os.path.commonpath(parents) if parents else ""
@@ -135,7 +115,7 @@ def output_names(sources: Sequence[str], *, several: bool = False) -> dict[str, 
     names: dict[str, str] = {}
     taken: set[str] = set()
     for source in sources:
-        if source.startswith(WEBCAM):
+        if is_webcam(source):
             name = f"webcam-{source.removeprefix(WEBCAM)}.mp4"
         else:
             path = os.path.abspath(source)
@@ -166,11 +146,11 @@ def _short(name: str) -> str:
 
 
 def _files_of(name: str) -> list[str]:
-    """What is written for a source: a video has its timeline, too."""
+    """What is written for a source: a video is partial at first, and has its timeline too."""
     stem, ending = os.path.splitext(name)
     if ending.lower() != ".mp4":
         return [name]
-    return [name, f"{stem}-timeline.png", f"{stem}-timeline.html"]
+    return [name, f"{stem}{PARTIAL}", f"{stem}-timeline.png", f"{stem}-timeline.html"]
 
 
 def _reserved(name: str, *, several: bool) -> set[str]:
@@ -195,7 +175,7 @@ class _Video:
         need_av(source)
         self.source = source
         self._path = path
-        self._partial = beside(path.with_suffix(""), after=".partial.mp4")
+        self._partial = beside(path.with_suffix(""), after=PARTIAL)
         self._container: Any = None
         self._stream: Any = None
         self._smoother = Smoother()

@@ -1,7 +1,6 @@
 """The work of `fervor explain`: every face of the inputs drawn, and its row, in a folder."""
 
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -15,9 +14,9 @@ from fervor.inference.attribution import Explanation, Heat
 from fervor.inference.prediction import Prediction, encodable, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
-from fervor.io.atomic import RowFile, lock_folder, write_image
+from fervor.io.atomic import RowFile, beside, check_inputs_stay, lock_folder, write_image
 from fervor.io.prefetch import progress
-from fervor.outputs.annotator import check_inputs_stay, output_names
+from fervor.outputs.annotator import output_names
 from fervor.outputs.explanation_figure import drawn
 from fervor.outputs.tables import TextTable
 
@@ -52,8 +51,8 @@ def run(
     predictor.check_explainable()
     sources = pictures(inputs)
     names = output_names(sources, several=True)
-    stems = {os.path.realpath(folder / Path(name).with_suffix("")) for name in names.values()}
-    check_inputs_stay(f"output {folder}", sources, lambda path: _DRAWING.sub("", path) in stems)
+    written = _earlier_files(folder, names.values())
+    check_inputs_stay(f"output {folder}", written, sources, kind="folder")
     counts: Counter[str] = Counter()
     with (
         TextTable(sys.stdout, sources) as table,
@@ -82,6 +81,18 @@ def run(
             if bar is not None:
                 bar.update()
     return counts
+
+
+def _earlier_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Files of the folder whose names are those of rows, or of drawings of any face of `names`."""
+    stems = {str(folder / Path(name).with_suffix("")) for name in names}
+    drawings = [
+        path
+        for place in {Path(stem).parent for stem in stems}
+        for path in place.glob("*.png")
+        if _DRAWING.sub("", str(path)) in stems
+    ]
+    return [folder / ROWS, beside(folder / ROWS, after=".partial"), *drawings]
 
 
 def pictures(inputs: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from fervor.errors import UsageError, counted
 from fervor.inference.prediction import Answer
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
+from fervor.io.atomic import check_inputs_stay
 from fervor.io.prefetch import progress
 from fervor.outputs import tables
 from fervor.outputs.summary import Summary, check_summary
@@ -30,10 +31,11 @@ class Outputs:
     """Where the answers go: a file of rows or a table on the terminal, drawings, and a summary.
 
     `landmarks` adds each face's points to rows and drawings, a terminal shows none; `covered` adds
-    the parts that seem covered to rows and terminal, drawings always have them.
+    the parts that seem covered to rows and terminal, drawings always have them. `inputs` are the
+    files that are read beside the sources, and folders of such.
 
     Raises:
-        UsageError: an output that cannot be written.
+        UsageError: an output that cannot be written, or would be written over an input.
     """
 
     def __init__(
@@ -46,22 +48,27 @@ class Outputs:
         landmarks: bool = False,
         covered: bool = False,
         summary: str = "",
+        inputs: Sequence[str] = (),
     ) -> None:
         self.output, self.smooth = output, smooth
         self.landmarks, self.covered = landmarks, covered
         self.stream = sys.stdout
         if output:
             tables.check_output(Path(output))
+            written = [Path(output), tables.partial_of(Path(output))]
+            check_inputs_stay(f"output {output}", written, [*sources, *inputs])
         self._summary = Path(summary) if summary else None
         if self._summary is not None:
             check_summary(self._summary)
+            written = [self._summary, tables.partial_of(self._summary)]
+            check_inputs_stay(f"summary {summary}", written, [*sources, *inputs])
             if output and os.path.realpath(output) == os.path.realpath(summary):
                 raise UsageError(
                     f"summary {summary}: is the file of output too; name another for one of them"
                 )
             if not any(map(media.is_moving, sources)):
                 raise UsageError(f"summary {summary}: needs a video, and none is named")
-        self.annotator = _annotator(Path(annotate), sources) if annotate else None
+        self.annotator = _annotator(Path(annotate), sources, inputs) if annotate else None
 
     def table(self, labels: Sequence[str], sources: Sequence[str]) -> tables.Writer:
         """Opens the rows; on a terminal `smooth` has no place."""
@@ -186,12 +193,12 @@ def summary(
     )
 
 
-def _annotator(folder: Path, sources: Sequence[str]) -> "Annotator":
+def _annotator(folder: Path, sources: Sequence[str], inputs: Sequence[str]) -> "Annotator":
     from fervor.outputs.annotator import (
         Annotator,  # most runs draw nothing, and start sooner without
     )
 
-    return Annotator(folder, sources)
+    return Annotator(folder, sources, inputs=inputs)
 
 
 class _Stop:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from fervor.artifacts.model_info import DESCRIPTION, WEIGHTS, ModelInfo
+from fervor.artifacts.model_info import CARD, DESCRIPTION, WEIGHTS, ModelInfo
 from fervor.config import Optim, Pipeline, Run, differences
 from fervor.data import datasets
 from fervor.data.batch import Batch
@@ -31,7 +31,7 @@ from fervor.errors import DataError, UsageError, counted
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
 from fervor.io import provenance
-from fervor.io.atomic import forget_partial, lock_folder, write_bytes
+from fervor.io.atomic import check_inputs_stay, forget_partial, lock_folder, write_bytes
 from fervor.io.prefetch import bounded
 from fervor.methods import build, method_class
 from fervor.methods.base import Method
@@ -49,7 +49,7 @@ from fervor.training.finalize import BEST, LAST, METRICS, best_epoch, finish, fo
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
 from fervor.training.prepare import prepare
 from fervor.training.progress import Progress
-from fervor.training.resume import CONFIG, HISTORY, check_resume, note_start
+from fervor.training.resume import CONFIG, HISTORY, NOTES, check_resume, note_start
 
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,8 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
     """Look whether a run may start, or go on, in its folder; the settings that change then.
 
     Raises:
-        UsageError: it holds a run or a model, none that could go on, or one of other settings.
+        UsageError: it holds a run or a model, none that could go on, or one of other settings, or
+            what the run starts from would be overwritten there.
     """
     folder = run.folder
     if not resume and (folder / CONFIG).exists():
@@ -179,6 +180,9 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
     if not resume and (folder / DESCRIPTION).exists():  # an exported one has no configuration
         raise UsageError(f"{folder} holds a model already: name another --output")
     if not resume:
+        written = [folder / name for name in (WEIGHTS, CARD, BEST, LAST, *NOTES)]
+        option = f"output {folder}"
+        check_inputs_stay(option, written, _texts(run.resolved(), but="output"), kind="folder")
         return {}
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is no run that could go on: it has no {CONFIG}")
@@ -189,6 +193,15 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
     check_resume(folder, changes, run.optim)
     forget_partial(folder)
     return changes
+
+
+def _texts(settings: Mapping[str, Any], *, but: str = "") -> Iterator[str]:
+    """The settings that are texts, such as paths, however deep."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _texts(value)
+        elif isinstance(value, str) and name != but:
+            yield value
 
 
 class Networks(NamedTuple):

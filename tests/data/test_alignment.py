@@ -313,6 +313,26 @@ def test_a_folder_begun_otherwise(faces: Path, tmp_path: Path) -> None:
         align("folder", str(faces), output, size=64)
 
 
+def test_a_data_set_is_not_overwritten(faces: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "pictures/a.png.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        photo(200).save(tmp_path / name)
+    rows = "".join(f"{name},anger\n" for name in ("a.png", "pictures/a.png.png"))
+    (tmp_path / "t.csv").write_text(f"path,label\n{rows}")
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=r"pictures/a\.png\.png would be overwritten; name ano"):
+        align("csv", str(tmp_path), str(tmp_path), size=32)
+    (tmp_path / "pictures" / "a.png.png").rename(tmp_path / "b.png")
+    (tmp_path / "t.csv").write_text("path,label\na.png,anger\n")
+    (tmp_path / "manifest.jsonl").write_text("theirs")
+    with pytest.raises(UsageError, match=r"manifest\.jsonl would be overwritten; name another"):
+        align("csv", str(tmp_path), str(tmp_path), size=32)
+    (tmp_path / "manifest.jsonl").unlink()
+    for _ in range(2):  # an earlier run's files are no input
+        assert align("csv", str(tmp_path), str(tmp_path), size=32)["error"] == 0
+    assert (tmp_path / "a.png").read_bytes() == before["a.png"]
+
+
 def test_pictures_in_a_table_have_no_files_to_find(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,6 +287,17 @@ def test_an_export_into_its_run_leaves_the_weights(run: Path, halved: Path, tmp_
     assert export(str(half), str(half), half=True).is_file()
 
 
+def test_an_export_leaves_what_the_run_links_to(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    (tmp_path / "store").mkdir()
+    stored = (folder / "weights.safetensors").rename(tmp_path / "store" / "weights.safetensors")
+    (folder / "weights.safetensors").symlink_to(stored)
+    before = stored.read_bytes()
+    with pytest.raises(UsageError, match=r"weights\.safetensors would be overwritten; name ano"):
+        export(str(folder), str(tmp_path / "store"), half=True)
+    assert stored.read_bytes() == before
+
+
 def test_the_output_must_not_be_a_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file is a file: give a folder to export to") as caught:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fervor.io.atomic import RowFile, atomic_write, lock_file, lock_folder, write_bytes
+from fervor.errors import UsageError
+from fervor.io.atomic import (
+    RowFile,
+    atomic_write,
+    check_inputs_stay,
+    lock_file,
+    lock_folder,
+    write_bytes,
+)
 
 
 def test_it_takes_its_name_at_the_end(tmp_path: Path) -> None:
@@ -155,3 +163,28 @@ def test_the_longest_names_are_written(name: str, tmp_path: Path) -> None:
     rows.finish()
     assert path.read_text() == "one\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "folder/../a.csv", "soft.csv", "hard.csv", "folder/a.csv"]
+)
+def test_no_input_is_an_output_under_any_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.csv").write_text("theirs")
+    (tmp_path / "soft.csv").symlink_to("a.csv")
+    (tmp_path / "hard.csv").hardlink_to(tmp_path / "a.csv")
+    (tmp_path / "folder" / "a.csv").symlink_to("../soft.csv")
+    message = r"^output b: the input \S+ would be overwritten; name another file$"
+    outputs = [tmp_path / "new.csv", tmp_path / name]
+    for given in (tmp_path / "a.csv", tmp_path / "folder"):
+        with pytest.raises(UsageError, match=message):
+            check_inputs_stay("output b", outputs, ["webcam:0", "", "a\0", "auto", given])
+
+
+def test_what_is_no_input_may_be_an_output(tmp_path: Path) -> None:
+    for name in ("earlier.csv", "input.csv"):
+        (tmp_path / name).write_text("same")
+    (tmp_path / "nowhere.csv").symlink_to("gone.csv")
+    outputs = [tmp_path / name for name in ("earlier.csv", "new.csv", "nowhere.csv", "a\0")]
+    inputs = [tmp_path / "input.csv", tmp_path / "nowhere.csv", "webcam:0", "", "x" * 5000]
+    check_inputs_stay("output b", outputs, inputs)

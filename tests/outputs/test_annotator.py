@@ -77,7 +77,20 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
         Annotator(Path(sources[0]), touched(tmp_path, "other/c.png"))
 
 
-@pytest.mark.parametrize("other", ["clip.mp4", "clip-timeline.png", "Clip-Timeline.PNG"])
+def test_what_is_named_like_a_camera_is_no_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = touched(Path(), "webcam:0/a.png", "webcam:0/b.png")
+    with pytest.raises(UsageError, match=r"a\.png would be overwritten"):
+        Annotator(Path("webcam:0"), sources)
+    write(Path("out"), sources)
+    assert files(Path("out")) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "other", ["clip.mp4", "clip-timeline.png", "Clip-Timeline.PNG", "clip.partial.mp4"]
+)
 def test_no_input_is_overwritten_by_another_s_drawing(other: str, tmp_path: Path) -> None:
     pytest.importorskip("av", reason="needs fervor[video]")
     video, victim = touched(tmp_path, "clip.avi", other)

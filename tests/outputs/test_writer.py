@@ -270,6 +270,48 @@ class TestOutputs:
         names["summary"] = str(tmp_path / "other.csv")
         assert writer.Outputs(**names, annotate="", smooth=False, sources=["a.mp4"])
 
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("output", "boxes.csv"),
+            ("output", "link.csv"),
+            ("output", "rows.jsonl"),
+            ("summary", "boxes.csv"),
+            ("summary", "model/model.json"),
+            ("annotate", "rest"),
+        ],
+    )
+    def test_no_file_that_is_read_is_overwritten(
+        self,
+        option: str,
+        value: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for folder in ("in", "rest"):
+            Path(folder).mkdir()
+            Image.fromarray(flat((9, 9, 9))).save(f"{folder}/a.png")
+        Image.fromarray(flat((9, 9, 9))).save(
+            "in/moves.gif", save_all=True, append_images=[Image.fromarray(flat((0, 0, 9)))]
+        )
+        box = '{"source": "in/a.png", "x": 1, "y": 1, "width": 9, "height": 9}\n'
+        Path("boxes.csv").write_text("source,x,y,width,height,mine\nin/a.png,1,1,9,9,my note\n")
+        Path("link.csv").symlink_to("boxes.csv")
+        Path("rows.jsonl.partial").write_text(box)  # where a stopped run left its rows
+        write_model(Path("model"))
+        files = [path for path in Path().rglob("*") if path.is_file()]
+        before = {path: path.read_bytes() for path in files}
+        boxes = "rows.jsonl.partial" if value == "rows.jsonl" else "boxes.csv"
+        words = ["predict", "in", "--model", "model", "--boxes", boxes]
+        words += ["--neutral", "rest/a.png"]
+        assert main([*words, f"--{option}", value]) == 2
+        error = capsys.readouterr().err
+        assert f"{option} {value}: the input " in error and error.count("\n") == 1
+        assert "would be overwritten; name another f" in error
+        assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
     @pytest.mark.parametrize("end", ["fervor.outputs.summary.Summary.__exit__",
                                      "fervor.outputs.annotator.Annotator.__exit__"])  # fmt: skip
     def test_rows_are_complete_where_another_output_fails_at_its_end(

@@ -460,6 +460,20 @@ def test_a_model_without_its_run_is_not_overwritten(root: Path, tmp_path: Path) 
     assert all(path.read_bytes() == b"theirs" for path in folder.iterdir())
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "best.safetensors"])
+def test_the_weights_that_a_run_starts_from_stay(root: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "start"
+    folder.mkdir()
+    (folder / name).write_bytes(b"theirs")
+    run = settings(root, folder)
+    for weights in (folder / name, folder):
+        encoder = replace(run.encoder, weights=str(weights))
+        with pytest.raises(UsageError, match=rf"{name} would be overwritten; name another folder"):
+            train(replace(run, encoder=encoder))
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_bytes() == b"theirs"
+
+
 def test_a_finished_run_does_not_go_on(finished: Path, root: Path) -> None:
     before = (finished / "weights.safetensors").read_bytes()
     with pytest.raises(UsageError, match="finished"):

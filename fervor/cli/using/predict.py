@@ -98,6 +98,7 @@ def predict(
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from fervor.artifacts.model_info import DESCRIPTION
     from fervor.faces.places import parse_region
     from fervor.inference.predictor import Predictor
     from fervor.io import sources as media
@@ -123,6 +124,7 @@ def predict(
         sources=sources,
         landmarks=landmarks,
         covered=covered,
+        inputs=[boxes, neutral, model and os.path.join(model, DESCRIPTION)],
     )
     options: dict[str, Any] = {
         "model": model or None,
