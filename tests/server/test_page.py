@@ -437,6 +437,69 @@ def test_the_webcam_is_answered_live(browser: Any, server: Running) -> None:
     assert len(rows) <= 5 * (times[-1] - times[0]) + 2  # five frames a second at most
 
 
+def test_each_recording_is_downloaded_by_itself(browser: Any, server: Running) -> None:
+    with opened(browser, server, permissions=["camera"], accept_downloads=True) as page:
+        ready(page).click("#tab-camera")
+        times: list[list[float]] = []
+        for wait in (3000, 0):  # the first recording is longer than the second one
+            page.click("#camera-start")
+            page.wait_for_selector("#camera .box")
+            page.wait_for_timeout(wait)
+            page.click("#camera-stop")
+            page.wait_for_selector("#camera-start", state="visible")
+            with page.expect_download() as download:
+                page.locator("#camera").get_by_role("button", name="Download JSON Lines").click()
+            lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+            times.append([json.loads(line)["time_s"] for line in lines])
+        assert times[0] != times[1] and len(times[0]) > len(times[1]) > 0
+
+
+HESITANT = """() => {
+    const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    window.streams = [];
+    navigator.mediaDevices.getUserMedia = async wanted => {
+        await new Promise(done => { window.permit = done; });
+        window.streams.push(await ask(wanted));
+        return window.streams.at(-1);
+    };
+    const play = HTMLMediaElement.prototype.play;
+    HTMLMediaElement.prototype.play = async function () {
+        await play.call(this);
+        if (window.slow) await new Promise(done => { window.begin = done; });
+    };
+}"""
+"""Somebody who takes time to permit the webcam, and, with `slow`, a webcam that starts slowly."""
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_no_webcam_runs_once_its_tab_was_left(browser: Any, server: Running, slow: bool) -> None:
+    with opened(browser, server, permissions=["camera"]) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        ready(page).evaluate(HESITANT)
+        page.evaluate("slow => { window.slow = slow; }", slow)
+        page.click("#tab-camera")
+        page.click("#camera-start")
+        until(page, "Boolean(window.permit)")
+        if slow:
+            page.evaluate("window.permit()")
+            until(page, "Boolean(window.begin)")
+        page.click("#tab-photos")
+        page.evaluate("slow => slow ? window.begin() : window.permit()", slow)
+        until(page, "window.streams.length === 1")
+        page.wait_for_timeout(1500)
+        ended = "window.streams.every(one => one.getTracks().every(own => own.readyState === 'ended'))"
+        assert page.evaluate(ended)
+        assert page.evaluate("document.querySelector('#camera-view').srcObject") is None
+        assert not [url for url in asked if PREDICT in url]
+        assert page.inner_text("#alert") == ""
+        page.evaluate("window.slow = false")
+        page.click("#tab-camera")  # where it can be started anew
+        page.click("#camera-start")
+        until(page, "!(window.permit(), document.querySelector('#camera-start').disabled)")
+        page.wait_for_selector("#camera .box")
+
+
 def test_no_webcam_is_given_over_http_from_elsewhere(browser: Any) -> None:
     """Browsers give none; the page says why."""
     with serving("--threads", "1", "--hosts", ELSEWHERE) as server:

@@ -15,7 +15,8 @@ const SPOKEN = 4000;
 
 const view = () => find("#camera-view");
 let model = null;
-let run = null;
+let run = null; // the one under way, from the question for the webcam on
+let recorded = []; // rows of the run that the panel shows
 
 export function start(described) {
   model = described;
@@ -30,18 +31,21 @@ async function begin() {
     return;
   }
   const mine = { stopped: false, rows: [], frame: 0, spoken: "", spokenAt: 0, abort: new AbortController() };
+  run = mine;
   find("#camera-start").disabled = true;
   try {
     mine.stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: SIDE }, facingMode: "user" }, audio: false });
+    if (mine.stopped) return release(mine); // the tab was left before the person said yes
+    view().srcObject = mine.stream;
+    await view().play();
   } catch (error) {
+    if (mine.stopped) return;
     complain(error.name === "NotAllowedError" ? "The browser was told not to give this page the webcam." : `The webcam cannot be used: ${error.message}`);
+    stop();
     return;
-  } finally {
-    find("#camera-start").disabled = false;
   }
-  run = mine;
-  view().srcObject = mine.stream;
-  await view().play();
+  if (mine.stopped) return;
+  find("#camera-start").disabled = false;
   find("#camera .work").hidden = false;
   find("#camera-start").hidden = true;
   find("#camera-stop").hidden = false;
@@ -55,18 +59,21 @@ async function begin() {
   }
 }
 
+const release = ({ stream }) => stream?.getTracks().forEach(track => track.stop());
+
 export function stop() {
   if (!run) return;
   run.stopped = true;
   run.abort.abort();
-  run.stream.getTracks().forEach(track => track.stop());
+  release(run);
   view().srcObject = null;
   const restart = find("#camera-start");
+  restart.disabled = false;
   restart.hidden = false;
   find("#camera-stop").hidden = true;
   if (!find("#camera").hidden) restart.focus();
   find("#camera .stage").querySelectorAll(".box").forEach(box => box.remove());
-  say("The webcam is off");
+  if (run.stream) say("The webcam is off");
   run = null;
 }
 
@@ -86,13 +93,14 @@ async function look(mine) {
     mine.rows.splice(0, Math.max(0, mine.rows.length - KEPT));
     show(mine, timed, size);
   } catch (error) {
-    if (error.name === "AbortError" || api.busy(error)) return;  // a busy server gets fewer frames
+    if (mine.stopped || api.busy(error)) return; // a busy server gets fewer frames
     complain(error.message);
     stop();
   }
 }
 
 function show(mine, rows, size) {
+  recorded = mine.rows;
   const stage = find("#camera .stage");
   let picture = stage.querySelector(".picture");
   if (!picture) {
@@ -108,7 +116,7 @@ function show(mine, rows, size) {
   panel.querySelector(".now")?.remove();
   panel.prepend(element("div", { className: "now", style: { display: "grid", gap: "1rem" } },
     ...(first ? [answer(first, "Largest face"), bars(first, model)] : [element("p", { className: "empty" }, "No face in view.")])));
-  if (!panel.querySelector(".downloads")) panel.append(legend(model), downloads(() => (run ?? mine).rows, "fervor-webcam"));
+  if (!panel.querySelector(".downloads")) panel.append(legend(model), downloads(() => recorded, "fervor-webcam"));
   const recent = mine.rows.filter(row => row.face === 0 && row.time_s > now - WINDOW);
   const line = find("#camera-line");
   draw(line, recent, model, { from: Math.max(0, now - WINDOW), to: Math.max(now, WINDOW), gap: 1 / RATE });
