@@ -21,7 +21,7 @@ from fervor.errors import DONE, INTERRUPTED, UsageError
 from fervor.inference.predictor import Predictor
 from fervor.server.app import application
 from fervor.server.batching import THREAD
-from fervor.server.guard import CROWDED, Access, Guard, is_address, is_loopback
+from fervor.server.guard import CROWDED, Access, Guard, is_address, is_loopback, same_address
 from fervor.server.limits import Limits, client_of
 
 
@@ -207,9 +207,10 @@ class Connections:
 
     def add(self, connection: "_ImpatientProtocol") -> bool:
         """Whether there is room for one more, made where it can be."""
-        own = self._open.setdefault(connection.address, {})
+        client = self._client(connection)
+        own = self._open.setdefault(client, {})
         own[connection] = None
-        if len(own) > self._each and connection.address != self._trusted:
+        if len(own) > self._each and client != self._trusted:
             return self._close_idle(own, but=connection)
         if sum(map(len, self._open.values())) > self._most:
             return self._close_idle(max(self._open.values(), key=len), but=connection)
@@ -217,10 +218,17 @@ class Connections:
 
     def remove(self, connection: "_ImpatientProtocol") -> None:
         """Forget one that has ended."""
-        own = self._open.get(connection.address, {})
+        client = self._client(connection)
+        own = self._open.get(client, {})
         own.pop(connection, None)
         if not own:
-            self._open.pop(connection.address, None)
+            self._open.pop(client, None)
+
+    def _client(self, connection: "_ImpatientProtocol") -> str:
+        """Whose share it counts in; the proxy is itself alone, not the network of its address."""
+        address = connection.address
+        proxied = bool(self._trusted) and same_address(address, self._trusted)
+        return self._trusted if proxied else client_of(address)
 
     def _close_idle(
         self, own: dict["_ImpatientProtocol", None], *, but: "_ImpatientProtocol"
@@ -249,8 +257,8 @@ class _ImpatientProtocol(H11Protocol):
 
     @property
     def address(self) -> str:
-        """Whose it is."""
-        return client_of(self.client[0] if self.client else "")
+        """Where it comes from."""
+        return self.client[0] if self.client else ""
 
     @property
     def idle(self) -> bool:

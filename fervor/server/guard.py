@@ -21,7 +21,16 @@ from fervor.server.limits import Quotas, Refused, client_of
 from fervor.server.metrics import Metrics
 
 
-__all__ = ["CLIENT", "CROWDED", "FAULT", "Access", "Guard", "is_address", "is_loopback"]
+__all__ = [
+    "CLIENT",
+    "CROWDED",
+    "FAULT",
+    "Access",
+    "Guard",
+    "is_address",
+    "is_loopback",
+    "same_address",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -101,6 +110,13 @@ class Access:
 def is_loopback(host: str) -> bool:
     """Whether an address or name stands for this machine alone."""
     return host == "localhost" or (is_address(host) and ip_address(host).is_loopback)
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two texts are one address, which IPv6 writes in several ways."""
+    if not (is_address(one) and is_address(other)):
+        return one == other
+    return ip_address(one) == ip_address(other)
 
 
 def is_address(name: str) -> bool:

@@ -635,6 +635,33 @@ def test_a_connection_too_many_closes_an_idle_one_of_who_has_most() -> None:
     assert full.add(Open("a", idle=False)) and not full.add(Open("a"))
 
 
+def test_a_proxy_of_ipv6_is_no_client_and_its_neighbours_are() -> None:
+    some = Connections(Limits(connections=9, client_connections=2), trusted="2001:DB8:0::1")
+    proxied = [Open("2001:db8::1") for _ in range(4)]
+    near = [Open(f"2001:db8::{number}") for number in (2, 3, 4)]  # of the same 64 bits
+    for one in (*proxied, *near):
+        assert some.add(one)
+    assert not any(one.closed for one in proxied)
+    assert [one.closed for one in near] == [True, False, False]
+
+
+def test_a_proxy_at_an_ipv6_address_has_more_connections_than_a_client(tiny: Path) -> None:
+    with ExitStack() as held:
+        try:
+            held.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+        except OSError:
+            pytest.skip("needs ::1")
+        words = ("--model", tiny, "--host", "::1", "--trusted_proxy", "::1")
+        server = held.enter_context(serving(*words))
+        many = [
+            held.enter_context(socket.create_connection(("::1", server.port), 60))
+            for _ in range(Limits().client_connections + 5)
+        ]
+        for one in (many[-1], many[0]):
+            one.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert one.recv(12) == b"HTTP/1.1 200"
+
+
 @contextmanager
 def sending(pieces: int, size: int) -> Iterator[socket.socket]:
     """A client that has asked and takes little at a time; the answer to it has so many pieces."""
