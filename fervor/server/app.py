@@ -156,13 +156,16 @@ class Service:
         except UsageError as error:
             raise Refused(422, "invalid_parameter", str(error)) from None
         except ModelError as error:
-            answer = failed(frame, predictor.name, str(error))
-            return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
-        self._check_faces([[one.prediction for one in explained]])
-        if not explained:
-            answer = without_face(frame, predictor.name)
-            return [row_of(answer, labels) | dict.fromkeys(schema.EXPLAINED)]
-        return [row_of(one.prediction, labels) | one.row() for one in explained]
+            explained, answers = [], [failed(frame, predictor.name, str(error))]
+        else:
+            answers = [one.prediction for one in explained]
+            answers = answers or [without_face(frame, predictor.name)]
+        self.metrics.picture(answers)
+        self._check_faces([answers])
+        reasons = [one.row() for one in explained] or [dict.fromkeys(schema.EXPLAINED)]
+        return [
+            row_of(answer, labels) | reason for answer, reason in zip(answers, reasons, strict=True)
+        ]
 
     async def video(
         self,

@@ -288,6 +288,7 @@ class Batcher:
         return batch
 
     def _explain(self, job: Job, explain: Explain, frame: Frame) -> None:
+        self._metrics.batch(1)
         try:
             self._answer(job, explain(frame))
         except Exception as error:
@@ -315,8 +316,7 @@ class Batcher:
                 logging.getLogger(__name__).error("a batch ended with %s", type(error).__name__)
 
     def _note(self, picture: _Picture, faces: list[Prediction]) -> None:
-        count = sum(prediction.status == "ok" for prediction in faces)
-        self._metrics.pictures([faces[0].status], count)
+        self._metrics.picture(faces)
         job = picture.job
         job.faces[picture.number] = faces
         if len(job.faces) == len(job.pictures):

@@ -1,7 +1,9 @@
 """Counts of a server's work, as text that Prometheus reads; no names, addresses or answers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from threading import Lock
+
+from fervor.inference.prediction import Prediction
 
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -51,11 +53,11 @@ class Metrics:
         with self._lock:
             self._pictures.add(pictures)
 
-    def pictures(self, statuses: Iterable[str], faces: int) -> None:
-        """Pictures that were looked at, one status (ok, no_face, error) each, and their faces."""
+    def picture(self, answers: Sequence[Prediction]) -> None:
+        """A picture that was looked at, by its answers: one of each face, or one without."""
+        faces = sum(answer.status == "ok" for answer in answers)
         with self._lock:
-            for status in statuses:
-                self._add("fervor_pictures_total", f'status="{status}"')
+            self._add("fervor_pictures_total", f'status="{answers[0].status}"')
             self._add("fervor_faces_total", "", faces)
 
     def frame(self) -> None:

@@ -302,6 +302,20 @@ def test_other_names_and_origins_are_refused(
     assert server.post(PREDICT, [("a.jpg", b"")], own).status == 200
 
 
+def test_an_explained_picture_is_counted_as_an_answered_one(
+    server: Running, astronauts: list[bytes]
+) -> None:
+    counts = [f'fervor_pictures_total{{status="{one}"}}' for one in ("ok", "no_face", "error")]
+    counts += ["fervor_faces_total", "fervor_batch_pictures_sum", "fervor_batch_pictures_count"]
+    added = []
+    for path in (PREDICT, EXPLAIN):
+        before = [server.metric(name) for name in counts]
+        for content in (astronauts[4], png(Image.new("RGB", (64, 48))), b"no picture"):
+            assert server.post(path, [("a.jpg", content)]).status == 200
+        added.append([server.metric(name) - old for name, old in zip(counts, before, strict=True)])
+    assert added == [[1, 1, 1, 2, 3, 3]] * 2
+
+
 @pytest.mark.slow
 def test_clients_share_runs_of_the_model(server: Running) -> None:
     pictures, runs = "fervor_batch_pictures_sum", "fervor_batch_pictures_count"

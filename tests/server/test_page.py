@@ -488,7 +488,9 @@ def test_no_webcam_runs_once_its_tab_was_left(browser: Any, server: Running, slo
         page.evaluate("slow => slow ? window.begin() : window.permit()", slow)
         until(page, "window.streams.length === 1")
         page.wait_for_timeout(1500)
-        ended = "window.streams.every(one => one.getTracks().every(own => own.readyState === 'ended'))"
+        ended = (
+            "window.streams.every(one => one.getTracks().every(own => own.readyState === 'ended'))"
+        )
         assert page.evaluate(ended)
         assert page.evaluate("document.querySelector('#camera-view').srcObject") is None
         assert not [url for url in asked if PREDICT in url]
