@@ -549,6 +549,29 @@ def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Pat
         accessible(page)
 
 
+def test_a_token_that_no_header_holds_is_refused_and_forgotten(browser: Any) -> None:
+    phone = {"width": 390, "height": 844}
+    with (
+        serving("--threads", "1", FERVOR_TOKEN=TOKEN) as server,
+        opened(browser, server, viewport=phone) as page,
+    ):
+        page.wait_for_selector("#ask[open]")
+        for pasted in (f"\u201c{TOKEN}\u201d", "two words", "  "):
+            page.fill("#token", pasted)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#ask-wrong", state="visible")
+            assert page.is_visible("#ask[open]") and page.input_value("#token") == ""
+        assert page.evaluate("sessionStorage.length") == 0
+        assert page.inner_text("#alert") == ""
+        accessible(page)
+        page.reload()
+        page.wait_for_selector("#ask[open]")
+        assert page.is_hidden("#ask-wrong")
+        page.fill("#token", f" {TOKEN} ")
+        page.keyboard.press("Enter")
+        ready(page)
+
+
 def test_a_token_is_asked_for_once(browser: Any) -> None:
     with serving("--threads", "1", FERVOR_TOKEN=TOKEN) as server:
         with opened(browser, server) as page:

@@ -16,15 +16,26 @@ export const busy = error => error.status === 429 || error.status === 503;
 
 let asking = null;
 
+const token = () => find("#token").value.trim();
+
+// A header holds no other signs, and a server takes no other token.
+function check(event) {
+  if (/^[!-~]+$/.test(token())) return;
+  event.preventDefault();
+  find("#ask-wrong").hidden = false;
+  find("#token").value = "";
+  find("#token").focus();
+}
+
 function askForToken(wrong) {
   asking ??= new Promise(resolve => {
     const dialog = find("#ask");
-    const field = find("#token");
     find("#ask-wrong").hidden = !wrong;
-    field.value = "";
+    find("#token").value = "";
+    find("#ask form").addEventListener("submit", check);
     dialog.addEventListener("close", () => {
       asking = null;
-      sessionStorage.setItem(KEY, field.value);
+      sessionStorage.setItem(KEY, token());
       resolve();
     }, { once: true });
     dialog.addEventListener("cancel", event => event.preventDefault());
@@ -35,8 +46,8 @@ function askForToken(wrong) {
 
 async function answered(path, options) {
   for (;;) {
-    const token = sessionStorage.getItem(KEY);
-    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const stored = sessionStorage.getItem(KEY);
+    const headers = stored ? { Authorization: `Bearer ${stored}` } : {};
     let response;
     try {
       response = await fetch(path, { ...options, headers });
@@ -46,7 +57,7 @@ async function answered(path, options) {
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      await askForToken(Boolean(token));
+      await askForToken(Boolean(stored));
       continue;
     }
     const said = await response.json().catch(() => ({}));
