@@ -12,7 +12,12 @@ from fervor.server.limits import Limits
 
 __all__ = ["describe"]
 
-TOLD = ("file_bytes", "request_bytes", "files", "pixels", "faces", "video_bytes", "video_seconds")
+TOLD = (
+    *("file_bytes", "pixels", "faces"),
+    *("request_bytes", "request_pixels", "files"),
+    *("video_bytes", "video_seconds"),
+)
+"""The limits that a client can keep to."""
 
 
 def describe(predictor: Predictor, limits: Limits) -> dict[str, Any]:

@@ -293,6 +293,9 @@ def test_the_server_describes_itself(made: Callable[..., Guard]) -> None:
     assert list(model["colours"]) == list(LABELS)
     assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in model["colours"].values())
     assert model["limits"]["files"] == 7
+    about_requests = {"request_bytes", "request_pixels", "files", "file_bytes", "pixels", "faces"}
+    about_videos = {"video_bytes", "video_seconds"}
+    assert set(model["limits"]) == about_requests | about_videos
 
 
 def test_a_fault_is_answered_in_json(

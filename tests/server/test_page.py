@@ -392,6 +392,57 @@ def test_what_goes_wrong_is_said(browser: Any, server: Running, tmp_path: Path) 
         accessible(page)
 
 
+def statuses(page: Any) -> list[int]:
+    """Of all answers about pictures, as they come."""
+    found: list[int] = []
+    page.on(
+        "response", lambda answer: found.append(answer.status) if PREDICT in answer.url else None
+    )
+    return found
+
+
+def test_large_photographs_go_in_requests_that_are_taken(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(9)]
+    for file in files:
+        Image.new("RGB", (6000, 4000), "grey").save(file)
+    with opened(browser, server) as page:
+        answers = statuses(ready(page))
+        page.set_input_files("#files", files)
+        until(page, "document.querySelectorAll('.strip [aria-label*=\"No face\"]').length === 9")
+        assert answers == [200, 200]
+        assert page.inner_text("#alert") == ""
+
+
+def test_a_picture_that_is_refused_refuses_no_other(browser: Any, tmp_path: Path) -> None:
+    limits = ("--max_faces", "1", "--max_pixels", "1000000")
+    Image.new("RGB", (1001, 1000), "grey").save(tmp_path / "large.png")
+    with (
+        serving("--threads", "1", *limits) as server,
+        opened(browser, server, viewport={"width": 390, "height": 844}) as page,
+    ):
+        answers = statuses(ready(page))
+        assert "and 1 million pixels each" in page.inner_text("#photo-limits")
+        files = [two_faces(tmp_path), PHOTOGRAPH, tmp_path / "large.png"]
+        page.set_input_files("#files", files)
+        until(page, "document.querySelector('#photos .panel h2')?.innerText === 'Not answered'")
+        until(page, "document.querySelector('#alert').innerText.includes('large.png')")
+        assert answers == [413, 413, 200, 413]
+        reasons = [
+            "pair.png: expected at most 1 face in a picture",
+            "large.png: 1001 x 1000 pixels, expected at most 1,000,000",
+        ]
+        assert page.inner_text("#alert") == "; ".join(reasons)
+        for number in (0, 2):
+            page.locator("#photos .strip button").nth(number).click()
+            assert page.inner_text("#photos .panel h2") == "Not answered"
+            assert page.inner_text("#photos .panel .empty") == reasons[number // 2]
+        page.locator("#photos .strip button").nth(1).click()
+        assert page.inner_text("#photos .answer h2").lower() == "happiness"
+        accessible(page)
+
+
 def test_pictures_are_dropped_and_pasted(browser: Any, server: Running) -> None:
     transfer = """async address => {
         const file = new File([await (await fetch(address)).blob()], "icon.svg");

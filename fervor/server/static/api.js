@@ -14,6 +14,9 @@ export class Refusal extends Error {
 // The server, or this address's share of it, is full for a moment.
 export const busy = error => error.status === 429 || error.status === 503;
 
+// More than one request may hold, or than came in its time: fewer files may be taken.
+export const excessive = error => error.status === 413 || error.status === 408;
+
 let asking = null;
 
 const token = () => find("#token").value.trim();

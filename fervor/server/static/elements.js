@@ -26,6 +26,14 @@ export function complain(text) {
   place.hidden = !text;
 }
 
+export const megabytes = bytes => `${Number((bytes / 1e6).toPrecision(3))} MB`;
+
+// Why a file has no answer, for its panel; the server names the file in most reasons itself.
+export function unanswered(file, reason, title = "Not answered") {
+  const text = reason.includes(file.name) ? reason : `${file.name}: ${reason}`;
+  return [element("h2", {}, title), element("p", { className: "empty" }, text)];
+}
+
 export function percent(share) {
   return share >= 0.9995 && share < 1 ? "> 99.9 %" : `${(100 * share).toFixed(1)} %`;
 }

@@ -1,7 +1,7 @@
 // Pictures: dropped, chosen or pasted; answered together, shown one by one.
 
 import * as api from "./api.js";
-import { complain, element, find, say } from "./elements.js";
+import { complain, element, find, megabytes, say, unanswered } from "./elements.js";
 import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
 import { closeUp, cues, explainable, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
@@ -16,7 +16,7 @@ export function start(model) {
   state.model = model;
   const { limits } = model;
   find("#photo-limits").textContent =
-    `JPEG, PNG, WebP, BMP, TIFF or HEIC; up to ${megabytes(limits.file_bytes)} each`;
+    `JPEG, PNG, WebP, BMP, TIFF or HEIC; up to ${megabytes(limits.file_bytes)} and ${Number((limits.pixels / 1e6).toPrecision(3))} million pixels each`;
   const drop = find("#drop");
   find("#files").addEventListener("change", event => {
     take([...event.target.files]);
@@ -44,22 +44,33 @@ export function start(model) {
   });
 }
 
-const megabytes = bytes => `${Math.round(bytes / 1e6)} MB`;
-
 // Requests as large as the server takes them; what is too large for any is said at once.
-function requests(files) {
+async function requests(items) {
   const { limits } = state.model;
   const groups = [];
-  let size = Infinity;
-  for (const file of files) {
-    if (size + file.size > limits.request_bytes || groups.at(-1).length === limits.files) {
+  let size = Infinity, area = 0;
+  for (const one of items) {
+    one.pixels ??= await pixels(one.address);
+    const full = size + one.file.size > limits.request_bytes || area + one.pixels > limits.request_pixels;
+    if (full || groups.at(-1).length === limits.files) {
       groups.push([]);
-      size = 0;
+      size = area = 0;
     }
-    groups.at(-1).push(file);
-    size += file.size;
+    groups.at(-1).push(one);
+    size += one.file.size;
+    area += one.pixels;
   }
   return groups;
+}
+
+// By the picture's header; 0 where this browser cannot read it.
+function pixels(address) {
+  const image = element("img");
+  return new Promise(done => {
+    image.addEventListener("load", () => done(image.naturalWidth * image.naturalHeight));
+    image.addEventListener("error", () => done(0));
+    image.src = address;
+  });
 }
 
 async function take(files) {
@@ -69,26 +80,37 @@ async function take(files) {
   const fine = files.filter(file => file.size <= limits.file_bytes);
   if (!fine.length) return;
   const first = state.items.length;
-  state.items.push(...fine.map(file => ({ file, address: URL.createObjectURL(file), rows: null, error: "" })));
+  const items = fine.map(file => ({ file, address: URL.createObjectURL(file), rows: null, error: "" }));
+  state.items.push(...items);
   choose(first);
   say(fine.length === 1 ? `Looking for faces in ${fine[0].name}` : `Looking for faces in ${fine.length} pictures`);
-  for (const group of requests(fine)) await ask(group);
-  draw();
+  await askAll(items);
 }
 
-async function ask(group) {
+async function askAll(items) {
   const { round } = state;
-  const items = state.items.filter(one => group.includes(one.file));
+  for (const group of await requests(items)) {
+    if (round === state.round) await ask(group);
+  }
+}
+
+async function ask(items) {
+  const { round } = state;
   try {
-    const results = await patiently(() => api.predict(group));
+    const results = await patiently(() => api.predict(items.map(one => one.file)));
     if (round !== state.round) return;
     items.forEach((one, number) => { one.rows = results[number]; });
     say(items.map(one => spoken(one.rows)).join(" "));
   } catch (error) {
     if (!(error instanceof api.Refusal)) throw error;
     if (round !== state.round) return;
+    if (items.length > 1 && api.excessive(error)) {
+      for (const one of items) if (round === state.round) await ask([one]); // which of them it is
+      return;
+    }
     items.forEach(one => { one.error = error.message; });
-    complain(error.message);
+    const before = find("#alert").textContent; // of other pictures
+    if (!before.includes(error.message)) complain([before, error.message].filter(Boolean).join("; "));
   }
   draw();
 }
@@ -96,14 +118,12 @@ async function ask(group) {
 // At another operating point: all pictures are asked about anew, and what was said before is dropped.
 export async function again() {
   if (!state.items.length) return;
-  const round = state.round += 1;
+  state.round += 1;
   for (const one of state.items) Object.assign(one, { rows: null, error: "", explained: null, explaining: false });
   complain("");
   state.heat = null;
   draw();
-  for (const group of requests(state.items.map(one => one.file))) {
-    if (round === state.round) await ask(group);
-  }
+  await askAll([...state.items]);
 }
 
 // A busy server says when it may be asked again.
@@ -186,10 +206,10 @@ function drawPanel() {
   const panel = find("#photos .panel");
   const { rows, error, file } = item();
   const parts = [];
-  if (error) parts.push(element("p", { className: "empty" }, `${file.name} was not answered: ${error}`));
+  if (error) parts.push(...unanswered(file, error));
   else if (!rows) parts.push(element("p", { className: "busy" }, "Looking for faces"));
   else if (rows[0].status === "error") {
-    parts.push(element("h2", {}, "Not readable"), element("p", { className: "empty" }, `${file.name}: ${rows[0].error}`));
+    parts.push(...unanswered(file, rows[0].error, "Not readable"));
   } else if (rows[0].status === "no_face") {
     parts.push(element("h2", {}, "No face found"), element("p", { className: "empty" },
       `In ${file.name} no face was large and clear enough. A closer, brighter picture from the front helps.`));
