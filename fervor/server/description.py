@@ -15,7 +15,7 @@ __all__ = ["describe"]
 TOLD = (
     *("file_bytes", "pixels", "faces"),
     *("request_bytes", "request_pixels", "files"),
-    *("video_bytes", "video_seconds"),
+    *("video_bytes", "video_seconds", "video_frames"),
 )
 """The limits that a client can keep to."""
 

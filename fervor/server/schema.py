@@ -43,7 +43,7 @@ ERRORS = {
     401: "the token is missing or wrong",
     403: "asked under a strange name, or from a page of another origin",
     408: "the upload took too long",
-    413: "more than the server takes: bytes, pixels, faces, files or seconds",
+    413: "more than the server takes: bytes, pixels, faces, files, seconds or frames",
     415: "not of the kind that is expected",
     422: "a parameter that is out of its range",
     429: "too much at once from one address; `Retry-After` says when to try again",

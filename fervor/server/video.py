@@ -70,17 +70,26 @@ def check(upload: Upload, decoder: Decoder, limits: Limits) -> None:
         raise Refused(415, "no_video", f"{upload.name}: {facts['error']}")
     seconds, width, height = facts["seconds"], facts["width"], facts["height"]
     if seconds is not None and seconds > limits.video_seconds:
-        raise Refused(413, "video_too_long", _too_long(counted(round(seconds), "second"), limits))
+        stated = counted(round(seconds), "second")
+        raise Refused(413, "video_too_long", f"{upload.name}: {_too_long(stated, limits)}")
     if facts["frames"] > limits.video_frames:
-        most = f"expected at most {limits.video_frames:,}"
-        raise Refused(413, "too_many_frames", f"{upload.name}: a video of more frames: {most}")
+        reason = (
+            f"{upload.name}: a video of more than {counted(limits.video_frames, 'frame')} (those "
+            f"that `every` passes over count); {_shorter('frames')}"
+        )
+        raise Refused(413, "too_many_frames", reason)
     if width * height > limits.pixels:
         most = f"expected at most {limits.pixels:,}"
         raise Refused(413, "too_many_pixels", f"{upload.name}: {width} x {height} pixels, {most}")
 
 
 def _too_long(what: str, limits: Limits) -> str:
-    return f"a video of {what}: expected at most {counted(limits.video_seconds, 'second')}"
+    most = counted(limits.video_seconds, "second")
+    return f"a video of {what}: expected at most {most}; {_shorter('seconds')}"
+
+
+def _shorter(what: str) -> str:
+    return f"send a shorter part, or see fervor serve --max_video_{what}"
 
 
 def lines(

@@ -209,6 +209,25 @@ def test_more_than_is_taken_is_refused(
     assert asyncio.run(asked(made(**fits), "POST", path, *files)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("video_frames", "a video of more than 1 frame (those that `every` passes over count)"),
+        ("video_seconds", "a video of 2 seconds: expected at most 1 second"),
+    ],
+)
+def test_a_video_too_long_is_told_what_to_do(
+    limit: str, reason: str, made: Callable[..., Guard], tmp_path: Path
+) -> None:
+    film = write_video(tmp_path / "b.mp4", [flat((9, 9, 9))] * 3, times=[0, 1000, 2000])
+    answer = asyncio.run(
+        asked(made(**{limit: 1}), "POST", f"{VIDEO}?every=15", ("b.mp4", film.read_bytes()))
+    )
+    assert answer.status == 413
+    advice = f"send a shorter part, or see fervor serve --max_{limit}"
+    assert answer.json["message"] == f"b.mp4: {reason}; {advice}"
+
+
 def test_what_a_server_lacks_is_said(
     made: Callable[..., Guard], clip: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +313,7 @@ def test_the_server_describes_itself(made: Callable[..., Guard]) -> None:
     assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in model["colours"].values())
     assert model["limits"]["files"] == 7
     about_requests = {"request_bytes", "request_pixels", "files", "file_bytes", "pixels", "faces"}
-    about_videos = {"video_bytes", "video_seconds"}
+    about_videos = {"video_bytes", "video_seconds", "video_frames"}
     assert set(model["limits"]) == about_requests | about_videos
 
 

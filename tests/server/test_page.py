@@ -600,6 +600,54 @@ def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Pat
         accessible(page)
 
 
+def test_limits_of_a_video_are_told(browser: Any, server: Running) -> None:
+    limits = ("--max_video_frames", "50", "--max_video_seconds", "1")
+    with opened(browser, server) as page:
+        ready(page).click("#tab-video")
+        text = "Up to 256 MB, 10 minutes and 18,000 frames, looked at or not (5 minutes at 60 a"
+        assert page.inner_text("#video-limits").startswith(text)
+    with serving("--threads", "1", *limits) as small, opened(browser, small) as page:
+        ready(page).click("#tab-video")
+        text = (
+            "Up to 256 MB, 1 second and 50 frames, looked at or not (0.8 seconds at 60 a second)."
+        )
+        assert page.inner_text("#video-limits").startswith(text)
+
+
+def test_a_refused_video_is_not_read_for_ever(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.mp4"
+    notes.write_bytes(b"no video")
+    phone = {"width": 390, "height": 844}
+    with opened(browser, server, viewport=phone) as page:
+        ready(page).click("#tab-video")
+        page.set_input_files("#video-file", notes)
+        page.wait_for_selector("#video-progress", state="hidden")
+        reason = "notes.mp4: not a video in a known format"
+        assert page.inner_text("#alert") == reason
+        assert page.inner_text("#video .panel h2") == "Not answered"
+        assert page.inner_text("#video .panel .empty") == reason
+        assert not page.is_visible("#video-stop")
+        accessible(page)
+
+
+def test_a_video_is_stopped_before_its_first_row(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "face.webm", moving(5, lambda _: (60, 90)), codec="libvpx")
+    with opened(browser, server) as page:
+        page.route("**/v1/video*", lambda route: None)  # never answered
+        ready(page).click("#tab-video")
+        page.set_input_files("#video-file", path)
+        assert page.inner_text("#video .panel .busy") == "Reading face.webm"
+        page.click("#video-stop")
+        page.wait_for_selector("#video-progress", state="hidden")
+        text = "face.webm: stopped before its first frame"
+        assert page.inner_text("#video .panel .empty") == text
+        assert page.inner_text("#alert") == ""
+
+
 def test_a_token_that_no_header_holds_is_refused_and_forgotten(browser: Any) -> None:
     phone = {"width": 390, "height": 844}
     with (

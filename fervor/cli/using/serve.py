@@ -65,7 +65,7 @@ def serve(
         max_upload_seconds: in which a request must have been received.
         max_video_bytes: of a video's file.
         max_video_seconds: of a video.
-        max_video_frames: of a video.
+        max_video_frames: of a video, looked at or not.
         trusted_proxy: address of the proxy through which clients ask; its X-Forwarded-For header
             says whose share a request takes, that of others is ignored.
     """

@@ -1,7 +1,7 @@
 // A video: its rows come while it is read; lanes show each face over time.
 
 import * as api from "./api.js";
-import { complain, element, find, percent, say } from "./elements.js";
+import { complain, element, find, megabytes, percent, say, unanswered } from "./elements.js";
 import { boxes, bars, answer, shown } from "./faces.js";
 import { clock, draw, legend, means } from "./lanes.js";
 import { Portraits } from "./portraits.js";
@@ -10,7 +10,13 @@ import { cover } from "./tags.js";
 
 const LANES = 8;
 const REDRAW = 400;
+const FAST = 60; // frames a second that phones film at
 
+const lasting = seconds => {
+  if (seconds >= 120) return `${Math.floor(seconds / 60)} minutes`;
+  const count = seconds < 10 ? Number(seconds.toFixed(1)) : Math.floor(seconds);
+  return count === 1 ? "1 second" : `${count} seconds`;
+};
 const view = () => find("#video-view");
 let model = null;
 let run = null;
@@ -19,7 +25,9 @@ export function start(described) {
   model = described;
   const { limits } = model;
   find("#video-limits").textContent =
-    `Up to ${Math.round(limits.video_bytes / 1e6)} MB and ${Math.round(limits.video_seconds / 60)} minutes. It is held in memory while it is read, and then forgotten.`;
+    `Up to ${megabytes(limits.video_bytes)}, ${lasting(limits.video_seconds)} and ${limits.video_frames.toLocaleString("en")} frames, `
+    + `looked at or not (${lasting(limits.video_frames / FAST)} at ${FAST} a second). `
+    + "It is held in memory while it is read, and then forgotten.";
   find("#video-file").addEventListener("change", event => {
     const [file] = event.target.files;
     event.target.value = "";
@@ -49,11 +57,11 @@ async function read(file) {
   run?.abort.abort();
   complain("");
   if (file.size > model.limits.video_bytes) {
-    complain(`${file.name}: larger than ${Math.round(model.limits.video_bytes / 1e6)} MB`);
+    complain(`${file.name}: larger than ${megabytes(model.limits.video_bytes)}`);
     return;
   }
   const every = Number(find("#video-every").value);
-  const mine = { rows: [], tracks: new Map(), largest: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file };
+  const mine = { rows: [], tracks: new Map(), largest: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file, ended: null };
   run = mine;
   prepare(file);
   mine.portraits = new Portraits(view().src);
@@ -63,12 +71,16 @@ async function read(file) {
       if (run !== mine) return;
       add(mine, row);
     }
+    if (run !== mine) return;
+    mine.ended = unanswered(file, "no frame can be read", "Not readable");
     say(summary(mine));
   } catch (error) {
-    if (error.name === "AbortError") say("Stopped");
+    if (run !== mine) return;
+    const stopped = error.name === "AbortError";
+    mine.ended = stopped ? unanswered(file, "stopped before its first frame", "Stopped") : unanswered(file, error.message);
+    if (stopped) say("Stopped");
     else complain(error.message);
   }
-  if (run !== mine) return;
   find("#video-stop").hidden = true;
   find("#video-progress").hidden = true;
   drawLanes();
@@ -171,9 +183,10 @@ function drawPanel(rows, now) {
   const panel = find("#video .panel");
   const parts = rows.length
     ? [answer(rows[0], `Face ${rows[0].track + 1} at ${clock(now)}`), bars(rows[0], model)]
-    : [element("p", { className: "empty" }, run.rows.length ? `No face at ${clock(now)}.` : `Reading ${run.file.name}`)];
+    : run.rows.length ? [element("p", { className: "empty" }, `No face at ${clock(now)}.`)]
+      : run.ended ?? [element("p", { className: "busy" }, `Reading ${run.file.name}`)];
   if (run.tracks.size) parts.push(averages());
-  parts.push(legend(model));
+  if (run.rows.length) parts.push(legend(model));
   panel.querySelectorAll(":scope > :not(.downloads)").forEach(part => part.remove());
   panel.prepend(...parts);
   if (run.rows.length && !panel.querySelector(".downloads")) panel.append(downloads(() => run.rows, "fervor-video"));
