@@ -65,7 +65,7 @@ Method {info.method}, encoder {info.encoder.name}, input {info.input.size} px,
 {data.name}, protocol `{data.protocol}`{training}; epoch {selection.epoch} was chosen on
 `{selection.split}` ({selection.mode}): accuracy {selection.accuracy:.4f}, mean class
 accuracy {selection.mean_class_accuracy:.4f}, macro F1 {selection.macro_f1:.4f}.
-The temperature {info.temperature:.4f} was fitted there too.{average}{taught}
+The temperature {info.temperature:.4f} was fitted to the same pictures.{average}{taught}
 
 | class | train | selection |
 |---|---|---|

@@ -35,6 +35,9 @@ __all__ = [
 BINS = 15
 """Of a calibration error."""
 
+LOG_TEMPERATURE_STD = float(np.log(2))
+"""Of the temperatures that models have, as `fitted_temperature` takes it before it sees images."""
+
 Spacing = Literal["mass", "width"]
 
 
@@ -173,14 +176,20 @@ def coverage_risk(probabilities: Floats, label: Ints) -> CoverageRisk:
 def fitted_temperature(logits: Floats, label: Ints) -> float:
     """The temperature that minimises the negative log likelihood (Guo et al., 2017), in 0.05..20.
 
-    It changes no answer, only how sure the probabilities are.
+    It changes no answer, only how sure the probabilities are. The likelihood alone has no minimum
+    where all answers are right: it grows until every probability is 0 or 1. So the log temperature
+    is taken to be normal around 0, with the deviation log 2 (ours): a factor of two counts as much
+    as half a nat of all images together. That keeps few images near 1 and moves thousands by less
+    than a thousandth.
     """
+    rows = np.arange(len(label))
 
     def loss(log_temperature: float) -> float:
         log_probabilities = special.log_softmax(
             logits.astype(np.float64) / np.exp(log_temperature), axis=1
         )
-        return float(-log_probabilities[np.arange(len(label)), label].mean())
+        prior = (log_temperature / LOG_TEMPERATURE_STD) ** 2 / 2
+        return float(prior - log_probabilities[rows, label].sum())
 
     minimum = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(minimum.x))

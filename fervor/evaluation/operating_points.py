@@ -36,8 +36,10 @@ def log_prior(counts: Sequence[int]) -> Floats:
 def fitted_points(logits: Floats, label: Ints, counts: Sequence[int]) -> OperatingPoints:
     """What model.json stores of both points, from calibrated logits [n c] of a choosing split.
 
-    The share of the log prior is the smallest of PRIOR_SHARES with the highest mean class accuracy
-    among those that give at most GIVEN of accuracy. Thresholds are fitted with that.
+    The share of the log prior is the smallest of PRIOR_FRACTIONS with the highest mean class
+    accuracy among those that give at most GIVEN of accuracy. Thresholds are fitted with that. All
+    figures are of the images that were fitted to: fewer than 1 / GIVEN of them cannot show such a
+    loss, and one image of a rare class may choose the share.
     """
     prior = log_prior(counts)
     natural = _figures(logits, label)
@@ -60,7 +62,10 @@ def fitted_points(logits: Floats, label: Ints, counts: Sequence[int]) -> Operati
 def threshold(probabilities: Floats, label: Ints, *, right: float = RIGHT) -> float:
     """The lowest confidence such that the answers at or above it are right in that share.
 
-    The highest confidence of all where even the surest answers are wrong more often.
+    The highest confidence of all where even the surest answers are wrong more often. Where all
+    answers together are right in that share, as on a few images without an error, nothing tells
+    where wrong ones begin: the threshold is then at most that share itself, by which a calibrated
+    confidence promises the same.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
     order = np.argsort(-confidence, kind="stable")
@@ -68,7 +73,8 @@ def threshold(probabilities: Floats, label: Ints, *, right: float = RIGHT) -> fl
     ends = np.append(np.diff(confidence[order]) < 0, True)  # equal confidences stay together
     good = np.flatnonzero((fraction >= right) & ends)
     place = int(good[-1]) if len(good) else 0
-    return float(np.floor(confidence[order][place] * 1e6) / 1e6)
+    lowest = float(np.floor(confidence[order][place] * 1e6) / 1e6)
+    return min(lowest, right) if place == len(label) - 1 else lowest
 
 
 def _figures(logits: Floats, label: Ints) -> dict[str, float]:

@@ -109,7 +109,8 @@ def train(run: Run, *, resume: bool = False) -> Path:
 
 def _say_outcome(best: Mapping[str, Any]) -> None:
     logger.info(
-        "epoch %d is kept: accuracy %.2f %%, mean class accuracy %.2f %% on %s",
+        "epoch %d is kept: accuracy %.2f %%, mean class accuracy %.2f %% on %s, the pictures "
+        "that chose it and its temperature",
         *(best["epoch"] + 1, 100 * best["accuracy"], 100 * best["mean_class_accuracy"]),
         best["selected_on"],
     )

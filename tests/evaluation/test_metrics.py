@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from scipy import optimize
 from sklearn import metrics as sklearn_metrics
 
 from fervor.evaluation.metrics import (
@@ -185,7 +186,9 @@ def test_the_fitted_temperature_is_the_best_of_a_scan(factor: float) -> None:
     logits, label = overconfident(factor=factor)
 
     def loss(temperature: float) -> float:
-        return float(-np.log(softmax(logits, temperature)[np.arange(len(label)), label]).mean())
+        own = softmax(logits, temperature)[np.arange(len(label)), label]
+        prior = math.log2(temperature) ** 2 / 2
+        return float(-np.log(own).mean() + prior / len(label))
 
     found = fitted_temperature(logits, label)
     scan = np.exp(np.linspace(math.log(0.05), math.log(20), 400))
@@ -194,6 +197,52 @@ def test_the_fitted_temperature_is_the_best_of_a_scan(factor: float) -> None:
     assert found == pytest.approx(best, rel=0.03)
     assert found == pytest.approx(factor, rel=0.25)
     assert (softmax(logits, found).argmax(1) == logits.argmax(1)).all()
+
+
+def all_right(count: int, margin: float) -> Case:
+    """Logits of three classes whose true one is ahead by `margin` on average, and always ahead."""
+    random = np.random.default_rng(2)
+    label = np.arange(count) % 3
+    ahead = margin * random.uniform(0.5, 1.5, count)
+    return ahead[:, None] * np.eye(3)[label], label
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0, 8.0])
+def test_few_images_without_an_error_do_not_make_a_model_sure(margin: float) -> None:
+    """The likelihood alone leads to the bound, where each probability is 0 or 1."""
+    temperatures = []
+    for count in (1, 3, 12, 30, 100):
+        logits, label = all_right(count, margin)
+        temperatures.append(fitted_temperature(logits, label))
+        sure = softmax(logits, temperatures[-1]).max(1)
+        if margin < 8:  # a model that is not sure already: Laplace's chance of an error, about
+            assert 1 - sure.mean() > 0.5 / (count + 2)
+    assert all(0.05 < found < 1 for found in temperatures)
+    repeated = [
+        fitted_temperature(np.tile(logits, (times, 1)), np.tile(label, times))
+        for logits, label in [all_right(6, margin)]
+        for times in (1, 2, 4, 8, 16, 64)
+    ]
+    assert repeated == sorted(repeated, reverse=True)  # more images say more
+    logits, label = all_right(6, margin)
+    wrong = fitted_temperature(logits, (label + 1) % 3)
+    assert 1 < wrong < 15
+    factors = [fitted_temperature(factor * logits, label) for factor in (0.3, 1, 3, 10, 30)]
+    assert factors[-1] == pytest.approx(1, abs=0.01) and factors[-1] > factors[1]
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.7, 1.0, 5.0])
+def test_thousands_of_images_fit_as_their_likelihood_does(factor: float) -> None:
+    logits, label = overconfident(4000, factor=factor)
+
+    def slope(temperature: float) -> float:
+        """Of the negative log likelihood, by the inverse temperature."""
+        probabilities = softmax(logits, temperature)
+        expected = (probabilities * logits).sum(1)
+        return float((expected - logits[np.arange(len(label)), label]).mean())
+
+    alone = optimize.brentq(slope, 0.05, 20, xtol=1e-9)
+    assert fitted_temperature(logits, label) == pytest.approx(alone, rel=2e-3)
 
 
 @settings(max_examples=20)

@@ -83,6 +83,19 @@ def test_equal_confidences_stay_together() -> None:
     assert threshold(probabilities, np.array([0, 0, 0, 0])) == 0.6
 
 
+def test_few_images_without_an_error_leave_the_threshold_at_what_it_promises() -> None:
+    """A model that is surer than 0.9 of every one of them would abstain on all that it sees."""
+    label = np.arange(12) % 2
+    sure = np.where(np.eye(2)[label] > 0, 0.9999, 0.0001)
+    assert threshold(sure, label) == 0.9
+    assert threshold(np.vstack([sure, [0.7, 0.3]]), np.append(label, 0)) == 0.7
+    assert threshold(np.vstack([sure, [0.95, 0.05]]), np.append(label, 1)) == 0.9
+    four = np.append(label[:4], 1)  # the fifth is wrong: below the others, there it begins
+    assert threshold(np.vstack([sure[:4], [0.95, 0.05]]), four) == 0.9999
+    points = fitted_points(np.log(sure), label, (100, 2))
+    assert points.prior_share == 0 and points.natural == points.balanced
+
+
 def test_an_evaluation_states_both_points_and_what_is_covered(
     answers: tuple[np.ndarray, np.ndarray],
 ) -> None:
