@@ -226,8 +226,9 @@ def _figures(result: dict[str, Any]) -> list[list[str]]:
         "coverage_risk_area": "area under risk",
     }
     rows = []
+    intervals = {**result["bootstrap_intervals"], "accuracy": result["accuracy_interval"]}
     for key, title in titles.items():
-        pair = result["bootstrap_intervals"].get(key)
+        pair = intervals.get(key)
         interval = f"{pair[0]:.2%} to {pair[1]:.2%}" if pair else ""
         rows.append([title, f"{result[key]:.2%}", interval])
     for key in ("brier_score", "negative_log_likelihood"):

@@ -2,6 +2,9 @@
 
 Images of one person are no independent observations. Where they are known, a unit [n] numbers
 each image's person, and units are drawn, not images.
+
+Where all units are alike, as where every answer is right, drawing them shows no spread: the
+interval is then that of what n units say of others; see `interval_of_alike`.
 """
 
 import math
@@ -16,6 +19,7 @@ from scipy import stats
 __all__ = [
     "Discordant",
     "Estimate",
+    "accuracy_estimate",
     "accuracy_interval",
     "bootstrap_intervals",
     "bootstrap_mean_interval",
@@ -25,6 +29,7 @@ __all__ = [
     "gain",
     "grouped_intervals",
     "holm",
+    "interval_of_alike",
     "mcnemar",
     "mean_variance",
     "sign_flips",
@@ -38,6 +43,8 @@ RESAMPLES = 2000
 BLOCK = 2_000_000
 """Numbers that a test draws at once: some 32 MB."""
 LEVEL = 0.95
+ALIKE = 1e-9
+"""Width below which an interval is one of units that are all alike, but for rounding."""
 SMALLEST_EXPECTED = 5
 """Expected images of a cell from which on the chi-square test is trusted (Cochran's rule)."""
 
@@ -56,6 +63,18 @@ def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def interval_of_alike(
+    mean: float, count: int, limits: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """95 % interval of a mean that each of n units has: others may have any in `limits`.
+
+    Of such others there may be a fraction 1 - 0.025^(1 / n) (Clopper and Pearson, 1934). Of 12
+    units that are all right it is 73.5 % to 100 %; of one unit it is nearly all of `limits`.
+    """
+    others = 1 - ((1 - LEVEL) / 2) ** (1 / count)
+    return mean - others * (mean - limits[0]), mean + others * (limits[1] - mean)
+
+
 def bootstrap_intervals(
     confusion: Ints, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
@@ -63,12 +82,13 @@ def bootstrap_intervals(
 
     Drawing images with replacement draws the cells of their confusion [c c] from a multinomial,
     which is what is done: these figures depend on nothing else. In each resample a class that was
-    not drawn does not enter a mean.
+    not drawn does not enter a mean. Where drawing shows no spread: see `_of_alike`.
     """
     count = int(confusion.sum())
     random = np.random.default_rng(seed)
     drawn = random.multinomial(count, confusion.ravel() / count, size=resamples)
-    return _intervals(drawn.reshape(resamples, *confusion.shape))
+    drawn = drawn.reshape(resamples, *confusion.shape)
+    return _intervals(drawn, confusion, count, confusion.sum(1))
 
 
 def grouped_intervals(
@@ -93,29 +113,74 @@ def grouped_intervals(
         seed: of the draws.
     """
     count = int(unit.max()) + 1
+    if count < 2:
+        return dict.fromkeys(("accuracy", "mean_class_accuracy", "macro_f1"), (0.0, 1.0))
     confusions = np.zeros((count, classes, classes), np.int64)
     np.add.at(confusions, (unit, label, answer), 1)
-    if count < 2:
-        return dict.fromkeys(_intervals(confusions), (0.0, 1.0))
     weights = np.random.default_rng(seed).multinomial(
         count, np.full(count, 1 / count), size=resamples
     )
-    return _intervals(np.einsum("ru,ucd->rcd", weights, confusions))
+    drawn = np.einsum("ru,ucd->rcd", weights, confusions)
+    persons = (confusions.sum(2) > 0).sum(0)
+    return _intervals(drawn, confusions.sum(0), count, persons)
 
 
-def _intervals(drawn: Ints) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over resampled confusions [r c c]."""
-    count = drawn.sum((1, 2))
-    hits, true, answered = np.einsum("rcc->rc", drawn), drawn.sum(2), drawn.sum(1)
+def _intervals(
+    drawn: Ints, confusion: Ints, count: int, by_class: Ints
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals over resampled confusions [r c c].
+
+    Args:
+        drawn: the resampled confusions.
+        confusion: what they were drawn from [c c].
+        count: the units that were drawn.
+        by_class: how many of them each class has [c].
+    """
+    intervals, own = {}, _parts(confusion[None])
+    for name, (values, counted) in _parts(drawn).items():
+        means = values.sum(1) / counted.sum(1)
+        intervals[name] = _percentiles(means)
+        if np.ptp(means) < ALIKE:
+            parts = np.array([count]) if name == "accuracy" else by_class[by_class > 0]
+            intervals[name] = _of_alike(own[name][0][own[name][1]], parts)
+    return intervals
+
+
+def _parts(confusions: Ints) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
+    """Figures of confusions [r c c] by class, whose mean counts, and whether a class enters it.
+
+    [r c] each, and [r 1] of accuracy, which has no classes; 0 where a class does not enter.
+    """
+    hits, true, answered = np.einsum("rcc->rc", confusions), confusions.sum(2), confusions.sum(1)
     present = true > 0
     recall = np.divide(hits, true, out=np.zeros(hits.shape), where=present)
-    f1 = np.divide(2 * hits, true + answered, out=np.zeros(hits.shape), where=true + answered > 0)
-    figures = {
-        "accuracy": hits.sum(1) / count,
-        "mean_class_accuracy": recall.sum(1) / present.sum(1),
-        "macro_f1": (f1 * present).sum(1) / present.sum(1),
+    f1 = np.divide(2 * hits, true + answered, out=np.zeros(hits.shape), where=present)
+    accuracy = hits.sum(1, keepdims=True) / true.sum(1, keepdims=True)
+    return {
+        "accuracy": (accuracy, np.ones(accuracy.shape, bool)),
+        "mean_class_accuracy": (recall, present),
+        "macro_f1": (f1, present),
     }
-    return {name: _percentiles(values) for name, values in figures.items()}
+
+
+def _of_alike(values: Floats, counts: Ints) -> tuple[float, float]:
+    """The interval of a mean over classes whose units are all alike.
+
+    The classes' own intervals, put together as those of independent figures: the square of its
+    distance from the mean is that of theirs, added (Zou and Donner, 2008). So a class of few units
+    makes it wide by its part in the mean only.
+
+    Args:
+        values: each class's figure [c].
+        counts: each class's units [c], at least 1.
+    """
+    ends = [
+        interval_of_alike(value, count)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True)
+    ]
+    down, up = (np.sqrt(((np.array(end) - values) ** 2).sum()) for end in zip(*ends, strict=True))
+    mean = float(values.mean())
+    return mean - float(down) / len(values), mean + float(up) / len(values)
 
 
 def bootstrap_mean_interval(
@@ -136,15 +201,21 @@ def bootstrap_mean_interval(
         resamples: how often as many values or persons are drawn with replacement.
         seed: of the draws.
     """
-    if len(values if unit is None else np.unique(unit)) < 2:
+    count = len(values if unit is None else np.unique(unit))
+    if count < 2:
         return limits
     random = np.random.default_rng(seed)
     if unit is not None:
         sums, counts = np.bincount(unit, values), np.bincount(unit)
         weights = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
-        return _percentiles((weights @ sums) / (weights @ counts))
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
-    return _percentiles(np.array(means))
+        means = (weights @ sums) / (weights @ counts)
+    else:
+        means = np.array(
+            [values[random.integers(0, count, count)].mean() for _ in range(resamples)]
+        )
+    if np.ptp(means) < ALIKE:
+        return interval_of_alike(float(values.mean()), count, limits)
+    return _percentiles(means)
 
 
 def _percentiles(values: Floats) -> tuple[float, float]:
@@ -205,12 +276,28 @@ def mean_variance(values: Floats, unit: Ints) -> float:
     return float((rest**2).sum() * len(counts) / (len(counts) - 1) / len(values) ** 2)
 
 
+def accuracy_estimate(runs: Sequence[tuple[Floats, Ints]]) -> Estimate:
+    """The mean accuracy over seeds on a sample of images, with its interval.
+
+    That of `estimate`; where seeds and persons are all alike, that of `interval_of_alike`.
+
+    Args:
+        runs: of each seed, whether each image is right [n], and its person [n]; see `units`.
+    """
+    sampling = float(np.mean([mean_variance(*run) for run in runs]))
+    result = estimate([float(right.mean()) for right, _ in runs], sampling)
+    if result.high - result.low > ALIKE:
+        return result
+    low, high = interval_of_alike(result.mean, min(len(np.unique(unit)) for _, unit in runs))
+    return Estimate(result.mean, low, high, result.p_value)
+
+
 def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
     """How much more often one method is right than another, on the same images and seeds.
 
     A single person says nothing of others: from -1 to 1, p = 1. Where n persons all differ alike,
-    p is at least 2^(1 - n), that of the exact sign test, and others, of whom there may be a
-    fraction 1 - 0.025^(1 / n) (Clopper and Pearson, 1934), may differ by anything in -1 to 1.
+    p is at least 2^(1 - n), that of the exact sign test, and the interval is that of
+    `interval_of_alike`.
 
     Args:
         first: whether each seed of the first is right on each image [s n].
@@ -222,11 +309,10 @@ def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
     if persons < 2:
         return Estimate(mean, -1.0, 1.0, 1.0)
     result = estimate(difference.mean(1).tolist(), mean_variance(difference.mean(0), unit))
-    if mean == 0 or result.high - result.low > 1e-9:
+    if mean == 0 or result.high - result.low > ALIKE:
         return result
-    others = 1 - ((1 - LEVEL) / 2) ** (1 / persons)
-    seen = (1 - others) * mean
-    return Estimate(mean, seen - others, seen + others, 2.0 ** (1 - persons))
+    low, high = interval_of_alike(mean, persons, (-1.0, 1.0))
+    return Estimate(mean, low, high, 2.0 ** (1 - persons))
 
 
 def sign_flips(

@@ -340,7 +340,7 @@ def verdict(
     """Whether the published number lies in our 95 % interval, where the two can be compared.
 
     The interval is that of the mean over seeds on test images that are a sample; see
-    `significance.estimate`.
+    `significance.accuracy_estimate`.
     """
     if row.quoted:
         return ""
@@ -350,12 +350,9 @@ def verdict(
         return "other data or encoder"
     if different:
         return f"not comparable: {', '.join(different)}"
-    from fervor.evaluation.significance import estimate, mean_variance
+    from fervor.evaluation.significance import accuracy_estimate
 
-    samples = [mean_variance(*_correct(result)) for result in ours.results.values()]
-    outcome = estimate(
-        [result["accuracy"] for result in ours.results.values()], statistics.mean(samples)
-    )
+    outcome = accuracy_estimate([_correct(result) for result in ours.results.values()])
     if 100 * outcome.low <= published <= 100 * outcome.high:
         return "within"
     return "below" if 100 * outcome.mean < published else "above"

@@ -141,6 +141,15 @@ def test_the_page_needs_no_other_file(written: Path) -> None:
         assert word in words
 
 
+def test_the_page_gives_the_interval_of_the_result_file(written: Path) -> None:
+    result = json.loads(written.read_text(encoding="utf-8"))
+    rows = {row[0]: row[2] for row in report._figures(result)}
+    low, high = result["accuracy_interval"]
+    assert rows["accuracy"] == f"{low:.2%} to {high:.2%}"
+    low, high = result["bootstrap_intervals"]["macro_f1"]
+    assert rows["macro F1"] == f"{low:.2%} to {high:.2%}"
+
+
 def test_the_comparison_counts_the_same_pictures(written: Path) -> None:
     result = json.loads(written.read_text())
     other = result["comparison"]

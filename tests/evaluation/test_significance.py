@@ -13,6 +13,7 @@ from scipy import stats
 from fervor.evaluation import significance
 from fervor.evaluation.metrics import confusion, per_class
 from fervor.evaluation.significance import (
+    accuracy_estimate,
     accuracy_interval,
     bootstrap_intervals,
     bootstrap_mean_interval,
@@ -22,6 +23,7 @@ from fervor.evaluation.significance import (
     gain,
     grouped_intervals,
     holm,
+    interval_of_alike,
     mcnemar,
     mean_variance,
     sign_flips,
@@ -307,6 +309,84 @@ def test_a_constant_difference_is_as_sure_as_the_exact_test(count: int) -> None:
     assert half.low < half.mean == 0.5 < half.high < 1
     assert half.p_value == result.p_value
     assert gain(first, first, np.arange(count)) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 12, 40, 1000])
+def test_persons_who_are_all_right_leave_others_open(count: int) -> None:
+    """The lower end is the accuracy that all n persons have with a probability of 2.5 %."""
+    exact = stats.binomtest(count, count).proportion_ci(0.95, method="exact")
+    unit = np.repeat(np.arange(count), 6)
+    label = np.arange(6 * count) % 3
+    expected = pytest.approx((exact.low, 1))
+    assert interval_of_alike(1, count) == expected
+    intervals = grouped_intervals(label, label, unit, 3, resamples=50)
+    assert intervals["accuracy"] == expected
+    right = np.ones(len(unit))
+    assert bootstrap_mean_interval(right, unit=unit, resamples=50) == expected
+    assert accuracy_estimate([(right, unit)] * 2)[1:3] == expected
+    low, high = bootstrap_mean_interval(1 - right, unit=unit, resamples=50)
+    assert (1 - high, 1 - low) == expected
+    table = np.diag([count, 0])
+    assert set(bootstrap_intervals(table, resamples=50).values()) == {intervals["accuracy"]}
+    # three classes, each seen in all persons
+    assert intervals["macro_f1"] == intervals["mean_class_accuracy"]
+    low, high = intervals["mean_class_accuracy"]
+    assert (high, 1 - low) == (1, pytest.approx((1 - exact.low) / math.sqrt(3)))
+
+
+def test_persons_who_are_alike_but_not_right_leave_others_open() -> None:
+    unit = np.repeat(np.arange(5), 4)
+    right = np.tile([1.0, 1, 1, 0], 5)
+    others = 1 - 0.025 ** (1 / 5)
+    expected = pytest.approx((0.75 - 0.75 * others, 0.75 + 0.25 * others))
+    assert bootstrap_mean_interval(right, unit=unit) == expected
+    label = np.zeros(20, np.int64)
+    assert grouped_intervals(label, 1 - right.astype(int), unit, 2)["accuracy"] == expected
+    assert accuracy_estimate([(right, unit)])[1:3] == expected
+    twice = bootstrap_mean_interval(2 * right, unit=unit, limits=(0, 2))
+    assert (twice[0] / 2, twice[1] / 2) == expected
+
+
+def test_a_class_of_one_image_is_wide_by_its_part_in_the_mean() -> None:
+    intervals = bootstrap_intervals(np.diag([1000, 1000, 1000, 1]), resamples=50)
+    low, high = intervals["mean_class_accuracy"]
+    assert (low, high) == (pytest.approx(1 - 0.975 / 4, abs=1e-4), 1)
+    assert intervals["accuracy"][0] > 0.998
+    wrong = bootstrap_intervals(np.array([[0, 50], [50, 0]]), resamples=50)
+    assert wrong["mean_class_accuracy"][0] == 0 < wrong["mean_class_accuracy"][1] < 0.06
+
+
+def test_intervals_of_few_persons_who_are_mostly_right_hold_the_truth() -> None:
+    """Seven of ten samples have no error; without an interval there they would all miss."""
+    random = np.random.default_rng(9)
+    unit, label = np.repeat(np.arange(10), 4), np.arange(40) % 2
+    caught = {"accuracy": 0, "mean_class_accuracy": 0, "macro_f1": 0}
+    alone = analytic = errorless = 0
+    for trial in range(200):
+        right = (random.random(10) < 0.965)[unit]
+        intervals = grouped_intervals(
+            label, np.where(right, label, 1 - label), unit, 2, resamples=100, seed=trial
+        )
+        for name in caught:
+            low, high = intervals[name]
+            caught[name] += low <= 0.965 <= high
+        low, high = bootstrap_mean_interval(right.astype(float), unit=unit, resamples=100)
+        alone += low <= 0.965 <= high
+        low, high = accuracy_estimate([(right.astype(float), unit)])[1:3]
+        analytic += low <= 0.965 <= high
+        errorless += right.all()
+    assert 0.6 < errorless / 200 < 0.8
+    assert min(*caught.values(), alone, analytic) / 200 >= 0.95
+
+
+def test_an_estimate_of_accuracy_is_that_of_its_seeds_and_persons() -> None:
+    random = np.random.default_rng(4)
+    unit = np.arange(300) // 3
+    runs = [((random.random(300) < 0.8).astype(float), unit) for _ in range(3)]
+    sampling = np.mean([mean_variance(*run) for run in runs])
+    assert accuracy_estimate(runs) == estimate([run[0].mean() for run in runs], sampling)
+    one = np.zeros(300, np.int64)
+    assert accuracy_estimate([(runs[0][0], one)])[1:3] == (-math.inf, math.inf)
 
 
 def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from fervor.data.datasets import Sample
 from fervor.errors import UsageError
-from fervor.evaluation.significance import accuracy_interval, equal_proportions
+from fervor.evaluation.significance import accuracy_interval, equal_proportions, interval_of_alike
 from fervor.evaluation.subgroups import by_attributes
 
 
@@ -52,3 +52,5 @@ def test_groups_of_persons_are_compared_by_person() -> None:
     correct = np.array([n < 10 for n in range(20)])
     result = by_attributes(people, correct, ["age"])["age"]
     assert result["test"] == "permutation of persons" and result["p_value"] < 0.02
+    assert result["groups"]["0"]["accuracy_interval"] == list(interval_of_alike(1, 5))
+    assert result["groups"]["1"]["accuracy_interval"] == list(interval_of_alike(0, 5))

@@ -214,6 +214,14 @@ def test_few_seeds_are_judged_by_students_interval() -> None:
     assert verdict(alone, 90 + 1.96 * math.sqrt(90 * 10 / 1000) + 0.05, Row("x")) == "below"
 
 
+def test_all_right_on_few_images_is_not_above_nearly_all_right() -> None:
+    ours = SeedResults({n: {"accuracy": 1.0, "count": 12} for n in range(3)})
+    assert verdict(ours, 99.7, Row("x")) == "within"
+    assert verdict(ours, 70, Row("x")) == "above"
+    many = SeedResults({0: {"accuracy": 1.0, "count": 5000}})
+    assert verdict(many, 99.7, Row("x")) == "above"
+
+
 def test_seeds_that_are_asked_for() -> None:
     ke = table("ke-table2")
     assert seeds_of("3", ke) == (0, 1, 2) and seeds_of("paper", ke) == (29,)
