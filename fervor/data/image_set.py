@@ -143,17 +143,17 @@ def hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """Split off a validation share, class by class; at least one image of a class stays.
 
-    Images of one group stay together, so that their share of a class is only nearly the one asked
-    for.
+    Images of one group stay together, and so do faces of one photograph; their share of a class is
+    then only nearly the one asked for.
     """
     generator = torch.Generator().manual_seed(seed)
     unknown = sorted({sample.label for sample in samples} - set(labels))
     if unknown:
         raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
     number = torch.tensor([labels.index(sample.label) for sample in samples])
+    groups = [sample.group or sample.photograph for sample in samples]
     grouped = any(sample.group for sample in samples)
-    if grouped:
-        groups = [sample.group for sample in samples]
+    if grouped or len({*groups} - {""}) < sum(map(bool, groups)):  # else each is by itself
         mask = _validation_groups(number, groups, len(labels), fraction, generator)
     else:
         mask = _validation_images(number, len(labels), fraction, generator)

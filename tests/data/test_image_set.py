@@ -659,6 +659,28 @@ def test_many_groups_come_near_the_share() -> None:
     assert all(6 <= count <= 10 for count in counts)  # 8 of 32 each
 
 
+def test_faces_of_one_photograph_stay_on_one_side() -> None:
+    numbers = [row % 5 for row in range(200)]
+    shown = [
+        dataclasses.replace(sample, photograph=f"{row // 4 if row < 80 else row}.jpg")
+        for row, sample in enumerate(labelled(numbers))
+    ]
+    train, valid = hold_out(shown, NAMES, 0.25, seed=1)
+    assert not {sample.photograph for sample in train} & {sample.photograph for sample in valid}
+    assert all(8 <= sum(sample.label == name for sample in valid) <= 12 for name in NAMES)
+
+
+def test_photographs_of_one_face_are_held_out_as_images_are() -> None:
+    plain = labelled([row * row % 5 for row in range(60)])
+    shown = [
+        dataclasses.replace(sample, photograph=f"{row}.jpg") for row, sample in enumerate(plain)
+    ]
+    expected = [sample.path for sample in hold_out(plain, NAMES, 0.2, seed=3)[1]]
+    assert [sample.path for sample in hold_out(shown, NAMES, 0.2, seed=3)[1]] == expected
+    stored = [7, 8, 9, 11, 17, 24, 28, 34, 44, 45, 48, 50]
+    assert [int(path) for path in expected] == stored
+
+
 # The cache
 
 

@@ -167,7 +167,7 @@ def _from_list(root: Path, split: str, names: Sequence[str]) -> list[Sample]:
         if (cells[0], box) in seen:
             raise DataError(f"{where} names {cells[0]} for the second time")
         seen.add((cells[0], box))
-        samples.append(Sample(f"{images}/{cells[0]}", label, box=box))
+        samples.append(Sample(f"{images}/{cells[0]}", label, box=box, photograph=cells[0]))
     if unboxed:
         logger.warning(
             "%s: %s without area; pictures with one are taken whole", path, counted(unboxed, "box")

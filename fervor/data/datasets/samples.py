@@ -23,6 +23,8 @@ class Sample:
         side: width and height of `pixels`.
         box: x, y, width, height of the face in the file's pixels; None where the image is one.
         group: what must not be torn apart by a split (a subject, a recording); empty for none.
+        photograph: the file that `box` is in, also of an aligned crop; empty for none. Faces of one
+            photograph stay on one side of a held-out part.
         attributes: what else is known of the image (gender, age), for accuracy by group alone.
     """
 
@@ -33,6 +35,7 @@ class Sample:
     side: int = 0
     box: Box | None = None
     group: str = ""
+    photograph: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
 
 

@@ -90,6 +90,7 @@ def test_the_original_release_has_boxes(tmp_path: Path) -> None:
     assert [sample.label for sample in samples[:8]] == list(EXPRESSIONS)
     assert samples[0].box == (3.0, 2.0, 30.0, 40.0)  # the fourth row: three are no expressions
     assert Path(samples[0].path).parent == tmp_path / IMAGES / "1"
+    assert all(sample.path == f"{tmp_path / IMAGES}/{sample.photograph}" for sample in samples)
 
 
 @pytest.mark.usefixtures("small_counts")
