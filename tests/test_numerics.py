@@ -25,6 +25,12 @@ Rows = st.lists(
 )
 TARGET = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
 
+
+def cross_similarity(a: Tensor, b: Tensor) -> Tensor:
+    distance = distances(a[None], b[None])
+    return place_weights(similarity_of(distance), distance, 1).square().sum()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "similarity": lambda a, b, c: losses.text_similarity_loss(
         losses.similarities(a, b) / 0.01, TARGET
@@ -44,11 +50,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "class means": lambda a, b, c: losses.class_means(
         F.normalize(a, dim=-1), torch.tensor([0, 2]), 3
     ).sum(),
-    "cross similarity": lambda a, b, c: (
-        place_weights(
-            similarity_of(distances(F.normalize(a)[None], F.normalize(b)[None])), 1
-        ).square()
-    ).sum(),
+    "cross similarity": lambda a, b, c: cross_similarity(F.normalize(a), F.normalize(b)),
 }
 
 

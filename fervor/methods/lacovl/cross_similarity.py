@@ -14,6 +14,9 @@ from fervor.models.layers import EPS, feed_forward
 
 
 Extremes = Literal["pair", "batch"]
+FLAT = 1e-3
+"""Of a pair's largest distance: the least length that a row of similarities is divided by (ours).
+Rounding and the gradient of distances that are alike would be blown up without bound."""
 
 
 def distances(
@@ -39,13 +42,16 @@ def similarity_of(
     return distance.amax(dim=(1, 2), keepdim=True) - distance
 
 
-def place_weights(similarity: Float[Tensor, "b n m"], axis: int) -> Float[Tensor, "b k"]:
+def place_weights(
+    similarity: Float[Tensor, "b n m"], distance: Float[Tensor, "b n m"], axis: int
+) -> Float[Tensor, "b k"]:
     """Weight of each place along `axis`: how similar the other image's places are to it.
 
-    Each row of the other image's places has length 1 before the rows are added; the weights sum
-    to 1.
+    Each row of the other image's places has length 1 before the rows are added, or less where the
+    pair's distances are all alike (`FLAT`); the weights sum to 1.
     """
-    length = similarity.norm(dim=axis, keepdim=True).clamp_min(1e-12)
+    least = FLAT * distance.detach().amax(dim=(1, 2), keepdim=True)
+    length = similarity.norm(dim=axis, keepdim=True).clamp_min(least)
     other = 3 - axis
     return torch.softmax((similarity / length).sum(dim=other), dim=1)
 
@@ -77,10 +83,11 @@ class CrossSimilarityAttention(nn.Module):
         keys_partner, values_partner = self.key_value(partner).chunk(2, dim=-1)
         # in training alone a batch's extremes may decide: a prediction is of its image alone
         extremes: Extremes = self.extremes if self.training else "pair"
-        similarity = similarity_of(distances(keys_partner, keys_anchor), extremes=extremes)
+        distance = distances(keys_partner, keys_anchor)
+        similarity = similarity_of(distance, extremes=extremes)
         return (
-            self._grown(anchor, values_anchor, place_weights(similarity, 2)),
-            self._grown(partner, values_partner, place_weights(similarity, 1)),
+            self._grown(anchor, values_anchor, place_weights(similarity, distance, 2)),
+            self._grown(partner, values_partner, place_weights(similarity, distance, 1)),
         )
 
     def _grown(self, tokens: Tensor, values: Tensor, weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fervor.methods.lacovl.cross_similarity import (
+    FLAT,
     CrossSimilarityAttention,
     distances,
     place_weights,
@@ -104,16 +105,37 @@ def test_a_pair_s_own_extremes_are_its_own_affair() -> None:
 def test_shares_sum_to_one_and_rise_with_similarity(count: int, places: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries, keys = torch.randn(2, count, places, 4, generator=generator)
-    similarity = similarity_of(distances(queries, keys))
+    distance = distances(queries, keys)
+    similarity = similarity_of(distance)
     assert (similarity >= 0).all()
     assert similarity.amin((1, 2)).eq(0).all()
     for axis in (1, 2):
-        weight = place_weights(similarity, axis)
+        weight = place_weights(similarity, distance, axis)
         torch.testing.assert_close(weight.sum(1), torch.ones(count))
     if places > 1:
         nearer = similarity.clone()
         nearer[:, :, 0] = similarity.amax() + 1
-        assert (place_weights(nearer, 2)[:, 0] >= place_weights(similarity, 2)[:, 0]).all()
+        before, after = (place_weights(one, distance, 2)[:, 0] for one in (similarity, nearer))
+        assert (after >= before).all()
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-2])
+def test_tokens_that_are_all_alike_have_a_small_gradient(spread: float) -> None:
+    """The slope is at most a thousand over the distance, at any size of the tokens."""
+    generator = torch.Generator().manual_seed(3)
+    for size in (0.1, 1.0, 100.0):
+        middle = torch.randn(2, 1, 1, 16, generator=generator)
+        noise = torch.randn(2, 1, 8, 16, generator=generator)
+        tokens = size * (middle + spread * noise)
+        tokens.requires_grad_()
+        distance = distances(tokens[0], tokens[1])
+        weight = place_weights(similarity_of(distance), distance, 1)
+        (weight * torch.arange(8)).sum().backward()
+        assert tokens.grad is not None
+        slope = float(tokens.grad.abs().max() * distance.detach().max())
+        assert slope < 8 / FLAT
+        if spread < 1e-6:  # what is left is rounding: no place is more alike than another
+            torch.testing.assert_close(weight, torch.full((1, 8), 1 / 8), atol=0.01, rtol=0)
 
 
 def test_distances_are_euclids_and_their_gradient_is_finite_at_zero() -> None:
