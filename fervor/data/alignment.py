@@ -83,9 +83,8 @@ def align(
     written = [folder / name for name in (MANIFEST, SETTINGS, PART)]
     written += [folder / one.row["file"] for one in tasks]
     inputs = [one.sample.path for one in tasks]
-    inputs += (
-        [] if (folder / SETTINGS).is_file() else [root]
-    )  # whose files are not an earlier run's
+    if not (folder / SETTINGS).is_file():  # else its files are an earlier run's
+        inputs.append(root)
     check_inputs_stay(f"out {output}", written, inputs, kind="folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
