@@ -7,6 +7,7 @@ own files, and the manifest only says which crop stands for which image.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,28 +128,31 @@ class _Task:
 def _tasks(splits: dict[str, list[Sample]], root: Path) -> list[_Task]:
     """Each image (and face of it) once, in the splits' order."""
     tasks: dict[Place, _Task] = {}
-    faces: dict[str, int] = {}
     for split, samples in splits.items():
         for sample in samples:
             source, box = source_of(sample, root), sample.box
             if (source, box) in tasks:
                 continue
-            faces[source] = faces.get(source, -1) + 1
             row = {
                 "source": source,
                 "split": split,
                 "label": sample.label,
                 "annotated": None if box is None else list(box),
-                "file": _file_name(source, faces[source]),
+                "file": _file_name(source, box),
             }
             tasks[source, box] = _Task(row, sample)
     return list(tasks.values())
 
 
-def _file_name(source: str, face: int) -> str:
-    """Where a crop is stored, below the output folder and nowhere else."""
+def _file_name(source: str, box: Box | None) -> str:
+    """Where a crop is stored, below the output folder and nowhere else.
+
+    An annotated face is named by its box: a number among the faces of one protocol would be
+    another face's under the next.
+    """
     inside = source if not source.startswith("../") else f"outside/{_short(source)}"
-    return f"{IMAGES}/{inside}{f'.{face}' if face else ''}.png"
+    face = "" if box is None else "." + "_".join(f"{value:.10g}" for value in box)
+    return f"{IMAGES}/{inside}{face}.png"
 
 
 def _short(source: str) -> str:
@@ -157,13 +161,12 @@ def _short(source: str) -> str:
 
 def _aligned(tasks: Sequence[_Task], settings: Settings, folder: Path, threads: int) -> list[Row]:
     """The rows of all images, written to the manifest; those of other protocols stay in it."""
-    earlier = _begun(settings, folder)
-    rows_by_place = {place_of(row): row for row in earlier}
+    rows_by_place = _reliable({place_of(row): row for row in _begun(settings, folder)})
     done: dict[Place, Row] = {}
     for one in tasks:
         row = rows_by_place.get(one.place)
         if row is not None and _unchanged(row, one, folder):
-            done[one.place] = {**row, **one.row}
+            done[one.place] = {**row, **one.row, "file": row["file"]}
     open_ones = [one for one in tasks if one.place not in done]
     with (folder / PART).open("a", encoding="utf-8") as part:
         for row in _processed(open_ones, settings, folder, threads, len(tasks)):
@@ -196,11 +199,24 @@ def _begun(settings: Settings, folder: Path) -> list[Row]:
     return [*rows_of(folder / MANIFEST), *part]
 
 
+def _reliable(rows: dict[Place, Row]) -> dict[Place, Row]:
+    """The rows without those whose crop may be another face's.
+
+    Version 0.1 numbered the faces of an image, under each protocol anew.
+    """
+    faces = Counter(source for source, _ in rows)
+    return {
+        (source, box): row
+        for (source, box), row in rows.items()
+        if faces[source] == 1 or row["file"] in (None, _file_name(source, box))
+    }
+
+
 def _unchanged(row: Row, one: _Task, folder: Path) -> bool:
     """Whether a row still holds: the same image, and its crop is there."""
-    present = row["status"] == "skipped" or (folder / one.row["file"]).is_file()
-    same: bool = row["status"] != "error" and row["state"] == state_of(one.sample.path)
-    return present and same
+    if row["status"] == "error" or row["state"] != state_of(one.sample.path):
+        return False
+    return row["status"] == "skipped" or bool(row["file"] and (folder / row["file"]).is_file())
 
 
 def _processed(

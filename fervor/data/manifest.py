@@ -5,6 +5,7 @@ align.json holds the settings, manifest.jsonl one line for each image (`fervor.d
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,7 @@ def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) ->
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} is not finished: run fervor data align again, it goes on")
     rows = {place_of(row): row for row in rows_of(folder / MANIFEST)}
+    users = Counter((row["source"], row["file"]) for row in rows.values() if _has_crop(row))
     aligned_samples = []
     for sample in samples:
         row = rows.get((source_of(sample, Path(root)), sample.box))
@@ -87,9 +89,18 @@ def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) ->
             raise DataError(f"{row['error']}: mend or remove it, then run fervor data align again")
         if row["state"] is not None and row["state"][0] != os.path.getsize(sample.path):
             raise DataError(f"{sample.path} has changed: run fervor data align again")
-        if row["status"] != "skipped":
+        if users[row["source"], row["file"]] > 1:  # version 0.1, under a second protocol
+            raise DataError(
+                f"{folder} has one crop for several faces of {sample.path}: run fervor data align "
+                "again"
+            )
+        if _has_crop(row):
             aligned_samples.append(replace(sample, path=str(folder / row["file"]), box=None))
     return aligned_samples
+
+
+def _has_crop(row: Row) -> bool:
+    return row["status"] not in ("skipped", "error")
 
 
 def source_of(sample: Sample, root: Path) -> str:
@@ -133,10 +144,14 @@ def _check(row: Any, path: Path) -> None:
     inside = file is None or (isinstance(file, str) and not {"", ".."} & {*file.split("/")})
     if not inside or not isinstance(row["source"], str):
         raise _strange(path, f"the file {file!r:.60}, which is none below the folder")
-    if not (box is None or (isinstance(box, list) and len(box) == 4)):
+    if box is not None and not (isinstance(box, list) and _are_numbers(box) and len(box) == 4):
         raise _strange(path, f"the box {box!r:.60}")
     if not (state is None or (isinstance(state, list) and len(state) == 2)):
         raise _strange(path, f"the state {state!r:.60}")
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _strange(path: Path, what: str) -> DataError:

@@ -263,6 +263,80 @@ def test_another_protocols_pictures_are_added(
     assert len(substitute(found, "folder", str(root), str(output))) == 3
 
 
+def two_faces(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    """One picture with two faces: under `few` the data set has the second alone."""
+    samples = samples_with_boxes(root)[1:]
+    monkeypatch.setattr(folder, "PROTOCOLS", ("all", "few"))
+
+    def read(root: Path, split: str, *, protocol: str, **given: str) -> list[Sample]:
+        return (samples[1:] if protocol == "few" else samples) if split == "train" else []
+
+    monkeypatch.setattr(folder, "read", read)
+    return samples
+
+
+def check_crops(samples: Sequence[Sample], root: Path, output: Path) -> None:
+    """Each sample's crop is of the face in its own box."""
+    picture = np.asarray(Image.open(root / "two.png"))
+    faces = FaceDetector().detect([picture])[0]
+    for sample, crop_sample in zip(
+        samples, substitute(samples, "folder", str(root), str(output)), strict=True
+    ):
+        (face,) = [face for face in faces if face.box == sample.box]
+        stored = np.asarray(Image.open(crop_sample.path).convert("RGB"))
+        assert np.array_equal(stored, crop(picture, face, 32))
+
+
+@pytest.mark.parametrize("order", [("all", "few"), ("few", "all"), ("few", "all", "few")])
+def test_each_face_keeps_its_crop_under_every_protocol(
+    order: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    samples = two_faces(root, monkeypatch)
+    for protocol in order:
+        align("folder", str(root), str(output), protocol=protocol, size=32)
+    check_crops(samples, root, output)
+    monkeypatch.setattr(FaceDetector, "detect", lambda *given: pytest.fail("it looked again"))
+    align("folder", str(root), str(output), protocol=order[0], size=32)
+
+
+def test_crops_that_version_0_1_mixed_up_are_cut_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It numbered an image's faces, so that two rows could name one file."""
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    samples = two_faces(root, monkeypatch)
+    align("folder", str(root), str(output), protocol="all", size=32)
+    manifest = output / MANIFEST
+    rows = [{**row, "file": "pictures/two.png.png"} for row in rows_of(output)]
+    for row in rows[:1]:
+        os.rename(output / rows_of(output)[0]["file"], output / row["file"])
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"one crop for several faces of .*two\.png: run fervor"):
+        substitute(samples, "folder", str(root), str(output))
+    align("folder", str(root), str(output), protocol="all", size=32)
+    check_crops(samples, root, output)
+
+
+def test_a_folder_of_version_0_1_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only face of an image had the image's name."""
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    samples = two_faces(root, monkeypatch)
+    align("folder", str(root), str(output), protocol="few", size=32)
+    (row,) = rows_of(output)
+    os.rename(output / row["file"], output / "pictures/two.png.png")
+    (output / MANIFEST).write_text(json.dumps({**row, "file": "pictures/two.png.png"}) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceDetector, "detect", lambda *given: pytest.fail("it looked again"))
+        align("folder", str(root), str(output), protocol="few", size=32)
+    check_crops(samples[1:], root, output)
+    align("folder", str(root), str(output), protocol="all", size=32)
+    check_crops(samples, root, output)
+
+
 def test_an_unreadable_picture_is_listed_and_stops_training(tmp_path: Path) -> None:
     root, output = tmp_path / "set", tmp_path / "out"
     (root / "anger").mkdir(parents=True)
