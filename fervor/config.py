@@ -320,6 +320,7 @@ HIGHEST = {
     "workers": 1024,
     "processes": 1024,
     "threads": 1024,
+    "seed": 2**32 - 1,  # numpy's own
 }
 
 LOWEST: dict[str, float] = {

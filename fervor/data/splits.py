@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from fervor.data import datasets
 from fervor.data.datasets import subsets
 from fervor.data.image_set import ImageSet, hold_out, read_images
 from fervor.data.manifest import settings_of, substitute
-from fervor.errors import UsageError, counted
+from fervor.errors import DataError, UsageError, counted
 
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
     Raises:
         UsageError: no test split under `paper`, or one protocol for training and another for a
             selection that is held out of train.
-        DataError: a training image is of a class that the protocol does not have.
+        DataError: there are no training images, none of a class that is asked for, or one of a
+            class that the protocol does not have.
     """
     data, encoder, seed = pipeline.data, pipeline.encoder, pipeline.seed
 
@@ -43,9 +44,9 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
     split = "test" if selection == "paper" else "valid"
     shots, selected = subsets.shots(data.subset), samples(split, data.protocol)
     train = samples("train", data.train_protocol or data.protocol)
-    labels = subsets.class_names(data.classes) or datasets.labels_of(
-        data.name, train, data.protocol
-    )
+    classes = subsets.class_names(data.classes)
+    _check_train(train, data, classes)
+    labels = classes or datasets.labels_of(data.name, train, data.protocol)
     if not selected and selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
     selected_on = split
@@ -73,6 +74,36 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
         )
 
     return Splits(labels, images(train), images(selected), selected_on)
+
+
+def _check_train(train: Sequence[datasets.Sample], data: Data, classes: Sequence[str]) -> None:
+    """Look whether there is something to train on, of each class that is asked for.
+
+    Raises:
+        DataError: there is not.
+    """
+
+    def load(split: str, protocol: str) -> list[datasets.Sample]:
+        return load_samples(replace(data, classes="", aligned=""), split, protocol=protocol)[0]
+
+    protocol = datasets.protocol_of(data.name, data.train_protocol or data.protocol)
+    if not train and not load("train", protocol):
+        test = [] if data.fold else load("test", data.protocol)
+        if test and all(sample.group for sample in test):
+            raise DataError(
+                f"{data.name} at {data.root} has no training split: train on nine tenths of its "
+                f"subjects and test on the others with --data.fold 1 to {datasets.FOLDS}"
+            )
+        raise DataError(
+            f"{data.name} at {data.root} has no training pictures: expected the tree that fervor "
+            f"data check {data.name} {data.root} prints"
+        )
+    present = {sample.label for sample in train}
+    if missing := [name for name in classes if name not in present]:
+        raise DataError(
+            f"--data.classes {data.classes}: {data.name} under {protocol} has no training pictures "
+            f"of {', '.join(missing)}"
+        )
 
 
 def restricted(

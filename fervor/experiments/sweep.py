@@ -52,6 +52,8 @@ LOG = ":log"
 RANGE = ".."
 STRIDE = 100_003
 """Between the samplers' seeds of two runs' seeds: more than a sweep has trials."""
+SEEDS = 2**32
+"""How many seeds a sampler knows."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,13 @@ def sweep(
         folder: of the journal, the runs and the rows.
 
     Raises:
-        UsageError: an unknown setting, ranges without a number of trials, a recipe that chooses on
+        UsageError: an unknown setting, a number beyond its limits, ranges without a number of trials, a recipe that chooses on
             test, a folder that holds a sweep of another recipe, seed or settings, or another
             process at work in it.
     """
     if run.selection != "honest":
         raise UsageError("a sweep chooses on validation: expected --selection honest")
+    run.check()
     space = dict(parsed(setting) for setting in vary)
     grid = combinations(space)
     if not trials and grid is None:
@@ -175,7 +178,8 @@ def _study(
         study.set_user_attr(VARIED, sorted(space))
         study.set_user_attr(RUN, dict(settings))
     # a sampler with the same seed would draw the same settings again when a sweep goes on
-    study.sampler = optuna.samplers.TPESampler(seed=STRIDE * settings["seed"] + len(study.trials))
+    seed = (STRIDE * settings["seed"] + len(study.trials)) % SEEDS
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
     return study
 
 

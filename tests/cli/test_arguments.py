@@ -257,6 +257,7 @@ def test_unknown_recipe_lists_the_known() -> None:
         ("--optim.learning_rate=0", "--optim.learning_rate 0.0: expected a number above 0"),
         ("--optim.learning_rate=nan", "--optim.learning_rate nan: expected a number"),
         ("--seed=-1", "--seed -1: expected at least 0"),
+        ("--seed=5000000000", "--seed 5000000000: expected at most 4,294,967,295"),
         ("--data.validation=1.5", "--data.validation 1.5: expected a share, 0 to 1"),
         ("--encoder.size=0", "--encoder.size 0: expected at least 1"),
         ("--processes=0", "--processes 0: expected at least 1"),

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from fervor.config import Data, Encoder, Pipeline, Run
-from fervor.data.datasets import ferplus
+from fervor.data.datasets import ckplus, ferplus
 from fervor.data.splits import read_splits
-from fervor.errors import UsageError
+from fervor.errors import DataError, UsageError
 from fervor.labels import EXPRESSIONS
-from tests.support.drawn import Row, face, rows, write_pictures
+from tests.support.drawn import Row, face, rows, write_folder, write_pictures
+from tests.support.trees import write_ckplus
 
 
 TIED = Row("fer0000090.png", (4, 4, 0, 0, 0, 0, 0, 0, 2, 0), 6)
@@ -23,6 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     splits = ("train", "valid", "test")
     counts = {
         "majority": dict.fromkeys(splits, (1,) * 8),
+        "majority7": dict.fromkeys(splits, (1,) * 7),
         "argmax8": dict.fromkeys(splits, (2, *(1,) * 7)),
     }
     monkeypatch.setattr(ferplus, "COUNTS", {"label.csv": counts})
@@ -68,3 +70,27 @@ def test_what_is_held_out_of_train_has_the_protocol_of_train(tmp_path: Path) -> 
     )
     with pytest.raises(UsageError, match="train and selection share one protocol"):
         read_splits(Pipeline(data, encoder=Encoder(size=48)))
+
+
+def test_a_class_that_is_asked_for_needs_training_pictures(run: Run) -> None:
+    """Contempt has none under the seven classes of `majority7`."""
+    data = replace(run.data, protocol="majority7", classes="happiness,contempt")
+    with pytest.raises(
+        DataError, match=r"happiness,contempt: .* under majority7 has no .*contempt"
+    ):
+        read_splits(replace(run, data=data).pipeline)
+    splits = read_splits(replace(run, data=replace(data, protocol="majority")).pipeline)
+    assert splits.labels == ("happiness", "contempt")
+    assert splits.train.counts() == [1, 1]
+
+
+def test_without_a_training_split_the_reason_is_one_line(tmp_path: Path) -> None:
+    write_ckplus(tmp_path / "ck", {name: count for name, count in ckplus.COUNTS.items() if count})
+    subjects = Data(name="ckplus", root=str(tmp_path / "ck"), cache="")
+    with pytest.raises(DataError, match=r"has no training split: .* with --data\.fold 1 to 10"):
+        read_splits(Pipeline(subjects))
+    write_folder(tmp_path / "faces" / "test", ["happiness", "anger"], 2)
+    faces = Data(name="folder", root=str(tmp_path / "faces"), cache="")
+    for selection in ("honest", "paper"):
+        with pytest.raises(DataError, match=r"faces has no training pictures: expected the tree"):
+            read_splits(Pipeline(faces), selection=selection)  # type: ignore[arg-type]

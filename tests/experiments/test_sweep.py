@@ -234,6 +234,17 @@ def test_ranges_are_drawn_within_their_ends() -> None:
     assert (Path("s") / JOURNAL).is_file()
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_seeds_are_those_of_a_run() -> None:
+    vary = ["options.temperature=0.05..0.5"]
+    for seed in (50_000, 2**32 - 1):
+        found = sweep(replace(RECIPE, seed=seed), vary, trials=1, folder=Path(f"s{seed}"))
+        assert [row["seed"] for row in found.rows] == [seed]
+    with pytest.raises(UsageError, match=r"--seed 4294967296: expected at most 4,294,967,295"):
+        sweep(replace(RECIPE, seed=2**32), vary, trials=1, folder=Path("s"))
+    assert not Path("s").exists()
+
+
 def test_values_keep_their_kinds() -> None:
     for words, expected in {
         "options.template=1,9": (1, 9),
