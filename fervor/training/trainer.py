@@ -362,7 +362,11 @@ class Training(lightning.LightningModule):
         self._activity.begin(self.method)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log each part's gradient, before it is clipped."""
+        """Log each part's gradient, before it is clipped; with SAM it is clipped already here."""
+        if self.automatic_optimization:
+            self._log_gradients()
+
+    def _log_gradients(self) -> None:
         if self.global_step == 0 or (self.global_step + 1) % LOG_EVERY == 0:
             norms = gradient_norms(self.method)
             named = {f"gradient/{part}": norm for part, norm in norms.items()}
@@ -401,6 +405,7 @@ class Training(lightning.LightningModule):
 
         def at_the_worse_weights() -> None:
             self.manual_backward(self.method.losses(batch)["loss"])
+            self._log_gradients()
             self.configure_gradient_clipping(optimizer, self.run.optim.clip, "norm")
 
         optimizer.zero_grad()

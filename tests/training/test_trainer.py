@@ -44,6 +44,7 @@ from fervor.methods.ke import KE
 from fervor.plugins import METHODS
 from fervor.recipes import read_settings
 from fervor.training import finalize, trainer
+from fervor.training.activity import gradient_norms
 from fervor.training.trainer import Training, train
 from tests.support import tiny
 from tests.support.drawn import rows, write_folder, write_pictures
@@ -909,6 +910,21 @@ def test_every_kind_of_step_is_clipped_in_one_place(
     optim = {"epochs": 1, "sam": sam, "clip": 0.5, "clip_each": True}
     train(settings(root, tmp_path / "run", optim=optim))
     assert clipped == [0.5] * STEPS
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_gradients_are_logged_before_they_are_clipped(
+    sam: float, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[dict[str, float]] = []
+    monkeypatch.setattr(
+        trainer, "gradient_norms", lambda method: lengths.append(gradient_norms(method)) or {}
+    )
+    for clip in (0.0, 1e-6):
+        optim = {"epochs": 1, "sam": sam, "clip": clip, "name": "adam"}
+        train(settings(root, tmp_path / f"clip{clip}", optim=optim))
+    free, clipped = lengths
+    assert free == clipped and max(free.values()) > 1e-3
 
 
 def test_the_average_is_kept_and_does_not_change_the_training(
