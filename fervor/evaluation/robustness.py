@@ -71,8 +71,11 @@ def robustness(
         report: draw accuracy over severity too.
 
     Raises:
-        UsageError: the baseline's file is of other images, or matplotlib is missing.
+        UsageError: the baseline's file is of other images, a seed below 0, or matplotlib is
+            missing.
     """
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected at least 0")
     draw = _drawer() if report else None
     other = None
     if baseline.endswith(".json"):

@@ -83,9 +83,9 @@ def sweep(
         folder: of the journal, the runs and the rows.
 
     Raises:
-        UsageError: an unknown setting, a number beyond its limits, ranges without a number of trials, a recipe that chooses on
-            test, a folder that holds a sweep of another recipe, seed or settings, or another
-            process at work in it.
+        UsageError: an unknown setting, a number beyond its limits, ranges without a number of
+            trials, a recipe that chooses on test, a folder that holds a sweep of another recipe,
+            seed or settings, or another process at work in it.
     """
     if run.selection != "honest":
         raise UsageError("a sweep chooses on validation: expected --selection honest")

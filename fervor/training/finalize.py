@@ -1,10 +1,12 @@
 """The end of a run: its folder becomes a model folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,7 +26,7 @@ from fervor.config import Data, Encoder, Run, SelectionMetric, published_name
 from fervor.data import datasets
 from fervor.data.distillation import read_logits
 from fervor.data.splits import Splits, alignment
-from fervor.errors import ModelError
+from fervor.errors import ModelError, UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary
 from fervor.evaluation.operating_points import fitted_points
@@ -42,17 +44,34 @@ BEST = "best.safetensors"
 METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood")
 """What is measured after each epoch."""
 
+DIVERGED = (
+    "the training has diverged, its answers are not finite: train anew with another --output and a "
+    "lower --optim.learning_rate"
+)
+
 
 def best_epoch(history: Sequence[Mapping[str, Any]], metric: SelectionMetric) -> Mapping[str, Any]:
-    """The row of the epoch to keep, the first of equals; see `config.Run.selection_metric`."""
+    """The row of the epoch to keep, the first of equals; see `config.Run.selection_metric`.
+
+    Raises:
+        UsageError: all epochs have diverged, as runs of version 0.1 could.
+    """
     sign = -1 if metric == "negative_log_likelihood" else 1
-    return max(history, key=lambda row: sign * row[metric])
+    rows = [row for row in history if math.isfinite(row["negative_log_likelihood"])]
+    if not rows:
+        raise UsageError(DIVERGED)
+    return max(rows, key=lambda row: sign * row[metric])
 
 
 def finish(
     method: Method, run: Run, splits: Splits, history: Sequence[Mapping[str, Any]], folder: Path
 ) -> None:
-    """Write the model folder: best weights, temperature, description and card."""
+    """Write the model folder: best weights, temperature, description and card.
+
+    Raises:
+        ModelError: the best weights are damaged.
+        UsageError: their answers are not finite.
+    """
     try:
         tensors = load_file(folder / BEST)
     except (SafetensorError, ValueError) as error:
@@ -60,6 +79,8 @@ def finish(
     build.fill(method, tensors, folder / BEST)
     batches = plain_batches(method, splits.selection, run.pipeline)
     logits = torch_logits(method, batches)
+    if not np.isfinite(logits).all():
+        raise UsageError(DIVERGED)
     label = splits.selection.label.numpy()
     temperature = fitted_temperature(logits, label)
     best = best_epoch(history, run.selection_metric)

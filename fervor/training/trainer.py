@@ -315,6 +315,7 @@ class Training(lightning.LightningModule):
         self.folder = folder
         self.history: list[dict[str, Any]] = []
         self._changes: Mapping[str, tuple[Any, Any]] | None = changes
+        self._losses: list[Tensor] = []  # of the steps since `_check_losses`
         self.begun = False
         count = len(splits.selection)  # of all classes: folders come one class after the other
         faces = splits.selection.subset(torch.arange(0, count, max(1, count // FACES))[:FACES])
@@ -376,14 +377,18 @@ class Training(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Whatever a module draws (drop-path) is a function of seed and epoch."""
         self.begun = True
+        self._losses.clear()
         torch.manual_seed(mixed_seed(self.run.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The method's objective on one batch; with SAM, both passes and the step."""
         batch = batch.to(self.device)
         if self.automatic_optimization:
-            return self._logged(self.method.losses(batch), len(batch.label))
-        return self._sharpness_aware_step(self.method.with_frozen(batch))
+            loss = self._logged(self.method.losses(batch), len(batch.label))
+        else:
+            loss = self._sharpness_aware_step(self.method.with_frozen(batch))
+        self._losses.append(loss.detach())
+        return loss
 
     def _logged(self, losses: Mapping[str, Tensor], count: int) -> Tensor:
         """The loss among them, all of them logged as means over `count` images."""
@@ -416,10 +421,39 @@ class Training(lightning.LightningModule):
         return loss.detach()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        """Move the average; what has made a step is a run, and its folder says so."""
+        """Move the average; what has made a step is a run, and its folder says so.
+
+        Raises:
+            UsageError: a loss is not finite.
+        """
         self.note_start()
+        # elsewhere each look at a loss waits for the device, or for the other processes
+        every = 1 if self.device.type == "cpu" and distributed.world() == 1 else LOG_EVERY
+        if (batch_index + 1) % every == 0:
+            self._check_losses(batch_index + 1)
         if self.average is not None:
             self.average.update_parameters(self.method)
+
+    def _check_losses(self, steps: int) -> None:
+        """Look at the losses since the last look, after so many steps of the epoch.
+
+        Raises:
+            UsageError: one is not finite, in this process or another.
+        """
+        losses = torch.stack(self._losses)
+        self._losses.clear()
+        wrong = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        own = [steps - len(losses) + place + 1 for place in wrong[:1]]
+        everywhere = np.concatenate(distributed.all_gather_arrays(np.array(own, np.int64)))
+        if len(everywhere):
+            raise self._diverged(f"step {everywhere.min()}: the loss is")
+
+    def _diverged(self, what: str) -> UsageError:
+        return UsageError(
+            f"epoch {self.current_epoch + 1}, {what} not finite: train anew with another "
+            "--output and an --optim.learning_rate below "
+            f"{self.run.optim.learning_rate:g}"
+        )
 
     def note_start(self) -> None:
         """Write the configuration once, when all checks lie behind."""
@@ -428,12 +462,21 @@ class Training(lightning.LightningModule):
         self._changes = None
 
     def on_train_epoch_end(self) -> None:
-        """Measure on the selection split; keep the weights if they are the best so far."""
+        """Measure on the selection split; keep the weights if they are the best so far.
+
+        Raises:
+            UsageError: a loss or an answer is not finite.
+        """
+        if self._losses:
+            self._check_losses(self.trainer.num_training_batches)  # type: ignore[arg-type]
         distributed.align_buffers(self.method)  # BatchNorm's statistics are each process's own
         if self.average is not None:
             distributed.align_buffers(self.average)
         label = self.splits.selection.label.numpy()
-        figures = summary(softmax(self._selection_logits()), label, self.splits.labels)
+        logits = self._selection_logits()
+        if not np.isfinite(logits).all():
+            raise self._diverged(f"after its last step: an answer on {self.splits.selected_on} is")
+        figures = summary(softmax(logits), label, self.splits.labels)
         row = {
             "epoch": self.current_epoch,
             "selected_on": self.splits.selected_on,

@@ -183,6 +183,11 @@ def test_a_baseline_is_of_the_same_images_and_classes(
             compared(ours, {**ours, **change}, "x")
 
 
+def test_a_seed_below_0_is_one_line(model: str, data: Data) -> None:
+    with pytest.raises(UsageError, match="--seed -1: expected at least 0"):
+        robustness(model, data, seed=-1)
+
+
 def test_stored_results_are_each_others_baselines() -> None:
     """Those of the earliest versions too, which name no annotations."""
     files = sorted((Path(__file__).parents[2] / "results/robustness").rglob("*.json"))

@@ -239,6 +239,24 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+DIVERGES_IN_ONE_PROCESS = """
+import sys
+from fervor.cli.main import main
+from fervor.training.trainer import Training
+
+step = Training.training_step
+
+def spoilt(self, batch, number):
+    loss = step(self, batch, number)
+    if (self.current_epoch, number, self.global_rank) == (1, 1, 1):
+        self._losses[-1] = loss.detach() / 0
+    return loss
+
+Training.training_step = spoilt
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def killed_under_torchrun(recipe: Path, name: str) -> Path:
     """What two processes left of a run after its first epoch."""
     script, folder = recipe.parent / "dies.py", recipe.parent / name
@@ -271,3 +289,16 @@ def test_a_run_of_two_processes_is_that_of_one_and_either_ends_what_the_other_be
         for row, expected in zip(history(run), history(one), strict=True):
             assert row.pop("selected_on") == expected["selected_on"]
             assert row == pytest.approx({name: expected[name] for name in row}, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_where_the_loss_of_one_is_not_finite(recipe: Path) -> None:
+    script, folder = recipe.parent / "diverges.py", recipe.parent / "diverged"
+    script.write_text(DIVERGES_IN_ONE_PROCESS)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", str(script)]
+    words = [sys.executable, *launch, "train", f"--config={recipe}", f"--output={folder}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=quiet())
+    assert done.returncode != 0
+    assert done.stderr.count("epoch 2, step 2: the loss is not finite: train anew") in (1, 2)
+    assert [row["epoch"] for row in history(folder)] == [0]
+    assert not (folder / "model.json").exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -175,6 +176,50 @@ def test_an_epoch_is_kept_by_accuracy_or_likelihood(metric: Any, kept: int) -> N
         )
     ]
     assert finalize.best_epoch(rows, metric) == rows[kept]
+    diverged = {"epoch": 0, "accuracy": 0.9, "negative_log_likelihood": float("nan")}
+    assert finalize.best_epoch([diverged, *rows], metric) == rows[kept]
+    with pytest.raises(UsageError, match="the training has diverged"):
+        finalize.best_epoch([diverged], metric)
+
+
+@pytest.mark.parametrize("changes", [{}, {"sam": 0.05}, {"average": 0.9}], ids=str)
+def test_a_run_that_diverges_stops_at_its_first_step_without_a_loss(
+    changes: dict[str, float], root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    optim = {"learning_rate": 1e30, "warmup_epochs": 0, **changes}
+    with pytest.raises(UsageError, match=r"epoch 1, step 2: the loss is not finite: .*1e\+30"):
+        train(settings(root, tmp_path / "run", optim=optim))
+    assert "loss nan" not in caplog.text
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run" / "history.json").exists()
+
+
+def test_weights_that_answer_nothing_are_not_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of the second epoch spoils them, whose loss was fine."""
+    folder, plain = tmp_path / "run", Training._selection_logits
+
+    def logits(self: Training) -> Any:
+        return plain(self) * (float("nan") if self.current_epoch else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_selection_logits", logits)
+        with pytest.raises(UsageError, match=r"epoch 2, after its last step: an answer on valid"):
+            train(settings(root, folder))
+    assert [row["epoch"] for row in history_of(folder)] == [0]
+    train(settings(root, folder), resume=True)
+    weights = load_file(folder / "weights.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_diverged_run_of_version_0_1_is_not_finished(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finalize, "torch_logits", lambda *given: np.full((12, 4), np.nan))
+    with pytest.raises(UsageError, match=r"has diverged, .* lower --optim\.learning_rate"):
+        train(settings(root, tmp_path / "run", optim={"epochs": 1}))
+    assert not (tmp_path / "run" / "model.json").exists()
 
 
 def test_the_weights_kept_by_likelihood_are_its_epochs(root: Path, tmp_path: Path) -> None:
