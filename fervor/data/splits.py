@@ -1,8 +1,11 @@
 """What a run reads: its training images, and those on which its epoch is chosen."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,25 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """A split's images by number, and the checksum of their names and labels in order."""
+
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Splits:
-    """Training and selection images and their classes; `selected_on` names the split."""
+    """Training and selection images and their classes; `selected_on` names the split.
+
+    `fingerprints` are those of "train" and "selection".
+    """
 
     labels: tuple[str, ...]
     train: ImageSet
     selection: ImageSet
     selected_on: str
+    fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
 
 
 def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Splits:
@@ -73,7 +88,26 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
             cache=data.cache,
         )
 
-    return Splits(labels, images(train), images(selected), selected_on)
+    folder = data.aligned or data.root
+    prints = {"train": fingerprint(train, folder), "selection": fingerprint(selected, folder)}
+    return Splits(labels, images(train), images(selected), selected_on, prints)
+
+
+def fingerprint(samples: Sequence[datasets.Sample], folder: str) -> Fingerprint:
+    """What tells a split from another, wherever its folder lies.
+
+    An image is named by its path below the folder, one outside by its last part alone, and one of
+    a table by its pixels. Of the file's content nothing is read.
+    """
+    digest = hashlib.sha256()
+    inside = os.path.join(os.path.abspath(folder), "")
+    for sample in samples:
+        path = os.path.abspath(sample.path) if sample.path else ""
+        name = path.removeprefix(inside) if path.startswith(inside) else os.path.basename(path)
+        row = [name.replace(os.sep, "/"), sample.label, sorted(sample.votes.items())]
+        digest.update(json.dumps(row).encode())
+        digest.update(sample.pixels)
+    return Fingerprint(len(samples), digest.hexdigest())
 
 
 def _check_train(train: Sequence[datasets.Sample], data: Data, classes: Sequence[str]) -> None:

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 
 from fervor.config import Optim
+from fervor.data.splits import Fingerprint
 from fervor.errors import UsageError, counted
 from fervor.io import provenance
-from fervor.io.typed_json import decoded, read_json, read_object
+from fervor.io.typed_json import decoded, encoded, read_json, read_object
 from fervor.training.activity import ACTIVITY
 
 
@@ -50,9 +51,10 @@ def check_resume(folder: Path, changes: Mapping[str, tuple[Any, Any]], optim: Op
 
 @dataclass(frozen=True, slots=True)
 class _Starts:
-    """What STARTS holds."""
+    """What STARTS holds: each start, and the images of the first that noted them."""
 
     starts: tuple[Mapping[str, Any], ...]
+    data: Mapping[str, Fingerprint] = field(default_factory=dict)
 
 
 def _unnumbered(epochs: Sequence[Mapping[str, Any]]) -> str:
@@ -95,6 +97,35 @@ def check_notes(folder: Path) -> None:
             ) from None
 
 
+def check_data(folder: Path, fingerprints: Mapping[str, Fingerprint]) -> None:
+    """Refuse other images, or other labels, than those that the run began with.
+
+    A hold-out that is drawn anew among others would hold images that were trained on. Runs of
+    version 0.1 have noted none.
+
+    Raises:
+        UsageError: a split differs.
+    """
+    noted = _noted(folder).data
+    for split, use in {"train": "to train on", "selection": "to choose on"}.items():
+        then, now = noted.get(split), fingerprints.get(split)
+        if then is None or now is None or then == now:
+            continue
+        what = f"there are {counted(now.images, 'picture')} {use}, {then.images:,}"
+        if then.images == now.images:
+            what = f"the pictures {use} have other names or labels than"
+        raise UsageError(
+            f"--resume {folder}: {what} when the run began: put them back as they were, or train "
+            "anew with another --output"
+        )
+
+
+def _noted(folder: Path) -> _Starts:
+    path = folder / STARTS
+    notes: _Starts = decoded(_Starts, read_object(path)) if path.is_file() else _Starts(())
+    return notes
+
+
 def epochs_done(folder: Path) -> int:
     """How many epochs a run has behind it."""
     path = folder / HISTORY
@@ -103,14 +134,16 @@ def epochs_done(folder: Path) -> int:
 
 def starts(folder: Path) -> list[dict[str, Any]]:
     """What was noted of each start of a run: epochs done, commit, versions, changed settings."""
-    path = folder / STARTS
-    return list(read_object(path)["starts"]) if path.is_file() else []
+    return [dict(start) for start in _noted(folder).starts]
 
 
 def note_start(
-    folder: Path, settings: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]]
+    folder: Path,
+    settings: Mapping[str, Any],
+    changes: Mapping[str, tuple[Any, Any]],
+    fingerprints: Mapping[str, Fingerprint],
 ) -> None:
-    """Write the run's configuration, and beside the earlier starts this one."""
+    """Write the run's configuration, and beside the earlier starts this one and its images."""
     row = {
         "epoch": epochs_done(folder),
         "commit": provenance.commit(),
@@ -119,8 +152,8 @@ def note_start(
         "changed": sorted(changes.keys() - {"data.root", "data.cache", "output"}),
     }
     provenance.write_text(folder / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False))
-    content = json.dumps({"starts": [*starts(folder), row]}, indent=1)
-    provenance.write_text(folder / STARTS, f"{content}\n")
+    content = {"starts": [*starts(folder), row], "data": encoded(fingerprints)}
+    provenance.write_text(folder / STARTS, f"{json.dumps(content, indent=1)}\n")
 
 
 def _shown(value: Any) -> str:

@@ -49,7 +49,14 @@ from fervor.training.finalize import BEST, LAST, METRICS, best_epoch, finish, fo
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
 from fervor.training.prepare import prepare
 from fervor.training.progress import Progress
-from fervor.training.resume import CONFIG, HISTORY, NOTES, check_resume, note_start
+from fervor.training.resume import (
+    CONFIG,
+    HISTORY,
+    NOTES,
+    check_data,
+    check_resume,
+    note_start,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -68,7 +75,8 @@ def train(run: Run, *, resume: bool = False) -> Path:
     It says what it does to the logger "fervor.training", and shows a bar on a terminal.
 
     Raises:
-        FervorError: a setting, data set or weight file that does not fit.
+        FervorError: a setting, data set or weight file that does not fit, or of a run that goes on
+            has changed.
     """
     run = replace(run, options=with_sentences(run.options))
     check_names(run)
@@ -82,6 +90,8 @@ def train(run: Run, *, resume: bool = False) -> Path:
         networks = build_networks(run)
         logger.info("reads %s", run.data.name)
         splits = read_splits(run.pipeline, selection=run.selection)
+        if resume:
+            check_data(folder, splits.fingerprints)
         method = build_method(run, networks, splits)
         _check_step(method, run.optim.batch_size, trainer.world_size)
         prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
@@ -458,7 +468,8 @@ class Training(lightning.LightningModule):
     def note_start(self) -> None:
         """Write the configuration once, when all checks lie behind."""
         if self._changes is not None and self.trainer.is_global_zero:
-            note_start(self.folder, self.run.resolved(), self._changes)
+            prints = self.splits.fingerprints
+            note_start(self.folder, self.run.resolved(), self._changes, prints)
         self._changes = None
 
     def on_train_epoch_end(self) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fervor.config import Data, Encoder, Pipeline, Run
-from fervor.data.datasets import ckplus, ferplus
-from fervor.data.splits import read_splits
+from fervor.data.datasets import Sample, ckplus, ferplus
+from fervor.data.splits import fingerprint, read_splits
 from fervor.errors import DataError, UsageError
 from fervor.labels import EXPRESSIONS
 from tests.support.drawn import Row, face, rows, write_folder, write_pictures
@@ -94,3 +94,20 @@ def test_without_a_training_split_the_reason_is_one_line(tmp_path: Path) -> None
     for selection in ("honest", "paper"):
         with pytest.raises(DataError, match=r"faces has no training pictures: expected the tree"):
             read_splits(Pipeline(faces), selection=selection)  # type: ignore[arg-type]
+
+
+def test_a_fingerprint_is_of_names_labels_and_votes(tmp_path: Path) -> None:
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    sample = Sample(f"{here}/a/1.png", "anger")
+    first = fingerprint([sample, Sample("/outside/2.png", "fear")], here)
+    assert first.images == 2
+    moved = [Sample(f"{there}/a/1.png", "anger"), Sample("/moved/2.png", "fear")]
+    assert fingerprint(moved, there) == first
+    others = [
+        replace(sample, label="fear"),
+        replace(sample, path=f"{here}/b/1.png"),
+        replace(sample, votes={"anger": 0.5, "fear": 0.5}),
+        Sample("", "anger", pixels=b"12", side=1),
+        Sample("", "anger", pixels=b"13", side=1),
+    ]
+    assert len({fingerprint([one], here).sha256 for one in [sample, *others]}) == 6

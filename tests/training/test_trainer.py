@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -548,7 +549,14 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def half(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **optim: Any) -> None:
+def half(
+    root: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    data: Data | None = None,
+    **optim: Any,
+) -> None:
     """A run that was stopped in its second epoch."""
     plain, calls = KE.losses, []
 
@@ -562,7 +570,7 @@ def half(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **optim: Any
     with monkeypatch.context() as patch:
         patch.setattr(KE, "losses", losses)
         with pytest.raises(KeyboardInterrupt):
-            train(settings(root, folder, optim=optim))
+            train(settings(root, folder, optim=optim, **({"data": data} if data else {})))
     signal.signal(signal.SIGINT, previous)  # Lightning ignores it from then on
 
 
@@ -584,6 +592,45 @@ def test_a_run_goes_on_as_itself_alone(
     assert (first["epoch"], first["changed"]) == (0, [])
     assert (second["epoch"], second["changed"]) == (1, ["threads"])
     assert second["versions"] == versions()
+
+
+def test_a_run_goes_on_with_its_own_images_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hold-out drawn anew among more images would hold some that were trained on."""
+    faces, moved, run = tmp_path / "faces", tmp_path / "moved", tmp_path / "run"
+    write_folder(faces, LABELS, 8)
+    given = {"data": Data(name="folder", root=str(faces), cache="")}
+    half(root, run, monkeypatch, **given)
+    last, added = faces / "anger" / "007.png", faces / "anger" / "000a.png"
+    assert last.is_file()
+    shutil.copy(last, added)
+    message = r"--resume .*run: there are 29 pictures to train on, 28 when the run began: put them"
+    with pytest.raises(UsageError, match=message) as refused:
+        train(settings(root, run, **given), resume=True)
+    assert "\n" not in str(refused.value)
+    last.unlink()
+    with pytest.raises(UsageError, match="to train on have other names or labels than when"):
+        train(settings(root, run, **given), resume=True)
+    added.rename(last)
+    faces.rename(moved)
+    elsewhere = Data(name="folder", root=str(moved), cache="")
+    train(settings(root, run, data=elsewhere), resume=True)
+    assert [sorted(start) for start in info_of(run)["starts"]] == [
+        ["changed", "commit", "epoch", "versions"]
+    ] * 2
+
+
+def test_a_run_of_version_0_1_goes_on_without_its_fingerprint(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    half(root, folder, monkeypatch)
+    notes = json.loads((folder / "starts.json").read_text())
+    assert notes.pop("data").keys() == {"train", "selection"}
+    (folder / "starts.json").write_text(json.dumps(notes))
+    train(settings(root, folder), resume=True)
+    assert json.loads((folder / "starts.json").read_text())["data"]["train"]["images"] == 24
 
 
 def test_epochs_are_added_where_rates_do_not_depend_on_them(
