@@ -442,6 +442,17 @@ def test_half_of_a_batch_is_cropped_at_places_of_its_own() -> None:
     assert set(rows.tolist()) == set(columns.tolist()) == set(range(20, 29))
 
 
+def test_brightness_is_added() -> None:
+    """As its setting says; the ColorJitter of other code multiplies."""
+    halves = torch.full((200, 1, 48, 48), 102, dtype=torch.uint8)
+    halves[..., 24:] = 153
+    torch.manual_seed(0)
+    changed = Augmentation(dataclasses.replace(NONE, brightness=0.2), 48)(halves)
+    left, right = changed[:, 0, 0, 0], changed[:, 0, 0, -1]
+    torch.testing.assert_close(right - left, torch.full((200,), 0.2))
+    assert 0.2 <= float(left.min()) < 0.22 and 0.58 < float(left.max()) <= 0.6001
+
+
 def test_contrast_changes_spread_and_not_brightness() -> None:
     """Each picture has a factor of its own, within the strength asked for."""
     halves = torch.full((200, 1, 48, 48), 102, dtype=torch.uint8)
