@@ -308,6 +308,12 @@ class Pipeline:
     seed: int = 0
 
 
+READING = (
+    *("name", "root", "protocol", "annotations", "fold", "aligned", "faces", "margin"),
+    *("classes", "cache"),
+)
+"""Settings of `Data` that say which images are read, and how; the others concern training alone."""
+
 SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
 """Largest side in pixels, largest number of anything, largest whole number among the options."""
 

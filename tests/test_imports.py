@@ -65,7 +65,7 @@ PACKAGES = {
     "evaluation": package("methods data artifacts faces inference io", never=LIGHTNING, torch=True),
     "training": package("evaluation methods models data artifacts io", torch=True),
     "graphs": package("methods models artifacts data io", never=LIGHTNING, torch=True),
-    "experiments": package("evaluation data artifacts io", never=HEAVY),
+    "experiments": package("evaluation methods data artifacts io", never=HEAVY),
     "cli": package(
         "io faces artifacts prompts inference outputs server data models methods evaluation"
         " training graphs experiments",

@@ -7,10 +7,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fervor.config import Data
 from fervor.data.datasets import Box, Sample
 from fervor.errors import DataError
 from fervor.io.typed_json import read_object
@@ -61,6 +62,11 @@ def settings_of(folder: Path) -> Settings:
         raise DataError(
             f"{folder} holds no readable {SETTINGS}: expected a folder that fervor data align wrote"
         ) from None
+
+
+def alignment(data: Data) -> dict[str, Any] | None:
+    """How the aligned images were made that a run reads; None where it reads the data set's."""
+    return asdict(settings_of(Path(data.aligned))) if data.aligned else None
 
 
 def substitute(samples: Iterable[Sample], name: str, root: str, aligned: str) -> list[Sample]:

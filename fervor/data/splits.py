@@ -5,15 +5,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from fervor.config import Data, Pipeline, Selection
 from fervor.data import datasets
 from fervor.data.datasets import subsets
 from fervor.data.image_set import ImageSet, hold_out, read_images
-from fervor.data.manifest import settings_of, substitute
+from fervor.data.manifest import substitute
 from fervor.errors import DataError, UsageError, counted
 
 
@@ -178,8 +176,3 @@ def load_samples(data: Data, split: str, *, protocol: str) -> tuple[list[dataset
             counted(len(samples), f"{split} picture"),
         )
     return substitutes, skipped
-
-
-def alignment(data: Data) -> dict[str, Any] | None:
-    """How the aligned images were made that a run reads; None where it reads the data set's."""
-    return asdict(settings_of(Path(data.aligned))) if data.aligned else None

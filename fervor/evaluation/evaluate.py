@@ -25,7 +25,8 @@ from fervor.data.datasets import Sample
 from fervor.data.duplicates import repeated
 from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
-from fervor.data.splits import alignment, load_samples
+from fervor.data.manifest import alignment
+from fervor.data.splits import load_samples
 from fervor.errors import DataError, ModelError, UsageError
 from fervor.evaluation import results
 from fervor.evaluation.label_mapping import Scope, scope, scope_of_words

@@ -18,8 +18,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fervor import plugins
-from fervor.config import Data, Run, differences, published
+from fervor.config import READING, Data, Run, differences, published
 from fervor.data.datasets import protocol_of
+from fervor.data.datasets.subsets import class_names
+from fervor.data.manifest import alignment
 from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.experiments.processes import Processes, interrupted_by_sigterm
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 NAMED = ("name", "protocol")
 """Settings of the data set that a run's recipe holds already."""
+
+RECORDED = ("annotations", "faces", "margin")
+"""Settings of how images are read that a result holds as they are."""
 
 UNESSENTIAL = {
     *("data.root", "data.cache", "data.aligned", "threads", "workers", "processes"),
@@ -49,7 +54,8 @@ class Job:
         seed: of the run.
         recipe: its settings.
         data: the data set's folder, and how it is read.
-        test: the data set that is evaluated on; None where it is trained alone.
+        test: the data set that is evaluated on, and how it is read; what concerns training alone
+            does not count. None where it is trained alone.
         report: whether the evaluation writes figures.
         runs: folder of run folders.
         output: folder of result files.
@@ -74,7 +80,7 @@ class Job:
     def asked(self) -> Run:
         """The run that its recipe and the data set's options make."""
         run = Run.from_values({**self.recipe, "seed": self.seed})
-        changes = _changes(self.data, self.replaced)
+        changes = data_changes(self.data, self.replaced)
         return replace(run, data=replace(run.data, **changes))
 
     def result(self) -> tuple[Path, dict[str, Any]] | None:
@@ -82,14 +88,15 @@ class Job:
         assert self.test is not None
         settings = self.asked().resolved()
         for path, result in stored_results(self.output, self.name, self.seed, self.test):
-            if not run_differences(result["run"], settings):
+            otherwise = run_differences(result["run"], settings)
+            if not otherwise and not reading_differences(result["data"], self.test):
                 return path, result
         return None
 
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         if self.test is None:
-            return (self.folder / "model.json").is_file() and not self._other_settings()
+            return (self.folder / "model.json").is_file() and not self.other_settings()
         result = self.result()
         if result is None:
             return False
@@ -109,7 +116,8 @@ class Job:
         if self.test is None:
             return commands
         report = ["--report"] if self.report else []
-        test = [*_options(self.test), "--data.name", self.test.name]
+        reading = {name: getattr(self.test, name) for name in READING}
+        test = [*_options(Data(**reading)), "--data.name", self.test.name]
         test += ["--data.protocol", self.test.protocol] if self.test.protocol else []
         where = ["--model", str(self.folder), "--output", str(self.output)]
         return [*commands, ["evaluate", *where, *test, *report]]
@@ -127,7 +135,7 @@ class Job:
                 return False
             if self.finished():  # by another process
                 return True
-            if other := self._other_settings():
+            if other := self.other_settings():
                 logger.error(
                     "%s holds a run of other settings (%s): move it away, or name another --runs",
                     *(self.folder, ", ".join(other)),
@@ -149,7 +157,7 @@ class Job:
         """Ours; what the user named here may also be read from the recipe's file there."""
         return {**os.environ, plugins.TRUSTED: plugins.agreed(self.asked().parts())}
 
-    def _other_settings(self) -> list[str]:
+    def other_settings(self) -> list[str]:
         """Settings in which the run in the folder differs from the one that is asked for."""
         path = self.folder / "config.yaml"
         if not path.is_file():
@@ -209,7 +217,10 @@ def _turn(file: Path, processes: Processes) -> Iterator[None]:
 def stored_results(
     output: Path, name: str, seed: int, test: Data
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Results of a run on a data set's whole test split, whatever its settings were."""
+    """Results of a run on a data set's whole test split, whatever its settings were.
+
+    Whole is what has the test's own classes, asked by the model's own words.
+    """
     rule = protocol_of(test.name, test.protocol)
     matches = []
     for path in sorted(output.glob(f"{name}-seed{seed}*.json")):
@@ -217,9 +228,23 @@ def stored_results(
         data = result["data"]
         same_test = (data["name"], data["protocol"], data["split"]) == (test.name, rule, "test")
         whole = not data.get("exclude_duplicates") and data.get("fold", 0) == test.fold
+        whole &= "words" not in (result.get("cross_data") or {})
+        whole &= tuple(data.get("classes", ())) == class_names(test.classes)
         if same_test and whole and (result["model"], result["run"]["seed"]) == (name, seed):
             matches.append((path, result))
     return matches
+
+
+def reading_differences(recorded: Mapping[str, Any], test: Data) -> list[str]:
+    """Settings in which the images of a result were read otherwise than is asked for.
+
+    Files of old versions lack what was at its default.
+    """
+    read = {name: recorded.get(name, getattr(Data(), name)) for name in RECORDED}
+    names = [name for name in RECORDED if read[name] != getattr(test, name)]
+    if recorded.get("aligned") != alignment(test):
+        names.append("aligned")
+    return [f"data.{name}" for name in names]
 
 
 def settings_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -269,7 +294,7 @@ def run_all(jobs: Sequence[Job], *, max_workers: int = 1) -> list[Job]:
     return [job for job, future in zip(left, futures, strict=True) if not future.result()]
 
 
-def _changes(data: Data, replaced: frozenset[str] = frozenset()) -> dict[str, Any]:
+def data_changes(data: Data, replaced: frozenset[str] = frozenset()) -> dict[str, Any]:
     """How a data set is read, but for what its recipe holds already and what is as usual."""
     return {
         setting.name: value
@@ -281,5 +306,5 @@ def _changes(data: Data, replaced: frozenset[str] = frozenset()) -> dict[str, An
 
 def _options(data: Data, replaced: frozenset[str] = frozenset()) -> list[str]:
     """The same as options."""
-    pairs = _changes(data, replaced).items()
+    pairs = data_changes(data, replaced).items()
     return [word for name, value in pairs for word in (f"--data.{name}", str(value))]

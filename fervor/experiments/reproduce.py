@@ -11,17 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fervor.config import Data, Run
+from fervor.config import READING, Data, Run
 from fervor.errors import UsageError
 from fervor.experiments.jobs import (
     Job,
+    data_changes,
+    reading_differences,
     run_all,
     run_differences,
     settings_that_differ,
     stored_results,
 )
 from fervor.experiments.paper_tables import Profile, Row, Table, data_key, put, table
-from fervor.recipes import value_of
+from fervor.plugins import missing_extra
+from fervor.recipes import changed_run, value_of
 
 
 Result = Mapping[str, Any]
@@ -35,6 +38,9 @@ TEXTS = {
 
 WEIGHTS = ("encoder.weights", "text.name", "teacher.weights", "landmarks.weights")
 """Settings that name files of a machine: whether they are the paper's, a person has to say."""
+
+OF_THE_TABLE = ("name", "protocol", "root")
+"""Settings of the data set that a table is made for, beside its recipes."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,42 @@ class Setting:
         """The data set as names of runs call it."""
         return data_key(self.given.name, self.given.protocol)
 
+    @property
+    def asked_data(self) -> dict[str, Any]:
+        """How the data set is read where that was asked for, in training and test."""
+        changes = {
+            name.removeprefix("data."): value
+            for name, value in self.changes.items()
+            if name.startswith("data.")
+        }
+        return {**changes, **data_changes(self.given, self.replaced)}
+
+    def check(self, shown: Table) -> None:
+        """Look whether every row's run can have the settings that replace its recipe's.
+
+        Raises:
+            UsageError: an unknown setting, or a value of another type or beyond its limits.
+        """
+        for name in self.changes:
+            group, _, key = name.partition(".")
+            if group == "data" and key in OF_THE_TABLE:
+                raise UsageError(f"--set {name}: give it as --{name}, for the whole table")
+            if group == "data" and key in self.replaced:
+                raise UsageError(
+                    f"--set {name}: it is also given as --{name}, leave one of them out"
+                )
+        options = any(name.startswith("options.") for name in self.changes)
+        plain = replace(self, changes={})
+        for row in self.rows_of(shown):
+            if row.quoted:
+                continue
+            recipe, run = plain.recipe(shown, row), Run()
+            if self.changes:
+                run = changed_run(recipe, self.changes, where=f"--set, {row.name}")
+            replace(run, data=replace(run.data, **self.asked_data)).check()
+            if options:
+                _check_options(run, row)
+
     def rows_of(self, shown: Table) -> list[Row]:
         """The rows that are asked for.
 
@@ -137,7 +179,8 @@ class Setting:
     def tested(self, shown: Table) -> Data:
         """The data set that the table tests on."""
         if not shown.test:
-            return self.given
+            read = {name: value for name, value in self.asked_data.items() if name in READING}
+            return replace(Data(self.given.name, protocol=self.given.protocol), **read)
         test = Data(cache=self.given.cache, root=self.test_root, aligned=self.test_aligned)
         test = replace(test, name=shown.test["name"], protocol=shown.test["protocol"])
         whole = shown.test.get("faces") == "largest" and not self.test_aligned
@@ -156,23 +199,45 @@ class Setting:
         for seed in self.seeds:
             job = self.job(shown, row, seed)
             settings = job.asked().resolved()
-            named = stored_results(self.output, job.name, seed, self.tested(shown))
+            test = self.tested(shown)
             ranked = sorted(
                 (
-                    (run_differences(result["run"], settings), path, result)
-                    for path, result in named
+                    (
+                        run_differences(result["run"], settings),
+                        reading_differences(result["data"], test),
+                        *(path, result),
+                    )
+                    for path, result in stored_results(self.output, job.name, seed, test)
                 ),
-                key=lambda item: (len(item[0]), item[0]),
+                key=lambda item: (len(item[0]), item[0], len(item[1]), item[1]),
             )
             if not ranked:
                 continue
-            names, path, result = ranked[0]
-            for other_names, other, twin in ranked[1:]:
-                if other_names == names and twin["accuracy"] != result["accuracy"]:
+            names, read, path, result = ranked[0]
+            for other_names, other_read, other, twin in ranked[1:]:
+                same = (other_names, other_read) == (names, read)
+                if same and twin["accuracy"] != result["accuracy"]:
                     raise UsageError(f"{path} and {other} are of one run: move one of them away")
             by_seed[seed] = result
-            differ |= set(names)
+            differ |= {*names, *(name for name in read if self._asks_for(shown, name))}
         return SeedResults(by_seed, tuple(sorted(differ)))
+
+    def _asks_for(self, shown: Table, name: str) -> bool:
+        """Whether a result has to be read so; a finished one is shown however it was, else."""
+        if shown.test:
+            return bool(self.test_root) or (name == "data.aligned" and bool(self.test_aligned))
+        return bool(self.given.root) or name.removeprefix("data.") in self.asked_data
+
+
+def _check_options(run: Run, row: Row) -> None:
+    with missing_extra("train"):
+        from fervor.methods.options import method_options
+    try:
+        method_options(run.method, run.options)
+    except UsageError as error:
+        raise UsageError(
+            f"--set, {row.name}: {error}; rows with other options are chosen by --rows"
+        ) from None
 
 
 def reproduce(
@@ -213,7 +278,8 @@ def reproduce(
         runs: folder of run folders.
 
     Raises:
-        UsageError: an unknown table, encoder or row, a row without a recipe, or no `test_root`.
+        UsageError: an unknown table, encoder, row or setting, a value that it cannot have, a row
+            without a recipe, or no `test_root`.
     """
     shown = table(name)
     setting = Setting(
@@ -232,6 +298,7 @@ def reproduce(
         test_root=test_root,
         test_aligned=test_aligned,
     )
+    setting.check(shown)
     own_rows = [row for row in setting.rows_of(shown) if not row.quoted]
     failed: list[Job] = []
     if data.root:
@@ -253,7 +320,7 @@ def seeds_of(given: str, shown: Table) -> tuple[int, ...]:
             raise UsageError(f"--seeds paper: the seed of {shown.paper} is not published")
         return (shown.conditions.seed,)
     words = [word.strip() for word in given.removesuffix(",").split(",")]
-    if not all(word.isdecimal() for word in words) or words == ["0"]:
+    if not all(word.isdecimal() for word in words) or given.strip() == "0":
         raise UsageError(f"--seeds {given}: expected how many, or some as 1,2, or paper")
     numbers = tuple(int(word) for word in words)
     return numbers if "," in given else tuple(range(numbers[0]))
@@ -309,7 +376,7 @@ def markdown(shown: Table, setting: Setting) -> str:
 def unlike(shown: Table, setting: Setting, row: Row, ours: SeedResults) -> list[str]:
     """In what the runs of a row are not the paper's, or cannot be known to be."""
     conditions, test = shown.conditions, setting.tested(shown)
-    recipe = Run.from_values(setting.recipe(shown, row))
+    recipe = setting.job(shown, row, 0).asked()
     plain = replace(setting, changes={}, folders={}).recipe(shown, row)
     changed = settings_that_differ(Run.from_values(plain).resolved(), recipe.resolved())
     differ = sorted({*ours.differ, *changed})

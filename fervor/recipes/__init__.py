@@ -17,6 +17,7 @@ from fervor.errors import UsageError
 __all__ = [
     "LISTED",
     "RECIPES",
+    "changed_run",
     "check_file",
     "check_values",
     "name_of",
@@ -224,11 +225,25 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
     Raises:
         UsageError: no such recipe or setting, or a value of another type or beyond its limits.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
     path = recipe_path(str(recipe))
     check_file(path)
-    values = read_settings(path)
+    run = changed_run(read_settings(path), changes, where=str(recipe))
+    return run if run.name else replace(run, name=name_of(path))
+
+
+def changed_run(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> Run:
+    """The run of plain values, with some settings changed by their dotted names.
+
+    Args:
+        values: of a recipe.
+        changes: see `read_recipe`.
+        where: what the line about a mistake begins with.
+
+    Raises:
+        UsageError: see `read_recipe`.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Run)
     groups = {group: part for group, part in values.items() if isinstance(part, dict)}
@@ -253,10 +268,10 @@ def read_recipe(recipe: str | Path, changes: Mapping[str, Any] = MappingProxyTyp
         check_values(given.items())
         parsed = parser.instantiate(given)
     except ArgumentError as error:
-        raise UsageError(f"{recipe}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{where}: {' '.join(str(error).split())}") from None
     run = Run(**parsed.as_dict())
     run.check()
-    return run if run.name else replace(run, name=name_of(path))
+    return run
 
 
 def nearest(wrong: str, names: Iterable[str]) -> list[str]:

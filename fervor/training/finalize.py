@@ -25,7 +25,8 @@ from fervor.artifacts.model_info import (
 from fervor.config import Data, Encoder, Run, SelectionMetric, published_name
 from fervor.data import datasets
 from fervor.data.distillation import read_logits
-from fervor.data.splits import Splits, alignment
+from fervor.data.manifest import alignment
+from fervor.data.splits import Splits
 from fervor.errors import ModelError, UsageError
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import fitted_temperature, softmax, summary

@@ -104,6 +104,24 @@ def test_what_is_given_replaces_a_recipes_setting_even_as_the_default() -> None:
     assert "--data.views" not in plain.steps()[0] + given.steps()[1]
 
 
+def test_a_test_is_read_as_it_is_asked_for_and_its_result_has_to_be() -> None:
+    data = Data(name="ferplus", root="pictures", views=3, margin=0.2, classes="happy,sad")
+    read = replace(job(), data=data, test=data)
+    words = read.steps()[1]
+    assert words[words.index("--data.margin") + 1] == "0.2"
+    assert words[words.index("--data.classes") + 1] == "happy,sad"
+    assert "--data.views" not in words and "--data.views" in read.steps()[0]
+    assert run_all([read]) == []
+    (path,) = Path("results/ke").glob("*.json")
+    plain = results.read(path)
+    assert not read.finished()
+    changes = {"margin": 0.2, "classes": ["happiness", "sadness"]}
+    config = {"data": {"views": 3, "margin": 0.2, "classes": "happy,sad"}}
+    run = {**plain["run"], "config": config}
+    results.write(path, {**plain, "run": run, "data": plain["data"] | changes}, replace=True)
+    assert read.finished() and not job().finished()
+
+
 def test_what_stopped_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     Path("stop").touch()
     assert run_all([job()]) == [job()]
@@ -172,6 +190,12 @@ def test_a_result_of_another_run_is_not_taken_for_this_one(
         {"data": {**plain["data"], "name": "folder"}},
         {"data": {**plain["data"], "protocol": "argmax8"}},
         {"data": {**plain["data"], "exclude_duplicates": True}},
+        {"data": {**plain["data"], "classes": ["happiness", "sadness"]}},
+        {"data": {**plain["data"], "faces": "largest"}},
+        {"data": {**plain["data"], "margin": 0.2}},
+        {"data": {**plain["data"], "annotations": "fer2013.csv"}},
+        {"data": {**plain["data"], "aligned": {"size": 112}}},
+        {"cross_data": {"words": ["happy", "sad"], "shared": ["happiness", "sadness"]}},
         {"run": {**plain["run"], "config": {"optim": {"learning_rate": 0.5}}}},
         {"run": {**plain["run"], "seed": 1}},
     ):

@@ -226,9 +226,10 @@ def test_seeds_that_are_asked_for() -> None:
     ke = table("ke-table2")
     assert seeds_of("3", ke) == (0, 1, 2) and seeds_of("paper", ke) == (29,)
     assert seeds_of("29, 4", ke) == (29, 4) and seeds_of("7,", ke) == (7,)
+    assert seeds_of("0,", ke) == (0,) and seeds_of("0,1", ke) == (0, 1)
     with pytest.raises(UsageError, match=r"--seeds paper: the seed of MPA-FER .* is not published"):
         seeds_of("paper", table("mpa-results"))
-    for wrong in ("0", "x", "-1"):
+    for wrong in ("0", "x", "-1", ","):
         with pytest.raises(UsageError, match=f"--seeds {wrong}: expected how many"):
             seeds_of(wrong, ke)
 
@@ -252,6 +253,101 @@ def test_parts_of_recipes_are_replaced() -> None:
         changes_of("epochs=1")
     with pytest.raises(UsageError, match="--rows x: ke-table1 has ALIGN; BLIP; CLIP"):
         replace(setting, rows=["x"]).rows_of(shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("optim.epoch=1", r"no setting optim\.epoch: expected .*optim\.epochs"),
+        ("optm.epochs=1", r"no setting optm\.epochs: expected .*optim\.epochs"),
+        ("optim.epochs=abc", r"--set, classifier: .*optim\.epochs.*Got value: abc"),
+        ("selection=nonsense", r"--set, classifier: .*selection.*Got value: nonsense"),
+        ("data.validation=2", "--data.validation 2.0: expected a share"),
+        ("options.temprature=0.5", r"has no option 'temprature': .*chosen by --rows"),
+        ("data.root=elsewhere", r"--set data\.root: give it as --data\.root"),
+        ("data.views=1", r"--set data\.views: it is also given as --data\.views"),
+    ],
+)
+@pytest.mark.parametrize("root", ["", "faces"])
+def test_what_replaces_settings_is_checked_first(
+    words: str, message: str, root: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fervor.experiments.reproduce.run_all", pytest.fail)
+    given: dict[str, Any] = {"changes": changes_of(words), "given": frozenset({"views"})}
+    data = Data(name="ferplus", root=root)
+    with pytest.raises(UsageError, match=message) as refused:
+        reproduce("ke-table2", data, output=tmp_path, **given)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_option_that_some_rows_have_is_for_these(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"changes": changes_of("options.temperature=0.5"), "output": tmp_path}
+    with pytest.raises(UsageError, match="--set, classifier: method classifier has no option"):
+        reproduce("ke-table2", Data(name="ferplus"), **given)
+    text, _ = reproduce("ke-table2", Data(name="ferplus"), rows=["L_s"], **given)
+    assert cells(text, "L_s")["verdict"] == "not run"
+
+
+def test_a_test_is_read_as_the_training_is() -> None:
+    words = "data.margin=0.2 data.annotations=original data.faces=largest data.views=1"
+    setting = Setting(
+        *(
+            "full",
+            "resnet18",
+            Data(name="rafdb", root="faces", margin=0.1, target="majority"),
+            (0,),
+        ),
+        changes=changes_of(words),
+    )
+    shown = table("ke-table2")
+    job = setting.job(shown, shown.rows[1], 0)
+    read, test = job.asked().data, setting.tested(shown)
+    for name in ("root", "margin", "annotations", "faces"):
+        assert getattr(read, name) == getattr(test, name), name
+    assert (read.margin, read.annotations, read.views, test.views) == (0.1, "original", 1, 0)
+    evaluate = job.steps()[1]
+    assert evaluate[evaluate.index("--data.annotations") + 1] == "original"
+    other = setting.tested(table("ke-table5"))
+    assert (other.name, other.annotations, other.margin) == ("ckplus", "", 0)
+
+
+def test_options_of_the_data_make_a_row_unlike_the_published_one(tmp_path: Path) -> None:
+    write(tmp_path, "ke/rafdb-resnet18", 0, 89.86, **FULL)
+    settings: dict[str, Any] = {"profile": "full", "seeds": "1", "same_weights": True}
+    text = shown("ke-table4", "rafdb", tmp_path, **settings)
+    assert cells(text, "KE-FER")["verdict"] == "within"
+    data = Data(name="rafdb", subset="few-shot:4", cache="elsewhere")
+    text, _ = reproduce("ke-table4", data, output=tmp_path, **settings)
+    assert cells(text, "KE-FER")["verdict"] == "not comparable: data.subset"
+    text, _ = reproduce("ke-table4", Data(name="rafdb", margin=0.2), output=tmp_path, **settings)
+    assert cells(text, "KE-FER")["verdict"] == "not comparable: data.margin"
+
+
+def test_an_evaluation_of_words_or_of_some_classes_is_none_of_the_test(tmp_path: Path) -> None:
+    words = {"cross_data": {"words": ["happy", "sad"], "shared": ["happiness", "sadness"]}}
+    some = {"classes": ["happiness", "sadness"]}
+    for folder in ("alone", "both"):
+        output = tmp_path / folder
+        path = write(output, "ke/rafdb-resnet18", 0, 99, **FULL, **words)
+        path.rename(path.with_name("rafdb-resnet18-seed0-words.json"))
+        path = write(output, "ke/rafdb-resnet18", 0, 98, **FULL, data_changes=some)
+        path.rename(path.with_name("rafdb-resnet18-seed0-some.json"))
+    text = shown("ke-table4", "rafdb", tmp_path / "alone", profile="full", seeds="1")
+    assert cells(text, "KE-FER")["verdict"] == "not run"
+    write(tmp_path / "both", "ke/rafdb-resnet18", 0, 90, **FULL)
+    text = shown("ke-table4", "rafdb", tmp_path / "both", profile="full", seeds="1")
+    assert cells(text, "KE-FER")["accuracy"] == "90.00"
+
+
+def test_of_results_that_were_read_otherwise_the_tables_own_is_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, "ke/rafdb-resnet18", 0, 99, **FULL, data_changes={"margin": 0.3})
+    path.rename(path.with_name("rafdb-resnet18-seed0-margin.json"))
+    settings: dict[str, Any] = {"profile": "full", "seeds": "1", "same_weights": True}
+    text = shown("ke-table4", "rafdb", tmp_path, **settings)
+    assert cells(text, "KE-FER")["accuracy"] == "99.00"
+    write(tmp_path, "ke/rafdb-resnet18", 0, 90, **FULL)
+    text = shown("ke-table4", "rafdb", tmp_path, **settings)
+    assert cells(text, "KE-FER")["accuracy"] == "90.00"
 
 
 def test_a_changed_result_is_refused(tmp_path: Path) -> None:
