@@ -27,13 +27,13 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState, create_trial
 
 from fervor.artifacts.model_info import WEIGHTS, ModelInfo
-from fervor.config import Run
+from fervor.config import Data, Run
 from fervor.data import datasets
 from fervor.errors import UsageError
 from fervor.evaluation import results
 from fervor.experiments.jobs import Job, run_all, settings_that_differ
 from fervor.io import provenance
-from fervor.recipes import nearest, read_settings, setting_names, value_of
+from fervor.recipes import changed_run, nearest, read_settings, setting_names, value_of
 
 
 Figure = Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_likelihood"]
@@ -47,6 +47,12 @@ TRIAL = "trial-"
 
 RUN, VARIED = "run", "varied"
 """What a study keeps of its sweep: the recipe with its seed, and the names of what varies."""
+
+FIXED = {
+    "selection": "a sweep chooses on validation alone",
+    **dict.fromkeys(("name", "output", "profile"), "every trial would train the same"),
+}
+"""Settings that cannot vary, and why."""
 
 LOG = ":log"
 RANGE = ".."
@@ -83,7 +89,7 @@ def sweep(
         folder: of the journal, the runs and the rows.
 
     Raises:
-        UsageError: an unknown setting, a number beyond its limits, ranges without a number of
+        UsageError: an unknown setting or a value that it cannot have, ranges without a number of
             trials, a recipe that chooses on test, a folder that holds a sweep of another recipe,
             seed or settings, or another process at work in it.
     """
@@ -91,6 +97,7 @@ def sweep(
         raise UsageError("a sweep chooses on validation: expected --selection honest")
     run.check()
     space = dict(parsed(setting) for setting in vary)
+    _check_values(run, space)
     grid = combinations(space)
     if not trials and grid is None:
         raise UsageError(f"{' '.join(vary)}: a range has no end of trials, give --trials")
@@ -98,8 +105,7 @@ def sweep(
     try:
         with FileLock(folder / LOCK, timeout=0):
             study = _study(folder, figure, run.published(), space)
-            data = replace(run.data, name="", root="")  # all of it stands in the recipe
-            recipe = Job(run.title, run.seed, run.resolved(), data, None, runs=folder)
+            recipe = recipe_of(run, folder)
             if trials:
                 _sample(study, space, trials, recipe, figure)
             else:
@@ -112,6 +118,11 @@ def sweep(
             f"{folder}: another process sweeps in it; wait, or name another --study"
         ) from None
     return Outcome(rows, folder / ROWS)
+
+
+def recipe_of(run: Run, folder: Path) -> Job:
+    """The job that the trials are made of: all settings stand in its recipe, none beside it."""
+    return Job(run.title, run.seed, run.resolved(), Data(), None, runs=folder)
 
 
 def parsed(setting: str) -> tuple[str, BaseDistribution]:
@@ -148,10 +159,28 @@ def combinations(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]] 
 
 def _check_name(name: str) -> None:
     """A setting is a field of a run; what options a method has is known when it is built."""
+    if name in FIXED:
+        raise UsageError(f"--vary {name}: {FIXED[name]}, expected another setting")
     settings = setting_names()
     if name not in settings and not name.startswith("options."):
         names = ", ".join(nearest(name, settings)[:8])
         raise UsageError(f"--vary {name}: no such setting, expected options.NAME or one of {names}")
+
+
+def _check_values(run: Run, space: Mapping[str, BaseDistribution]) -> None:
+    """Look whether the run can have every value of a list, and the ends of a range.
+
+    Raises:
+        UsageError: one of another type, or beyond its limits.
+    """
+    for name, values in space.items():
+        ends = (
+            values.choices
+            if isinstance(values, CategoricalDistribution)
+            else (values.low, values.high)  # type: ignore[attr-defined]
+        )
+        for value in ends:
+            changed_run(run.resolved(), {name: value}, where=f"--vary {name}={value}")
 
 
 def _study(
@@ -309,13 +338,22 @@ def job_of(recipe: Job, settings: Mapping[str, Any]) -> Job:
             changed[group][key] = value
         else:
             changed[group] = value
+    seed = settings.get("seed", recipe.seed)
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
-    return replace(recipe, name=f"{TRIAL}{digest[:12]}", recipe=changed)
+    return replace(recipe, name=f"{TRIAL}{digest[:12]}", seed=seed, recipe=changed)
 
 
 def _outcome(job: Job) -> dict[str, Any]:
-    """What a finished trial adds to its row."""
+    """What a finished trial adds to its row.
+
+    Raises:
+        UsageError: its run is of other settings, as version 0.1 trained some of `data`.
+    """
     info = ModelInfo.read(job.folder)
+    if other := job.other_settings():
+        raise UsageError(
+            f"{job.folder} holds a run of other settings ({', '.join(other)}): name another --study"
+        )
     return {
         "selection": info.content()["selection"],
         "count": sum(info.data.selection.values()),

@@ -11,8 +11,7 @@ import torch
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.errors import UsageError
 from fervor.evaluation import results
-from fervor.experiments.jobs import Job
-from fervor.experiments.sweep import JOURNAL, Figure, job_of, parsed, sweep
+from fervor.experiments.sweep import JOURNAL, Figure, job_of, parsed, recipe_of, sweep
 from tests.support import tiny
 from tests.support.drawn import write_folder
 from tests.support.models import content
@@ -28,12 +27,16 @@ if words[1] == "--resume":
     recipe = yaml.safe_load((folder / "config.yaml").read_text())
 else:
     recipe = yaml.safe_load(open(words[2]))
+    assert not words[3:], words
     folder = pathlib.Path(recipe["output"])
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
 temperature = recipe["options"]["temperature"]
 with open("trained.txt", "a") as file:
     print(words[1], temperature, recipe["optim"]["learning_rate"], recipe["seed"], file=file)
+with open("data.txt", "a") as file:
+    data = recipe["data"]
+    print(data["root"], data["validation"], data["target"], data["views"], file=file)
 if pathlib.Path("stop").exists():
     (folder / "last.ckpt").touch()
     raise KeyboardInterrupt
@@ -54,7 +57,7 @@ DESCRIPTION = json.dumps(
 )
 
 RECIPE = Run(
-    data=Data(name="folder", root="here"),
+    data=Data(name="folder", root="here", validation=0.2, target="probability", views=3),
     options={"temperature": 1.0, "centre": True},
     seed=7,
     name="ke/x",
@@ -105,6 +108,38 @@ def test_every_combination_once_and_the_best_first() -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_settings_of_the_data_set_vary_whatever_the_recipe_has() -> None:
+    """Also to their defaults; what does not vary stays the recipe's."""
+    vary = ["data.validation=0.1,0.4", "data.target=majority,cross_entropy"]
+    sweep(RECIPE, vary, folder=Path("s"))
+    assert sorted(Path("data.txt").read_text().splitlines()) == [
+        f"here {validation} {target} 3"
+        for validation in (0.1, 0.4)
+        for target in ("cross_entropy", "majority")
+    ]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_every_seed_is_trained() -> None:
+    found = sweep(RECIPE, ["seed=0,1,2"], folder=Path("s"))
+    assert sorted(line.split()[3] for line in trained()) == ["0", "1", "2"]
+    assert [row["seed"] for row in found.rows] == [row["settings"]["seed"] for row in found.rows]
+    assert len({row["folder"] for row in found.rows}) == 3
+    sweep(RECIPE, ["seed=0,1,2"], folder=Path("s"))
+    assert len(trained()) == 3
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_trial_of_other_settings_is_not_ranked() -> None:
+    """As version 0.1 has trained some that vary the data."""
+    found = sweep(RECIPE, ["data.validation=0.1,0.4"], folder=Path("s"))
+    config = Path("s") / found.rows[0]["folder"] / "config.yaml"
+    config.write_text(config.read_text().replace("validation: 0.", "validation: 0.2"))
+    with pytest.raises(UsageError, match=r"other settings \(data\.validation\): name another"):
+        sweep(RECIPE, ["data.validation=0.1,0.4"], folder=Path("s"))
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_a_likelihood_is_to_be_low() -> None:
     found = sweep(
         RECIPE,
@@ -118,8 +153,7 @@ def test_a_likelihood_is_to_be_low() -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_what_stopped_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies within a trial leaves it behind; the next takes its run up."""
-    recipe = Job(RECIPE.title, RECIPE.seed, RECIPE.resolved(), Data("", ""), None, runs=Path("s"))
-    run = job_of(recipe, {"options.temperature": 0.1})
+    run = job_of(recipe_of(RECIPE, Path("s")), {"options.temperature": 0.1})
     folder = run.folder
 
     def killed(self: object, processes: object) -> bool:
@@ -147,7 +181,7 @@ def test_a_run_that_fails_is_told_and_not_repeated(caplog: pytest.LogCaptureFixt
 
 OTHERS = {
     "recipe": (
-        replace(RECIPE, optim=Optim(epochs=999), data=Data(name="folder", root="elsewhere")),
+        replace(RECIPE, optim=Optim(epochs=999), data=replace(RECIPE.data, root="elsewhere")),
         "options.temperature=0.1,0.3",
         r"s holds a sweep of a recipe with other settings \(optim\.epochs\): name another --study",
     ),
@@ -190,7 +224,7 @@ def test_a_sweep_goes_on_on_another_machine_and_whatever_its_recipe_had_for_what
     sweep(RECIPE, ["options.temperature=0.1,0.3"], folder=Path("s"))
     moved = replace(
         RECIPE,
-        data=Data(name="folder", root="elsewhere", cache="there"),
+        data=replace(RECIPE.data, root="elsewhere", cache="there"),
         options={"temperature": 2.0, "centre": True},
         threads=2,
         workers=1,
@@ -265,6 +299,12 @@ def test_values_keep_their_kinds() -> None:
         ("optim.learning_rate", "expected name=value,value or name=low..high"),
         ("optim.learning_rate=2..1", "expected two rising numbers"),
         ("optim.learning_rate=a..b", "expected two rising numbers"),
+        ("selection=honest,paper", "--vary selection: a sweep chooses on validation alone"),
+        ("output=a,b", "--vary output: every trial would train the same"),
+        ("seed=0,x", r"--vary seed=x: .*Expected a <class 'int'>"),
+        ("seed=-1,0", "--seed -1: expected at least 0"),
+        ("data.validation=0.1,2", "--data.validation 2.0: expected a share"),
+        ("data.validation=0.5..2", "--data.validation 2.0: expected a share"),
         ("optim.learning_rate=0.1..0.2", "a range has no end of trials, give --trials"),
     ],
 )
