@@ -1,17 +1,23 @@
 """Tables of papers as data: every row has a run, and recipes are what the rows say."""
 
 import re
+from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from fervor.cli.arguments import arguments_of
 from fervor.config import Run
+from fervor.data.datasets import dataset
 from fervor.errors import UsageError
 from fervor.experiments.paper_tables import Table, data_key, table, tables
+from fervor.methods import method_class
 from fervor.methods.ke import KE
+from fervor.methods.options import method_options
 from fervor.recipes import RECIPES, recipes
 
 
@@ -91,14 +97,14 @@ def test_the_finished_evidence_is_found_by_name() -> None:
         assert shown.run_name(row, "evidence", "embedded", "ferplus") in recipes()
 
 
-@pytest.mark.parametrize("name", ["ke-table2", "mpa-ablation"])
+@pytest.mark.parametrize("name", ["ke-table2", "mpa-ablation", "lacovl-ablation"])
 def test_a_made_recipe_is_the_packaged_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a row sets turns the complete method's recipe into the row's own."""
     shown = table(name)
     encoder = shown.encoder("evidence", "")
     for row in shown.rows_of("evidence"):
         run = shown.run_name(row, "evidence", encoder, "ferplus")
-        if run.startswith("classifier") or not row.suffix:
+        if run not in recipes() or not (row.suffix or row.method):
             continue
         packaged = yaml.safe_load((RECIPES / f"{run}.yaml").read_text())
         others = [known for known in recipes() if known != run]
@@ -106,7 +112,8 @@ def test_a_made_recipe_is_the_packaged_one(name: str, monkeypatch: pytest.Monkey
             patch.setattr("fervor.experiments.paper_tables.recipes", lambda others=others: others)
             made = shown.recipe(row, "evidence", encoder, "ferplus")
         assert made.pop("name") == run
-        assert made == packaged, run
+        plain = [Run.from_values(values).resolved() for values in (made, packaged)]
+        assert plain[0] == plain[1], run
 
 
 @pytest.mark.parametrize(("shown", "profile", "encoder"), ROWS)
@@ -130,6 +137,38 @@ def test_every_recipe_is_read(shown: Table, profile: str, encoder: str, tmp_path
                 assert run.options[key.removeprefix("options.")] == value
         if row.text:
             assert run.text.name == row.text
+
+
+@cache
+def read(recipe: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    return values
+
+
+SETS = [
+    *(("ferplus", rule) for rule in dataset("ferplus").PROTOCOLS),
+    *(("rafdb", rule) for rule in dataset("rafdb").PROTOCOLS),
+    *(("affectnet", rule) for rule in dataset("affectnet").PROTOCOLS),
+    *(("ckplus", rule) for rule in dataset("ckplus").PROTOCOLS),
+]
+
+
+@pytest.mark.parametrize(("shown", "profile", "encoder"), ROWS)
+def test_every_row_is_a_run_on_every_data_set(
+    shown: Table, profile: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its method has the options and takes the networks beside it."""
+    names = recipes()
+    monkeypatch.setattr("fervor.experiments.paper_tables.recipes", lambda: names)
+    monkeypatch.setattr("fervor.experiments.paper_tables._read", lambda name: deepcopy(read(name)))
+    for row in shown.rows_of(profile):
+        for name, protocol in SETS if not row.quoted else ():
+            run = Run.from_values(shown.recipe(row, profile, encoder, data_key(name, protocol)))
+            run.check()
+            method_options(run.method, run.options)
+            beside = {"landmarks": run.landmarks.name, "teacher": run.teacher.name}
+            named = {network for network, own in beside.items() if own != "none"}
+            assert named <= set(method_class(run.method).auxiliary), (row.name, name, protocol)
 
 
 def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
