@@ -22,6 +22,7 @@ from fervor.config import Data
 from fervor.data import datasets
 from fervor.data.batch import Batch
 from fervor.data.datasets import Sample
+from fervor.data.datasets.subsets import class_names
 from fervor.data.duplicates import repeated
 from fervor.data.image_set import ImageSet, read_images
 from fervor.data.loading import evaluation_batches
@@ -43,6 +44,7 @@ from fervor.evaluation.significance import (
     units,
 )
 from fervor.evaluation.subgroups import by_attributes
+from fervor.evaluation.training_split import check_persons, in_own_fold, own_training_samples
 from fervor.inference.open_vocabulary import METHOD, check_labels, read_vocabulary
 from fervor.io import provenance
 from fervor.methods.base import Method
@@ -251,8 +253,8 @@ def evaluate(
         slices: attributes of the images by which accuracy is divided.
 
     Raises:
-        UsageError: classes that do not fit, duplicates of another data set's train, an attribute
-            that no image has, or a report without matplotlib or umap-learn.
+        UsageError: classes or a fold that do not fit, duplicates of another data set's train, an
+            attribute that no image has, or a report without matplotlib or umap-learn.
     """
     if umap and not report:
         raise UsageError("umap: a layout belongs into a report; add --report, or leave --umap out")
@@ -267,8 +269,8 @@ def evaluate(
     answers = answer(ModelInfo.read(model), data, split, question)
     result = {**origin(answers.info, answers.described), **_figures(answers)}
     if compare:
-        second = ModelInfo.read(compare)
-        other = answer(second, data, split, replace(question, attributes=False))
+        second, same = ModelInfo.read(compare), replace(data, fold=answers.described["fold"])
+        other = answer(second, same, split, replace(question, attributes=False))
         result["comparison"] = comparison(answers, other)
     if slices:
         result["slices"] = by_attributes(answers.samples, answers.correct, slices)
@@ -368,6 +370,12 @@ def comparison(first: Answers, second: Answers) -> dict[str, Any]:
     Raises:
         UsageError: the models do not know the same classes.
     """
+    fold, own = second.described["fold"], first.described["fold"]
+    if fold != own:
+        raise UsageError(
+            f"--compare {second.info.folder}: it answers fold {fold}, the model fold {own}: "
+            "expected the same test pictures"
+        )
     same = first.images.sources == second.images.sources
     if set(first.scope.labels) != set(second.scope.labels) or not same:
         raise UsageError(
@@ -400,14 +408,25 @@ def counted_samples(
     split: str,
     question: Question = PLAIN,
 ) -> tuple[Scope, tuple[Sample, ...], dict[str, Any]]:
-    """The classes and annotations that are counted, and what a result says of them."""
+    """The classes and annotations that are counted, and what a result says of them.
+
+    Of the model's own data set its own fold is read where none is given.
+
+    Raises:
+        UsageError: classes that do not fit, another fold than the training's, or duplicates of
+            another training.
+        DataError: the split holds no images.
+    """
     protocol = datasets.protocol_of(data.name, data.protocol)
+    data = in_own_fold(info, replace(data, protocol=protocol))
     loaded, skipped = load_samples(data, split, protocol=protocol)
     if not loaded:
         raise DataError(
             f"{data.name} under {data.root} has no images of the split {split}: expected some; "
             "what a training holds out by --data.validation is no such split"
         )
+    if split != "train":
+        check_persons(info, data, loaded)
     shared_scope = (
         scope_of_words(info, question.words, data.name, protocol, loaded)
         if question.words
@@ -419,6 +438,7 @@ def counted_samples(
         samples = tuple(sample for row, sample in enumerate(samples) if row not in repeats)
     if question.attributes:
         samples = tuple(datasets.with_attributes(data.name, data.root, samples))
+    classes = class_names(data.classes)
     described = {
         "name": data.name,
         "protocol": protocol,
@@ -429,6 +449,7 @@ def counted_samples(
         "margin": data.margin,
         "aligned": alignment(data),
         "exclude_duplicates": question.exclude_duplicates,
+        **({"classes": list(classes)} if classes else {}),
         "left_out": {
             "no_face": skipped,
             "duplicates": len(repeats),
@@ -467,5 +488,4 @@ def _training_samples(info: ModelInfo, data: Data, split: str) -> list[Sample]:
             f"--exclude_duplicates with split {split} of {data.name}: expected another split than "
             f"train of the model's own data set, {own.name}, whose train the pictures may repeat"
         )
-    rule = own.train_protocol or own.protocol
-    return load_samples(data, "train", protocol=rule)[0]
+    return own_training_samples(info, data)

@@ -251,6 +251,7 @@ def _counted(result: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: data[key] for key in keys},
         "annotations": data.get("annotations", ""),
+        "classes": data.get("classes", []),
         "classes_left_out": sorted(cross["data_only"]) if cross else [],
         **{key: result[key] for key in ("count", "pictures")},
     }

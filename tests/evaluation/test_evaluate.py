@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from PIL import Image
 
 from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data, Encoder
-from fervor.data.datasets import load
+from fervor.data.datasets import Sample, load
 from fervor.data.image_set import read_images
 from fervor.errors import DataError, UsageError
 from fervor.evaluation.evaluate import evaluate, logits_of, torch_logits
 from fervor.evaluation.metrics import softmax, summary
+from fervor.evaluation.robustness import robustness
+from fervor.evaluation.training_split import own_training_samples
 from fervor.io import provenance
 from fervor.methods.build import load_model, save_model
 from fervor.methods.classifier import Classifier
@@ -24,6 +27,8 @@ from fervor.methods.ke import KE
 from fervor.models.image import build_image_encoder
 from tests.support import tiny
 from tests.support.drawn import DrawnText, batch, description, write_folder
+from tests.support.models import LABELS as COLOURS
+from tests.support.models import write_model
 
 
 LABELS = ("neutral", "happiness", "sadness", "anger")
@@ -248,6 +253,128 @@ def test_pictures_that_stand_in_train_are_left_out_when_asked(model: Path, tmp_p
     other = Data(name="csv", root=str(table_of(tmp_path / "table", list(LABELS), 1)), cache="")
     with pytest.raises(UsageError, match=r"the model's own data set, folder"):
         evaluate(str(model), other, exclude_duplicates=True)
+
+
+def test_duplicates_are_those_of_the_models_own_train(model: Path, tmp_path: Path) -> None:
+    """A folder is not the training's because it is a folder."""
+    write_folder(tmp_path / "bare" / "test", LABELS, 1)
+    write_folder(tmp_path / "other" / "train", LABELS[:2], 3)
+    write_folder(tmp_path / "other" / "test", LABELS, 1)
+    for name, found in (("bare", "0 pictures"), ("other", "6 pictures")):
+        data = Data(name="folder", root=str(tmp_path / name), cache="")
+        with pytest.raises(UsageError, match=rf"{name} \({found}\) is not what ke/drawn") as no:
+            evaluate(str(model), data, output=str(tmp_path), exclude_duplicates=True)
+        assert "\n" not in str(no.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "train", "split", "agrees"),
+    [
+        ({}, 3, "valid", True),
+        ({}, 2, "valid", False),
+        ({}, 2, "30% of train, held out", True),
+        ({"subset": "few-shot:2"}, 2, "valid", True),
+        ({"subset": "few-shot:2"}, 4, "valid", False),
+        ({"faces": "largest"}, 2, "valid", True),
+    ],
+)
+def test_a_train_is_told_by_its_counts(
+    settings: dict[str, str], train: int, split: str, agrees: bool, tmp_path: Path
+) -> None:
+    root = write_folder(tmp_path / "train", COLOURS, 3).parent
+    config = {"data": {"name": "folder", "faces": "precropped", **settings}}
+    content = {"data": {"name": "folder", "protocol": "folders"}}
+    content["data"] |= {"train": dict.fromkeys(COLOURS, train)}
+    content["data"] |= {"selection": dict.fromkeys(COLOURS, 1)}
+    selection = {"mode": "honest", "split": split, "epoch": 0, "accuracy": 0.9}
+    selection |= {"mean_class_accuracy": 0.9, "macro_f1": 0.9}
+    own = write_model(tmp_path / "own", config=config, selection=selection, **content)
+    info, data = ModelInfo.read(own), Data(name="folder", root=str(root))
+    if agrees:
+        assert len(own_training_samples(info, data)) == 9
+    else:
+        with pytest.raises(UsageError, match="expected the training's folder"):
+            own_training_samples(info, data)
+
+
+def test_some_classes_are_named_in_the_result(model: Path, faces: Path, tmp_path: Path) -> None:
+    data = Data(name="folder", root=str(faces), cache="")
+    whole, result = evaluate(str(model), data, output=str(tmp_path))
+    assert "classes" not in result["data"]
+    some = replace(data, classes="sad,happy,neutral,angry")
+    path, result = evaluate(str(model), some, output=str(tmp_path))
+    assert set(result["data"]["classes"]) == set(LABELS) and path != whole
+    path, result = evaluate(str(model), replace(data, classes="sad,happy"), output=str(tmp_path))
+    assert result["data"]["classes"] == ["happiness", "sadness"] and path != whole
+
+
+# Folds of persons
+
+
+@pytest.fixture
+def persons(tmp_path: Path) -> Data:
+    """A table of twenty persons, a picture of each class of each."""
+    root = tmp_path / "persons"
+    write_folder(root, COLOURS, 20)
+    lines = [
+        f"{label}/{number:03}.png,{label},s{number:02}" for label in COLOURS for number in range(20)
+    ]
+    (root / "t.csv").write_text("\n".join(["path,label,group", *lines]))
+    return Data(name="csv", root=str(root), cache="")
+
+
+def trained_in(folder: Path, fold: int, count: int, **more: Any) -> str:
+    """A model of the table of persons, or of another with other counts."""
+    data = {"name": "csv", "protocol": "table", "train": dict.fromkeys(COLOURS, count)}
+    config = {"data": {"name": "csv", "fold": fold, "faces": "precropped"}}
+    return str(write_model(folder / f"fold{fold}-{count}", config=config, **{"data": data, **more}))
+
+
+def test_another_fold_than_the_trainings_is_refused(persons: Data, tmp_path: Path) -> None:
+    own = trained_in(tmp_path, 3, 18)
+    for fold in (3, 0):
+        path, result = evaluate(own, replace(persons, fold=fold), output=str(tmp_path))
+        assert (result["data"]["fold"], result["count"], result["persons"]) == (3, 6, 2)
+        assert "-fold3-" in path.name
+    with pytest.raises(UsageError, match=r"--data\.fold 4: tiny was trained in fold 3, .* 3") as no:
+        evaluate(own, replace(persons, fold=4), output=str(tmp_path))
+    assert "\n" not in str(no.value)
+    with pytest.raises(UsageError, match=r"--data\.fold 4: tiny was trained in fold 3"):
+        robustness(own, replace(persons, fold=4), output=str(tmp_path))
+    whole = trained_in(tmp_path, 0, 20)
+    with pytest.raises(UsageError, match=r"--data\.fold 4: tiny was trained in no fold"):
+        evaluate(whole, replace(persons, fold=4), output=str(tmp_path))
+    with pytest.raises(UsageError, match=r"trained in no fold, .* expected --data\.fold 0"):
+        evaluate(own, persons, compare=whole, output=str(tmp_path))
+
+
+def test_a_model_of_other_data_takes_any_fold(persons: Data, tmp_path: Path) -> None:
+    others = trained_in(tmp_path, 3, 7)
+    ferplus = trained_in(tmp_path, 0, 9, data={"name": "ferplus", "protocol": "majority"})
+    for model in (others, ferplus):
+        _, result = evaluate(model, replace(persons, fold=4), output=str(tmp_path / "r"))
+        assert (result["data"]["fold"], result["count"]) == (4, 6)
+        with pytest.raises(DataError, match="no images of the split test"):
+            evaluate(model, persons, output=str(tmp_path / "r"))
+
+
+def test_a_fold_under_another_protocol_tests_other_persons(
+    persons: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the first person every other one moves on by one fold."""
+    from fervor.data.datasets import table
+
+    def fewer(root: Path, split: str, *, protocol: str, annotations: str) -> list[Sample]:
+        samples = read(root, split, protocol="table", annotations=annotations)
+        return samples if protocol == "table" else [s for s in samples if s.group != "s00"]
+
+    read = table.read
+    monkeypatch.setattr(table, "PROTOCOLS", ("table", "fewer"))
+    monkeypatch.setattr(table, "read", fewer)
+    own = trained_in(tmp_path, 3, 18)
+    with pytest.raises(UsageError, match=r"--data\.protocol fewer: .* 1 person|2 persons") as no:
+        evaluate(own, replace(persons, protocol="fewer"), output=str(tmp_path))
+    assert "\n" not in str(no.value)
 
 
 # Words in place of the model's classes
