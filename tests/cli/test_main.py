@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,8 @@ from PIL import Image
 import fervor
 from fervor.cli import COMMANDS
 from fervor.cli.main import main
-from fervor.config import Data, Run
+from fervor.config import READING, Data, Run
+from fervor.errors import UsageError
 from tests.support.models import write_model
 from tests.support.signals import hear_interruptions
 
@@ -407,6 +408,22 @@ def test_evaluate_and_export_get_their_arguments(
     assert main(["export", "--model", "m", "--output", "o"]) == 0
     assert main(["export", "--model", "m", "--output", "o", "--half"]) == 0
     assert capsys.readouterr().out == "o/m-False\no/m-True\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "robustness"])
+def test_options_of_training_are_refused_where_a_model_is_measured(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but those that say which images are read, also at their defaults."""
+    work = f"fervor.evaluation.{command}.{command}"
+    monkeypatch.setattr(work, lambda *_, **given: (_ for _ in ()).throw(UsageError("measured")))
+    for field in fields(Data):
+        words = [command, "--model", "m", f"--data.{field.name}", str(getattr(Data(), field.name))]
+        assert main(words) == 2
+        idle = f"--data.{field.name} concerns training and changes nothing here: leave it out"
+        error = capsys.readouterr().err
+        assert (idle in error) == (field.name not in READING) and error.count("\n") == 1
+        assert ("measured" in error) == (field.name in READING)
 
 
 def test_evaluate_tells_of_another_model_and_of_groups(

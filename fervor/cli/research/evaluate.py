@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fervor.cli.research import check_reading
 from fervor.cli.using import listed
 from fervor.config import Data
 from fervor.errors import DONE, counted
@@ -12,6 +13,7 @@ def evaluate(
     *,
     model: str,
     data: Data,
+    given: frozenset[str] = frozenset(),
     split: str = "test",
     labels: str = "",
     output: str = "results",
@@ -26,6 +28,7 @@ def evaluate(
     Args:
         model: a run folder or model folder; embedded for the one that fervor ships.
         data: which pictures.
+        given: names of the options on the command line.
         split: train, valid or test.
         labels: words to choose of in place of the model's classes, separated by commas, or by
             semicolons where one holds a comma; for models that compare with texts.
@@ -36,6 +39,7 @@ def evaluate(
         compare: another model folder that answers the same pictures (McNemar's test).
         slices: attributes of the pictures, separated by commas, by which accuracy is divided.
     """
+    check_reading(given)
     with missing_extra("train"):
         from fervor.evaluation.evaluate import evaluate as measure
     path, result = measure(

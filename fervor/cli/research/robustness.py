@@ -1,5 +1,6 @@
 """The command `fervor robustness`."""
 
+from fervor.cli.research import check_reading
 from fervor.config import Data
 from fervor.errors import DONE, counted
 from fervor.plugins import missing_extra
@@ -9,6 +10,7 @@ def robustness(
     *,
     model: str,
     data: Data,
+    given: frozenset[str] = frozenset(),
     split: str = "test",
     output: str = "results/robustness",
     baseline: str = "",
@@ -21,6 +23,7 @@ def robustness(
     Args:
         model: a run folder or model folder; embedded for the one that fervor ships.
         data: which pictures.
+        given: names of the options on the command line.
         split: train, valid or test.
         output: folder of result files.
         baseline: a model folder to compare with, or its result file of the same pictures.
@@ -28,6 +31,7 @@ def robustness(
         seed: of the choice and of everything that is random in a corruption.
         report: draw accuracy over severity beside the result file.
     """
+    check_reading(given)
     with missing_extra("train"):
         from fervor.evaluation.robustness import robustness as measure
     path, result = measure(
