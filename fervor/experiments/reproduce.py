@@ -131,7 +131,7 @@ class Setting:
                 run = changed_run(recipe, self.changes, where=f"--set, {row.name}")
             replace(run, data=replace(run.data, **self.asked_data)).check()
             if options:
-                _check_options(run, row)
+                _check_options(run.method, run.options, row)
 
     def rows_of(self, shown: Table) -> list[Row]:
         """The rows that are asked for.
@@ -229,11 +229,11 @@ class Setting:
         return bool(self.given.root) or name.removeprefix("data.") in self.asked_data
 
 
-def _check_options(run: Run, row: Row) -> None:
+def _check_options(method: str, options: dict[str, Any], row: Row) -> None:
     with missing_extra("train"):
         from fervor.methods.options import method_options
     try:
-        method_options(run.method, run.options)
+        method_options(method, options)
     except UsageError as error:
         raise UsageError(
             f"--set, {row.name}: {error}; rows with other options are chosen by --rows"

@@ -97,7 +97,7 @@ def sweep(
         raise UsageError("a sweep chooses on validation: expected --selection honest")
     run.check()
     space = dict(parsed(setting) for setting in vary)
-    _check_values(run, space)
+    _check_values(run.resolved(), space)
     grid = combinations(space)
     if not trials and grid is None:
         raise UsageError(f"{' '.join(vary)}: a range has no end of trials, give --trials")
@@ -105,7 +105,7 @@ def sweep(
     try:
         with FileLock(folder / LOCK, timeout=0):
             study = _study(folder, figure, run.published(), space)
-            recipe = recipe_of(run, folder)
+            recipe = recipe_of(run.title, run.resolved(), folder)
             if trials:
                 _sample(study, space, trials, recipe, figure)
             else:
@@ -120,9 +120,9 @@ def sweep(
     return Outcome(rows, folder / ROWS)
 
 
-def recipe_of(run: Run, folder: Path) -> Job:
+def recipe_of(title: str, settings: dict[str, Any], folder: Path) -> Job:
     """The job that the trials are made of: all settings stand in its recipe, none beside it."""
-    return Job(run.title, run.seed, run.resolved(), Data(), None, runs=folder)
+    return Job(title, settings["seed"], settings, Data(), None, runs=folder)
 
 
 def parsed(setting: str) -> tuple[str, BaseDistribution]:
@@ -167,8 +167,8 @@ def _check_name(name: str) -> None:
         raise UsageError(f"--vary {name}: no such setting, expected options.NAME or one of {names}")
 
 
-def _check_values(run: Run, space: Mapping[str, BaseDistribution]) -> None:
-    """Look whether the run can have every value of a list, and the ends of a range.
+def _check_values(settings: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> None:
+    """Look whether a run can have every value of a list, and the ends of a range.
 
     Raises:
         UsageError: one of another type, or beyond its limits.
@@ -180,7 +180,7 @@ def _check_values(run: Run, space: Mapping[str, BaseDistribution]) -> None:
             else (values.low, values.high)  # type: ignore[attr-defined]
         )
         for value in ends:
-            changed_run(run.resolved(), {name: value}, where=f"--vary {name}={value}")
+            changed_run(settings, {name: value}, where=f"--vary {name}={value}")
 
 
 def _study(

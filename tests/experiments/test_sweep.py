@@ -153,7 +153,9 @@ def test_a_likelihood_is_to_be_low() -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_what_stopped_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies within a trial leaves it behind; the next takes its run up."""
-    run = job_of(recipe_of(RECIPE, Path("s")), {"options.temperature": 0.1})
+    run = job_of(
+        recipe_of(RECIPE.title, RECIPE.resolved(), Path("s")), {"options.temperature": 0.1}
+    )
     folder = run.folder
 
     def killed(self: object, processes: object) -> bool:
