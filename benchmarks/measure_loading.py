@@ -16,7 +16,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,7 @@ def keys(splits: Splits, run: Run, steps: int) -> list[Key]:
     return list(itertools.islice(sampler, steps + 1))
 
 
-def stepped(method: Method, run: Run, batches: list[Batch]) -> Iterator[int]:
+def stepped(method: Method, run: Run, batches: Iterable[Batch]) -> Iterator[int]:
     """Sizes of batches after a training step on each, as Lightning makes it."""
     optim = run.optim
     optimizer = torch.optim.SGD(

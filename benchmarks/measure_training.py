@@ -1,11 +1,13 @@
 """Measure the training loop beside a bare one of the same model, in seconds a step.
 
     python benchmarks/measure_training.py FERPLUS [--recipe NAME] [--threads 2] [--steps 40]
+    python benchmarks/measure_training.py FERPLUS --all [--threads 2]
 
 Trains a recipe for so many steps as `fervor train` does, with everything that belongs to a step:
 making the batch, augmentation, the moving average, the log. Then a bare loop takes the same
 batches, which are ready: forward, backward, clipping and the optimizer's step. Both are medians
-of two rounds in turn, for a machine's speed drifts.
+of two rounds in turn, for a machine's speed drifts. --all prints images a second of every recipe
+whose networks are packaged: batches made and stepped on, bare.
 """
 
 import argparse
@@ -15,15 +17,17 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from measure_loading import recipe, stepped
+from measure_loading import keys, recipe, stepped
 
 from fervor.config import Run
 from fervor.data.batch import Batch
+from fervor.data.loading import TrainingBatches
 from fervor.data.splits import read_splits
 from fervor.methods.base import Method
 from fervor.training.trainer import build_method, build_networks, train
@@ -31,6 +35,17 @@ from fervor.training.trainer import build_method, build_networks, train
 
 WARM = 5
 """Steps that do not count."""
+PACKAGED = (
+    "ke/ferplus-mobilenet",
+    "ke/ferplus-mobilenet-student",
+    "classifier/ferplus-mobilenet-evidence",
+    "mpa/ferplus-embedded",
+    "lacovl/ferplus-embedded",
+    "vlm/ferplus-mobilenet",
+    "finetune/folder",
+)
+SHORT, STEPS = 2, 4
+"""Of --all: steps that do not count, and that do."""
 
 
 def whole_loop(run: Run) -> tuple[list[float], list[Batch]]:
@@ -50,7 +65,7 @@ def whole_loop(run: Run) -> tuple[list[float], list[Batch]]:
     return [after - before for before, after in itertools.pairwise(begins)], batches
 
 
-def bare_loop(run: Run, batches: list[Batch]) -> list[float]:
+def bare_loop(run: Run, batches: Iterable[Batch]) -> list[float]:
     """Seconds of each step of a loop that does nothing else."""
     method = build_method(run, build_networks(run), read_splits(run.pipeline))
     seconds, start = [], time.perf_counter()
@@ -59,6 +74,32 @@ def bare_loop(run: Run, batches: list[Batch]) -> list[float]:
         seconds.append(now - start)
         start = now
     return seconds
+
+
+def speed_of(run: Run) -> float:
+    """Images a second of a recipe's batches and steps; the bare loop, views not cached."""
+    splits = read_splits(run.pipeline)
+    method = build_method(run, build_networks(run), splits)
+    made, batches = TrainingBatches(splits.train, run.pipeline), []
+    chosen = keys(splits, run, SHORT + STEPS - 1)
+    steps = stepped(method, run, (made[key] for key in chosen))
+    start = 0.0
+    for number, size in enumerate(steps, start=1):
+        if number == SHORT:
+            start = time.perf_counter()
+        elif number > SHORT:
+            batches.append(size)
+    return sum(batches) / (time.perf_counter() - start)
+
+
+def every(root: str) -> None:
+    """Print a row for each packaged recipe."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in PACKAGED:
+            run = recipe(name, root, folder)
+            data = dataclasses.replace(run.data, name="ferplus", views=0)
+            run = dataclasses.replace(run, data=data)
+            print(f"| `{name}` | {speed_of(run):.0f} |", flush=True)
 
 
 def main() -> None:
@@ -70,8 +111,12 @@ def main() -> None:
     parser.add_argument("--recipe", default="ke/ferplus-mobilenet-student")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--all", action="store_true", help="a row for each packaged recipe")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.all:
+        every(given.ferplus)
+        return
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         run = recipe(given.recipe, given.ferplus, f"{folder}/cache")
