@@ -89,6 +89,12 @@ def canonical(name: str) -> str:
     return word
 
 
+def is_expression(name: str) -> bool:
+    """Whether a word names one of the eight expressions, as `canonical` reads it."""
+    word = name.strip().lower()
+    return SYNONYMS.get(word, word) in EXPRESSIONS
+
+
 def ordered(names: Sequence[str]) -> tuple[str, ...]:
     """The given expressions in the project's order, whatever order they came in."""
     return tuple(name for name in EXPRESSIONS if name in set(names))

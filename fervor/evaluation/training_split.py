@@ -17,6 +17,8 @@ from fervor.errors import FervorError, UsageError, counted
 from fervor.evaluation.label_mapping import ANYBODYS
 
 
+__all__ = ["check_persons", "in_own_fold", "own_training_samples", "training_samples"]
+
 OWN = ("annotations", "fold", "classes")
 """Settings of the training that say which images its split holds."""
 
@@ -124,6 +126,3 @@ def _stored(info: ModelInfo, names: Sequence[str]) -> dict[str, Any]:
         for name in names
         if type(stored.get(name, getattr(plain, name))) is type(getattr(plain, name))
     }
-
-
-__all__ = ["check_persons", "in_own_fold", "own_training_samples", "training_samples"]

@@ -15,7 +15,7 @@ from fervor.data.datasets.files import folders, images, rows
 from fervor.data.datasets.samples import Sample
 from fervor.data.datasets.unofficial import is_number, refused
 from fervor.errors import DataError, counted
-from fervor.labels import canonical, ordered
+from fervor.labels import canonical, is_expression, ordered
 
 
 PROTOCOLS = ("folders",)
@@ -122,19 +122,10 @@ def _split_folder(root: Path, split: str) -> Path | None:
 def _check_beside(root: Path, split_folders: Sequence[str]) -> None:
     """Refuse class folders with images beside split folders: no split would read them."""
     others = [name for name in folders(root) if name not in split_folders]
-    unread = [name for name in others if _is_expression(name) and images(root / name)]
+    unread = [name for name in others if is_expression(name) and images(root / name)]
     if unread:
         several = len(unread) > 1
         raise DataError(
             f"{root}: {', '.join(unread)} beside {', '.join(split_folders)} would not be read: "
             f"move {'them' if several else 'it'} into {root / 'train'} or another split"
         )
-
-
-def _is_expression(name: str) -> bool:
-    """Whether a folder's name means an expression."""
-    try:
-        canonical(name)
-    except DataError:
-        return False
-    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fervor.data.datasets import files
 from fervor.errors import DataError
-from fervor.labels import canonical
+from fervor.labels import is_expression
 
 
 SPLITS = frozenset(
@@ -51,7 +51,7 @@ def refused(root: Path, *, words: bool = True) -> str:
                 "numbers, as in third-party copies, and nothing says in which order (the official "
                 f"one, or the alphabetical one that many use); {ADVICE}"
             )
-        named = [name for name in classes if _is_expression(name)]
+        named = [name for name in classes if is_expression(name)]
         if words and len(named) > 1:
             return (
                 f"{files.shown(folder / named[0])} and {len(named) - 1} more are class folders, as "
@@ -85,11 +85,3 @@ def _names(folder: Path, *, want_files: bool) -> list[str]:
         return files.files(folder) if want_files else files.folders(folder)
     except DataError:  # this only looks for a reason; whoever reads the folder reports it
         return []
-
-
-def _is_expression(name: str) -> bool:
-    try:
-        canonical(name)
-    except DataError:
-        return False
-    return True
