@@ -1,0 +1,286 @@
+"""Train the int8 detector's first stage without leaky rectifiers, and the levels behind it.
+
+    git show 4bc9cef:fervor/weights/detector_int8.onnx > earlier.onnx
+    python tools/weights/train_first_stage.py FERPLUS BACKGROUNDS earlier.onnx whole.safetensors
+
+onnxruntime computes a plain rectifier with the convolution before it, a leaky one in a pass of its
+own, and the first stage's maps are the largest. Its first three convolutions get 16 channels, the
+width of a register: copies in the first, both signs in the second, so that the second one's slope
+stands in the third one's kernels and nothing changes at first. The other slopes below zero fade out
+over the first part of the training. All else starts from EARLIER, a graph by make_detector_int8.py
+before it is arranged (finest level) and from the whole detector, and learns the whole detector's
+answers (scores, boxes, points) on each level; the maps within, the finest one seen through one more
+layer, learn the whole detector's too, which is only a help (Romero et al., "FitNets: Hints for Thin
+Deep Nets", 2015). No label is used. Pictures are composed: FERPlus train faces of 16 to 320 pixels,
+tinted, before the pictures of a folder, scikit-learn's two photographs or drawn noise; none of them
+may be among those that benchmarks/measure_detector.py and benchmarks/detection.py read. Needs
+fervor[train].
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image, ImageFilter
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+from make_detector import SLOPE, Detector, fuse
+from train_fine_level import FineLevel, Narrow, answers, distance, merged, whole
+
+
+LANES = 16
+"""Channels of the first convolutions: what a register of AVX-512 holds."""
+STEPS, RATE, RATE_BEHIND = 8000, 5e-4, 2e-4
+"""The latter for what lies behind the first stage."""
+SIZES = ((192, 16, 16, 64, 7), (384, 4, 40, 320, 4))
+"""Of every other batch: side of a picture, pictures, smallest and largest face, most faces."""
+FADED = 0.4
+"""Part of the training over which the slope of rectifiers fades out."""
+SHARP = 96
+"""Side of a face from which on it may be sharpened."""
+HINT = 0.5
+LARGEST = 960
+"""Longer side of a background, pixels: larger ones are shrunk as they are read."""
+
+Pixels = NDArray[np.uint8]
+
+
+def widen(stage: nn.Module) -> None:
+    """Give the first three convolutions of the first stage LANES channels; what they do stays."""
+    first, depthwise, pointwise = (stage.get_submodule(name) for name in ("0.0", "1.0", "1.3"))
+    assert all(isinstance(layer, nn.Conv2d) for layer in (first, depthwise, pointwise))
+    copies = nn.Conv2d(3, LANES, 3, 2, 1)
+    signs = nn.Conv2d(LANES, LANES, 3, 1, 1, groups=LANES)
+    mixed = nn.Conv2d(LANES, LANES, 1)
+    with torch.no_grad():
+        for new, old, other in ((copies, first, 1.0), (signs, depthwise, -1.0)):
+            for name in ("weight", "bias"):
+                part = old.get_parameter(name)
+                new.get_parameter(name).copy_(torch.cat([part, other * part]))
+        kernels = pointwise.get_parameter("weight")
+        mixed.weight.copy_(torch.cat([kernels, -SLOPE * kernels], dim=1))
+        mixed.get_parameter("bias").copy_(pointwise.get_parameter("bias"))
+    stage.get_submodule("0")._modules["0"] = copies
+    stage.get_submodule("1")._modules.update({"0": signs, "2": nn.ReLU(), "3": mixed})
+
+
+def rectifiers(network: nn.Module) -> list[nn.LeakyReLU]:
+    """The leaky ones."""
+    return [part for part in network.modules() if isinstance(part, nn.LeakyReLU)]
+
+
+def rectify(network: nn.Module) -> None:
+    """Put plain rectifiers in the place of leaky ones."""
+    for part in network.modules():
+        if isinstance(part, nn.Sequential):
+            for place, layer in enumerate(part):
+                if isinstance(layer, nn.LeakyReLU):
+                    part[place] = nn.ReLU()
+
+
+def fine_level(path: Path) -> FineLevel:
+    """The finest level of a graph in 8 bits, in single precision."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    fine = FineLevel().eval()
+    fuse(fine)
+    state = {name: constants[f"fine.{name}"] for name in ("heads.layer.weight", "heads.layer.bias")}
+    for node in graph.node:
+        if node.op_type == "QLinearConv" and node.input[3].startswith("fine."):
+            name = node.input[3].removeprefix("fine.").removesuffix(".weight_quantized")
+            kernels, steps = (constants[node.input[place]] for place in (3, 4))
+            state[f"{name}.weight"] = kernels * steps[:, None, None, None]
+            state[f"{name}.bias"] = constants[node.input[8]] * steps * constants[node.input[1]]
+    fine.load_state_dict({name: torch.tensor(value).float() for name, value in state.items()})
+    return fine
+
+
+class Levels(nn.Module):
+    """Pictures [b h w 3] -> the maps within and the answers [b n 30] of each level."""
+
+    def __init__(self, detector: Narrow) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        low, *coarser = self.detector.maps(image)
+        fine = self.detector.fine.smoothed(low, coarser[0])
+        answered = [self.detector.fine.heads(self.detector.fine.context(fine))]
+        parts = zip(coarser, self.detector.context, self.detector.heads, strict=True)
+        return [low, fine, *coarser], answered + [heads(ctx(level)) for level, ctx, heads in parts]
+
+
+class Whole(nn.Module):
+    """What the whole detector makes of pictures, as `Levels`."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.heads = nn.ModuleList(merged(detector, level) for level in range(3))
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        detector = self.detector
+        maps = detector.trunk(image.permute(0, 3, 1, 2).float() - detector.mean)
+        levels = detector.pyramid(maps)
+        parts = zip(self.heads, detector.context.values(), levels, strict=True)
+        return [maps[0], *levels], [heads(context(level)) for heads, context, level in parts]
+
+
+class Scenes(torch.utils.data.Dataset[Tensor]):
+    """Batches [b h w 3] of composed pictures; each follows from its number."""
+
+    def __init__(self, root: Path, backgrounds: Path, batches: int) -> None:
+        self.faces = sorted((root / "FER2013Train").glob("*.png"))
+        self.photographs = [Image.fromarray(image) for image in load_sample_images().images]
+        self.others = sorted(path for path in backgrounds.iterdir() if path.is_file())
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, number: int) -> Tensor:
+        chance = np.random.default_rng(number)
+        side, count, smallest, largest, most = SIZES[number % len(SIZES)]
+        faces = (smallest, largest)
+        return torch.from_numpy(
+            np.stack([self._scene(chance, side, faces, most) for _ in range(count)])
+        )
+
+    def _scene(
+        self, chance: np.random.Generator, side: int, faces: tuple[int, int], most: int
+    ) -> Pixels:
+        scene = self._background(chance, side)
+        for _ in range(chance.integers(0, most)):
+            self._paste(scene, chance, *faces)
+        if chance.random() < 0.2:
+            scene = scene.filter(ImageFilter.GaussianBlur(chance.uniform(0.3, 1.0)))
+        pixels = np.asarray(scene, np.float32)
+        pixels = (pixels - 128) * chance.uniform(0.6, 1.2) + 128 + chance.uniform(-30, 30)
+        pixels += chance.normal(0, chance.choice([0, 0, 3, 8]), pixels.shape)
+        return pixels.clip(0, 255).astype(np.uint8)
+
+    def _photograph(self, chance: np.random.Generator) -> Image.Image:
+        if chance.random() < 0.25:
+            return self.photographs[chance.integers(len(self.photographs))]
+        with Image.open(self.others[chance.integers(len(self.others))]) as opened:
+            opened.draft("RGB", (LARGEST, LARGEST))
+            picture = opened.convert("RGB")
+        picture.thumbnail((LARGEST, LARGEST))
+        return picture
+
+    def _background(self, chance: np.random.Generator, size: int) -> Image.Image:
+        if chance.random() < 0.85:
+            photograph = self._photograph(chance)
+            side = chance.uniform(0.15, 1) * min(photograph.size)
+            x, y = (chance.uniform(0, whole - side) for whole in photograph.size)
+            scene = photograph.resize((size, size), box=(x, y, x + side, y + side))
+            return scene.rotate(90 * int(chance.integers(4)))
+        grain = int(2 ** chance.uniform(1, 6))
+        noise = chance.normal(chance.uniform(40, 215, 3), chance.uniform(2, 40), (grain, grain, 3))
+        drawn = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+        return drawn.resize((size, size), Image.Resampling.BICUBIC)
+
+    def _paste(
+        self, scene: Image.Image, chance: np.random.Generator, smallest: int, largest: int
+    ) -> None:
+        with Image.open(self.faces[chance.integers(len(self.faces))]) as opened:
+            face = np.asarray(opened.convert("L"))
+        face = np.pad(face, int(chance.integers(6, 17)), mode="edge")
+        green = chance.uniform(0.65, 1)
+        skin = np.array([1, green, green * chance.uniform(0.75, 1.05)])
+        tinted = (face[:, :, None] * (skin / skin.mean())).clip(0, 255).astype(np.uint8)
+        side = round(smallest * (largest / smallest) ** chance.random() * len(face) / 48)
+        patch = Image.fromarray(tinted).resize((side, side), Image.Resampling.BICUBIC)
+        if side > SHARP and chance.random() < 0.5:  # enlarged ones lack all detail
+            patch = patch.filter(ImageFilter.UnsharpMask(side / 48, int(chance.integers(50, 250))))
+        if chance.random() < 0.5:
+            patch = patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        edge = max(1, side // 12)
+        mask = Image.new("L", (side, side))
+        mask.paste(255, (edge, edge, side - edge, side - edge))
+        if chance.random() < 0.3:
+            angle = chance.normal(0, 15)
+            patch, mask = (part.rotate(angle, Image.Resampling.BICUBIC) for part in (patch, mask))
+        if chance.random() < 0.8:
+            mask = mask.filter(ImageFilter.GaussianBlur(edge / 2))
+        x, y = (int(chance.integers(-side // 4, scene.width - 3 * side // 4)) for _ in range(2))
+        scene.paste(patch, (x, y), mask)
+
+
+def train(scenes: Scenes, earlier: Path, output: Path) -> None:
+    """Train and write the weights; prints the loss, and how many sure anchors are found."""
+    torch.manual_seed(0)
+    steps = len(scenes)
+    small, right = Narrow(whole(), fine_level(earlier)), Whole(whole())
+    stage = small.maps.trunk.stage1
+    widen(stage)
+    ours_within = Levels(small.requires_grad_(True))
+    seen_through = nn.Conv2d(small.fine.narrowed.out_channels, 64, 1)
+    first = [*stage.parameters(), *seen_through.parameters()]
+    behind = [
+        part for name, part in small.named_parameters() if not name.startswith("maps.trunk.stage1.")
+    ]
+    groups = [{"params": first, "most": RATE}, {"params": behind, "most": RATE_BEHIND}]
+    optimizer = torch.optim.AdamW(groups, RATE, weight_decay=1e-4)
+    leaky = rectifiers(stage)
+    loader = torch.utils.data.DataLoader(scenes, batch_size=None, num_workers=1)
+    total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
+    for step, images in enumerate(loader, start=1):
+        rate = min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = group["most"] * rate
+        for part in leaky:
+            part.negative_slope = SLOPE * max(0.0, 1 - step / (FADED * steps))
+        with torch.no_grad():
+            maps, goals = right(images)
+        within, answered = ours_within(images)
+        within[1] = seen_through(within[1])
+        loss = torch.zeros(())
+        for ours, theirs in zip(within, maps, strict=True):
+            loss = loss + HINT * functional.mse_loss(ours, theirs) / theirs.var()
+        for level in range(3):
+            ours_, theirs_ = answers([answered[level]]), answers([goals[level]])
+            loss = loss + distance(ours_, theirs_)
+            sure[level] += int((theirs_[0] > 1).sum())
+            found[level] += int(((theirs_[0] > 1) & (ours_[0] > 0)).sum())
+            false[level] += int(((theirs_[0] < -1) & (ours_[0] > 0)).sum())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+        if step % 100 == 0:
+            parts = zip(found, sure, false, strict=True)
+            anchors = ", ".join(f"{right_} of {all_} ({wrong})" for right_, all_, wrong in parts)
+            print(f"{step}: {total / 100:.4f}; sure anchors (false): {anchors}", flush=True)
+            total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
+    rectify(stage)
+    save_file(small.eval().state_dict(), output)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ferplus", type=Path)
+    parser.add_argument("backgrounds", type=Path, help="a folder of pictures, best without people")
+    parser.add_argument("earlier", type=Path, help="a graph by make_detector_int8.py, not arranged")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    given = parser.parse_args()
+    train(Scenes(given.ferplus, given.backgrounds, given.steps), given.earlier, given.output)
+
+
+if __name__ == "__main__":
+    main()
