@@ -573,13 +573,13 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
     A setting that is not among the earlier ones had the value that is its default.
     """
-    then = {**_flat(asdict(Run())), **_flat(with_new_names(before))}
-    now = _flat(after)
+    then = {**flat_settings(asdict(Run())), **flat_settings(with_new_names(before))}
+    now = flat_settings(after)
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return {name: (then.get(name), now.get(name)) for name in names}
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by their dotted names; the method's options are one by one, too."""
     flat: dict[str, Any] = {}
     for name, value in values.items():

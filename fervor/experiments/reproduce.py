@@ -39,6 +39,9 @@ TEXTS = {
 WEIGHTS = ("encoder.weights", "text.name", "teacher.weights", "landmarks.weights")
 """Settings that name files of a machine: whether they are the paper's, a person has to say."""
 
+MOST_SEEDS = 1000
+"""Runs of a row: a table of more would be a slip."""
+
 OF_THE_TABLE = ("name", "protocol", "root")
 """Settings of the data set that a table is made for, beside its recipes."""
 
@@ -322,8 +325,14 @@ def seeds_of(given: str, shown: Table) -> tuple[int, ...]:
     words = [word.strip() for word in given.removesuffix(",").split(",")]
     if not all(word.isdecimal() for word in words) or given.strip() == "0":
         raise UsageError(f"--seeds {given}: expected how many, or some as 1,2, or paper")
-    numbers = tuple(int(word) for word in words)
-    return numbers if "," in given else tuple(range(numbers[0]))
+    several = "," in given
+    numbers = [int(word) if len(word) < 11 else 2**32 for word in words]
+    if max(numbers) >= 2**32 or (len(numbers) if several else numbers[0]) > MOST_SEEDS:
+        raise UsageError(
+            f"--seeds {given:.40}: expected {MOST_SEEDS:,} runs of a row at most, and each seed "
+            "below 2^32"
+        )
+    return tuple(numbers) if several else tuple(range(numbers[0]))
 
 
 def changes_of(words: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run folder between two starts: which settings may change, and what is noted of each start."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,8 @@ from typing import Annotated, Any
 
 import yaml
 
-from fervor.config import Optim
+from fervor import plugins
+from fervor.config import Optim, flat_settings
 from fervor.data.splits import Fingerprint
 from fervor.errors import UsageError, counted
 from fervor.io import provenance
@@ -22,6 +24,11 @@ STARTS = "starts.json"
 
 MACHINE = {"data.root", "data.cache", "threads", "workers", "processes", "output"}
 """Settings that say where a run is at work; the others say what it is."""
+FILES = {
+    *("start", "data.teachers", "text.name"),
+    *(f"{network}.weights" for network in ("encoder", "landmarks", "teacher")),
+}
+"""Settings that may name a file or a folder to learn from; the method's options may, too."""
 
 
 def check_resume(folder: Path, changes: Mapping[str, tuple[Any, Any]], optim: Optim) -> None:
@@ -51,10 +58,11 @@ def check_resume(folder: Path, changes: Mapping[str, tuple[Any, Any]], optim: Op
 
 @dataclass(frozen=True, slots=True)
 class _Starts:
-    """What STARTS holds: each start, and the images of the first that noted them."""
+    """What STARTS holds: each start, its images, and the files that settings name by checksum."""
 
     starts: tuple[Mapping[str, Any], ...]
     data: Mapping[str, Fingerprint] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def _unnumbered(epochs: Sequence[Mapping[str, Any]]) -> str:
@@ -120,6 +128,48 @@ def check_data(folder: Path, fingerprints: Mapping[str, Fingerprint]) -> None:
         )
 
 
+def check_files(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse other weights, teachers or texts in a file than those that the run began with.
+
+    Raises:
+        UsageError: a file or folder that a setting names holds something else.
+    """
+    then = _noted(folder).files
+    for name, checksum in named_files(settings).items():
+        if then.get(name, checksum) != checksum:
+            raise UsageError(
+                f"--resume {folder}: {name} {flat_settings(settings)[name]} holds something else "
+                "than when the run began: put it back as it was, or train anew with another "
+                "--output"
+            )
+
+
+def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The checksum of each file or folder that a setting of FILES or an option names."""
+    checksums: dict[str, str] = {}
+    for name, value in flat_settings(settings).items():
+        if isinstance(value, str) and (name in FILES or name.startswith("options.")):
+            checksum = _checksum(value.removeprefix(plugins.SHUFFLED))
+            checksums |= {} if checksum is None else {name: checksum}
+    return checksums
+
+
+def _checksum(name: str) -> str | None:
+    """Of a file, or of all files that lie in a folder, by their names; None where there is none."""
+    try:
+        path = Path(name)
+        if path.is_file():
+            return provenance.sha256(path)
+        # a bare word is a name that fervor knows
+        if path.is_dir() and len(path.parts) > 1:
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            lines = (f"{provenance.sha256(file)}  {file.name}\n" for file in files)
+            return hashlib.sha256("".join(lines).encode()).hexdigest()
+    except (OSError, ValueError):  # a sentence, longer than a name may be
+        pass
+    return None
+
+
 def _noted(folder: Path) -> _Starts:
     path = folder / STARTS
     notes: _Starts = decoded(_Starts, read_object(path)) if path.is_file() else _Starts(())
@@ -143,7 +193,7 @@ def note_start(
     changes: Mapping[str, tuple[Any, Any]],
     fingerprints: Mapping[str, Fingerprint],
 ) -> None:
-    """Write the run's configuration, and beside the earlier starts this one and its images."""
+    """Write the run's configuration, and beside the earlier starts this one, images and files."""
     row = {
         "epoch": epochs_done(folder),
         "commit": provenance.commit(),
@@ -152,7 +202,11 @@ def note_start(
         "changed": sorted(changes.keys() - {"data.root", "data.cache", "output"}),
     }
     provenance.write_text(folder / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False))
-    content = {"starts": [*starts(folder), row], "data": encoded(fingerprints)}
+    content = {
+        "starts": [*starts(folder), row],
+        "data": encoded(fingerprints),
+        "files": named_files(settings),
+    }
     provenance.write_text(folder / STARTS, f"{json.dumps(content, indent=1)}\n")
 
 

@@ -54,6 +54,7 @@ from fervor.training.resume import (
     HISTORY,
     NOTES,
     check_data,
+    check_files,
     check_resume,
     note_start,
 )
@@ -202,6 +203,7 @@ def open_run(run: Run, *, resume: bool) -> dict[str, tuple[Any, Any]]:
         raise UsageError(f"{folder} holds a finished run: train again with another --output")
     changes = differences(read_settings(folder / CONFIG), run.resolved())
     check_resume(folder, changes, run.optim)
+    check_files(folder, run.resolved())
     forget_partial(folder)
     return changes
 

@@ -232,6 +232,10 @@ def test_seeds_that_are_asked_for() -> None:
     for wrong in ("0", "x", "-1", ","):
         with pytest.raises(UsageError, match=f"--seeds {wrong}: expected how many"):
             seeds_of(wrong, ke)
+    for many in ("1001", "5000000000", "9" * 5000, "1,4294967296", "1," * 1001):
+        with pytest.raises(UsageError, match=r"--seeds .*: expected 1,000 runs of a row at most"):
+            seeds_of(many, ke)
+    assert len(seeds_of("1000", ke)) == 1000 and seeds_of("4294967295,", ke) == (4294967295,)
 
 
 def test_parts_of_recipes_are_replaced() -> None:

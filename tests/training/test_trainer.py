@@ -555,10 +555,12 @@ def half(
     monkeypatch: pytest.MonkeyPatch,
     *,
     data: Data | None = None,
+    encoder: Encoder | None = None,
     **optim: Any,
 ) -> None:
     """A run that was stopped in its second epoch."""
     plain, calls = KE.losses, []
+    given = {name: part for name, part in (("data", data), ("encoder", encoder)) if part}
 
     def losses(self: KE, batch: Any) -> dict[str, Tensor]:
         calls.append(1)
@@ -570,7 +572,7 @@ def half(
     with monkeypatch.context() as patch:
         patch.setattr(KE, "losses", losses)
         with pytest.raises(KeyboardInterrupt):
-            train(settings(root, folder, optim=optim, **({"data": data} if data else {})))
+            train(settings(root, folder, optim=optim, **given))
     signal.signal(signal.SIGINT, previous)  # Lightning ignores it from then on
 
 
@@ -619,6 +621,27 @@ def test_a_run_goes_on_with_its_own_images_alone(
     assert [sorted(start) for start in info_of(run)["starts"]] == [
         ["changed", "commit", "epoch", "versions"]
     ] * 2
+
+
+def test_a_run_goes_on_with_its_own_weights_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that it began with, or learns from, and that holds other weights meanwhile."""
+    net, run = tmp_path / "net", tmp_path / "run"
+    shutil.copytree(root / "net", net)
+    given = {"encoder": Encoder(name="resnet18", weights=str(net), size=32)}
+    half(root, run, monkeypatch, **given)
+    noted = json.loads((run / "starts.json").read_text())["files"]
+    assert list(noted) == ["encoder.weights"]
+    config = (net / "config.json").read_bytes()
+    (net / "config.json").write_bytes(config + b"\n")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    message = r"--resume .*run: encoder\.weights .*net holds something else than when the run began"
+    with pytest.raises(UsageError, match=message):
+        train(settings(root, run, **given), resume=True)
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    (net / "config.json").write_bytes(config)
+    train(settings(root, run, **given), resume=True)
 
 
 def test_a_run_of_version_0_1_goes_on_without_its_fingerprint(
