@@ -33,8 +33,6 @@ LANES = 16
 """Numbers in single precision that a register of AVX-512 holds, and channels in a block."""
 ANSWERS = 30
 """Of a cell: two anchors with a score, four numbers of a box and ten of points."""
-ZERO = "relu_zero_point"
-"""The zero point of what is rectified: 0."""
 
 Array = NDArray[Any]
 
@@ -169,6 +167,8 @@ def join_context(graph: Graph, context: str = "fine.context", heads: str = "fine
     joined = graph.reading(far.output[0])
     scale, own = joined.input[0], graph.constants[deep.input[6]]
     ratio = own / graph.constants[scale]
+    zero = shared.input[7]
+    assert not graph.constants[zero], "what is rectified has the zero point 0"
 
     def parts(node: onnx.NodeProto) -> list[Array]:
         """Kernels, their scales and biases."""
@@ -185,7 +185,7 @@ def join_context(graph: Graph, context: str = "fine.context", heads: str = "fine
             graph.constant(f"{part}.zero", np.zeros(LANES, np.int8)),
             graph.constant(f"{part}.bias", filled(biases, 0)),
         ]
-        inputs = [source, scales[0], ZERO, *names[:3], scales[1], ZERO, names[3]]
+        inputs = [source, scales[0], zero, *names[:3], scales[1], zero, names[3]]
         made = helper.make_node("QLinearConv", inputs, [f"{part}.answer"])
         made.attribute.extend(like.attribute)
         return made

@@ -1,20 +1,21 @@
-"""Train the int8 detector's first stage without leaky rectifiers, and the levels behind it.
+"""Train the int8 detector with plain rectifiers where leaky ones take the most time.
 
     git show 4bc9cef:fervor/weights/detector_int8.onnx > earlier.onnx
-    python tools/weights/train_first_stage.py FERPLUS BACKGROUNDS earlier.onnx whole.safetensors
+    python tools/weights/train_plain_rectifiers.py FERPLUS BACKGROUNDS earlier.onnx OUTPUT
 
 onnxruntime computes a plain rectifier with the convolution before it, a leaky one in a pass of its
-own, and the first stage's maps are the largest. Its first three convolutions get 16 channels, the
-width of a register: copies in the first, both signs in the second, so that the second one's slope
-stands in the third one's kernels and nothing changes at first. The other slopes below zero fade out
-over the first part of the training. All else starts from EARLIER, a graph by make_detector_int8.py
-before it is arranged (finest level) and from the whole detector, and learns the whole detector's
-answers (scores, boxes, points) on each level; the maps within, the finest one seen through one more
-layer, learn the whole detector's too, which is only a help (Romero et al., "FitNets: Hints for Thin
-Deep Nets", 2015). No label is used. Pictures are composed: FERPlus train faces of 16 to 320 pixels,
-tinted, before the pictures of a folder, scikit-learn's two photographs or drawn noise; none of them
-may be among those that benchmarks/measure_detector.py and benchmarks/detection.py read. Needs
-fervor[train].
+own. They become plain at the first stage's full maps, which are the largest, and in the levels
+behind it, which are computed in eight bits; in between they stay. The first three convolutions get
+16 channels, the width of a register: copies in the first, both signs in the second, so that the
+second one's slope stands in the third one's kernels and nothing changes at first. The other slopes
+below zero fade out over the first part of the training. All else starts from EARLIER, a graph by
+make_detector_int8.py before it is arranged (finest level), and from the whole detector, whose
+answers (scores, boxes, points) on each level it learns; the maps within, the finest one seen
+through one more layer, learn the whole detector's too, which is only a help (Romero et al.,
+"FitNets: Hints for Thin Deep Nets", 2015). No label is used. Pictures are composed: FERPlus train
+faces of 16 to 320 pixels, tinted, before the pictures of a folder, scikit-learn's two photographs
+or drawn noise; none of them may be among those that benchmarks/measure_detector.py and
+benchmarks/detection.py read. Needs fervor[train].
 """
 
 import argparse
@@ -41,11 +42,10 @@ from train_fine_level import FineLevel, Narrow, answers, distance, merged, whole
 
 LANES = 16
 """Channels of the first convolutions: what a register of AVX-512 holds."""
-STEPS, RATE, RATE_BEHIND = 8000, 5e-4, 2e-4
-"""The latter for what lies behind the first stage."""
+STEPS, RATE = 10_000, 5e-4
 SIZES = ((192, 16, 16, 64, 7), (384, 4, 40, 320, 4))
 """Of every other batch: side of a picture, pictures, smallest and largest face, most faces."""
-FADED = 0.4
+FADED = 0.25
 """Part of the training over which the slope of rectifiers fades out."""
 SHARP = 96
 """Side of a face from which on it may be sharpened."""
@@ -87,6 +87,21 @@ def rectify(network: nn.Module) -> None:
             for place, layer in enumerate(part):
                 if isinstance(layer, nn.LeakyReLU):
                     part[place] = nn.ReLU()
+
+
+def plain_parts(network: Narrow) -> list[nn.Module]:
+    """Where rectifiers become plain: at the full maps of the first stage, and behind it."""
+    trunk = network.maps.trunk
+    largest = [trunk.stage1.get_submodule(name) for name in ("0", "1")]
+    return [*largest, trunk.stage2, trunk.stage3, network.maps.pyramid, network.context]
+
+
+def stored(network: Narrow) -> dict[str, Tensor]:
+    """The weights; kernels of the first stage, which stays in single precision, as halves."""
+    return {
+        name: part.half().float() if "stage1" in name and part.dim() > 1 else part
+        for name, part in network.state_dict().items()
+    }
 
 
 def fine_level(path: Path) -> FineLevel:
@@ -223,23 +238,18 @@ def train(scenes: Scenes, earlier: Path, output: Path) -> None:
     torch.manual_seed(0)
     steps = len(scenes)
     small, right = Narrow(whole(), fine_level(earlier)), Whole(whole())
-    stage = small.maps.trunk.stage1
-    widen(stage)
+    widen(small.maps.trunk.stage1)
     ours_within = Levels(small.requires_grad_(True))
     seen_through = nn.Conv2d(small.fine.narrowed.out_channels, 64, 1)
-    first = [*stage.parameters(), *seen_through.parameters()]
-    behind = [
-        part for name, part in small.named_parameters() if not name.startswith("maps.trunk.stage1.")
-    ]
-    groups = [{"params": first, "most": RATE}, {"params": behind, "most": RATE_BEHIND}]
-    optimizer = torch.optim.AdamW(groups, RATE, weight_decay=1e-4)
-    leaky = rectifiers(stage)
+    learned = [*small.parameters(), *seen_through.parameters()]
+    optimizer = torch.optim.AdamW(learned, RATE, weight_decay=1e-4)
+    leaky = [layer for part in plain_parts(small) for layer in rectifiers(part)]
     loader = torch.utils.data.DataLoader(scenes, batch_size=None, num_workers=1)
     total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
     for step, images in enumerate(loader, start=1):
         rate = min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = group["most"] * rate
+            group["lr"] = RATE * rate
         for part in leaky:
             part.negative_slope = SLOPE * max(0.0, 1 - step / (FADED * steps))
         with torch.no_grad():
@@ -264,8 +274,9 @@ def train(scenes: Scenes, earlier: Path, output: Path) -> None:
             anchors = ", ".join(f"{right_} of {all_} ({wrong})" for right_, all_, wrong in parts)
             print(f"{step}: {total / 100:.4f}; sure anchors (false): {anchors}", flush=True)
             total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
-    rectify(stage)
-    save_file(small.eval().state_dict(), output)
+    for plain in plain_parts(small):
+        rectify(plain)
+    save_file(stored(small.eval()), output)
 
 
 def main() -> None:
