@@ -1,11 +1,14 @@
 """Write fervor/weights/detector_int8.onnx: the face detector, narrower and in eight bits.
 
-    python tools/weights/train_fine_level.py FERPLUS fine_level.safetensors
-    python tools/weights/make_detector_int8.py FERPLUS fine_level.safetensors
+    python tools/weights/train_fine_level.py FERPLUS fine.safetensors
+    python tools/weights/make_detector_int8.py FERPLUS fine.safetensors --unarranged fine.onnx
+    python tools/weights/train_plain_rectifiers.py FERPLUS BACKGROUNDS fine.onnx plain.safetensors
+    python tools/weights/make_detector_int8.py FERPLUS plain.safetensors
 
-Its finest level is a narrower one, which has learned what the whole detector answers. FERPLUS holds
-FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged with a border as
-benchmarks/measure_detector.py shows them. As for the models, kernels have 7 bits.
+Its finest level is a narrower one, which has learned what the whole detector answers, and so have
+the parts whose rectifiers became plain. FERPLUS holds FER2013Train; the ranges of activations are
+read from 160 of its pictures, enlarged with a border as benchmarks/measure_detector.py shows them.
+As for the models, kernels have 7 bits.
 The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
 is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
 longer than opening all else, and rearranged by arrange_detector.py. Needs fervor[train].
@@ -39,6 +42,7 @@ from make_detector import export, subtract_in_one_pass
 from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
 from train_fine_level import FineLevel, Narrow, whole
+from train_plain_rectifiers import widened
 
 
 OUTPUT = WEIGHTS.with_name("detector_int8.onnx")
@@ -57,11 +61,16 @@ def pictures(root: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def narrow(path: Path) -> Narrow:
-    """The detector with the finest level of a file."""
-    fine = FineLevel().eval()
+    """The detector with the finest level of a file, or with all weights that it holds."""
+    fine, weights = FineLevel().eval(), load_file(path)
     fuse_normalisation(fine)
-    fine.load_state_dict(load_file(path))
-    return Narrow(whole(), fine).eval().requires_grad_(False)
+    network = Narrow(whole(), fine)
+    if any(name.startswith("maps.") for name in weights):
+        network = widened(network, plain=True)
+        network.load_state_dict(weights)
+    else:
+        fine.load_state_dict(weights)
+    return network.eval().requires_grad_(False)
 
 
 def kept(graph: onnx.GraphProto) -> list[str]:
@@ -106,10 +115,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ferplus", type=Path)
-    parser.add_argument("fine_level", type=Path, help="weights by train_fine_level.py")
+    parser.add_argument("weights", type=Path, help="by one of the scripts that train")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--unarranged", type=Path, help="write this graph alone, to train on from")
     arguments = parser.parse_args()
-    network = narrow(arguments.fine_level)
+    network = narrow(arguments.weights)
+    if arguments.unarranged:
+        quantise(network, arguments.unarranged, pictures(arguments.ferplus))
+        return
     quantise(network, arguments.output, pictures(arguments.ferplus))
     arrange(arguments.output)
     card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
@@ -119,11 +132,12 @@ def main() -> None:
         "name": f"{card['name']}, narrower and in eight bits",
         "origin": WEIGHTS.name,
         "origin_sha256": card["sha256"],
-        "training_data": f"{card['training_data']}; its finest level learned the answers of "
-        f"{WEIGHTS.name} on composed pictures, FERPlus train faces before scikit-learn's two "
-        "photographs or drawn noise; no labels used",
+        "training_data": f"{card['training_data']}; it learned the answers of {WEIGHTS.name} on "
+        "composed pictures, FERPlus train faces before surfaces, skies and signs of games in "
+        "Debian 12 (docs/decisions/detector.md), scikit-learn's two photographs or drawn noise; "
+        "no labels used",
         "data_terms": f"{card['data_terms']}; faces of FERPlus (FER2013), collected from the web "
-        "for research",
+        "for research; pictures of games under free licences of Debian",
         "ranges": f"{COUNT} pictures of FERPlus train; no labels used",
         "precision": "int8 (kernels of 7 bits); first stage and heads float32",
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -1,15 +1,15 @@
 """Train the int8 detector with plain rectifiers where leaky ones take the most time.
 
-    git show 4bc9cef:fervor/weights/detector_int8.onnx > earlier.onnx
-    python tools/weights/train_plain_rectifiers.py FERPLUS BACKGROUNDS earlier.onnx OUTPUT
+    git show 4bc9cef:fervor/weights/detector_int8.onnx > fine.onnx
+    python tools/weights/train_plain_rectifiers.py FERPLUS BACKGROUNDS fine.onnx plain.safetensors
 
 onnxruntime computes a plain rectifier with the convolution before it, a leaky one in a pass of its
 own. They become plain at the first stage's full maps, which are the largest, and in the levels
 behind it, which are computed in eight bits; in between they stay. The first three convolutions get
 16 channels, the width of a register: copies in the first, both signs in the second, so that the
 second one's slope stands in the third one's kernels and nothing changes at first. The other slopes
-below zero fade out over the first part of the training. All else starts from EARLIER, a graph by
-make_detector_int8.py before it is arranged (finest level), and from the whole detector, whose
+below zero fade out over the first part of the training. All else starts from a graph that
+make_detector_int8.py wrote unarranged (finest level) and from the whole detector, whose
 answers (scores, boxes, points) on each level it learns; the maps within, the finest one seen
 through one more layer, learn the whole detector's too, which is only a help (Romero et al.,
 "FitNets: Hints for Thin Deep Nets", 2015). No label is used. Pictures are composed: FERPlus train
@@ -22,6 +22,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,8 @@ from train_fine_level import FineLevel, Narrow, answers, distance, merged, whole
 
 LANES = 16
 """Channels of the first convolutions: what a register of AVX-512 holds."""
-STEPS, RATE = 10_000, 5e-4
+STEPS, RATE = 6000, 2e-3
+"""The latter is each tensor's share of its own size that a step changes."""
 SIZES = ((192, 16, 16, 64, 7), (384, 4, 40, 320, 4))
 """Of every other batch: side of a picture, pictures, smallest and largest face, most faces."""
 FADED = 0.25
@@ -94,6 +96,26 @@ def plain_parts(network: Narrow) -> list[nn.Module]:
     trunk = network.maps.trunk
     largest = [trunk.stage1.get_submodule(name) for name in ("0", "1")]
     return [*largest, trunk.stage2, trunk.stage3, network.maps.pyramid, network.context]
+
+
+def rates(network: nn.Module) -> list[dict[str, Any]]:
+    """A group of each tensor, whose rate is a share of its numbers' root mean square.
+
+    Normalization is folded into convolutions, whose kernels differ by a factor of 10,000: with one
+    rate for all the first convolution would change by half in each step.
+    """
+    return [
+        {"params": [part], "most": RATE * float(part.detach().square().mean().sqrt())}
+        for part in network.parameters()
+    ]
+
+
+def widened(network: Narrow, *, plain: bool = False) -> Narrow:
+    """The network with LANES channels first and, where asked, with its plain rectifiers."""
+    widen(network.maps.trunk.stage1)
+    for part in plain_parts(network) if plain else ():
+        rectify(part)
+    return network
 
 
 def stored(network: Narrow) -> dict[str, Tensor]:
@@ -237,19 +259,18 @@ def train(scenes: Scenes, earlier: Path, output: Path) -> None:
     """Train and write the weights; prints the loss, and how many sure anchors are found."""
     torch.manual_seed(0)
     steps = len(scenes)
-    small, right = Narrow(whole(), fine_level(earlier)), Whole(whole())
-    widen(small.maps.trunk.stage1)
+    small, right = widened(Narrow(whole(), fine_level(earlier))), Whole(whole())
     ours_within = Levels(small.requires_grad_(True))
     seen_through = nn.Conv2d(small.fine.narrowed.out_channels, 64, 1)
-    learned = [*small.parameters(), *seen_through.parameters()]
-    optimizer = torch.optim.AdamW(learned, RATE, weight_decay=1e-4)
+    groups = [*rates(small), *rates(seen_through)]
+    optimizer = torch.optim.AdamW(groups, RATE, weight_decay=1e-4)
     leaky = [layer for part in plain_parts(small) for layer in rectifiers(part)]
     loader = torch.utils.data.DataLoader(scenes, batch_size=None, num_workers=1)
     total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
     for step, images in enumerate(loader, start=1):
         rate = min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = RATE * rate
+            group["lr"] = group["most"] * rate
         for part in leaky:
             part.negative_slope = SLOPE * max(0.0, 1 - step / (FADED * steps))
         with torch.no_grad():
