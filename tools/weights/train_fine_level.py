@@ -14,6 +14,7 @@ benchmarks/measure_detector.py reads. Some 30 minutes of two cores. Needs fervor
 import argparse
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,7 @@ ANCHORS = 2
 OUTPUTS = (1, 4, 10)
 """Numbers an anchor answers: the logit of a face, its box, its points."""
 
-SIDE, BATCH, STEPS, RATE = 192, 16, 8000, 2e-3
-SMALLEST, LARGEST = 16, 64
+STEPS, RATE = 8000, 2e-3
 HINT = 0.5
 SURE = 8.0
 """Logits count up to here: what is beyond is sure either way."""
@@ -158,8 +158,34 @@ class Maps(nn.Module):
         return fine, self.pyramid.smooth["2"](self.pyramid.lateral["2"](middle) + doubled), coarse
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a batch shows.
+
+    Attributes:
+        side: of its pictures, pixels.
+        pictures: how many.
+        smallest: side of the smallest face, pixels; `largest` of the largest.
+        fewest: faces of a picture; `most` are one more than there may be.
+    """
+
+    side: int
+    pictures: int
+    smallest: int
+    largest: int
+    fewest: int
+    most: int
+
+
 class Scenes(torch.utils.data.Dataset[Tensor]):
-    """Batches [b h w 3] of composed pictures with small faces; each follows from its number."""
+    """Batches [b h w 3] of composed pictures with faces; each follows from its number.
+
+    Backgrounds are scikit-learn's two photographs, or drawn noise.
+    """
+
+    layouts: tuple[Layout, ...] = (Layout(192, 16, 16, 64, fewest=1, most=7),)
+    photographed = 0.7
+    """Share of the backgrounds that are no noise."""
 
     def __init__(self, root: Path, batches: int) -> None:
         self.faces = sorted((root / "FER2013Train").glob("*.png"))
@@ -171,12 +197,14 @@ class Scenes(torch.utils.data.Dataset[Tensor]):
 
     def __getitem__(self, number: int) -> Tensor:
         chance = np.random.default_rng(number)
-        return torch.from_numpy(np.stack([self._scene(chance) for _ in range(BATCH)]))
+        layout = self.layouts[number % len(self.layouts)]
+        scenes = [self._scene(chance, layout) for _ in range(layout.pictures)]
+        return torch.from_numpy(np.stack(scenes))
 
-    def _scene(self, chance: np.random.Generator) -> Pixels:
-        scene = self._background(chance)
-        for _ in range(chance.integers(1, 7)):
-            self._paste(scene, chance)
+    def _scene(self, chance: np.random.Generator, layout: Layout) -> Pixels:
+        scene = self._background(chance, layout.side)
+        for _ in range(chance.integers(layout.fewest, layout.most)):
+            self._paste(scene, chance, layout)
         if chance.random() < 0.2:
             scene = scene.filter(ImageFilter.GaussianBlur(chance.uniform(0.3, 1.0)))
         pixels = np.asarray(scene, np.float32)
@@ -184,27 +212,35 @@ class Scenes(torch.utils.data.Dataset[Tensor]):
         pixels += chance.normal(0, chance.choice([0, 0, 3, 8]), pixels.shape)
         return pixels.clip(0, 255).astype(np.uint8)
 
-    def _background(self, chance: np.random.Generator) -> Image.Image:
-        if chance.random() < 0.7:
-            photograph = self.photographs[chance.integers(len(self.photographs))]
-            side = chance.uniform(0.15, 1) * photograph.height
-            x, y = (chance.uniform(0, size - side) for size in photograph.size)
-            scene = photograph.resize((SIDE, SIDE), box=(x, y, x + side, y + side))
+    def _photograph(self, chance: np.random.Generator) -> Image.Image:
+        return self.photographs[chance.integers(len(self.photographs))]
+
+    def _background(self, chance: np.random.Generator, size: int) -> Image.Image:
+        if chance.random() < self.photographed:
+            photograph = self._photograph(chance)
+            side = chance.uniform(0.15, 1) * min(photograph.size)
+            x, y = (chance.uniform(0, length - side) for length in photograph.size)
+            scene = photograph.resize((size, size), box=(x, y, x + side, y + side))
             return scene.rotate(90 * int(chance.integers(4)))
         grain = int(2 ** chance.uniform(1, 6))
         noise = chance.normal(chance.uniform(40, 215, 3), chance.uniform(2, 40), (grain, grain, 3))
         drawn = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-        return drawn.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        return drawn.resize((size, size), Image.Resampling.BICUBIC)
 
-    def _paste(self, scene: Image.Image, chance: np.random.Generator) -> None:
+    def _sharpened(self, patch: Image.Image, chance: np.random.Generator) -> Image.Image:
+        return patch
+
+    def _paste(self, scene: Image.Image, chance: np.random.Generator, layout: Layout) -> None:
         with Image.open(self.faces[chance.integers(len(self.faces))]) as opened:
             face = np.asarray(opened.convert("L"))
         face = np.pad(face, int(chance.integers(6, 17)), mode="edge")
         green = chance.uniform(0.65, 1)
         skin = np.array([1, green, green * chance.uniform(0.75, 1.05)])
         tinted = (face[:, :, None] * (skin / skin.mean())).clip(0, 255).astype(np.uint8)
-        side = round(SMALLEST * (LARGEST / SMALLEST) ** chance.random() * len(face) / 48)
+        ratio = (layout.largest / layout.smallest) ** chance.random()
+        side = round(layout.smallest * ratio * len(face) / 48)
         patch = Image.fromarray(tinted).resize((side, side), Image.Resampling.BICUBIC)
+        patch = self._sharpened(patch, chance)
         if chance.random() < 0.5:
             patch = patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         edge = max(1, side // 12)
@@ -215,7 +251,7 @@ class Scenes(torch.utils.data.Dataset[Tensor]):
             patch, mask = (part.rotate(angle, Image.Resampling.BICUBIC) for part in (patch, mask))
         if chance.random() < 0.8:
             mask = mask.filter(ImageFilter.GaussianBlur(edge / 2))
-        x, y = (int(chance.integers(-side // 4, SIDE - 3 * side // 4)) for _ in range(2))
+        x, y = (int(chance.integers(-side // 4, scene.width - 3 * side // 4)) for _ in range(2))
         scene.paste(patch, (x, y), mask)
 
 

@@ -27,26 +27,31 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
-from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make_detector import SLOPE, Detector, fuse
-from train_fine_level import FineLevel, Narrow, answers, distance, merged, whole
+from train_fine_level import (
+    FineLevel,
+    Layout,
+    Narrow,
+    Scenes,
+    answers,
+    distance,
+    merged,
+    whole,
+)
 
 
 LANES = 16
 """Channels of the first convolutions: what a register of AVX-512 holds."""
 STEPS, RATE = 6000, 2e-3
 """The latter is each tensor's share of its own size that a step changes."""
-SIZES = ((192, 16, 16, 64, 7), (384, 4, 40, 320, 4))
-"""Of every other batch: side of a picture, pictures, smallest and largest face, most faces."""
 FADED = 0.25
 """Part of the training over which the slope of rectifiers fades out."""
 SHARP = 96
@@ -54,8 +59,6 @@ SHARP = 96
 HINT = 0.5
 LARGEST = 960
 """Longer side of a background, pixels: larger ones are shrunk as they are read."""
-
-Pixels = NDArray[np.uint8]
 
 
 def widen(stage: nn.Module) -> None:
@@ -174,88 +177,37 @@ class Whole(nn.Module):
         return [maps[0], *levels], [heads(context(level)) for heads, context, level in parts]
 
 
-class Scenes(torch.utils.data.Dataset[Tensor]):
-    """Batches [b h w 3] of composed pictures; each follows from its number."""
+class Composed(Scenes):
+    """Scenes with small and with large faces, most of them before the pictures of a folder."""
+
+    layouts = (
+        Layout(192, 16, 16, 64, fewest=0, most=7),
+        Layout(384, 4, 40, 320, fewest=0, most=4),
+    )
+    photographed = 0.85
 
     def __init__(self, root: Path, backgrounds: Path, batches: int) -> None:
-        self.faces = sorted((root / "FER2013Train").glob("*.png"))
-        self.photographs = [Image.fromarray(image) for image in load_sample_images().images]
+        super().__init__(root, batches)
         self.others = sorted(path for path in backgrounds.iterdir() if path.is_file())
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __getitem__(self, number: int) -> Tensor:
-        chance = np.random.default_rng(number)
-        side, count, smallest, largest, most = SIZES[number % len(SIZES)]
-        faces = (smallest, largest)
-        return torch.from_numpy(
-            np.stack([self._scene(chance, side, faces, most) for _ in range(count)])
-        )
-
-    def _scene(
-        self, chance: np.random.Generator, side: int, faces: tuple[int, int], most: int
-    ) -> Pixels:
-        scene = self._background(chance, side)
-        for _ in range(chance.integers(0, most)):
-            self._paste(scene, chance, *faces)
-        if chance.random() < 0.2:
-            scene = scene.filter(ImageFilter.GaussianBlur(chance.uniform(0.3, 1.0)))
-        pixels = np.asarray(scene, np.float32)
-        pixels = (pixels - 128) * chance.uniform(0.6, 1.2) + 128 + chance.uniform(-30, 30)
-        pixels += chance.normal(0, chance.choice([0, 0, 3, 8]), pixels.shape)
-        return pixels.clip(0, 255).astype(np.uint8)
 
     def _photograph(self, chance: np.random.Generator) -> Image.Image:
         if chance.random() < 0.25:
-            return self.photographs[chance.integers(len(self.photographs))]
+            return super()._photograph(chance)
         with Image.open(self.others[chance.integers(len(self.others))]) as opened:
             opened.draft("RGB", (LARGEST, LARGEST))
             picture = opened.convert("RGB")
         picture.thumbnail((LARGEST, LARGEST))
         return picture
 
-    def _background(self, chance: np.random.Generator, size: int) -> Image.Image:
-        if chance.random() < 0.85:
-            photograph = self._photograph(chance)
-            side = chance.uniform(0.15, 1) * min(photograph.size)
-            x, y = (chance.uniform(0, whole - side) for whole in photograph.size)
-            scene = photograph.resize((size, size), box=(x, y, x + side, y + side))
-            return scene.rotate(90 * int(chance.integers(4)))
-        grain = int(2 ** chance.uniform(1, 6))
-        noise = chance.normal(chance.uniform(40, 215, 3), chance.uniform(2, 40), (grain, grain, 3))
-        drawn = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-        return drawn.resize((size, size), Image.Resampling.BICUBIC)
-
-    def _paste(
-        self, scene: Image.Image, chance: np.random.Generator, smallest: int, largest: int
-    ) -> None:
-        with Image.open(self.faces[chance.integers(len(self.faces))]) as opened:
-            face = np.asarray(opened.convert("L"))
-        face = np.pad(face, int(chance.integers(6, 17)), mode="edge")
-        green = chance.uniform(0.65, 1)
-        skin = np.array([1, green, green * chance.uniform(0.75, 1.05)])
-        tinted = (face[:, :, None] * (skin / skin.mean())).clip(0, 255).astype(np.uint8)
-        side = round(smallest * (largest / smallest) ** chance.random() * len(face) / 48)
-        patch = Image.fromarray(tinted).resize((side, side), Image.Resampling.BICUBIC)
-        if side > SHARP and chance.random() < 0.5:  # enlarged ones lack all detail
-            patch = patch.filter(ImageFilter.UnsharpMask(side / 48, int(chance.integers(50, 250))))
-        if chance.random() < 0.5:
-            patch = patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        edge = max(1, side // 12)
-        mask = Image.new("L", (side, side))
-        mask.paste(255, (edge, edge, side - edge, side - edge))
-        if chance.random() < 0.3:
-            angle = chance.normal(0, 15)
-            patch, mask = (part.rotate(angle, Image.Resampling.BICUBIC) for part in (patch, mask))
-        if chance.random() < 0.8:
-            mask = mask.filter(ImageFilter.GaussianBlur(edge / 2))
-        x, y = (int(chance.integers(-side // 4, scene.width - 3 * side // 4)) for _ in range(2))
-        scene.paste(patch, (x, y), mask)
+    def _sharpened(self, patch: Image.Image, chance: np.random.Generator) -> Image.Image:
+        """The patch of a large face, half of the time: enlarged ones lack all detail."""
+        if patch.width <= SHARP or chance.random() >= 0.5:
+            return patch
+        percent = int(chance.integers(50, 250))
+        return patch.filter(ImageFilter.UnsharpMask(patch.width / 48, percent))
 
 
-def train(scenes: Scenes, earlier: Path, output: Path) -> None:
+def train(scenes: Composed, earlier: Path, output: Path) -> None:
     """Train and write the weights; prints the loss, and how many sure anchors are found."""
     torch.manual_seed(0)
     steps = len(scenes)
@@ -311,7 +263,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
     given = parser.parse_args()
-    train(Scenes(given.ferplus, given.backgrounds, given.steps), given.earlier, given.output)
+    train(Composed(given.ferplus, given.backgrounds, given.steps), given.earlier, given.output)
 
 
 if __name__ == "__main__":

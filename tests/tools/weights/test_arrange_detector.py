@@ -17,6 +17,7 @@ from fervor.faces.anchors import PADDING
 from fervor.faces.detector import INT8_WEIGHTS
 from tools.weights.arrange_detector import LANES, arrange, main
 from tools.weights.make_detector_int8 import FineLevel, fuse_normalisation, narrow, quantise
+from tools.weights.train_plain_rectifiers import RATE, rates, stored, widened
 
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "astronaut.jpg"
@@ -51,17 +52,49 @@ def context(path: Path, batch: NDArray[np.uint8]) -> NDArray[np.int16]:
     return found.astype(np.int16)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's exporter's, of itself
-def test_a_rearranged_detector_answers_the_same(tmp_path: Path) -> None:
+def fine_level(folder: Path) -> Path:
+    """A file of a finest level's weights, drawn."""
     torch.manual_seed(0)
     fine = FineLevel().eval()
     for part in fine.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.bias, -0.2, 0.2)
     fuse_normalisation(fine)
-    save_file(fine.state_dict(), tmp_path / "fine.safetensors")
-    network = narrow(tmp_path / "fine.safetensors")
+    save_file(fine.state_dict(), folder / "fine.safetensors")
+    return folder / "fine.safetensors"
+
+
+def test_more_channels_answer_the_same_until_slopes_change(tmp_path: Path) -> None:
+    network, image = narrow(fine_level(tmp_path)), torch.from_numpy(images(96, 64).copy())
+    expected = network(image)
+    wider = widened(network)
+    for answer, other in zip(wider(image), expected, strict=True):
+        torch.testing.assert_close(answer, other, rtol=1e-4, atol=1e-4)
+    first, second = (wider.maps.trunk.stage1.get_submodule(name) for name in ("0.0", "1.0"))
+    assert len(first.get_parameter("weight")) == len(second.get_parameter("weight")) == LANES
+
+
+def test_the_rate_of_a_tensor_follows_its_size(tmp_path: Path) -> None:
+    """The first kernels are 10,000 times as small as the second ones, pixels being 0..255."""
+    network = widened(narrow(fine_level(tmp_path)))
+    sizes = {id(part): float(part.detach().square().mean().sqrt()) for part in network.parameters()}
+    groups = rates(network)
+    assert [group["most"] for group in groups] == pytest.approx(
+        [RATE * sizes[id(part)] for group in groups for part in group["params"]]
+    )
+    assert max(sizes.values()) > 5000 * min(sizes.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's exporter's, of itself
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_rearranged_detector_answers_the_same(tmp_path: Path, plain: bool) -> None:
+    path = fine_level(tmp_path)
+    network = narrow(path)
+    if plain:
+        network = widened(network, plain=True)
+        save_file(stored(network), tmp_path / "plain.safetensors")
+        network = narrow(tmp_path / "plain.safetensors")
     before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
     quantise(network, before, [images(320, 320)])
     shutil.copy(before, after)
