@@ -7,7 +7,8 @@ and its card. What is computed stays:
 
 - The image is read as one plane whose rows hold the colours side by side, so that nothing is
   transposed: three columns of a kernel become nine, a stride of 2 becomes 6.
-- The first two convolutions get 16 channels, the width of a register, of which 8 are zero.
+- The first two convolutions get 16 channels, the width of a register: the first one's stand there
+  twice, the second one's with both signs, which saves the pass of a leaky rectifier.
 - Nearest enlarging becomes a copy (`Expand`).
 - Of the finest level's context two convolutions that read the same map become one, narrow ones are
   filled up to 16 channels, and each answers on the scale of what they are put together to.
@@ -90,7 +91,19 @@ def filled(values: Array, axis: int, value: float = 0) -> Array:
     return np.pad(values, widths, constant_values=value)
 
 
-def set_attributes(node: onnx.NodeProto, **values: int | list[int]) -> None:
+def attribute(node: onnx.NodeProto, name: str) -> Any:
+    """The value of an attribute."""
+    return next(helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name)
+
+
+def remove_attribute(node: onnx.NodeProto, name: str) -> None:
+    """Take an attribute away; others stay."""
+    others = [entry for entry in node.attribute if entry.name != name]
+    del node.attribute[:]
+    node.attribute.extend(others)
+
+
+def set_attributes(node: onnx.NodeProto, **values: int | str | list[int]) -> None:
     """Attributes by name; others stay."""
     others = [entry for entry in node.attribute if entry.name not in values]
     del node.attribute[:]
@@ -99,14 +112,24 @@ def set_attributes(node: onnx.NodeProto, **values: int | list[int]) -> None:
 
 
 def widen_first_stage(graph: Graph, stage: str = "maps.trunk.stage1") -> None:
-    """Fill the channels of the first two convolutions up to LANES."""
-    for layer, axis in (("0.0.weight.half", 0), ("1.0.weight.half", 0), ("1.3.weight.half", 1)):
-        name = f"{stage}.{layer}"
-        graph.constant(name, filled(graph.constants[name], axis))
-    for layer in ("0.0.bias", "1.0.bias"):
-        name = f"{stage}.{layer}"
-        graph.constant(name, filled(graph.constants[name], 0))
-    set_attributes(graph.reading(f"{stage}.1.0.bias"), group=LANES)
+    """Fill the channels of the first two convolutions up to LANES.
+
+    The first convolution's stand there twice. The second's are rectified with both signs, so that
+    the third one's kernels hold the slope below zero: a leaky rectifier's own pass is left out.
+    """
+    first, second, third = (f"{stage}.{layer}" for layer in ("0.0", "1.0", "1.3"))
+    if len(graph.constants[f"{first}.bias"]) == LANES:
+        return
+    for name, sign in ((first, 1), (second, -1)):
+        for part in ("weight.half", "bias"):
+            values = graph.constants[f"{name}.{part}"]
+            graph.constant(f"{name}.{part}", np.concatenate([values, sign * values]))
+    convolution = graph.reading(f"{second}.bias")
+    (slope,) = attribute(convolution, "activation_params")
+    set_attributes(convolution, group=LANES, activation="Relu")
+    remove_attribute(convolution, "activation_params")
+    kernels = graph.constants[f"{third}.weight.half"].astype(np.float32)
+    graph.constant(f"{third}.weight.half", np.concatenate([kernels, -slope * kernels], axis=1))
 
 
 def read_as_plane(graph: Graph, first: str = "maps.trunk.stage1.0.0") -> None:

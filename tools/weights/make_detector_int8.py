@@ -2,8 +2,8 @@
 
     python tools/weights/train_fine_level.py FERPLUS fine.safetensors
     python tools/weights/make_detector_int8.py FERPLUS fine.safetensors --unarranged fine.onnx
-    python tools/weights/train_plain_rectifiers.py FERPLUS BACKGROUNDS fine.onnx plain.safetensors
-    python tools/weights/make_detector_int8.py FERPLUS plain.safetensors
+    python tools/weights/train_first_stage.py FERPLUS BACKGROUNDS fine.onnx first.safetensors
+    python tools/weights/make_detector_int8.py FERPLUS first.safetensors
 
 Its finest level is a narrower one, which has learned what the whole detector answers, and so have
 the parts whose rectifiers became plain. FERPLUS holds FER2013Train; the ranges of activations are
@@ -42,7 +42,7 @@ from make_detector import export, subtract_in_one_pass
 from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
 from train_fine_level import FineLevel, Narrow, whole
-from train_plain_rectifiers import widened
+from train_first_stage import widened
 
 
 OUTPUT = WEIGHTS.with_name("detector_int8.onnx")

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from fervor.faces.anchors import PADDING
 from fervor.faces.detector import INT8_WEIGHTS
 from tools.weights.arrange_detector import LANES, arrange, main
+from tools.weights.make_detector import SLOPE
 from tools.weights.make_detector_int8 import FineLevel, fuse_normalisation, narrow, quantise
-from tools.weights.train_plain_rectifiers import RATE, rates, stored, widened
+from tools.weights.train_first_stage import RATE, rates, stored, widened
 
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "astronaut.jpg"
@@ -93,8 +94,8 @@ def test_a_rearranged_detector_answers_the_same(tmp_path: Path, plain: bool) -> 
     network = narrow(path)
     if plain:
         network = widened(network, plain=True)
-        save_file(stored(network), tmp_path / "plain.safetensors")
-        network = narrow(tmp_path / "plain.safetensors")
+        save_file(stored(network), tmp_path / "first.safetensors")
+        network = narrow(tmp_path / "first.safetensors")
     before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
     quantise(network, before, [images(320, 320)])
     shutil.copy(before, after)
@@ -129,7 +130,17 @@ def test_the_packaged_graph_is_arranged() -> None:
     assert centred.op_type == "Sub" and centred.input[1] == "row"
     assert tuple(stored["colour"]) == PADDING  # so that what is filled up is nothing
     assert stored["maps.trunk.stage1.0.0.weight.half"].shape == (LANES, 1, 3, 9)
-    assert stored["maps.trunk.stage1.1.3.weight.half"].shape == (LANES, LANES, 1, 1)
+    first, second, third = (
+        stored[f"maps.trunk.stage1.{layer}.weight.half"] for layer in ("0.0", "1.0", "1.3")
+    )
+    assert third.shape == (LANES, LANES, 1, 1)
+    half = LANES // 2
+    np.testing.assert_array_equal(first[:half], first[half:])
+    np.testing.assert_array_equal(second[:half], -second[half:])
+    np.testing.assert_allclose(third[:, half:], -SLOPE * third[:, :half], rtol=1e-6)
+    (signs,) = (node for node in graph.node if "maps.trunk.stage1.1.0.bias" in node.input)
+    kinds = {entry.name: onnx.helper.get_attribute_value(entry) for entry in signs.attribute}
+    assert kinds["activation"] == b"Relu" and "activation_params" not in kinds
 
 
 def test_a_graph_is_arranged_once(

@@ -1,21 +1,18 @@
-"""Train the int8 detector with plain rectifiers where leaky ones take the most time.
+"""Train the int8 detector's first stage with plain rectifiers where leaky ones take the most time.
 
     git show 4bc9cef:fervor/weights/detector_int8.onnx > fine.onnx
-    python tools/weights/train_plain_rectifiers.py FERPLUS BACKGROUNDS fine.onnx plain.safetensors
+    python tools/weights/train_first_stage.py FERPLUS BACKGROUNDS fine.onnx first.safetensors
 
 onnxruntime computes a plain rectifier with the convolution before it, a leaky one in a pass of its
-own. They become plain at the first stage's full maps, which are the largest, and in the levels
-behind it, which are computed in eight bits; in between they stay. The first three convolutions get
-16 channels, the width of a register: copies in the first, both signs in the second, so that the
-second one's slope stands in the third one's kernels and nothing changes at first. The other slopes
-below zero fade out over the first part of the training. All else starts from a graph that
-make_detector_int8.py wrote unarranged (finest level) and from the whole detector, whose
-answers (scores, boxes, points) on each level it learns; the maps within, the finest one seen
-through one more layer, learn the whole detector's too, which is only a help (Romero et al.,
-"FitNets: Hints for Thin Deep Nets", 2015). No label is used. Pictures are composed: FERPlus train
-faces of 16 to 320 pixels, tinted, before the pictures of a folder, scikit-learn's two photographs
-or drawn noise; none of them may be among those that benchmarks/measure_detector.py and
-benchmarks/detection.py read. Needs fervor[train].
+own, and the first stage's full maps are the largest of all. So it becomes plain behind the first
+three convolutions. They get 16 channels, the width of a register: copies in the first, both signs
+in the second, so that the second one's slope stands in the third one's kernels and nothing changes
+at first. The other two slopes fade out over the first part of the training, in which the stage
+learns the whole detector's map behind it, each channel by its variance. Nothing behind it changes:
+it stays as in a graph that make_detector_int8.py wrote unarranged. No label is used. Pictures are
+composed: FERPlus train faces of 16 to 320 pixels, tinted, before the pictures of a folder,
+scikit-learn's two photographs or drawn noise; none of them may be among those that
+benchmarks/measure_detector.py and benchmarks/detection.py read. Needs fervor[train].
 """
 
 import argparse
@@ -31,32 +28,21 @@ from onnx import numpy_helper
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 sys.path.insert(0, str(Path(__file__).parent))
-from make_detector import SLOPE, Detector, fuse
-from train_fine_level import (
-    FineLevel,
-    Layout,
-    Narrow,
-    Scenes,
-    answers,
-    distance,
-    merged,
-    whole,
-)
+from make_detector import SLOPE, fuse
+from train_fine_level import FineLevel, Layout, Narrow, Scenes, whole
 
 
 LANES = 16
 """Channels of the first convolutions: what a register of AVX-512 holds."""
-STEPS, RATE = 6000, 2e-3
+STEPS, RATE = 5000, 2e-3
 """The latter is each tensor's share of its own size that a step changes."""
 FADED = 0.25
-"""Part of the training over which the slope of rectifiers fades out."""
+"""Part of the training over which the slopes of rectifiers fade out."""
 SHARP = 96
 """Side of a face from which on it may be sharpened."""
-HINT = 0.5
 LARGEST = 960
 """Longer side of a background, pixels: larger ones are shrunk as they are read."""
 
@@ -95,10 +81,8 @@ def rectify(network: nn.Module) -> None:
 
 
 def plain_parts(network: Narrow) -> list[nn.Module]:
-    """Where rectifiers become plain: at the full maps of the first stage, and behind it."""
-    trunk = network.maps.trunk
-    largest = [trunk.stage1.get_submodule(name) for name in ("0", "1")]
-    return [*largest, trunk.stage2, trunk.stage3, network.maps.pyramid, network.context]
+    """Where rectifiers become plain: at the first stage's full maps."""
+    return [network.maps.trunk.stage1.get_submodule(name) for name in ("0", "1")]
 
 
 def rates(network: nn.Module) -> list[dict[str, Any]]:
@@ -146,37 +130,6 @@ def fine_level(path: Path) -> FineLevel:
     return fine
 
 
-class Levels(nn.Module):
-    """Pictures [b h w 3] -> the maps within and the answers [b n 30] of each level."""
-
-    def __init__(self, detector: Narrow) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        low, *coarser = self.detector.maps(image)
-        fine = self.detector.fine.smoothed(low, coarser[0])
-        answered = [self.detector.fine.heads(self.detector.fine.context(fine))]
-        parts = zip(coarser, self.detector.context, self.detector.heads, strict=True)
-        return [low, fine, *coarser], answered + [heads(ctx(level)) for level, ctx, heads in parts]
-
-
-class Whole(nn.Module):
-    """What the whole detector makes of pictures, as `Levels`."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-        self.heads = nn.ModuleList(merged(detector, level) for level in range(3))
-
-    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        detector = self.detector
-        maps = detector.trunk(image.permute(0, 3, 1, 2).float() - detector.mean)
-        levels = detector.pyramid(maps)
-        parts = zip(self.heads, detector.context.values(), levels, strict=True)
-        return [maps[0], *levels], [heads(context(level)) for heads, context, level in parts]
-
-
 class Composed(Scenes):
     """Scenes with small and with large faces, most of them before the pictures of a folder."""
 
@@ -208,47 +161,35 @@ class Composed(Scenes):
 
 
 def train(scenes: Composed, earlier: Path, output: Path) -> None:
-    """Train and write the weights; prints the loss, and how many sure anchors are found."""
+    """Train and write the weights of all; prints the error as a share of the map's variance."""
     torch.manual_seed(0)
-    steps = len(scenes)
-    small, right = widened(Narrow(whole(), fine_level(earlier))), Whole(whole())
-    ours_within = Levels(small.requires_grad_(True))
-    seen_through = nn.Conv2d(small.fine.narrowed.out_channels, 64, 1)
-    groups = [*rates(small), *rates(seen_through)]
-    optimizer = torch.optim.AdamW(groups, RATE, weight_decay=1e-4)
+    steps, detector = len(scenes), whole()
+    small = widened(Narrow(whole(), fine_level(earlier))).requires_grad_(False)
+    stage = small.maps.trunk.stage1.requires_grad_(True)
     leaky = [layer for part in plain_parts(small) for layer in rectifiers(part)]
+    optimizer = torch.optim.AdamW(rates(stage), RATE, weight_decay=0.0)
+    total = 0.0
     loader = torch.utils.data.DataLoader(scenes, batch_size=None, num_workers=1)
-    total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
     for step, images in enumerate(loader, start=1):
         rate = min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = group["most"] * rate
-        for part in leaky:
-            part.negative_slope = SLOPE * max(0.0, 1 - step / (FADED * steps))
+        for layer in leaky:
+            layer.negative_slope = SLOPE * max(0.0, 1 - step / (FADED * steps))
+        pixels = images.permute(0, 3, 1, 2).float() - detector.mean
         with torch.no_grad():
-            maps, goals = right(images)
-        within, answered = ours_within(images)
-        within[1] = seen_through(within[1])
-        loss = torch.zeros(())
-        for ours, theirs in zip(within, maps, strict=True):
-            loss = loss + HINT * functional.mse_loss(ours, theirs) / theirs.var()
-        for level in range(3):
-            ours_, theirs_ = answers([answered[level]]), answers([goals[level]])
-            loss = loss + distance(ours_, theirs_)
-            sure[level] += int((theirs_[0] > 1).sum())
-            found[level] += int(((theirs_[0] > 1) & (ours_[0] > 0)).sum())
-            false[level] += int(((theirs_[0] < -1) & (ours_[0] > 0)).sum())
+            goal = detector.trunk.stage1(pixels)
+            variance = goal.var(dim=(0, 2, 3), keepdim=True) + 1e-6
+        loss = ((stage(pixels) - goal) ** 2 / variance).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item()
-        if step % 100 == 0:
-            parts = zip(found, sure, false, strict=True)
-            anchors = ", ".join(f"{right_} of {all_} ({wrong})" for right_, all_, wrong in parts)
-            print(f"{step}: {total / 100:.4f}; sure anchors (false): {anchors}", flush=True)
-            total, sure, found, false = 0.0, [0] * 3, [0] * 3, [0] * 3
-    for plain in plain_parts(small):
-        rectify(plain)
+        if step % 200 == 0:
+            print(f"{step}: {total / 200:.5f} of the map's variance", flush=True)
+            total = 0.0
+    for part in plain_parts(small):
+        rectify(part)
     save_file(stored(small.eval()), output)
 
 
