@@ -31,6 +31,7 @@ from fervor.data.batch import Batch
 from fervor.data.loading import TrainingBatches
 from fervor.data.splits import read_splits
 from fervor.methods.base import Method
+from fervor.training.prepare import prepare
 from fervor.training.trainer import build_method, build_networks, train
 
 
@@ -81,6 +82,7 @@ def speed_of(run: Run) -> float:
     """Images a second of a recipe's batches and steps; the bare loop, views not cached."""
     splits = read_splits(run.pipeline)
     method = build_method(run, build_networks(run), splits)
+    prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
     made, batches = TrainingBatches(splits.train, run.pipeline), []
     chosen = keys(splits, run, SHORT + STEPS - 1)
     steps = stepped(method, run, (made[key] for key in chosen))
@@ -97,7 +99,8 @@ def every(root: str, cache: str) -> None:
     """Print a row for each packaged recipe."""
     for name in PACKAGED:
         run = recipe(name, root, cache)
-        run = dataclasses.replace(run, data=dataclasses.replace(run.data, name="ferplus", views=0))
+        data = dataclasses.replace(run.data, name="ferplus", views=0)
+        run = dataclasses.replace(run, data=data)
         print(f"| `{name}` | {speed_of(run):.0f} |", flush=True)
 
 

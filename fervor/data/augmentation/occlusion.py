@@ -106,6 +106,8 @@ def covered(
         covers: centre and half sides, as `drawn_covers` gives them.
         shade: what replaces the pixels.
     """
-    half = covers[:, None, None, 2:].clamp_min(1e-6)
-    inside = ((grid - covers[:, None, None, :2]) / half).square().sum(-1) < 1
-    return torch.where(inside[:, None], shade[:, None, None, None], image)
+    (chosen,) = (covers[:, 2:] > 0).all(1).nonzero(as_tuple=True)
+    centre, half = covers[chosen, None, None, :2], covers[chosen, None, None, 2:]
+    inside = ((grid[chosen] - centre) / half).square().sum(-1) < 1
+    covered_ones = torch.where(inside[:, None], shade[chosen, None, None, None], image[chosen])
+    return image.index_copy(0, chosen, covered_ones)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from fervor.data.augmentation import grid_of, occlusion, sampled
 from fervor.data.augmentation.occlusion import PARTS, covered, drawn_covers, part_boxes
@@ -58,6 +59,27 @@ def test_a_cover_is_an_ellipse_in_the_images_own_places() -> None:
     image = sampled(torch.rand(1, 1, 8, 8), grid)
     nothing = torch.tensor([[0.4, -0.2, 0.0, 0.0]])
     assert torch.equal(covered(image, grid, nothing, shade), image)
+
+
+def test_in_a_batch_only_the_covered_faces_change() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 1, 20, 20)
+    grid = grid_of(torch.eye(2, 3) + 0.1 * torch.randn(4, 2, 3), 20)
+    covers, shade = torch.rand(4, 4) * 0.5 + 0.2, torch.rand(4)
+    covers[[0, 2], 2:] = 0
+    together = covered(images, grid, covers, shade)
+    assert torch.equal(together[[0, 2]], images[[0, 2]])
+    for number in (1, 3):
+        part = slice(number, number + 1)
+        alone = covered(images[part], grid[part], covers[part], shade[part])
+        assert torch.equal(together[part], alone) and not torch.equal(alone, images[part])
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 144])
+def test_the_grid_is_what_torch_gives(size: int) -> None:
+    placements = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(size))
+    expected = functional.affine_grid(placements, [3, 1, size, size], align_corners=False)
+    torch.testing.assert_close(grid_of(placements, size), expected, rtol=0, atol=2e-6)
 
 
 def test_covers_are_drawn_at_the_probability_asked_for() -> None:
