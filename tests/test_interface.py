@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import fervor
+from fervor.artifacts.model_info import ModelInfo
 from fervor.config import Data, Encoder, Optim, Run
 from fervor.data.datasets import Sample
 from fervor.errors import UsageError
@@ -136,6 +137,9 @@ def test_what_is_shown_is_one_line() -> None:
 def test_a_recipe_is_read_with_changes() -> None:
     run = read_recipe("finetune/folder", {"data.root": "faces", "options.temperature": 0.2})
     assert (run.name, run.start, run.data.root) == ("finetune/folder", "embedded", "faces")
+    # adapted as it was trained: at 112 px the model of 144 would begin a point lower
+    taken, own = run.encoder, ModelInfo.read(None).input
+    assert (taken.size, taken.crop) == (own.size, own.crop)
     assert run.options["temperature"] == 0.2 and run.options["template"] == 9
     other = read_recipe("ke/ferplus-mobilenet", {"data.name": "rafdb"})
     assert (other.data.name, other.data.protocol) == ("rafdb", "")
