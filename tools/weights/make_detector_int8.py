@@ -1,14 +1,13 @@
 """Write fervor/weights/detector_int8.onnx: the face detector, narrower and in eight bits.
 
-    python tools/weights/train_fine_level.py FERPLUS fine.safetensors
-    python tools/weights/make_detector_int8.py FERPLUS fine.safetensors --unarranged fine.onnx
-    python tools/weights/train_first_stage.py FERPLUS BACKGROUNDS fine.onnx first.safetensors
-    python tools/weights/make_detector_int8.py FERPLUS first.safetensors
+    python tools/weights/train_fine_level.py FERPLUS fine_level.safetensors
+    python tools/weights/make_detector_int8.py FERPLUS fine_level.safetensors
 
-Its finest level is a narrower one, which has learned what the whole detector answers, and so have
-the parts whose rectifiers became plain. FERPLUS holds FER2013Train; the ranges of activations are
-read from 160 of its pictures, enlarged with a border as benchmarks/measure_detector.py shows them.
-As for the models, kernels have 7 bits.
+Its finest level is a narrower one, which has learned what the whole detector answers. FERPLUS holds
+FER2013Train; the ranges of activations are read from 160 of its pictures, enlarged with a border as
+benchmarks/measure_detector.py shows them. As for the models, kernels have 7 bits. Weights by
+train_first_stage.py, which do not ship, make another graph: name its --output. What they start from
+is written by --unarranged.
 The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
 is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
 longer than opening all else, and rearranged by arrange_detector.py. Needs fervor[train].
@@ -132,12 +131,11 @@ def main() -> None:
         "name": f"{card['name']}, narrower and in eight bits",
         "origin": WEIGHTS.name,
         "origin_sha256": card["sha256"],
-        "training_data": f"{card['training_data']}; it learned the answers of {WEIGHTS.name} on "
-        "composed pictures, FERPlus train faces before surfaces, skies and signs of games in "
-        "Debian 12 (docs/decisions/detector.md), scikit-learn's two photographs or drawn noise; "
-        "no labels used",
+        "training_data": f"{card['training_data']}; its finest level learned the answers of "
+        f"{WEIGHTS.name} on composed pictures, FERPlus train faces before scikit-learn's two "
+        "photographs or drawn noise; no labels used",
         "data_terms": f"{card['data_terms']}; faces of FERPlus (FER2013), collected from the web "
-        "for research; pictures of games under free licences of Debian",
+        "for research",
         "ranges": f"{COUNT} pictures of FERPlus train; no labels used",
         "precision": "int8 (kernels of 7 bits); first stage and heads float32",
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -3,16 +3,17 @@
     git show 4bc9cef:fervor/weights/detector_int8.onnx > fine.onnx
     python tools/weights/train_first_stage.py FERPLUS BACKGROUNDS fine.onnx first.safetensors
 
-onnxruntime computes a plain rectifier with the convolution before it, a leaky one in a pass of its
-own, and the first stage's full maps are the largest of all. So it becomes plain behind the first
-three convolutions. They get 16 channels, the width of a register: copies in the first, both signs
-in the second, so that the second one's slope stands in the third one's kernels and nothing changes
-at first. The other two slopes fade out over the first part of the training, in which the stage
-learns the whole detector's map behind it, each channel by its variance. Nothing behind it changes:
-it stays as in a graph that make_detector_int8.py wrote unarranged. No label is used. Pictures are
-composed: FERPlus train faces of 16 to 320 pixels, tinted, before the pictures of a folder,
-scikit-learn's two photographs or drawn noise; none of them may be among those that
-benchmarks/measure_detector.py and benchmarks/detection.py read. Needs fervor[train].
+An experiment, whose graph does not ship (docs/decisions/detector.md). onnxruntime computes a plain
+rectifier with the convolution before it, a leaky one in a pass of its own, and the first stage's
+full maps are the largest of all. So it becomes plain behind the first three convolutions. They get
+16 channels, the width of a register: copies in the first, both signs in the second, so that the
+second one's slope stands in the third one's kernels and nothing changes at first. The other two
+slopes fade out over the first part of the training, in which the stage learns the whole detector's
+map behind it, each channel by its variance. Nothing behind it changes: it stays as in a graph by
+`make_detector_int8.py --unarranged`. No label is used. Pictures are composed: FERPlus train faces
+of 16 to 320 pixels, tinted, before the pictures of a folder, scikit-learn's two photographs or
+drawn noise; none of them may be among those that benchmarks/measure_detector.py and
+benchmarks/detection.py read. Needs fervor[train].
 """
 
 import argparse

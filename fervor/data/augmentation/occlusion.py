@@ -106,8 +106,8 @@ def covered(
         covers: centre and half sides, as `drawn_covers` gives them.
         shade: what replaces the pixels.
     """
-    (chosen,) = (covers[:, 2:] > 0).all(1).nonzero(as_tuple=True)
-    centre, half = covers[chosen, None, None, :2], covers[chosen, None, None, 2:]
-    inside = ((grid[chosen] - centre) / half).square().sum(-1) < 1
-    covered_ones = torch.where(inside[:, None], shade[chosen, None, None, None], image[chosen])
-    return image.index_copy(0, chosen, covered_ones)
+    (indices,) = (covers[:, 2:] > 0).all(1).nonzero(as_tuple=True)
+    centre, half = covers[indices, None, None, :2], covers[indices, None, None, 2:]
+    inside = ((grid[indices] - centre) / half).square().sum(-1) < 1
+    covered_ones = torch.where(inside[:, None], shade[indices, None, None, None], image[indices])
+    return image.index_copy(0, indices, covered_ones)
