@@ -132,6 +132,8 @@ def serve(
             server = _Server(_settings(app, place, limits))
             announce(_address(listening, place.host), predictor)
             server.run(sockets=[listening])
+            if server.code == INTERRUPTED:  # uvicorn's own is lost where SIGINT was ignored before
+                raise KeyboardInterrupt
     finally:
         signal.signal(signal.SIGTERM, before)
         code = None if server is None else server.code

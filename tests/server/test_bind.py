@@ -809,6 +809,18 @@ def test_the_end_comes_soon_whatever_is_under_way(
     assert not rows.result().endswith(b"\r\n0\r\n\r\n")  # cut off
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_an_interruption_is_told_where_signals_were_ignored_before(tiny: Path) -> None:
+    """As for what a shell's script starts in the background."""
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with serving("--model", tiny, within=(sys.executable, "-c", ignoring)) as server:
+        server.get("/healthz")  # it listens to signals once it answers
+        assert server.stop(signal.SIGINT)[::2] == (130, "")
+
+
 def whole(connection: socket.socket) -> bytes:
     """All that comes until the other side hangs up."""
     answer = b""
