@@ -69,7 +69,9 @@ def whole_loop(run: Run) -> tuple[list[float], list[Batch]]:
 
 def bare_loop(run: Run, batches: Iterable[Batch]) -> list[float]:
     """Seconds of each step of a loop that does nothing else."""
-    method = build_method(run, build_networks(run), read_splits(run.pipeline))
+    splits = read_splits(run.pipeline)
+    method = build_method(run, build_networks(run), splits)
+    prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
     seconds, start = [], time.perf_counter()
     for _ in stepped(method, run, batches):
         now = time.perf_counter()
@@ -83,7 +85,7 @@ def speed_of(run: Run) -> float:
     splits = read_splits(run.pipeline)
     method = build_method(run, build_networks(run), splits)
     prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
-    made, batches = TrainingBatches(splits.train, run.pipeline), []
+    made, sizes = TrainingBatches(splits.train, run.pipeline), []
     chosen = keys(splits, run, SHORT + STEPS - 1)
     steps = stepped(method, run, (made[key] for key in chosen))
     start = 0.0
@@ -91,8 +93,8 @@ def speed_of(run: Run) -> float:
         if number == SHORT:
             start = time.perf_counter()
         elif number > SHORT:
-            batches.append(size)
-    return sum(batches) / (time.perf_counter() - start)
+            sizes.append(size)
+    return sum(sizes) / (time.perf_counter() - start)
 
 
 def every(root: str, cache: str) -> None:

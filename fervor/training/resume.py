@@ -24,6 +24,8 @@ STARTS = "starts.json"
 
 MACHINE = {"data.root", "data.cache", "threads", "workers", "processes", "output"}
 """Settings that say where a run is at work; the others say what it is."""
+WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth"}
+"""Endings of files that count of a folder: notes, cards and locks may change beside them."""
 FILES = {
     *("start", "data.teachers", "text.name"),
     *(f"{network}.weights" for network in ("encoder", "landmarks", "teacher")),
@@ -155,16 +157,16 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _checksum(name: str) -> str | None:
-    """Of a file, or of all files that lie in a folder, by their names; None where there is none."""
+    """Of a file, or of the weights that lie in a folder, by their names; None where none do."""
     try:
         path = Path(name)
         if path.is_file():
             return provenance.sha256(path)
         # a bare word is a name that fervor knows
         if path.is_dir() and len(path.parts) > 1:
-            files = sorted(file for file in path.iterdir() if file.is_file())
-            lines = (f"{provenance.sha256(file)}  {file.name}\n" for file in files)
-            return hashlib.sha256("".join(lines).encode()).hexdigest()
+            files = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_FILES)
+            lines = [f"{provenance.sha256(file)}  {file.name}\n" for file in files]
+            return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
     except (OSError, ValueError):  # a sentence, longer than a name may be
         pass
     return None

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fervor import methods
@@ -633,14 +633,16 @@ def test_a_run_goes_on_with_its_own_weights_alone(
     half(root, run, monkeypatch, **given)
     noted = json.loads((run / "starts.json").read_text())["files"]
     assert list(noted) == ["encoder.weights"]
-    config = (net / "config.json").read_bytes()
-    (net / "config.json").write_bytes(config + b"\n")
+    (net / "note.txt").write_text("it may lie beside the weights")
+    (weights,) = net.glob("*.safetensors")
+    own = load_file(weights)
+    save_file({name: part + 1 for name, part in own.items()}, weights)
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     message = r"--resume .*run: encoder\.weights .*net holds something else than when the run began"
     with pytest.raises(UsageError, match=message):
         train(settings(root, run, **given), resume=True)
     assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    (net / "config.json").write_bytes(config)
+    shutil.copy(root / "net" / weights.name, weights)
     train(settings(root, run, **given), resume=True)
 
 

@@ -96,19 +96,14 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
     return next(helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name)
 
 
-def remove_attribute(node: onnx.NodeProto, name: str) -> None:
-    """Take an attribute away; others stay."""
-    others = [entry for entry in node.attribute if entry.name != name]
-    del node.attribute[:]
-    node.attribute.extend(others)
-
-
-def set_attributes(node: onnx.NodeProto, **values: int | str | list[int]) -> None:
-    """Attributes by name; others stay."""
+def set_attributes(node: onnx.NodeProto, **values: int | str | list[int] | None) -> None:
+    """Attributes by name, taken away where None; others stay."""
     others = [entry for entry in node.attribute if entry.name not in values]
     del node.attribute[:]
     node.attribute.extend(others)
-    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+    node.attribute.extend(
+        helper.make_attribute(name, value) for name, value in values.items() if value is not None
+    )
 
 
 def widen_first_stage(graph: Graph, stage: str = "maps.trunk.stage1") -> None:
@@ -118,7 +113,7 @@ def widen_first_stage(graph: Graph, stage: str = "maps.trunk.stage1") -> None:
     the third one's kernels hold the slope below zero: a leaky rectifier's own pass is left out.
     """
     first, second, third = (f"{stage}.{layer}" for layer in ("0.0", "1.0", "1.3"))
-    if len(graph.constants[f"{first}.bias"]) == LANES:
+    if len(graph.constants[f"{first}.bias"]) == LANES:  # by train_first_stage.py
         return
     for name, sign in ((first, 1), (second, -1)):
         for part in ("weight.half", "bias"):
@@ -126,8 +121,7 @@ def widen_first_stage(graph: Graph, stage: str = "maps.trunk.stage1") -> None:
             graph.constant(f"{name}.{part}", np.concatenate([values, sign * values]))
     convolution = graph.reading(f"{second}.bias")
     (slope,) = attribute(convolution, "activation_params")
-    set_attributes(convolution, group=LANES, activation="Relu")
-    remove_attribute(convolution, "activation_params")
+    set_attributes(convolution, group=LANES, activation="Relu", activation_params=None)
     kernels = graph.constants[f"{third}.weight.half"].astype(np.float32)
     graph.constant(f"{third}.weight.half", np.concatenate([kernels, -slope * kernels], axis=1))
 

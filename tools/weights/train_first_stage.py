@@ -99,7 +99,7 @@ def rates(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def widened(network: Narrow, *, plain: bool = False) -> Narrow:
-    """The network with LANES channels first and, where asked, with its plain rectifiers."""
+    """The network with LANES channels first and, if `plain`, with its plain rectifiers."""
     widen(network.maps.trunk.stage1)
     for part in plain_parts(network) if plain else ():
         rectify(part)
