@@ -37,13 +37,15 @@ class Processes:
                 if self.stopped.is_set():
                     return None
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "fervor", *words],
+                    [sys.executable, "-m", "fervor.cli.child", *words],
+                    stdin=subprocess.PIPE,  # closed with this process, whatever ends it
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env=dict(environment),
                 )
                 self._running.add(process)
-            code = process.wait()
+            with process:  # closes the pipe at its end
+                code = process.wait()
         with self._lock:
             self._running.discard(process)
         return code

@@ -19,7 +19,7 @@ STAND_IN = """#!{python}
 import pathlib, sys, time, yaml
 
 words = sys.argv[1:]
-assert words[:2] == ["-m", "fervor"], words
+assert words[:2] == ["-m", "fervor.cli.child"], words
 words = words[2:]
 value = lambda name: words[words.index(name) + 1]
 with open("commands.txt", "a") as file:

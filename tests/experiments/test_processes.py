@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fervor import __version__
 from fervor.experiments import processes
 from fervor.experiments.processes import Processes, interrupted_by_sigterm
 from tests.support.signals import hear_interruptions
@@ -97,6 +98,51 @@ def test_a_training_ends_with_its_command(command: str, by: signal.Signals) -> N
         process.kill()
         for number in filter(is_alive, begun()):
             os.kill(number, signal.SIGKILL)
+
+
+STARTS = """
+import os, pathlib
+from fervor.experiments.processes import Processes
+
+Processes().run("serve --port 0".split(), pathlib.Path("log"), os.environ)
+"""
+
+
+def test_a_command_that_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", PYTHON)
+    log, environment = (
+        tmp_path / "log",
+        {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert Processes().run(["--version"], log, environment) == 0
+    assert log.read_text() == f"fervor {__version__}\n"
+
+
+def test_nothing_outlives_a_command_that_was_killed(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="needs fervor[serve]")
+    process = subprocess.Popen(
+        [PYTHON, "-c", STARTS],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
+    log = tmp_path / "log"
+
+    def is_over() -> bool:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    try:
+        wait_until(lambda: log.is_file() and "http://" in log.read_text())
+        process.kill()
+        process.wait()
+        wait_until(is_over)
+    finally:
+        if not is_over():
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in log.read_text()
 
 
 def test_what_does_not_end_is_killed_and_nothing_begins_anew(
