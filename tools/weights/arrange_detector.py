@@ -12,9 +12,11 @@ and its card. What is computed stays:
 - Nearest enlarging becomes a copy (`Expand`).
 - Of the finest level's context two convolutions that read the same map become one, narrow ones are
   filled up to 16 channels, and each answers on the scale of what they are put together to.
-- The levels' answers are put together as they are, not rounded to 8 bits for it.
+- Each level's answers are products of its map with kernels of 8 bits, in the order in which the map
+  lies in memory, and are put together as they are, not rounded to 8 bits for it.
 
-Only rounding differs: products are added in another order, and two of its steps are left out.
+Only rounding differs: products are added in another order, two of its steps are left out, one that
+the heads' kernels take is new.
 """
 
 import argparse
@@ -32,6 +34,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 LANES = 16
 """Numbers in single precision that a register of AVX-512 holds, and channels in a block."""
+LARGEST = 127
+"""The largest whole number of 8 bits."""
 ANSWERS = 30
 """Of a cell: two anchors with a score, four numbers of a box and ten of points."""
 
@@ -238,19 +242,49 @@ def join_context(graph: Graph, context: str = "fine.context", heads: str = "fine
 
 
 def answer_in_numbers(graph: Graph) -> None:
-    """The levels' answers put together in single precision, by constant shapes."""
+    """The levels' answers put together in single precision, by constant shapes.
+
+    Each level's are products of the map's 8 bits, channels last as it lies in memory, with kernels
+    of 8 bits: no map is turned or made wider for them.
+    """
     score, box, points = (graph.made(name) for name in ("score", "box", "points"))
     split = graph.made(graph.made(score.input[0]).input[0])
     together = graph.made(graph.made(split.input[0]).input[0])
-    shape = graph.constant("to.cells", [0, -1, ANSWERS])
     levels = []
-    for level in together.input[2::3]:
+    for number, level in enumerate(together.input[2::3]):
         shaped = graph.made(level)
-        rounded = graph.made(shaped.input[0])
-        levels.append(f"{level}.numbers")
-        graph.replace(
-            [shaped], [helper.make_node("Reshape", [rounded.input[0], shape], [levels[-1]])]
+        turned = graph.made(graph.made(shaped.input[0]).input[0])
+        convolution = graph.made(turned.input[0])
+        source, scale, zero = graph.made(convolution.input[0]).input
+        kernels, biases = (
+            graph.constants[name].astype(np.float32) for name in convolution.input[1:]
         )
+        whole, steps = rounded(kernels[:, :, 0, 0])
+        name = f"level.{number}"
+        factors = [
+            graph.constant(f"{name}.weight", whole.T),
+            scale,
+            graph.constant(f"{name}.scale", steps),
+            zero,
+            graph.constant(f"{name}.zero", np.zeros(ANSWERS, np.int8)),
+            graph.constant(f"{name}.bias", biases),
+        ]
+        width = whole.shape[1]
+        shape = graph.constant(f"to.cells.{width}", [0, -1, width])
+        graph.replace(
+            [shaped],
+            [
+                helper.make_node("Transpose", [source], [f"{name}.map"], perm=[0, 2, 3, 1]),
+                helper.make_node("Reshape", [f"{name}.map", shape], [f"{name}.cells"]),
+                helper.make_node(
+                    "MatMulIntegerToFloat",
+                    [f"{name}.cells", *factors],
+                    [f"{name}.answers"],
+                    domain="com.microsoft",
+                ),
+            ],
+        )
+        levels.append(f"{name}.answers")
     numbers = graph.made(split.input[0])
     graph.replace(
         [together, numbers], [helper.make_node("Concat", levels, list(numbers.output), axis=1)]
@@ -263,6 +297,18 @@ def answer_in_numbers(graph: Graph) -> None:
     ):
         shape = graph.constant(f"to.{len(to)}.{to[-1]}", to)
         graph.replace([last], [helper.make_node("Reshape", [part, shape], list(last.output))])
+
+
+def rounded(kernels: Array) -> tuple[Array, Array]:
+    """Kernels [o i] in whole numbers of steps [o].
+
+    Neighbours of one sign are LARGEST together, up to rounding, and so is each alone: processors
+    without VNNI add their products with a map's 8 bits in 16, and cut off what is more.
+    """
+    pairs = kernels.reshape(len(kernels), -1, 2)
+    sums = np.maximum(pairs.clip(0).sum(axis=2), -pairs.clip(max=0).sum(axis=2))
+    steps = sums.max(axis=1) / LARGEST
+    return np.rint(kernels / steps[:, None]).astype(np.int8), steps
 
 
 def arrange(path: Path) -> None:

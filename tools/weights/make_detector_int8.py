@@ -8,9 +8,10 @@ FER2013Train; the ranges of activations are read from 160 of its pictures, enlar
 benchmarks/measure_detector.py shows them. As for the models, kernels have 7 bits. Weights by
 train_first_stage.py, which do not ship, make another graph: name its --output. What they start from
 is written by --unarranged.
-The first stage, whose few channels gain nothing, and the heads stay in single precision. The graph
-is stored with onnxruntime's own fused operations, the same to the bit, because fusing them takes
-longer than opening all else, and rearranged by arrange_detector.py. Needs fervor[train].
+The first stage, whose few channels gain nothing, stays in single precision, and the heads until
+arrange_detector.py rounds them by a rule of its own. The graph is stored with onnxruntime's own
+fused operations, the same to the bit, because fusing them takes longer than opening all else, and
+rearranged by arrange_detector.py. Needs fervor[train].
 """
 
 import argparse
@@ -137,7 +138,7 @@ def main() -> None:
         "data_terms": f"{card['data_terms']}; faces of FERPlus (FER2013), collected from the web "
         "for research",
         "ranges": f"{COUNT} pictures of FERPlus train; no labels used",
-        "precision": "int8 (kernels of 7 bits); first stage and heads float32",
+        "precision": "int8 (kernels of 7 bits, the heads' of 8); first stage float32",
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "script": "tools/weights/make_detector_int8.py",
         "bytes": len(content),

@@ -13,9 +13,10 @@ from onnx import numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
-from fervor.faces.anchors import PADDING
+from fervor.artifacts import packaged
+from fervor.faces.anchors import PADDING, STRIDES
 from fervor.faces.detector import INT8_WEIGHTS
-from tools.weights.arrange_detector import LANES, arrange, main
+from tools.weights.arrange_detector import LANES, arrange, main, rounded
 from tools.weights.make_detector import SLOPE
 from tools.weights.make_detector_int8 import FineLevel, fuse_normalisation, narrow, quantise
 from tools.weights.train_first_stage import RATE, rates, stored, widened
@@ -41,8 +42,11 @@ def context(path: Path, batch: NDArray[np.uint8]) -> NDArray[np.int16]:
     """The finest level's context [b c h w], in steps of 8 bits."""
     model = onnx.load(path)
     made = {output: node for node in model.graph.node for output in node.output}
-    (head,) = (node for node in model.graph.node if "fine.heads.layer.weight" in node.input)
-    name = made[head.input[0]].input[0]
+    heads = {"fine.heads.layer.weight", "level.0.weight"}
+    (head,) = (node for node in model.graph.node if heads & set(node.input))
+    name = head.input[0]
+    while "Concat" not in made[name].op_type:
+        name = made[name].input[0]
     model.graph.output.append(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
     )
@@ -141,6 +145,44 @@ def test_the_packaged_graph_is_arranged() -> None:
     (signs,) = (node for node in graph.node if "maps.trunk.stage1.1.0.bias" in node.input)
     kinds = {entry.name: onnx.helper.get_attribute_value(entry) for entry in signs.attribute}
     assert kinds["activation"] == b"Relu" and "activation_params" not in kinds
+
+
+def test_answers_are_products_of_what_lies_in_memory() -> None:
+    graph = onnx.load(INT8_WEIGHTS).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    (split,) = (node for node in graph.node if node.op_type == "Split")
+    together = makers[split.input[0]]
+    assert together.op_type == "Concat" and len(together.input) == len(STRIDES)
+    for name in together.input:
+        product = makers[name]
+        assert product.op_type == "MatMulIntegerToFloat"
+        cells = makers[product.input[0]]
+        assert [cells.op_type, makers[cells.input[0]].op_type] == ["Reshape", "Transpose"]
+
+
+def test_kernels_are_rounded_as_finely_as_pairs_allow() -> None:
+    kernels = np.array([[3, 4, -2, 1], [5, -5, 0, -1]], np.float32)
+    whole, steps = rounded(kernels)
+    assert steps.tolist() == pytest.approx([7 / 127, 5 / 127])
+    assert whole.tolist() == [[54, 73, -36, 18], [127, -127, 0, -25]]
+    np.testing.assert_allclose(whole * steps[:, None], kernels, atol=0.5 * steps.max())
+
+
+@pytest.mark.parametrize("path", [INT8_WEIGHTS, packaged.WEIGHTS / "embedded" / "model.int8.onnx"])
+def test_no_two_products_leave_sixteen_bits(path: Path) -> None:
+    """Processors without VNNI add products of 8 bits two by two in 16, and cut off what is more."""
+    graph = onnx.load(path).graph
+    stored = (numpy_helper.to_array(tensor) for tensor in graph.initializer)
+    kernels = [values.astype(int) for values in stored if values.dtype == np.int8]
+    assert len(kernels) > 20
+    for values in kernels:
+        if values.ndim == 4:  # channels last, as they are multiplied
+            values = values.transpose(2, 3, 1, 0).reshape(-1, len(values))
+        if values.ndim < 2:  # zero points
+            continue
+        values = np.pad(values, ((0, len(values) % 2), (0, 0))).reshape(-1, 2, values.shape[1])
+        assert values.clip(0).sum(axis=1).max() * 255 < 2**15
+        assert values.clip(max=0).sum(axis=1).min() * 255 >= -(2**15)
 
 
 def test_a_graph_is_arranged_once(
