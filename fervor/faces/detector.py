@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -50,6 +50,8 @@ MAX_IOU, INSIDE = 0.4, 0.7
 how much of the smaller one the other covers: parts of a face pass for faces where it is large."""
 BATCH_PIXELS = HIGH * HIGH
 """Images run together up to this many pixels, at least one: more take memory and save no time."""
+BATCHES_A_STEP = 4
+"""Batches that are filled, then run, then read: code that follows the network's is slow once."""
 
 Mode = Literal["all", "largest"]
 
@@ -197,28 +199,35 @@ class FaceDetector:
             step = max(1, BATCH_PIXELS // (rows * columns))
             chunks += [members[start : start + step] for start in range(0, len(members), step)]
         count = self._at_once if any(tile.scale is not None for _, tile in views) else 1
-        faces_of_views: list[list[Face]] = [[] for _ in views]
+        together = 1 if count > 1 else BATCHES_A_STEP
         seen = [[views[number] for number in chunk] for chunk in chunks]
-        ran: Iterator[list[list[Face]]] = map(self._run, repeat(images), seen)
+        several = [seen[start : start + together] for start in range(0, len(seen), together)]
+        faces_of_views: list[list[Face]] = [[] for _ in views]
+        ran: Iterator[list[list[list[Face]]]] = map(self._run, repeat(images), several)
         if count > 1:
-            ran = map_ordered(partial(self._run, images), seen, count)
-        for chunk, answers in zip(chunks, ran, strict=True):
+            ran = map_ordered(partial(self._run, images), several, count)
+        for chunk, answers in zip(chunks, chain.from_iterable(ran), strict=True):
             for number, faces in zip(chunk, answers, strict=True):
                 faces_of_views[number] = faces
         return faces_of_views
 
     def _run(
-        self, images: Sequence[Decoded], views: Sequence[tuple[int, Tile]]
-    ) -> list[list[Face]]:
-        """One batch of parts of the same padded size."""
-        batch = np.empty((len(views), *views[0][1].frame.outer, 3), np.uint8)
-        for target, (index, tile) in zip(batch, views, strict=True):
-            image = images[index]  # cut already where the tile is of no level
-            place(image if tile.scale is None else _part(image, tile), tile.frame, target)
-        outputs = self._session.run(["score", "box", "points"], {"image": batch})
+        self, images: Sequence[Decoded], several: Sequence[Sequence[tuple[int, Tile]]]
+    ) -> list[list[list[Face]]]:
+        """Batches of parts of the same padded size each, step by step."""
+        batches = [_batch(images, views) for views in several]
+        answers = [
+            self._session.run(["score", "box", "points"], {"image": batch}) for batch in batches
+        ]
         return [
-            [_moved(face, tile.x, tile.y) for face in self._faces(score, box, points, tile.frame)]
-            for (_, tile), score, box, points in zip(views, *outputs, strict=True)
+            [
+                [
+                    _moved(face, tile.x, tile.y)
+                    for face in self._faces(score, box, points, tile.frame)
+                ]
+                for (_, tile), score, box, points in zip(views, *answer, strict=True)
+            ]
+            for views, answer in zip(several, answers, strict=True)
         ]
 
     def _faces(self, score: Floats, box: Floats, points: Floats, frame: Letterbox) -> list[Face]:
@@ -240,6 +249,19 @@ def _region(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
     low = np.floor([x + w / 2 - half, y + h / 2 - half]).clip(0, [width, height]).astype(int)
     high = np.ceil([x + w / 2 + half, y + h / 2 + half]).clip(0, [width, height]).astype(int)
     return (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+
+
+def _batch(images: Sequence[Decoded], views: Sequence[tuple[int, Tile]]) -> Pixels:
+    """Parts of images as the graph's input [b h w 3]."""
+    (index, tile), frame = views[0], views[0][1].frame
+    image = images[index]  # cut already where the tile is of no level
+    if len(views) == 1 and tile.scale is None and shape_of(image) == frame.inner == frame.outer:
+        return np.ascontiguousarray(image)[None]
+    batch = np.empty((len(views), *frame.outer, 3), np.uint8)
+    for target, (index, tile) in zip(batch, views, strict=True):
+        image = images[index]
+        place(image if tile.scale is None else _part(image, tile), tile.frame, target)
+    return batch
 
 
 def _part(image: Decoded, tile: Tile) -> Decoded:

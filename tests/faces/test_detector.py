@@ -129,11 +129,17 @@ class TestDetect:
                 np.testing.assert_allclose(a.points, b.points, atol=1e-2)
                 assert a.score == pytest.approx(b.score, abs=1e-4)
 
+    @pytest.mark.parametrize(("images_a_batch", "count"), [(2, 3), (1, 6)])
     def test_batches_larger_than_the_limit(
-        self, finder: FaceDetector, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+        self,
+        finder: FaceDetector,
+        astronaut: np.ndarray,
+        monkeypatch: pytest.MonkeyPatch,
+        images_a_batch: int,
+        count: int,
     ) -> None:
-        monkeypatch.setattr(detector, "BATCH_PIXELS", 2 * 512 * 512)
-        images = [np.roll(astronaut, 40 * i, axis=1) for i in range(3)]
+        monkeypatch.setattr(detector, "BATCH_PIXELS", images_a_batch * 512 * 512)
+        images = [np.roll(astronaut, 40 * i, axis=1) for i in range(count)]
         found = [one[0].box[0] for one in finder.detect(images)]
         np.testing.assert_allclose(np.diff(found), 40, atol=4)
 
