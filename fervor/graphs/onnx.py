@@ -96,7 +96,7 @@ def export(model: str | Path, output: str | Path, *, half: bool = False) -> Path
             build.save_weights(parts[WEIGHTS], tensors)
         sums = {WEIGHTS: info.sha256[WEIGHTS]} if own else {}
         sums |= {name: provenance.sha256(parts[name]) for name in names[2:]}
-        info = replace(info, half=half or info.half, sha256=sums)
+        info = replace(info, half=half or info.half, int8=None, sha256=sums)
         info.validate()
         provenance.write_text(parts[CARD], card(info))
         provenance.write_text(parts[DESCRIPTION], info.text_form())

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fervor.artifacts.model_info import ModelInfo, TextInfo
+from fervor.artifacts.model_info import Int8, ModelInfo, TextInfo
 from fervor.config import Encoder
 from fervor.errors import ModelError, UsageError
 from fervor.evaluation.evaluate import onnx_logits, torch_logits
@@ -140,6 +140,16 @@ def test_the_folder_is_complete_and_checked(exported: Path, run: Path) -> None:
     assert info["sha256"] == {name: sha256(exported / name) for name in names}
     assert "# ke" in (exported / "README.md").read_text()
     assert ModelInfo.read(exported).labels == LABELS
+
+
+def test_what_was_measured_of_an_int8_graph_goes_with_it(run: Path, tmp_path: Path) -> None:
+    info = ModelInfo.read(run)
+    measured = Int8(faces=100, agreement=0.99, temperature=0.7)
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    replace(info, int8=measured, folder=folder).write(folder)
+    assert ModelInfo.read(folder).int8 == measured
+    assert ModelInfo.read(export(str(folder), str(tmp_path / "out")).parent).int8 is None
 
 
 def test_the_session_opens_without_a_word(

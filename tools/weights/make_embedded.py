@@ -99,6 +99,8 @@ def main() -> None:
         info,
         encoder=replace(info.encoder, mirror=given.mirror),
         temperature=temperature,
+        operating_points=None,  # fit_points.py finds them anew
+        int8=None,
         selection=replace(info.selection, **measured),
     )
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
