@@ -317,9 +317,14 @@ READING = (
 SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
 """Largest side in pixels, largest number of anything, largest whole number among the options."""
 
+LEAST_SIDE = 8
+"""Smallest side of a crop in pixels."""
+
 HIGHEST = {
     "encoder.size": SIDE,
+    "encoder.crop": SIDE,
     "teacher.size": SIDE,
+    "data.margin": 100,
     "optim.batch_size": COUNT,
     "optim.epochs": COUNT,
     "data.views": 1000,
@@ -331,6 +336,7 @@ HIGHEST = {
 
 LOWEST: dict[str, float] = {
     "encoder.size": 1,
+    "encoder.crop": 0,
     "encoder.frozen_blocks": 0,
     "teacher.size": 1,
     "optim.batch_size": 1,
@@ -478,6 +484,16 @@ class Run:
         for name, value in self.options.items():
             if isinstance(value, int) and abs(value) > OPTION:
                 raise UsageError(f"--options.{name} {value}: expected at most {OPTION:,}")
+        if 0 < self.encoder.crop < LEAST_SIDE:
+            raise UsageError(
+                f"--encoder.crop {self.encoder.crop}: expected 0 or at least {LEAST_SIDE}"
+            )
+        if self.optim.name == "adamw" and self.optim.momentum == 1:
+            raise UsageError("--optim.momentum 1.0: expected less than 1 for adamw's first beta")
+        if self.optim.name == "sgd" and self.optim.nesterov and not self.optim.momentum:
+            raise UsageError("--optim.nesterov true: expected --optim.momentum above 0 with it")
+        if self.data.views and not self.data.cache:
+            raise UsageError("--data.views needs a folder for its maps: name one with --data.cache")
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Run":

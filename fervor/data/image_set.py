@@ -103,7 +103,7 @@ def read_images(
     if unknown:
         raise DataError(f"the data set holds {unknown}, the model knows {list(labels)}")
     cached = decoded(samples, Reading(size, faces, margin, crop or CROP), cache)
-    votes = np.zeros((len(samples), len(labels)), np.float32)
+    votes = np.zeros((len(samples), len(labels)))  # counts may leave single precision
     for row, sample in enumerate(samples):
         for name, fraction in (sample.votes or {sample.label: 1.0}).items():
             if name in numbers:  # seven classes of eight votes
@@ -116,7 +116,7 @@ def read_images(
     images = ImageSet(
         pixels,
         torch.tensor([numbers[sample.label] for sample in samples]),
-        torch.from_numpy(votes),
+        torch.from_numpy(votes.astype(np.float32)),
         tuple(sample.path for sample in samples),
         groups=groups if any(groups) else (),
         labels=tuple(labels),

@@ -74,8 +74,9 @@ def robustness(
         UsageError: the baseline's file is of other images, a seed below 0, or matplotlib is
             missing.
     """
-    if seed < 0:
-        raise UsageError(f"--seed {seed}: expected at least 0")
+    for name, number in {"seed": seed, "pictures": pictures}.items():
+        if number < 0:
+            raise UsageError(f"--{name} {number}: expected at least 0")
     draw = _drawer() if report else None
     other = None
     if baseline.endswith(".json"):

@@ -1,5 +1,6 @@
 """A method's options from plain values: names and types checked, the right names listed."""
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -37,9 +38,14 @@ def checked_options(kind: type[Any], values: dict[str, Any], method: str) -> Any
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "options")
     try:
-        return parser.instantiate(parser.parse_object({"options": values})).options
+        options = parser.instantiate(parser.parse_object({"options": values})).options
     except ArgumentError as error:
         raise UsageError(f"method {method}: {' '.join(str(error).split())}") from None
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"method {method}: option {name} is {value}, expected a finite number")
+    return options
 
 
 def with_sentences(values: dict[str, Any]) -> dict[str, Any]:

@@ -64,8 +64,12 @@ class Endpoint:
     pause: float = 1.0
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is no number or none of 1 to 65535, half a bracket
+            is_address = False
+        if not is_address:
             raise UsageError(
                 f"endpoint {self.url} is no address: expected one like http://localhost:8080/v1"
             )

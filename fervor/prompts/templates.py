@@ -101,7 +101,12 @@ def read_template(given: Template) -> Template:
             raise UsageError(
                 f"template {given}: expected a sentence, or a list of them, for {label!r}"
             )
-        sentences_by_class[canonical(label)] = [" ".join(text.split()) for text in texts]
+        name = canonical(label)
+        if name in sentences_by_class:
+            raise UsageError(
+                f"template {given}: {label!r} is {name} once more; give each class once"
+            )
+        sentences_by_class[name] = [" ".join(text.split()) for text in texts]
     return sentences_by_class
 
 

@@ -86,11 +86,9 @@ def view_batches(method: Method, images: ImageSet, pipeline: Pipeline) -> ViewBa
     Where the method asks for pairs a batch also holds the same view of a partner of each image.
 
     Raises:
-        UsageError: the method has no frozen layers, images shall be mixed, or there is no cache.
+        UsageError: the method has no frozen layers, or images shall be mixed.
     """
     data, augment, encoder = pipeline.data, pipeline.augment, pipeline.encoder
-    if not data.cache:
-        raise UsageError("data.views needs a folder: name one with --data.cache")
     if not method.has_frozen_stage or not encoder.frozen_blocks:
         raise UsageError(
             "data.views needs a face encoder or vlm, with encoder.frozen_blocks above 0"

@@ -261,6 +261,11 @@ def test_unknown_recipe_lists_the_known() -> None:
         ("--data.validation=1.5", "--data.validation 1.5: expected a share, 0 to 1"),
         ("--encoder.size=0", "--encoder.size 0: expected at least 1"),
         ("--processes=0", "--processes 0: expected at least 1"),
+        ("--optim.learning_rate=inf", "--optim.learning_rate inf: expected a number"),
+        ("--encoder.crop=-5", "--encoder.crop -5: expected at least 0"),
+        ("--encoder.crop=7", "--encoder.crop 7: expected 0 or at least 8"),
+        ("--encoder.crop=5000", "--encoder.crop 5000: expected at most 2,048"),
+        ("--data.margin=1e9", "--data.margin 1000000000.0: expected at most 100"),
         ("--augment.brightness=1.5", "--augment.brightness 1.5: expected 0 to 1"),
         ("--augment.contrast=1.5", "--augment.contrast 1.5: expected 0 to 1"),
         ("--augment.rotation=270", "--augment.rotation 270.0: expected 0 to 180"),
@@ -280,6 +285,21 @@ def test_unknown_recipe_lists_the_known() -> None:
 def test_impossible_numbers_are_one_line(given: str, line: str) -> None:
     with pytest.raises(UsageError) as caught:
         run_of(given)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("adamw 1", "--optim.momentum 1.0: expected less than 1 for adamw's first beta"),
+        ("sgd 0", "--optim.nesterov true: expected --optim.momentum above 0 with it"),
+    ],
+)
+def test_momentum_that_the_optimiser_cannot_have(given: str, line: str) -> None:
+    name, momentum = given.split()
+    words = (f"--optim.name={name}", f"--optim.momentum={momentum}")
+    with pytest.raises(UsageError) as caught:
+        run_of(*words, "--optim.nesterov=true")
     assert str(caught.value) == line
 
 

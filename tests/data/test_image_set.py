@@ -67,6 +67,15 @@ def test_grey_pictures_stay_as_they_are(samples: list[Sample]) -> None:
     assert read.counts() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("scale", [1e38, 1e-50, 1e300])
+def test_votes_are_parts_of_their_sum_at_any_scale(scale: float, tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.png", face("anger"))
+    read = read_images(
+        [Sample(path, "anger", {"anger": 6 * scale, "neutral": 2 * scale})], LABELS, size=112
+    )
+    assert read.votes.tolist() == [[0.25, 0, 0.75]]
+
+
 def test_subset_keeps_the_order_asked_for(samples: list[Sample]) -> None:
     read = read_images(samples, LABELS, size=112)
     part = read.subset(torch.tensor([2, 0]))

@@ -184,9 +184,10 @@ def test_a_baseline_is_of_the_same_images_and_classes(
             compared(ours, {**ours, **change}, "x")
 
 
-def test_a_seed_below_0_is_one_line(model: str, data: Data) -> None:
-    with pytest.raises(UsageError, match="--seed -1: expected at least 0"):
-        robustness(model, data, seed=-1)
+@pytest.mark.parametrize("name", ["seed", "pictures"])
+def test_a_number_below_0_is_one_line(name: str, model: str, data: Data) -> None:
+    with pytest.raises(UsageError, match=f"--{name} -1: expected at least 0"):
+        robustness(model, data, **{name: -1})
 
 
 def test_stored_results_are_each_others_baselines() -> None:

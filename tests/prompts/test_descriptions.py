@@ -219,7 +219,13 @@ def test_labels_are_different_names(labels: list[str], message: str, tmp_path: P
         describe(labels, endpoint, output=tmp_path / "a.json", cache=tmp_path)
 
 
-@pytest.mark.parametrize("url", ["localhost:80", "ftp://host/v1", "http://", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:80", "ftp://host/v1", "http://", "file:///etc/passwd"),
+        *("http://localhost:99999/v1", "http://localhost:x/v1", "http://[::1/v1"),
+    ],
+)
 def test_an_endpoint_is_an_address(url: str) -> None:
     with pytest.raises(UsageError, match="expected one like http://localhost"):
         Endpoint(url, "tiny")

@@ -188,6 +188,9 @@ def test_a_template_is_a_number_a_sentence_or_a_file(tmp_path: Path) -> None:
         path.write_text(json.dumps(content))
         with pytest.raises(UsageError, match="expected a sentence, or a list of them, for 'fear'"):
             read_template(str(path))
+    path.write_text(json.dumps({"happy": "a smile", "joy": "a grin"}))
+    with pytest.raises(UsageError, match="'joy' is happiness once more; give each class once"):
+        read_template(str(path))
     with pytest.raises(UsageError, match=r"is no number, has no \[CLS\], and is no file"):
         read_template("the face shows it")
     with pytest.raises(UsageError, match="no template 10"):

@@ -228,9 +228,10 @@ def test_what_views_cannot_do(pictures: ImageSet, run: Run) -> None:
     mixed = replace(run, augment=replace(run.augment, mixup=0.2))
     with pytest.raises(UsageError, match="mix"):
         view_batches(Plain(built(run)), pictures, mixed.pipeline)
-    nowhere = replace(run, data=replace(run.data, cache=""))
-    with pytest.raises(UsageError, match=r"needs a folder: name one with --data\.cache"):
-        view_batches(Plain(built(run)), pictures, nowhere.pipeline)
+    with pytest.raises(
+        UsageError, match=r"needs a folder for its maps: name one with --data\.cache"
+    ):
+        replace(run, data=replace(run.data, cache="")).check()
 
 
 def test_partners_come_from_the_same_view(pictures: ImageSet, run: Run) -> None:

@@ -154,7 +154,8 @@ def _label(row: Mapping[str, str], where: str) -> tuple[str, dict[str, float]]:
         votes = {name: float(cell or 0) for name, cell in cells.items()}
     except ValueError:
         raise DataError(f"{where} has votes {list(cells.values())}, expected numbers") from None
-    if not all(0 <= count < float("inf") for count in votes.values()) or not any(votes.values()):
+    are_counts = all(count >= 0 for count in votes.values())
+    if not are_counts or not 0 < sum(votes.values()) < float("inf"):
         raise DataError(
             f"{where} has votes {list(cells.values())}, out of range: expected none below 0, and "
             "one above"

@@ -154,6 +154,11 @@ class LaCoVL(Method):
                     f"drop_path is {self.drop_path}, cross_dropout {self.cross_dropout}: expected "
                     "shares from 0 to below 1"
                 )
+            if min(self.depth, self.cross_depth, self.layer_scale) < 0:
+                raise UsageError(
+                    f"depth is {self.depth}, cross_depth {self.cross_depth}, layer_scale "
+                    f"{self.layer_scale}: expected none below 0"
+                )
             if self.temperature <= 0 or self.new_layers <= 0:
                 raise UsageError(
                     f"temperature is {self.temperature}, new_layers {self.new_layers}: expected "

@@ -171,7 +171,7 @@ def test_damaged_tables_are_one_line_each(tmp_path: Path) -> None:
     check_refusals("csv", tmp_path, write, DAMAGES)
 
 
-@pytest.mark.parametrize("votes", ["0,0", ",", "nan,1", "inf,1"])
+@pytest.mark.parametrize("votes", ["0,0", ",", "nan,1", "inf,1", "1e308,1e308"])
 def test_votes_that_choose_nobody(votes: str, tmp_path: Path) -> None:
     root = write_table(tmp_path, "path,fear,joy", f"fear/000.png,{votes}")
     with pytest.raises(DataError, match="out of range: expected none below 0, and one above"):
