@@ -123,8 +123,20 @@ def _known(sums: Mapping[str, str]) -> str:
 
 
 def _plain(options: Mapping[str, Any]) -> str:
-    nested = [key for key, value in options.items() if isinstance(value, Mapping)]
+    """Values without names in them, but for sentences of each class."""
+    nested = [
+        key
+        for key, value in options.items()
+        if isinstance(value, Mapping) and not _are_sentences(value)
+    ]
     return f"{nested[0]!r:.60} is no plain value" if nested else ""
+
+
+def _are_sentences(value: Mapping[str, Any]) -> bool:
+    return all(
+        isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+        for texts in value.values()
+    )
 
 
 def _small(values: Any) -> str:

@@ -46,8 +46,8 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
     Raises:
         UsageError: no test split under `paper`, or one protocol for training and another for a
             selection that is held out of train.
-        DataError: there are no training images, none of a class that is asked for, or one of a
-            class that the protocol does not have.
+        DataError: there are no training images, none of a class that is asked for, one of a class
+            that the protocol does not have, or a single class.
     """
     data, encoder, seed = pipeline.data, pipeline.encoder, pipeline.seed
 
@@ -60,6 +60,11 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
     classes = subsets.class_names(data.classes)
     _check_train(train, data, classes)
     labels = classes or datasets.labels_of(data.name, train, data.protocol)
+    if len(labels) < 2:
+        raise DataError(
+            f"{data.name} at {data.root} has pictures of {labels[0]} alone: expected two classes "
+            "or more to tell apart"
+        )
     if not selected and selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")
     selected_on = split

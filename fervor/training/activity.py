@@ -27,6 +27,14 @@ STILL = 1e-3
 """A part that has moved by less than this share of its own length stands still."""
 
 
+def spread_rows(count: int) -> Tensor:
+    """FACES of `count` rows or all of them, from the first to the last: one class follows another.
+
+    Returns [n] int64, ascending.
+    """
+    return torch.linspace(0, max(0, count - 1), min(count, FACES), dtype=torch.float64).long()
+
+
 def parts(method: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trained parameters by the name of the part that they are in; gates by themselves."""
     by_part: dict[str, list[nn.Parameter]] = {}

@@ -93,7 +93,10 @@ def finish(
         **{name: best[name] for name in METRICS},
         calibration_error=figures["calibration_error"],
     )
-    info = _description(run, splits, method, selection=selection, temperature=temperature)
+    size = run.encoder.size
+    with torch.no_grad():
+        grid = method.eval().features(torch.zeros(1, 3, size, size)).grid
+    info = described(run, splits, method, selection=selection, temperature=temperature, grid=grid)
     points = fitted_points(logits / temperature, label, splits.train.counts())
     idle = tuple(inactive_parts(folder))
     info = replace(info, starts=tuple(starts(folder)), operating_points=points, inactive=idle)
@@ -125,18 +128,28 @@ def teachers(data: Data) -> tuple[dict[str, Any], ...]:
     return read_logits(Path(data.teachers)).teachers if data.teachers else ()
 
 
-def _description(
-    run: Run, splits: Splits, method: Method, *, selection: Selection, temperature: float
+def described(
+    run: Run,
+    splits: Splits,
+    method: Method,
+    *,
+    selection: Selection | None = None,
+    temperature: float = 1.0,
+    grid: tuple[int, int] | None = None,
 ) -> ModelInfo:
-    """The description of what a run made; its weights' checksum is not known yet."""
+    """The description of what a run made; its weights' checksum is not known yet.
+
+    Without a selection it is that of a run before its first step, of which no figure is known.
+    """
+    if selection is None:
+        none = dict.fromkeys(METRICS, 0.0)
+        selection = Selection(run.selection, splits.selected_on, epoch=0, **none)
     resolved = run.published()
     towers = build.tower_checksums(method)
     encoder = run.encoder
     if "image" not in towers:  # else the folder holds no encoder: it is loaded from there again
         encoder = replace(encoder, weights=published_name(encoder.weights))
     size, stored = run.encoder.size, splits.train.images.shape[2:]
-    with torch.no_grad():
-        rows, columns = method.eval().features(torch.zeros(1, 3, size, size)).grid
     auxiliary: dict[str, Any] = {name: getattr(run, name) for name in method.auxiliary}
     data, stated = run.data, terms(run)
     return ModelInfo(
@@ -144,7 +157,7 @@ def _description(
         method=run.method,
         labels=splits.labels,
         input=ImageInput(size, run.encoder.crop or max(stored), run.encoder.grey),
-        grid=(rows, columns),
+        grid=grid,
         options=resolved["options"],
         encoder=encoder,
         initial_weights=initial_weights(run.encoder, run.start),

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from fervor.artifacts.model_info import CARD, DESCRIPTION, WEIGHTS, ModelInfo
-from fervor.config import Optim, Pipeline, Run, differences
+from fervor.config import Data, Optim, Pipeline, Run, differences
 from fervor.data import datasets
 from fervor.data.batch import Batch
 from fervor.data.image_set import ImageSet
@@ -30,6 +31,7 @@ from fervor.data.splits import Splits, read_splits
 from fervor.errors import DataError, UsageError, counted
 from fervor.evaluation.evaluate import torch_logits
 from fervor.evaluation.metrics import softmax, summary
+from fervor.evaluation.training_split import in_own_fold
 from fervor.io import provenance
 from fervor.io.atomic import check_inputs_stay, forget_partial, lock_folder, write_bytes
 from fervor.io.prefetch import bounded
@@ -43,9 +45,17 @@ from fervor.models.pickles import read_tensors
 from fervor.models.text.encoders import TextEncoder, build_text_encoder
 from fervor.plugins import quiet
 from fervor.recipes import read_settings
-from fervor.training.activity import FACES, Activity, gradient_norms
+from fervor.training.activity import Activity, gradient_norms, spread_rows
 from fervor.training.feature_cache import plain_batches, view_batches
-from fervor.training.finalize import BEST, LAST, METRICS, best_epoch, finish, forget_state
+from fervor.training.finalize import (
+    BEST,
+    LAST,
+    METRICS,
+    best_epoch,
+    described,
+    finish,
+    forget_state,
+)
 from fervor.training.optim import learning_rate, moving_average, optimizer_of
 from fervor.training.prepare import prepare
 from fervor.training.progress import Progress
@@ -95,6 +105,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
             check_data(folder, splits.fingerprints)
         method = build_method(run, networks, splits)
         _check_step(method, run.optim.batch_size, trainer.world_size)
+        described(run, splits, method).validate()  # rather than after the last step
         prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
         loop = Training(method, run, splits, folder, changes=changes)
         loader = training_loader(
@@ -248,13 +259,14 @@ def build_method(run: Run, networks: Networks, splits: Splits) -> Method:
     options = method_options(run.method, run.options)
     encoder, text, auxiliary = networks
     method: Method = kind(encoder, text, splits.labels, options, **auxiliary)
-    if "image" in method.frozen() and run.encoder.weights == "random":
+    is_random = encoder.report is None and run.encoder.weights in ("random", "embedded")
+    if "image" in method.frozen() and is_random:
         raise UsageError(
-            f"method {run.method} leaves the image encoder as it came, and a random "
-            f"{run.encoder.name} has learned nothing: name its weights with --encoder.weights"
+            f"method {run.method} leaves the image encoder as it came, and {run.encoder.name} is "
+            f"random in part or whole with --encoder.weights {run.encoder.weights}: name others"
         )
     if run.start:
-        _start_from(method, run.start)
+        _start_from(method, run.start, run.data)
     if encoder.has_folded_batchnorm and "image" not in method.frozen():
         generator = torch.Generator().manual_seed(run.seed)
         faces = torch.randperm(len(splits.train), generator=generator)[:RESTORE_FACES]
@@ -291,19 +303,24 @@ def _batches(method: Method, images: ImageSet, pipeline: Pipeline) -> Dataset[Ba
     return TrainingBatches(images, pipeline, pairs=method.pairs)
 
 
-def _start_from(method: Method, model: str) -> None:
+def _start_from(method: Method, model: str, data: Data) -> None:
     """Take over a model's weights; the new label set keeps its own text vectors.
 
     Raises:
         ModelError: the model is of another kind.
+        UsageError: it was trained in another fold of the same data set.
     """
     info = ModelInfo.read(model)
+    in_own_fold(info, data)
     tensors = build.tensors_of(info)
-    trained = {name for name, _ in method.named_parameters()}
+    learned = {name for name, _ in method.named_parameters()}
+    for name, module in method.named_modules():
+        if isinstance(module, _NormBase):  # its statistics belong to the layer before it
+            learned |= {f"{name}.{buffer}" for buffer, _ in module.named_buffers(recurse=False)}
     constant = {
         key: value
         for key, value in build.own_state(method).items()
-        if key not in trained and not key.startswith("image.")
+        if key not in learned and not key.startswith("image.")
     }
     build.fill(method, {**tensors, **constant}, info.folder / WEIGHTS)
 
@@ -329,8 +346,7 @@ class Training(lightning.LightningModule):
         self._changes: Mapping[str, tuple[Any, Any]] | None = changes
         self._losses: list[Tensor] = []  # of the steps since `_check_losses`
         self.begun = False
-        count = len(splits.selection)  # of all classes: folders come one class after the other
-        faces = splits.selection.subset(torch.arange(0, count, max(1, count // FACES))[:FACES])
+        faces = splits.selection.subset(spread_rows(len(splits.selection)))
         self._activity = Activity(folder, next(iter(plain_batches(method, faces, run.pipeline))))
         self._towers = method.frozen()
         self.automatic_optimization = not run.optim.sam

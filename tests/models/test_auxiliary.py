@@ -66,6 +66,8 @@ def test_what_makes_no_sense_is_one_line(files: tuple[Landmarks, Teacher]) -> No
         build_auxiliary("classifier", (), Landmarks(), teacher)
     with pytest.raises(UsageError, match=r"teacher ir50 has random weights.*--teacher\.weights"):
         build_auxiliary("lacovl", WANTED, landmarks, Teacher("ir50", "", 32))
+    with pytest.raises(UsageError, match=r"teacher vlm has random weights.*--teacher\.weights"):
+        build_auxiliary("lacovl", WANTED, landmarks, Teacher("vlm", "embedded", 112))
     with pytest.raises(UsageError, match=r"landmarks mobilefacenet has random.*--landmarks\.w"):
         build_auxiliary("lacovl", WANTED, Landmarks("mobilefacenet", "random"), teacher)
     with pytest.raises(UsageError, match="unknown encoder 'clpi'"):

@@ -16,7 +16,7 @@ from fervor.methods.ke import KE
 from fervor.methods.mpa import MPA
 from fervor.models.image import build_image_encoder
 from fervor.models.text.encoders import build_text_encoder
-from fervor.training.activity import Activity, gradient_norms, parts
+from fervor.training.activity import FACES, Activity, gradient_norms, parts, spread_rows
 from fervor.training.trainer import train
 from tests.support import tiny
 from tests.support.drawn import DrawnText, TinyEncoder, batch, write_folder
@@ -34,6 +34,15 @@ LABELS = ("happiness", "neutral", "anger")
 def ke(**options: Any) -> KE:
     torch.manual_seed(0)
     return KE(TinyEncoder(9), DrawnText(6), LABELS, KE.Options(**options))
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 127, 128, 191, 3191])
+def test_the_faces_are_of_all_classes(count: int) -> None:
+    """Of a folder one class follows the other."""
+    rows = spread_rows(count)
+    assert len(rows) == len(rows.unique()) == min(count, FACES)
+    assert (int(rows[0]), int(rows[-1])) == (0, count - 1)
+    assert int(rows.diff().max() if count > 1 else 0) <= count // FACES + 2
 
 
 def test_parts_and_their_gradients() -> None:

@@ -44,6 +44,7 @@ from fervor.labels import EXPRESSIONS
 from fervor.methods.build import load_model
 from fervor.methods.ke import KE
 from fervor.plugins import METHODS
+from fervor.prompts.templates import TEMPLATES, fill
 from fervor.recipes import read_settings
 from fervor.training import finalize, trainer
 from fervor.training.activity import gradient_norms
@@ -848,6 +849,55 @@ def test_a_start_of_another_method_is_refused(finished: Path, root: Path, tmp_pa
         train(settings(root, tmp_path / "run", start=str(tmp_path / "nowhere")))
 
 
+def test_a_start_of_another_fold_is_refused(
+    finished: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights have seen the persons of this fold's test split."""
+    there = replace(ModelInfo.read(finished), folder=finished)
+    data = {**there.config["data"], "name": "ckplus", "fold": 2}
+    info = replace(
+        there, data=replace(there.data, name="ckplus"), config={**there.config, "data": data}
+    )
+    monkeypatch.setattr(ModelInfo, "read", lambda _: info)
+    method = load_method(root)
+    with pytest.raises(UsageError, match=r"trained in fold 2.*expected --data\.fold 2"):
+        trainer._start_from(method, "f2", Data(name="ckplus", fold=1))
+    trainer._start_from(method, "f2", Data(name="ckplus", fold=2))
+
+
+def test_a_start_keeps_the_statistics_of_its_layers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, start = load_method(root), load_method(root)
+    for each in (method, start):
+        each.add_module("reduce", torch.nn.BatchNorm1d(3))
+    start.get_submodule("reduce").running_mean.fill_(5)
+    start.get_buffer("neutral_text").fill_(7)  # of the text: stays the new run's
+    monkeypatch.setattr(ModelInfo, "read", lambda _: Mock(folder=Path("start")))
+    monkeypatch.setattr(trainer, "in_own_fold", lambda *_: None)
+    monkeypatch.setattr(trainer.build, "tensors_of", lambda _: dict(start.state_dict()))
+    before = method.get_buffer("neutral_text").clone()
+    trainer._start_from(method, "start", Data())
+    assert method.get_submodule("reduce").running_mean.tolist() == [5, 5, 5]
+    assert torch.equal(method.get_buffer("neutral_text"), before)
+
+
+def load_method(root: Path) -> Any:
+    """The method of `settings` with its starting weights."""
+    run = settings(root, root / "unused")
+    return trainer.build_method(run, trainer.build_networks(run), read_splits(run.pipeline))
+
+
+def test_sentences_of_each_class_are_in_the_description(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sentences.json"
+    words = {name: [fill(TEMPLATES[number], name) for number in (1, 6)] for name in LABELS}
+    path.write_text(json.dumps(words))
+    options = {"template": str(path), "temperature": 0.1, "centre": False}
+    folder = train(settings(root, tmp_path / "run", options=options, optim={"epochs": 1}))
+    assert ModelInfo.read(folder).options["template"] == words
+    assert load_model(folder).sentences[0] == " / ".join(words[LABELS[0]])
+
+
 # Wrong settings, before anything is trained
 
 
@@ -858,6 +908,21 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "data set": ({"data": Data(name="fer")}, UsageError, "unknown data set 'fer'"),
     "root": ({"data": Data(name="folder", root="nowhere")}, DataError, "no folder 'nowhere'"),
     "batch": ({"optim": {"batch_size": 25}}, DataError, "24 training pictures cannot fill a batch"),
+    "no number": (
+        {"options": {"temperature": float("nan")}},
+        UsageError,
+        "method ke: option temperature is nan, expected a finite number",
+    ),
+    "name": ({"name": "../drawn"}, ModelError, "'../drawn' leads out of its folder"),
+    "random tower": (
+        {
+            "method": "classifier",
+            "options": {"probe": True},
+            "encoder": Encoder(name="vlm", weights="embedded", size=112, grey=True),
+        },
+        UsageError,
+        "vlm is random in part or whole with --encoder.weights embedded: name others",
+    ),
     "one picture": (
         {"encoder": Encoder(name="swin-t-112", weights="random"), "optim": {"batch_size": 1}},
         UsageError,
@@ -873,6 +938,14 @@ def test_wrong_settings_are_one_line(case: str, root: Path, tmp_path: Path) -> N
         train(settings(root, tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "model.json").exists()
+    assert not (tmp_path / "run" / "history.json").exists()
+
+
+def test_one_class_is_one_line(root: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "faces" / "train", ["happiness"], 8)
+    data = Data(name="folder", root=str(tmp_path / "faces"))
+    with pytest.raises(DataError, match="pictures of happiness alone: expected two classes"):
+        train(settings(root, tmp_path / "run", data=data))
 
 
 def test_each_process_needs_the_pictures_that_its_encoder_needs() -> None:

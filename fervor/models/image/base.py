@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
     Attributes:
         width: d of the features.
         size: width and height of the images it is made for.
-        report: what loading its weights did; None for random weights.
+        report: what loading its weights did; None where any of them are random.
         architecture: settings of transformers that rebuild it; None for this package's own nets.
         scale_widths: channels of its maps at three scales, from fine to coarse; empty without any.
         scale_strides: pixels between the places of these maps.

@@ -162,7 +162,7 @@ def build_vlm(config: Encoder, *, architecture: Mapping[str, Any] | None = None)
     encoder = VisionTower(trunk, architecture or ARCHITECTURE, pixels)
     if config.weights == "embedded":
         state = _below(read_state(EMBEDDED), "image.trunk.")
-        encoder.report = load_state(trunk, state, source=str(EMBEDDED))
+        load_state(trunk, state, source=str(EMBEDDED))  # no report: the transformer is random
     elif config.weights != "random":
         path = Path(config.weights) if config.weights else VLM
         state = read_state(path)
