@@ -100,6 +100,8 @@ class FaceCropper:
 
     def _followed(self, frame: Frame, detector: Detector) -> list[FaceCrop]:
         followed = self._tracked(frame, detector)
+        if frame.picture is None:
+            return []
         return self._cut(frame, ((self._back(one.face), one.track) for one in followed))
 
     def _tracked(self, frame: Frame, detector: Detector) -> list[Tracked]:

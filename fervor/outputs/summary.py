@@ -88,7 +88,7 @@ class Summary:
             if prediction.track is not None and own
         }
         self._frames += 1
-        self._empty += all(prediction.status != "ok" for prediction in predictions)
+        self._empty += all(prediction.status == "no_face" for prediction in predictions)
         if self._waiting is not None:
             step = max(0.0, frame.time_s - self._waiting[0])
             self._steps.append(step)
@@ -199,6 +199,8 @@ def check_summary(path: Path) -> None:
         raise UsageError(f"summary {path}: expected a name that ends in {' or '.join(ENDINGS)}")
     if path.is_dir():
         raise UsageError(f"summary {path} is a folder: expected a file's name")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"summary {path} is a pipe or device: expected a file's name")
     if not path.parent.is_dir():
         raise UsageError(
             f"summary {path}: the folder {path.parent} does not exist; create it first"
