@@ -140,17 +140,21 @@ def square(face: Face, height: int, width: int, *, rotate: bool = True) -> NDArr
 
 
 def warp(image: Decoded, matrix: NDArray[np.float64], size: int) -> Pixels:
-    """Sample the image where `matrix` [2 3] sends the pixels of the crop, without aliasing."""
+    """Sample the image where `matrix` [2 3] sends the pixels of the crop, without aliasing.
+
+    It may stretch width and height unlike, where it does not turn.
+    """
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ matrix.T
     step = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # image pixels per crop pixel
-    margin = int(np.ceil(2 * max(1.0, step))) + 1
+    down = float(np.hypot(matrix[0, 1], matrix[1, 1]))  # the same but for a stretched picture
+    margin = int(np.ceil(2 * max(1.0, step, down))) + 1
     low = np.floor(corners.min(axis=0)).astype(int) - margin
     high = np.ceil(corners.max(axis=0)).astype(int) + margin
     patch = _piece(image, low, high)
     matrix = np.column_stack([matrix[:, :2], matrix[:, 2] - low])
     if abs(matrix[1, 0]) < 1e-6 * step:
         left, top = matrix[:, 2].tolist()
-        box = (left, top, left + step * size, top + step * size)
+        box = (left, top, left + step * size, top + down * size)
         return np.asarray(patch.resize((size, size), Image.Resampling.BICUBIC, box=box))
     # A turned square: halve the image first, then sample finer than its pixels and average.
     reduction = max(1, int(step / 2))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fervor.inference.attribution import Cue, Explanation
 from fervor.outputs.explanation_figure import (
@@ -40,6 +41,15 @@ def test_the_face_is_what_the_model_sees() -> None:
     assert (face[..., 0] == face[..., 2]).all()
     assert face[120, 120, 0] == 60  # red's luminance
     assert face[0, 0, 0] < 60  # the edge mixes with what is around
+
+
+@pytest.mark.parametrize("size", [(130, 100), (100, 130)])
+def test_a_whole_picture_is_stretched_as_the_model_sees_it(size: tuple[int, int]) -> None:
+    """What `--faces precropped` explains: its square is the picture, whatever its shape."""
+    picture = Image.effect_noise(size, 60).resize((10, 8)).resize(size).convert("RGB")
+    face = grey_face(np.asarray(picture), np.array([[size[0], 0, 0], [0, size[1], 0]], float))
+    panel = np.asarray(picture.resize((PANEL, PANEL), Image.Resampling.BICUBIC).convert("L"))
+    np.testing.assert_allclose(face[..., 0], panel, atol=2)
 
 
 def test_a_drawing_has_a_panel_for_each_class_and_a_line_for_each_cue() -> None:

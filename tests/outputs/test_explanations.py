@@ -42,6 +42,15 @@ def test_rows_and_drawings(
     assert not list(output.rglob("*partial*"))
 
 
+@pytest.mark.parametrize("size", [(130, 100), (100, 130)])
+def test_a_picture_that_is_no_square(size: tuple[int, int], tmp_path: Path) -> None:
+    picture, output = tmp_path / "a.png", tmp_path / "out"
+    Image.new("RGB", size, (90, 120, 40)).save(picture)
+    words = ["explain", str(picture), "--model", str(write_model(tmp_path / "model"))]
+    assert main([*words, "--faces", "precropped", "--output", str(output)]) == 0
+    assert (output / "a-face0.png").is_file()
+
+
 def test_pictures_of_one_stem_have_their_own_drawings(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
