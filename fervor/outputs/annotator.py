@@ -19,7 +19,7 @@ from fervor.inference.smoothing import Smoother
 from fervor.io.atomic import beside, check_inputs_stay, lock_folder, write_image
 from fervor.io.frame import WEBCAM, Frame
 from fervor.io.video import need_av
-from fervor.outputs import timeline
+from fervor.outputs import drawing, timeline
 from fervor.outputs.drawing import annotated
 
 
@@ -33,6 +33,10 @@ PARTIAL = ".partial.mp4"
 """How the name of a video ends until it is complete."""
 KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 """Formats that an annotated picture keeps; the others become PNG."""
+WIDEST = {"JPEG": 65_500, "WEBP": drawing.WIDEST}
+"""The longest side that a format holds, in pixels; what is drawn longer is made smaller."""
+LONGEST_STEP = 3600 * CLOCK.denominator
+"""Of two frames, in units of the clock: an hour. Codecs take no step of ten."""
 
 
 class Annotator:
@@ -77,8 +81,11 @@ class Annotator:
             return
         probabilities = [prediction.probabilities for prediction in predictions]
         drawn = annotated(frame.image, predictions, probabilities, points)
+        kind = KEPT[path.suffix.lower()]
+        if max(drawn.size) > (widest := WIDEST.get(kind, max(drawn.size))):
+            drawn.thumbnail((widest, widest))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, drawn, KEPT[path.suffix.lower()], quality=92)
+        write_image(path, drawn, kind, quality=92)
 
     def _finish(self, *, complete: bool = True) -> None:
         if self._video is not None:
@@ -181,6 +188,7 @@ class _Video:
         self._smoother = Smoother()
         self._timeline = timeline.Timeline()
         self._last = -1
+        self._left_out = 0  # units of the clock by which later frames come earlier
         self.frame = -1
 
     def add(
@@ -199,8 +207,12 @@ class _Video:
         if drawn.size != (self._stream.width, self._stream.height):
             drawn = _fitted(drawn, self._stream.width, self._stream.height)
         picture = av.VideoFrame.from_ndarray(np.asarray(drawn), format="rgb24")
-        self._last = max(round(frame.time_s / CLOCK), self._last + 1)
-        picture.pts, picture.time_base = self._last, CLOCK
+        now = max(round(frame.time_s / CLOCK) - self._left_out, self._last + 1)
+        if self._last >= 0 and now - self._last > LONGEST_STEP:
+            self._left_out += now - self._last - LONGEST_STEP
+            now = self._last + LONGEST_STEP
+        self._last = picture.pts = now
+        picture.time_base = CLOCK
         self._container.mux(self._stream.encode(picture))
 
     def _open(self, drawn: Image.Image) -> None:

@@ -55,6 +55,8 @@ SMALLEST, LARGEST = 12, 96
 """Height of letters in pixels; a thirtieth of the picture's shorter side between these."""
 LEAST, MOST = 360, 8
 """A picture whose shorter side is less is drawn so many whole times larger, this often at most."""
+WIDEST = 16_383
+"""Pixels of the longer side that nothing is enlarged beyond: WebP holds no more, nor do videos."""
 
 
 def colour_of(label: str, labels: Sequence[str]) -> Colour:
@@ -114,7 +116,7 @@ def annotated(
     that one face fills is continued below for them, unless `extend` is false.
     """
     picture = Image.fromarray(image)
-    times = min(MOST, -(-LEAST // min(picture.size)))
+    times = min(MOST, -(-LEAST // min(picture.size)), max(1, WIDEST // max(picture.size)))
     if times > 1:
         large = (picture.width * times, picture.height * times)
         picture = picture.resize(large, Image.Resampling.BICUBIC)

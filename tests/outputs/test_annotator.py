@@ -60,6 +60,22 @@ def test_pictures_keep_their_place_and_format(tmp_path: Path) -> None:
             assert (image.format, image.size) == (kind, (480, 360))
 
 
+@pytest.mark.parametrize("name", ["wide.webp", "wide.jpg", "tall.webp"])
+def test_long_thin_pictures_fit_their_format(name: str, tmp_path: Path) -> None:
+    """WebP holds 16,383 pixels a side, JPEG 65,500; words below a face would lengthen both."""
+    wide = name.startswith("wide")
+    image = np.full((40, 9000, 3) if wide else (16_383, 40, 3), 90, np.uint8)
+    height, width = image.shape[:2]
+    (source,) = touched(tmp_path, name)
+    face = replace(shown("anger", (0, 0, width, height)), source=source)
+    with Annotator(tmp_path / "out", [source]) as annotator:
+        annotator.write(Frame(source, 0, None, image, None), [face])
+    with Image.open(tmp_path / "out" / name) as drawn:
+        assert max(width, height) * 0.9 < max(drawn.size) <= 65_500
+        if name.endswith("webp"):
+            assert max(drawn.size) <= 16_383
+
+
 def test_damaged_pictures_are_not_drawn(tmp_path: Path) -> None:
     sources = touched(tmp_path, "in/a.png", "in/b.png")
     write(tmp_path / "out", sources, broken=sources[1:])
@@ -151,6 +167,12 @@ class TestFilm:
         self.video(tmp_path, [0.0, 0.0, 0.0, 0.1])
         read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
         assert len(read) == 4
+
+    def test_a_gap_of_hours_is_an_hour(self, tmp_path: Path) -> None:
+        """Codecs take no step of ten hours; what comes after it keeps its distances."""
+        self.video(tmp_path, [0.0, 0.1, 40_000.0, 40_000.1])
+        read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
+        assert [frame.time_s for frame in read] == pytest.approx([0.0, 0.1, 3600.1, 3600.2])
 
     def test_the_same_video_again_is_a_new_film(self, tmp_path: Path) -> None:
         source = str(tmp_path / "clip.mkv")
