@@ -15,7 +15,7 @@ import numpy as np
 from fervor.errors import InputError, UsageError
 from fervor.faces.alignment import BOX_TEMPLATE, TEMPLATE
 from fervor.faces.types import Box, Face
-from fervor.io.csv_cells import original
+from fervor.io.csv_cells import encodable, original
 
 
 __all__ = [
@@ -23,12 +23,15 @@ __all__ = [
     "GivenFace",
     "check_region",
     "check_unused",
+    "misfit",
     "outside",
     "parse_region",
     "upright_face",
 ]
 
 FIELDS = ("source", "x", "y", "width", "height")
+FARTHEST = 1e6
+"""Pixels; no box reaches farther."""
 PARTIAL = ".partial"
 """Ending of the rows of a run that did not come to its end."""
 
@@ -76,6 +79,13 @@ def check_region(region: Sequence[float]) -> Box:
         raise UsageError(f"region={given}: expected x,y,width,height in pixels, not empty")
     x, y, width, height = map(float, region)
     return (x, y, width, height)
+
+
+def misfit(box: Box, shape: tuple[int, int]) -> str:
+    """Why a box is none of a face in an image of `shape` (height, width); empty where it may be."""
+    if outside(box, shape):
+        return "lies outside"
+    return "is more than twice as large as" if max(box[2:]) > 2 * max(shape) else ""
 
 
 def outside(box: Box, shape: tuple[int, int]) -> bool:
@@ -127,7 +137,10 @@ class GivenBoxes:
             return
         try:
             x, y, width, height = (float(row[name]) for name in FIELDS[1:])
-            if not math.isfinite(x + y) or not 0 < min(width, height) <= max(width, height) < 1e6:
+            is_finite = all(map(math.isfinite, (x, y, width, height)))
+            if not is_finite or max(abs(x), abs(y)) >= FARTHEST:
+                raise ValueError
+            if not 0 < min(width, height) <= max(width, height) < FARTHEST:
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             values = ", ".join(f"{row[name]!s:.60}" for name in FIELDS[1:])
@@ -151,12 +164,12 @@ class GivenBoxes:
             return None
         try:
             number = float(value)
-            if not number.is_integer():
+            if not number.is_integer() or not 0 <= number < 2**31:
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             raise InputError(
                 f"boxes {self.path}, line {line}: {name} is {value!s:.60}; "
-                "expected a whole number, or nothing"
+                "expected a whole number from 0 on, or nothing"
             ) from None
         return int(number)
 
@@ -182,7 +195,8 @@ class GivenBoxes:
 
 
 def _key(source: str) -> str:
-    return os.path.normpath(source)
+    """As rows name it: see `encodable`."""
+    return os.path.normpath(encodable(source))
 
 
 def _text(path: Path) -> Iterable[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from fervor.faces.types import Box, Points
+from fervor.io.csv_cells import encodable
 from fervor.io.frame import Frame
 
 
@@ -168,11 +169,6 @@ def row_of(
         **{f"smooth_{label}": smooth.get(label) for label in labels if smooth is not None},
         **({"covered": None if parts is None else list(parts)} if covered else {}),
     }
-
-
-def encodable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8: they show as backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 Item = TypeVar("Item")

@@ -21,7 +21,7 @@ from fervor.artifacts.model_info import COVER_VECTORS, CUE_VECTORS, ModelInfo
 from fervor.errors import InputError, ModelError, UsageError
 from fervor.faces.cropper import FaceCrop, FaceCropper
 from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS, FaceDetector
-from fervor.faces.places import GivenBoxes, check_region, check_unused, outside
+from fervor.faces.places import GivenBoxes, check_region, check_unused, misfit, outside
 from fervor.faces.tracker import WHOLE_EVERY, Detector
 from fervor.faces.types import Box
 from fervor.inference.attribution import (
@@ -554,14 +554,14 @@ class Predictor:
             return frame
         height, width = frame.shape
         faces = [] if self.boxes is None else self.boxes.of(frame.source, frame.frame)
-        places = [("a given box", face.box) for face in faces]
-        if self._region is not None:
-            places.append(("the region", self._region))
-        for name, place in places:
-            if outside(place, frame.shape):
+        reasons = [("a given box", face.box, misfit(face.box, frame.shape)) for face in faces]
+        if self._region is not None and outside(self._region, frame.shape):
+            reasons.append(("the region", self._region, "lies outside"))
+        for name, place, reason in reasons:
+            if reason:
                 sides = ",".join(f"{value:g}" for value in place)
-                reason = f"{name} {sides} lies outside the picture of {width} x {height} pixels"
-                return replace(frame, picture=None, error=reason)
+                error = f"{name} {sides} {reason} the picture of {width} x {height} pixels"
+                return replace(frame, picture=None, error=error)
         return frame
 
     @property

@@ -4,7 +4,7 @@ import os
 import re
 
 
-__all__ = ["harmless", "original"]
+__all__ = ["encodable", "harmless", "original"]
 
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a spreadsheet may take for the start of a formula, full-width signs included."""
@@ -14,6 +14,11 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u(?!d[89a-f])[0-9a-f]{4})")
 """How they are written; a surrogate's escape stands for a byte of a name in no encoding."""
 _WRITTEN = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4}))")
+
+
+def encodable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8: they show as backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def harmless(text: str, *, path: bool = False) -> str:

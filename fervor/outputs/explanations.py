@@ -11,10 +11,11 @@ from typing import Any
 
 from fervor.errors import ModelError, UsageError
 from fervor.inference.attribution import Explanation, Heat
-from fervor.inference.prediction import Prediction, encodable, failed, row_of, without_face
+from fervor.inference.prediction import Prediction, failed, row_of, without_face
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
 from fervor.io.atomic import RowFile, beside, check_inputs_stay, lock_folder, write_image
+from fervor.io.csv_cells import encodable
 from fervor.io.prefetch import progress
 from fervor.outputs.annotator import output_names
 from fervor.outputs.explanation_figure import drawn

@@ -186,6 +186,13 @@ class TestBoxes:
         assert row["error"] == (
             "a given box 500,10,39,39 lies outside the picture of 60 x 60 pixels"
         )
+        huge = {"source": str(tmp_path / "a.png"), "x": -990000, "y": 0}
+        file.write_text(json.dumps({**huge, "width": 999999, "height": 9}) + "\n")
+        (row,) = Predictor(model, threads=1, boxes=file).rows(tmp_path / "a.png")
+        assert row["error"] == (
+            "a given box -990000,0,999999,9 is more than twice as large as the picture of 60 x 60 "
+            "pixels"
+        )
 
     @pytest.mark.parametrize(
         ("name", "content", "reason"),
@@ -205,17 +212,24 @@ class TestBoxes:
             (
                 "a.jsonl",
                 '{"source": "a.png", "x": 1, "y": 1, "width": 1, "height": 1, "frame": Infinity}',
-                "line 1: frame is inf; expected a whole number, or nothing",
+                "line 1: frame is inf; expected a whole number from 0 on, or nothing",
             ),
             (
                 "a.csv",
                 "source,x,y,width,height,frame,track\na.mp4,1,2,3,4,0,first\n",
-                "line 2: track is first; expected a whole number, or nothing",
+                "line 2: track is first; expected a whole number from 0 on, or nothing",
             ),
             (
                 "a.jsonl",
                 '{"source": "a.png", "x": 1, "y": 1, "width": 1, "height": 1, "frame": 0.5}',
                 r"line 1: frame is 0\.5; expected a whole number",
+            ),
+            ("a.csv", "source,x,y,width,height\na.png,1,2,3,nan\n", "1, 2, 3, nan is no box"),
+            ("a.csv", "source,x,y,width,height\na.png,-1e7,2,3,4\n", "is no box"),
+            (
+                "a.csv",
+                "source,x,y,width,height,track\na.mp4,1,2,3,4,1e300\n",
+                "line 2: track is 1e300; expected a whole number from 0 on",
             ),
             ("a.csv", f"source,x\n{'a' * 200_000},1", "cannot be read: field larger than"),
             ("a.txt", "", r"ends in \.csv or \.jsonl"),
