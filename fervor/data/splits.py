@@ -62,8 +62,8 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
     labels = classes or datasets.labels_of(data.name, train, data.protocol)
     if len(labels) < 2:
         raise DataError(
-            f"{data.name} at {data.root} has pictures of {labels[0]} alone: expected two classes "
-            "or more to tell apart"
+            f"{labels[0]} is the only class of {data.name} at {data.root}: expected two or more to "
+            "tell apart"
         )
     if not selected and selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")

@@ -285,6 +285,7 @@ def application(
         summary="The expressions that faces show, in pictures and videos.",
         docs_url=None,  # that page fetches its parts from elsewhere; ours is static/docs.html
         redoc_url=None,
+        redirect_slashes=False,  # such an answer would have no body of ours
         lifespan=lifespan,
     )
     _add_endpoints(app, service)

@@ -1,6 +1,7 @@
 """The work of `fervor serve`: check who may ask, load the model, answer until told to stop."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -93,9 +94,12 @@ class Place:
             family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
             return socket.create_server((self.host, self.port), family=family, backlog=1024)
         except OSError as error:
-            reason = os.strerror(error.errno or 0)
+            is_name = isinstance(error, socket.gaierror)  # its numbers are no system's
+            is_host = is_name or error.errno == errno.EADDRNOTAVAIL
+            reason = error.strerror if is_name else os.strerror(error.errno or 0)
             raise UsageError(
-                f"host={self.host} port={self.port}: {reason}; name another --port"
+                f"host={self.host} port={self.port}: {reason}; name another "
+                f"--{'host' if is_host else 'port'}"
             ) from error
 
 

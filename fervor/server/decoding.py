@@ -24,12 +24,14 @@ from PIL import Image
 
 from fervor.errors import InputError, counted
 from fervor.io.frame import Frame, Span
-from fervor.io.sources import decode_image
+from fervor.io.sources import decode_image, is_animated
 from fervor.io.video import read_facts, read_video
 
 
 __all__ = ["Decoder"]
 
+ANIMATION = "an animation: expected a still picture; fervor predict reads animations"
+"""Why an image that moves is not answered: its first frame alone would pass for all of it."""
 SECONDS = 4.0
 """Of processor time for one picture, or from one frame of a video to the next."""
 PATIENCE = 5.0
@@ -71,7 +73,8 @@ class Decoder:
             self.close()
         self._pictures += 1
         try:
-            output = self._ask({"task": "picture", "max_pixels": max_pixels}, content)
+            task = {"task": "picture", "name": source, "max_pixels": max_pixels}
+            output = self._ask(task, content)
             header = _header(output)
             image = _image(output, header)
         except (EOFError, OSError):
@@ -88,7 +91,7 @@ class Decoder:
     def video(self, path: str, source: str, span: Span, *, max_pixels: int) -> Generator[Frame]:
         """The frames of a video; never raises for what it holds. Closing it ends the process."""
         task = {"task": "video", "path": path, "max_pixels": max_pixels, "every": span.every}
-        number, time_s = 0, 0.0
+        number, time_s = -1, 0.0
         try:
             output = self._ask(task)
             while not (header := _header(output)).get("done"):
@@ -215,7 +218,10 @@ def _work(input_: BinaryIO, output: BinaryIO, seconds: float) -> None:
             return
         if task["task"] == "picture":
             with _deadline(seconds):
-                frame = decode_image(BytesIO(content), "", max_pixels=task["max_pixels"])
+                if is_animated(task["name"], content):
+                    frame = Frame("", 0, None, None, ANIMATION)
+                else:
+                    frame = decode_image(BytesIO(content), "", max_pixels=task["max_pixels"])
             del content
             _send_frame(output, frame)
             del frame  # not held while the next one is awaited

@@ -871,7 +871,8 @@ def _listens(port: int) -> bool:
         (["--client_requests", "0"], "limit client_requests=0: expected 1 or more"),
         (["--max_video_frames", "0"], "limit video_frames=0: expected 1 or more"),
         (["--trusted_proxy", "proxy"], "trusted_proxy=proxy: expected an address"),
-        (["--host", "192.0.2.1", "--token", TOKEN], "name another --port"),
+        (["--host", "192.0.2.1", "--token", TOKEN], "name another --host"),
+        (["--host", "nosuch.invalid", "--token", TOKEN], "name another --host"),
     ],
 )
 def test_it_does_not_start_where_it_must_not(

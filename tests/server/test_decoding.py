@@ -74,6 +74,16 @@ def test_what_cannot_be_read_says_why(decoder: Decoder) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs timers that end a process")
+def test_an_image_that_moves_is_no_picture(decoder: Decoder) -> None:
+    """Its first frame alone would pass for all of it."""
+    frames = [Image.new("L", (30, 20), shade) for shade in (0, 90, 200)]
+    for several, error in ((frames[1:], "an animation: expected a still picture"), ([], None)):
+        file = io.BytesIO()
+        frames[0].save(file, "GIF", save_all=True, append_images=several)
+        frame = decoder.picture(file.getvalue(), "a.gif", max_pixels=10**6)
+        assert (frame.error or "").startswith(error or "") and (frame.image is None) == bool(error)
+
+
 def test_too_long_a_picture_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Decoder(seconds=0.2)) as decoder:
         frame = decoded(decoder, many_scans(8000, 15))
