@@ -143,6 +143,36 @@ def test_bytes_that_were_overwritten_cost_one_row_and_what_they_held(
     assert main([*map(str, words), "--output", str(output), "--strict"]) == 1
 
 
+@pytest.mark.parametrize("region", ["", "500,500,50,50"])
+def test_a_frame_that_cannot_be_read_costs_one_row_where_faces_are_followed(
+    region: str, model: Path, tmp_path: Path
+) -> None:
+    """A cut animation, or a region beside the frames; what comes after it is answered."""
+    picture, output = tmp_path / "z.png", tmp_path / "rows.jsonl"
+    frames = [Image.fromarray(portrait(200 + 5 * n, 100)).quantize(32) for n in range(6)]
+    frames[0].save(picture.with_suffix(".gif"), save_all=True, append_images=frames[1:])
+    data = picture.with_suffix(".gif").read_bytes()
+    clip = tmp_path / "a.gif"
+    clip.write_bytes(data if region else data[: len(data) // 2])
+    Image.fromarray(portrait(200, 100, size=(900, 900))).save(picture)
+    words = ["predict", clip, picture, "--model", model, "--threads", "1", "--output", output]
+    drawings = [] if region else ["--annotate", tmp_path / "drawn"]
+    summary = ["--summary", tmp_path / "summary.json", *drawings]
+    words += ["--region", region] if region else []
+    assert main([*map(str, words), *map(str, summary)]) == 0
+    rows = read_json(output)
+    bad = [row for row in rows if row["status"] == "error"]
+    if region:
+        assert [row["frame"] for row in bad] == list(range(6))
+        assert "the region 500,500,50,50 lies outside" in bad[0]["error"]
+    else:
+        assert [row["frame"] for row in rows[:-1]] == list(range(len(rows) - 1))
+        assert bad == [rows[-2]] and len(rows) > 2
+    assert Path(rows[-1]["source"]) == picture and rows[-1]["error"] is None
+    counted = json.loads((tmp_path / "summary.json").read_text())
+    assert counted[0]["frames_without_face"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
