@@ -1,6 +1,7 @@
 """A function -> its command line: its parameters are the options, every mistake is one line."""
 
 import inspect
+import os
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -159,6 +160,8 @@ def _explained(message: str, parser: ArgumentParser, given: Sequence[str]) -> st
         wrong = next((word for word in given if word.startswith("-") and word in match[1]), "")
         if not wrong:
             return f"unexpected argument {match[1]}: see {parser.prog} --help"
+        if os.path.lexists(wrong):
+            return f"{wrong} begins with - as options do: write .{os.sep}{wrong}"
         return _unknown(wrong.partition("=")[0].lstrip("-"), parser)
     if match := re.match(r"Option '(.*)' is not accepted", message):
         return _unknown(match[1], parser)

@@ -25,7 +25,7 @@ ADVICE = {
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run a command; its exit code is 0 (done), 1 (problem found), 2 (wrong use), 130 (stopped)."""
-    _usable_stdout()
+    _usable_streams()
     words = list(sys.argv[1:] if given is None else given)
     command = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), "")
     try:
@@ -42,8 +42,15 @@ def main(given: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _usable_stdout() -> None:
-    """Names that its encoding lacks show as escapes; a closed one takes everything."""
+def _usable_streams() -> None:
+    """Names that the output's encoding lacks show as escapes; closed streams take everything."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # else a file that is opened next would get the stream's number
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")
     elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

@@ -84,7 +84,7 @@ MAX_PIXELS = 128_000_000
 
 EMPTY = "the file is empty (0 bytes)"
 DATA_URL = "data:"
-LONGEST_NAME = 1000
+LONGEST_NAME = 4096
 """Characters of a path; more are no path but, by all appearance, a file's content."""
 
 URL_SAFE = str.maketrans("-_", "+/")
@@ -297,8 +297,8 @@ def find(
         else:
             address = "; addresses are read with --cluster" if "://" in source else ""
             raise InputError(
-                f"{source} does not exist: expected a picture, a video, a folder or webcam:0"
-                + address
+                f"{source or 'an empty name'} does not exist: expected a picture, a video, a "
+                "folder or webcam:0" + address
             )
     return paths
 

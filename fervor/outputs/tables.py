@@ -266,6 +266,8 @@ def check_output(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"output {path}: the folder {path.parent} does not exist; create it first")
     if path.suffix.lower() == ".parquet":
+        if path.exists() and not path.is_file():
+            raise UsageError(f"output {path} is a pipe or device: Parquet needs a file of its own")
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:

@@ -514,6 +514,70 @@ def test_prediction_opens_no_socket(model: Path, folder: Path, tmp_path: Path) -
     assert opened.stderr == b"a socket\n"  # the guard guards
 
 
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_work_is_done_without_streams(closed: str, tmp_path: Path) -> None:
+    """As daemons and cron start programs; no file that is opened may get the number of one."""
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    model = write_model(tmp_path / "model")
+    words = f"predict a.png --model {model} --faces precropped --output rows.csv"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for given, code in ((words, 0), ("predict nowhere.png", 2)):
+        command = f"{sys.executable} -m fervor {given} {closed}"
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, env=environment
+        )
+        assert (done.returncode, done.stderr) == (code, b"")
+        assert b"nowhere" not in done.stdout
+    (row,) = read_csv(tmp_path / "rows.csv")
+    assert row["status"] == "ok"
+
+
+def test_a_name_that_begins_as_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-face.png").write_bytes(b"no picture")
+    assert main(["predict", "-face.png"]) == 2
+    assert "begins with - as options do: write ./-face.png" in capsys.readouterr().err
+    assert main(["predict", ""]) == 2
+    assert "an empty name does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--landmarks", "--smooth"])
+def test_columns_that_nobody_would_see(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", ".", option]) == 2
+    line = f"the terminal's table has no such columns: leave {option[2:]} out"
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--output rows.parquet", "--summary sums.json"])
+def test_a_pipe_stays_one(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow", reason="needs fervor[parquet]")
+    name, file = option.split()
+    os.mkfifo(tmp_path / file)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), name, str(tmp_path / file)]) == 2
+    assert "is a pipe or device" in capsys.readouterr().err
+    assert (tmp_path / file).is_fifo()
+
+
+def test_rows_are_boxes_whatever_a_file_is_called(tmp_path: Path) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/bad\xff.png"))
+    strange.parent.mkdir()
+    Image.new("RGB", (40, 40)).save(strange)
+    model, rows = write_model(tmp_path / "model"), tmp_path / "rows.csv"
+    words = ["predict", str(strange.parent), "--model", str(model), "--output"]
+    assert main([*words, str(rows), "--faces", "precropped"]) == 0
+    text = rows.read_text().splitlines()
+    (row,) = read_csv(rows)
+    assert row["status"] == "ok" and len(text) == 2
+    lines = "source,x,y,width,height\n" + text[1].split(",")[0] + ",4,4,30,30\n"
+    (tmp_path / "boxes.csv").write_text(lines)
+    again = tmp_path / "again.csv"
+    assert main([*words, str(again), "--boxes", str(tmp_path / "boxes.csv")]) == 0
+    assert [row["x"] for row in read_csv(again)] == ["4.0"]
+
+
 @pytest.mark.parametrize("stdout", ["latin-1", "closed"])
 def test_a_stdout_that_cannot_show_a_name(stdout: str, tmp_path: Path) -> None:
     (tmp_path / "表情.png").write_bytes(b"no picture")

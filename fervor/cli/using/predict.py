@@ -99,7 +99,7 @@ def predict(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from fervor.artifacts.model_info import DESCRIPTION
-    from fervor.faces.places import parse_region
+    from fervor.faces.places import check_unused, parse_region
     from fervor.inference.predictor import Predictor
     from fervor.io import sources as media
     from fervor.outputs import writer as work
@@ -116,6 +116,9 @@ def predict(
         raise UsageError(f"workers={workers}: needs --cluster")
     else:
         sources = media.find(inputs, skipped=skipped)
+    if not output:
+        shown = {"landmarks": landmarks and not annotate, "smooth": smooth and not summary}
+        check_unused("the terminal's table has no such columns", **shown)
     outputs = work.Outputs(
         output,
         annotate,
