@@ -260,11 +260,52 @@ def test_an_estimate_over_seeds_is_students() -> None:
     expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected)
     assert found.p_value == pytest.approx(2 * stats.t.sf(np.mean(values) / stats.sem(values), 2))
-    alone = estimate([0.8], 0.0004)
-    assert alone.high - 0.8 == pytest.approx(1.959964 * 0.02)
-    assert estimate(values, 0.0004).high == found.high  # never surer than the seeds alone
-    assert estimate(values, 0.04).high > 0.82 + 1.96 * 0.2
+    assert estimate(values, 0.0004, count=3000).high == found.high  # never surer than the seeds
     assert estimate([0.0], 0.0).p_value == 1 and estimate([0.5], 0.0).p_value == 0
+
+
+def test_an_estimate_over_few_units_is_students_too() -> None:
+    """Satterthwaite's degrees by hand, and those of the units where they are the less sure."""
+    alone = estimate([0.8], 0.0004, count=12)
+    assert alone.high - 0.8 == pytest.approx(2.200985 * 0.02)  # 11 degrees of freedom
+    assert estimate([0.8], 0.0004, count=100_000).high - 0.8 == pytest.approx(
+        1.95999 * 0.02, rel=1e-5
+    )
+    seeds = [-0.01, 0.01, 0.03, 0.05]  # s^2 / k = 0.02^2 * 5 / 3 / 4
+    between, sampling = 0.02**2 / 2.4, 0.0002
+    freedom = (between + sampling) ** 2 / (between**2 / 3 + sampling**2 / 11)
+    assert freedom == pytest.approx(10.4, abs=0.1)
+    both = estimate(seeds, sampling, count=12)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(between + sampling)
+    assert both[:3] == pytest.approx((0.02, 0.02 - half, 0.02 + half))
+    assert both.p_value == pytest.approx(
+        2 * stats.t.sf(0.02 / math.sqrt(between + sampling), freedom)
+    )
+    three = estimate(seeds, 0.04, count=3)
+    assert three.high - 0.02 == pytest.approx(4.302653 * 0.2)  # never surer than the units alone
+    bounded = estimate(seeds, 0.04, count=3, limits=(-0.5, 0.5))
+    assert bounded == (three.mean, -0.5, 0.5, three.p_value)
+    assert estimate([0.5], 0.01, limits=(0, 1)) == (0.5, 0, 1, 1)  # of one unit
+
+
+@pytest.mark.parametrize("persons", [3, 5, 12])
+def test_few_persons_make_a_gain_no_surer_than_it_is(persons: int) -> None:
+    """Of 600 gains that are 0 by truth the interval misses one in twenty, as do the flips."""
+    random = np.random.default_rng(10)
+    unit, held, agree = np.repeat(np.arange(persons), 20), 0, 0
+    for _ in range(600):
+        better = random.normal(0, 0.15, persons)
+        first, second = (
+            random.random(len(unit)) < np.clip(0.8 + sign * better, 0, 1)[unit] for sign in (1, -1)
+        )
+        result = gain(first[None], second[None], unit)
+        assert -1 <= result.low <= result.mean <= result.high <= 1
+        assert (result.low <= 0 <= result.high) == (result.p_value >= 0.05)
+        held += result.low <= 0 <= result.high
+        flips = sign_flips(first.astype(float) - second, unit, resamples=1000)
+        agree += (result.low <= 0 <= result.high) == (flips > 0.05)
+    assert 0.93 <= held / 600 <= 0.98
+    assert agree / 600 > (0.98 if persons > 5 else 0.92)  # five signs alike have p = 1 / 16
 
 
 def test_a_gain_is_paired() -> None:
@@ -384,9 +425,11 @@ def test_an_estimate_of_accuracy_is_that_of_its_seeds_and_persons() -> None:
     unit = np.arange(300) // 3
     runs = [((random.random(300) < 0.8).astype(float), unit) for _ in range(3)]
     sampling = np.mean([mean_variance(*run) for run in runs])
-    assert accuracy_estimate(runs) == estimate([run[0].mean() for run in runs], sampling)
+    assert accuracy_estimate(runs) == estimate(
+        [run[0].mean() for run in runs], sampling, count=100, limits=(0, 1)
+    )
     one = np.zeros(300, np.int64)
-    assert accuracy_estimate([(runs[0][0], one)])[1:3] == (-math.inf, math.inf)
+    assert accuracy_estimate([(runs[0][0], one)])[1:3] == (0, 1)
 
 
 def test_groups_of_persons_differ_less_surely_than_of_pictures() -> None:
