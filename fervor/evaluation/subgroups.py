@@ -14,7 +14,7 @@ from fervor.data.datasets import Sample
 from fervor.errors import UsageError
 from fervor.evaluation.significance import (
     accuracy_interval,
-    bootstrap_mean_interval,
+    accuracy_interval_of_persons,
     equal_proportions,
     equal_proportions_of_persons,
     holm,
@@ -61,7 +61,7 @@ def _by_attribute(
         interval = accuracy_interval(hits, count)
         if any(persons):
             own = np.unique(unit[rows], return_inverse=True)[1]
-            interval = bootstrap_mean_interval(correct[rows].astype(float), unit=own)
+            interval = accuracy_interval_of_persons(correct[rows], own)
         groups[name] = {
             "count": count,
             "correct": hits,

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from fervor.evaluation import significance
 from fervor.evaluation.metrics import confusion, per_class
 from fervor.evaluation.significance import (
     accuracy_estimate,
     accuracy_interval,
+    accuracy_interval_of_persons,
     bootstrap_intervals,
-    bootstrap_mean_interval,
     equal_proportions,
     equal_proportions_of_persons,
     estimate,
@@ -104,13 +104,6 @@ def test_the_intervals_are_ordered_shares(cells: list[int]) -> None:
         assert 0 <= low <= high <= 1
 
 
-def test_the_interval_of_a_mean_is_nearly_students() -> None:
-    values = np.random.default_rng(5).normal(2, 1, 400)
-    low, high = bootstrap_mean_interval(values)
-    expected = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
-    assert (low, high) == pytest.approx(expected, abs=0.02)
-
-
 # Differences
 
 
@@ -196,14 +189,14 @@ def frames(random: np.random.Generator, persons: int) -> tuple[np.ndarray, ...]:
 def test_the_intervals_of_persons_hold_the_truth_and_those_of_pictures_do_not() -> None:
     random = np.random.default_rng(0)
     of_persons = of_pictures = of_means = analytic = 0
-    for trial in range(200):
+    for _ in range(200):
         label, answer, unit = frames(random, 40)
         right = (label == answer).astype(float)
-        low, high = grouped_intervals(label, answer, unit, 2, resamples=400, seed=trial)["accuracy"]
+        low, high = grouped_intervals(label, answer, unit, 2)["accuracy"]
         of_persons += low <= 0.5 <= high
         low, high = bootstrap_intervals(confusion(label, answer, 2), resamples=400)["accuracy"]
         of_pictures += low <= 0.5 <= high
-        low, high = bootstrap_mean_interval(right, unit=unit, resamples=400, seed=trial)
+        low, high = accuracy_interval_of_persons(label == answer, unit)
         of_means += low <= 0.5 <= high
         analytic += abs(right.mean() - 0.5) <= 1.96 * math.sqrt(mean_variance(right, unit))
     assert 0.88 <= of_persons / 200 <= 0.99
@@ -212,15 +205,88 @@ def test_the_intervals_of_persons_hold_the_truth_and_those_of_pictures_do_not() 
     assert of_pictures / 200 < 0.75
 
 
+@pytest.mark.parametrize("persons", [3, 5, 12, 30])
+def test_the_intervals_of_few_persons_hold_the_truth(persons: int) -> None:
+    """Abilities differ between persons, who have one to nine pictures of three unequal classes."""
+    random = np.random.default_rng(11)
+    shares, chance = np.array([0.5, 0.3, 0.2]), 0.8
+    truth = shares[:, None] * np.where(np.eye(3), chance, (1 - chance) / 2)
+    figures = per_class(
+        *np.indices((3, 3)).reshape(2, -1).repeat(np.rint(1000 * truth).ravel().astype(int), 1), 3
+    )
+    expected = {"accuracy": chance, "mean_class_accuracy": chance, "macro_f1": figures.macro_f1()}
+    held, seeds = dict.fromkeys(expected, 0), 0
+    for _ in range(400):
+        unit = np.repeat(np.arange(persons), random.integers(1, 10, persons))
+        label = random.choice(3, len(unit), p=shares)
+        right = random.random(len(unit)) < random.beta(6.4, 1.6, persons)[unit]
+        answer = np.where(right, label, (label + random.integers(1, 3, len(unit))) % 3)
+        intervals = grouped_intervals(label, answer, unit, 3)
+        for name, (low, high) in intervals.items():
+            assert 0 <= low <= high <= 1
+            held[name] += low <= expected[name] <= high
+        interval = accuracy_interval_of_persons(right, unit)
+        assert interval == pytest.approx(intervals["accuracy"])
+        low, high = accuracy_estimate([(right.astype(float), unit)])[1:3]
+        seeds += low <= chance <= high
+    assert min(*held.values(), seeds) / 400 >= 0.93, (held, seeds)
+
+
+def test_an_interval_of_persons_by_a_slow_loop() -> None:
+    """Wilson's equation with the variance between four persons, its ends found by bisection."""
+    unit = np.repeat(np.arange(4), [2, 3, 4, 6])
+    right = np.array([1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1])
+    mean, squares = right.mean(), 0.0
+    for person in range(4):
+        own = right[unit == person]
+        squares += (own.sum() - mean * len(own)) ** 2
+    variance = squares * 4 / 3 / len(right) ** 2
+    assert mean_variance(right.astype(float), unit) == pytest.approx(variance)
+    size, quantile = mean * (1 - mean) / variance, 3.182446  # of independent pictures; t of 3
+
+    def apart(p: float) -> float:
+        return abs(mean - p) - quantile * math.sqrt(p * (1 - p) / size)
+
+    low, high = accuracy_interval_of_persons(right > 0, unit)
+    assert low == pytest.approx(optimize.brentq(apart, 1e-9, mean), abs=1e-6)
+    assert high == pytest.approx(optimize.brentq(apart, mean, 1 - 1e-9), abs=1e-6)
+
+
+def test_a_class_that_persons_have_alike_leaves_others_open() -> None:
+    """One wrong answer in a frequent class says nothing of a rare one that two persons have."""
+    label = np.array([0, 0, 0, 1] * 2 + [0, 0, 0, 0] * 6)
+    unit, answer = np.arange(32) // 4, label.copy()
+    answer[0] = 1
+    low, high = grouped_intervals(label, answer, unit, 2)["mean_class_accuracy"]
+    mean = (25 / 26 + 1) / 2
+    assert low < 1 - 0.5 * (1 - interval_of_alike(1, 2)[0]) and mean < high
+
+
+def test_the_intervals_of_many_persons_take_little_memory() -> None:
+    """Pictures without a person are each their own; 2,000 resamples of them were 320 MB."""
+    unit, label = np.arange(20_000), np.arange(20_000) % 7
+    answer = np.where(unit % 5, label, 0)
+    tracemalloc.start()
+    grouped_intervals(label, answer, unit, 7)
+    accuracy_interval_of_persons(label == answer, unit)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
 def test_alone_in_their_groups_pictures_are_pictures() -> None:
     random = np.random.default_rng(1)
     label, answer, _ = frames(random, 30)
     unit = units((), len(label))
     assert unit.tolist() == list(range(len(label)))
     assert units(["a", "", "b", "a", ""], 5).tolist() == [0, 1, 2, 0, 3]
-    alone = grouped_intervals(label, answer, unit, 2, resamples=4000)["accuracy"]
-    plain = bootstrap_intervals(confusion(label, answer, 2), resamples=4000)["accuracy"]
-    assert alone == pytest.approx(plain, abs=0.01)
+    alone = grouped_intervals(label, answer, unit, 2)
+    plain = bootstrap_intervals(confusion(label, answer, 2), resamples=4000)
+    for name, interval in plain.items():
+        assert alone[name] == pytest.approx(interval, abs=0.01), name
+    assert alone["accuracy"] == pytest.approx(
+        accuracy_interval(int((label == answer).sum()), len(label)), abs=2e-3
+    )
     right = (label == answer).astype(float)
     fraction = right.mean()
     assert mean_variance(right, unit) == pytest.approx(fraction * (1 - fraction) / (len(right) - 1))
@@ -333,8 +399,7 @@ def test_one_person_says_nothing_of_others() -> None:
     intervals = grouped_intervals(label, label, unit, 2)
     assert list(intervals) == ["accuracy", "mean_class_accuracy", "macro_f1"]
     assert set(intervals.values()) == {(0.0, 1.0)}
-    assert bootstrap_mean_interval(second[0], unit=unit) == (0, 1)
-    assert bootstrap_mean_interval(np.array([0.5]), limits=(0, 2)) == (0, 2)
+    assert accuracy_interval_of_persons(second[0] > 0, unit) == (0, 1)
     assert estimate([0.5], mean_variance(second[0], unit)) == (0.5, -math.inf, math.inf, 1)
 
 
@@ -360,12 +425,12 @@ def test_persons_who_are_all_right_leave_others_open(count: int) -> None:
     label = np.arange(6 * count) % 3
     expected = pytest.approx((exact.low, 1))
     assert interval_of_alike(1, count) == expected
-    intervals = grouped_intervals(label, label, unit, 3, resamples=50)
+    intervals = grouped_intervals(label, label, unit, 3)
     assert intervals["accuracy"] == expected
     right = np.ones(len(unit))
-    assert bootstrap_mean_interval(right, unit=unit, resamples=50) == expected
+    assert accuracy_interval_of_persons(right > 0, unit) == expected
     assert accuracy_estimate([(right, unit)] * 2)[1:3] == expected
-    low, high = bootstrap_mean_interval(1 - right, unit=unit, resamples=50)
+    low, high = accuracy_interval_of_persons(right < 0, unit)
     assert (1 - high, 1 - low) == expected
     table = np.diag([count, 0])
     assert set(bootstrap_intervals(table, resamples=50).values()) == {intervals["accuracy"]}
@@ -380,12 +445,10 @@ def test_persons_who_are_alike_but_not_right_leave_others_open() -> None:
     right = np.tile([1.0, 1, 1, 0], 5)
     others = 1 - 0.025 ** (1 / 5)
     expected = pytest.approx((0.75 - 0.75 * others, 0.75 + 0.25 * others))
-    assert bootstrap_mean_interval(right, unit=unit) == expected
+    assert accuracy_interval_of_persons(right > 0, unit) == expected
     label = np.zeros(20, np.int64)
     assert grouped_intervals(label, 1 - right.astype(int), unit, 2)["accuracy"] == expected
     assert accuracy_estimate([(right, unit)])[1:3] == expected
-    twice = bootstrap_mean_interval(2 * right, unit=unit, limits=(0, 2))
-    assert (twice[0] / 2, twice[1] / 2) == expected
 
 
 def test_a_class_of_one_image_is_wide_by_its_part_in_the_mean() -> None:
@@ -403,15 +466,13 @@ def test_intervals_of_few_persons_who_are_mostly_right_hold_the_truth() -> None:
     unit, label = np.repeat(np.arange(10), 4), np.arange(40) % 2
     caught = {"accuracy": 0, "mean_class_accuracy": 0, "macro_f1": 0}
     alone = analytic = errorless = 0
-    for trial in range(200):
+    for _ in range(200):
         right = (random.random(10) < 0.965)[unit]
-        intervals = grouped_intervals(
-            label, np.where(right, label, 1 - label), unit, 2, resamples=100, seed=trial
-        )
+        intervals = grouped_intervals(label, np.where(right, label, 1 - label), unit, 2)
         for name in caught:
             low, high = intervals[name]
             caught[name] += low <= 0.965 <= high
-        low, high = bootstrap_mean_interval(right.astype(float), unit=unit, resamples=100)
+        low, high = accuracy_interval_of_persons(right, unit)
         alone += low <= 0.965 <= high
         low, high = accuracy_estimate([(right.astype(float), unit)])[1:3]
         analytic += low <= 0.965 <= high
@@ -425,9 +486,12 @@ def test_an_estimate_of_accuracy_is_that_of_its_seeds_and_persons() -> None:
     unit = np.arange(300) // 3
     runs = [((random.random(300) < 0.8).astype(float), unit) for _ in range(3)]
     sampling = np.mean([mean_variance(*run) for run in runs])
-    assert accuracy_estimate(runs) == estimate(
-        [run[0].mean() for run in runs], sampling, count=100, limits=(0, 1)
-    )
+    means = [run[0].mean() for run in runs]
+    assert accuracy_estimate(runs) == estimate(means, sampling, count=100, limits=(0, 1))
+    alone = accuracy_estimate(runs[:1])[1:3]
+    assert alone == pytest.approx(accuracy_interval_of_persons(runs[0][0] > 0, unit))
+    again = accuracy_estimate(runs[:1] * 3)[1:3]
+    assert again[0] <= alone[0] < alone[1] <= again[1]  # seeds that are alike make nothing surer
     one = np.zeros(300, np.int64)
     assert accuracy_estimate([(runs[0][0], one)])[1:3] == (0, 1)
 
