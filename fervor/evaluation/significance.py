@@ -338,7 +338,7 @@ def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
 
     A single person says nothing of others: from -1 to 1, p = 1. Where n persons all differ alike,
     p is at least 2^(1 - n), that of the exact sign test, and the interval is that of
-    `interval_of_alike`.
+    `interval_of_alike`; so is that of two models whose answers are the same, where p is 1.
 
     Args:
         first: whether each seed of the first is right on each image [s n].
@@ -351,10 +351,10 @@ def gain(first: Floats, second: Floats, unit: Ints) -> Estimate:
         return Estimate(mean, -1.0, 1.0, 1.0)
     sampling = mean_variance(difference.mean(0), unit)
     result = estimate(difference.mean(1).tolist(), sampling, count=persons, limits=(-1.0, 1.0))
-    if mean == 0 or result.high - result.low > ALIKE:
+    if result.high - result.low > ALIKE:
         return result
     low, high = interval_of_alike(mean, persons, (-1.0, 1.0))
-    return Estimate(mean, low, high, 2.0 ** (1 - persons))
+    return Estimate(mean, low, high, 2.0 ** (1 - persons) if abs(mean) > ALIKE else 1.0)
 
 
 def sign_flips(

@@ -414,7 +414,14 @@ def test_a_constant_difference_is_as_sure_as_the_exact_test(count: int) -> None:
     half = gain(np.ones((1, 2 * count)), np.arange(2 * count)[None] % 2, np.arange(2 * count) // 2)
     assert half.low < half.mean == 0.5 < half.high < 1
     assert half.p_value == result.p_value
-    assert gain(first, first, np.arange(count)) == (0, 0, 0, 1)
+
+
+def test_models_with_the_same_answers_may_differ_on_other_persons() -> None:
+    first, unit = np.repeat([[1.0, 0.0]], [70, 50], axis=1), np.arange(120) // 10
+    others = 1 - 0.025 ** (1 / 12)  # of twelve persons
+    for seeds in (1, 3):
+        result = gain(first.repeat(seeds, 0), first.repeat(seeds, 0), unit)
+        assert result == (0, pytest.approx(-others), pytest.approx(others), 1)
 
 
 @pytest.mark.parametrize("count", [2, 3, 12, 40, 1000])
