@@ -7,6 +7,7 @@ A draw depends on the samples and the seed alone, so that every method sees the 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -103,7 +104,8 @@ def noisy(
 def in_proportion(samples: Sequence[Sample], priors: str, seed: int) -> list[Sample]:
     """As many samples as can be had in another data set's proportions, drawn by the seed.
 
-    Classes that the other data set does not have are left out.
+    The class that is scarcest beside its proportion keeps all of its samples, and others are
+    rounded down, to one at least. Classes that the other data set does not have are left out.
 
     Raises:
         UsageError: an unknown data set.
@@ -114,11 +116,12 @@ def in_proportion(samples: Sequence[Sample], priors: str, seed: int) -> list[Sam
     proportions, rows = PRIORS[priors], _by_class(samples)
     if missing := [name for name in proportions if name not in rows]:
         raise DataError(f"--data.priors {priors}: there are no pictures of {', '.join(missing)}")
-    scale = min(len(rows[name]) / count for name, count in proportions.items())
+    scarcest = min(proportions, key=lambda name: Fraction(len(rows[name]), proportions[name]))
     places: set[int] = set()
     for name, count in proportions.items():
         order = _generator(seed, name).permutation(len(rows[name]))
-        places |= {rows[name][place] for place in order[: max(1, int(scale * count))]}
+        size = len(rows[scarcest]) * count // proportions[scarcest]  # exact, unlike a quotient
+        places |= {rows[name][place] for place in order[: max(1, size)]}
     return [sample for row, sample in enumerate(samples) if row in places]
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_rafdbs_proportions_of_ferplus() -> None:
         subsets.in_proportion(samples(train), "fer", seed=0)
     with pytest.raises(DataError, match="there are no pictures of disgust"):
         subsets.in_proportion(samples({**train, "disgust": 0}), "rafdb", seed=0)
+
+
+@given(st.sampled_from(list(RAFDB["train"])), st.integers(1, 60), st.integers(0, 3))
+def test_the_scarcest_class_keeps_all_of_its_pictures(name: str, many: int, seed: int) -> None:
+    """The others have enough for it; a quotient of floats lost one of 3 pictures of disgust."""
+    sizes = {other: -(-many * n // RAFDB["train"][name]) for other, n in RAFDB["train"].items()}
+    found = count(subsets.in_proportion(samples(sizes), "rafdb", seed))
+    assert found[name] == sizes[name] == many
+    scale = Fraction(many, RAFDB["train"][name])
+    assert found == {other: max(1, int(scale * n)) for other, n in RAFDB["train"].items()}
 
 
 def test_new_classes_hold_the_test_pictures_that_decide() -> None:
