@@ -83,6 +83,13 @@ def test_equal_confidences_stay_together() -> None:
     assert threshold(probabilities, np.array([0, 0, 0, 0])) == 0.6
 
 
+@pytest.mark.parametrize("right_first", [True, False])
+def test_a_tie_of_a_right_and_a_wrong_answer_is_below_the_threshold(right_first: bool) -> None:
+    """In whichever order they come: the right one alone cannot be answered."""
+    probabilities = np.array([[0.99, 0.01], [0.8, 0.2], [0.8, 0.2]])
+    assert threshold(probabilities, np.array([0, not right_first, right_first])) == 0.99
+
+
 def test_few_images_without_an_error_leave_the_threshold_at_what_it_promises() -> None:
     """A model that is surer than 0.9 of every one of them would abstain on all that it sees."""
     label = np.arange(12) % 2

@@ -302,6 +302,11 @@ def test_flips_of_single_pictures_are_mcnemars_test() -> None:
     assert together > 5 * found  # six units differ, not forty-two
 
 
+def test_flips_that_none_reaches_have_the_p_value_of_the_data_alone() -> None:
+    """The signs as they are count too: of 999 draws that are all less, p is 1 in 1,000, not 0."""
+    assert sign_flips(np.ones(60), np.arange(60), resamples=999) == 1 / 1000
+
+
 def test_blocks_of_flips_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(6)
     difference, unit = random.integers(-1, 2, 90).astype(float), np.arange(90) // 3
@@ -565,6 +570,21 @@ def test_persons_in_several_groups_need_spread_in_each() -> None:
     test, p_value = equal_proportions_of_persons(correct, number, unit)
     assert test == "Wald, by person" and p_value < 0.001
     assert equal_proportions_of_persons(number == 0, number, unit) == ("none", 1.0)
+
+
+def test_wald_of_four_persons_by_hand() -> None:
+    """Two images of each person in each group: 6 of 8 right against 3 of 8.
+
+    The persons' parts of the difference are (1, 1, 1, -3) / 32. Their squares' sum times 4 / 3 is
+    1 / 64, so that (3 / 8)^2 is nine times the variance: Student's t is 3, with three degrees of
+    freedom, of which the p value is 1 / 3 - sqrt(3) / (2 pi).
+    """
+    unit, number = np.repeat(np.arange(4), 4), np.tile([0, 0, 1, 1], 4)
+    hits = ((2, 1), (1, 0), (2, 1), (1, 1))
+    correct = np.array([image < many for person in hits for many in person for image in (0, 1)])
+    test, p_value = equal_proportions_of_persons(correct, number, unit)
+    assert test == "Wald, by person"
+    assert p_value == pytest.approx(1 / 3 - math.sqrt(3) / (2 * math.pi))
 
 
 def test_permutations_of_many_persons_take_little_memory() -> None:
