@@ -46,7 +46,7 @@ def write_report(
 
     Args:
         folder: is made where it is missing.
-        found: the model's answers.
+        answers: of the model to the images.
         result: what the result file says of them.
         root: the data set's folder, from which the images are named.
         umap: lay the features out by UMAP too.

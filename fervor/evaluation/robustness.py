@@ -64,7 +64,7 @@ def robustness(
         output: folder of result files.
         baseline: a model folder, which is measured too, or the result file of an earlier
             measurement of the same images; empty for none.
-        images: how many, chosen by the seed; 0 for all.
+        pictures: how many, chosen by the seed; 0 for all.
         seed: of the choice and of everything that is random in a corruption.
         points: eyes, nose and corners of the mouth of each of the split's images [n 5 2], as
             shares of width and height; None for their usual places in a crop.

@@ -62,7 +62,7 @@ class FaceDetector:
     Args:
         threads: 0 leaves their number to onnxruntime.
         threshold: least score of a face.
-        overlap: intersection over union from which on two boxes are one face.
+        iou: intersection over union from which on two boxes are one face.
         high: what the longer side of a whole image is brought to at most.
         smallest: longer side, in pixels of the image, of the smallest face that is found in an
             image of any size, 16 at the least; boxes that are smaller by a fifth are left out.
