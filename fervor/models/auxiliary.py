@@ -23,7 +23,7 @@ def build_auxiliary(
 
     Args:
         method: its name, for messages.
-        wanted: the networks that the method takes.
+        accepted: the networks that the method takes.
         landmarks: which landmark network.
         teacher: which image tower.
 

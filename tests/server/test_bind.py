@@ -536,6 +536,7 @@ def test_head_is_answered_as_get_without_its_body(server: Running, path: str) ->
     assert answer.headers["content-type"] == whole.headers["content-type"]
     assert server.request("HEAD", PREDICT).status == 405
     assert server.request("HEAD", "/nowhere").status == 404
+    assert server.get("/v1/health/").json["error"] == server.get("/nowhere").json["error"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="waits for the numbers of /proc")

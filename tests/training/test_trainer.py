@@ -944,7 +944,9 @@ def test_wrong_settings_are_one_line(case: str, root: Path, tmp_path: Path) -> N
 def test_one_class_is_one_line(root: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "faces" / "train", ["happiness"], 8)
     data = Data(name="folder", root=str(tmp_path / "faces"))
-    with pytest.raises(DataError, match="happiness is the only class of folder at .*: expected two or more"):
+    with pytest.raises(
+        DataError, match=r"happiness is the only class of folder at .*: expected two or more"
+    ):
         train(settings(root, tmp_path / "run", data=data))
 
 
