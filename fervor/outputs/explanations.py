@@ -1,6 +1,7 @@
 """The work of `fervor explain`: every face of the inputs drawn, and its row, in a folder."""
 
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -50,7 +51,8 @@ def run(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output {folder} is a file: expected a folder")
     predictor.check_explainable()
-    sources = pictures(inputs)
+    skipped: Counter[str] = Counter()
+    sources = pictures(inputs, skipped)
     names = output_names(sources, several=True)
     written = _earlier_files(folder, names.values())
     check_inputs_stay(f"output {folder}", written, sources, kind="folder")
@@ -81,6 +83,8 @@ def run(
             counts.update(answer.status for answer in answers)
             if bar is not None:
                 bar.update()
+    if skipped:
+        print(media.skipped_files(skipped), file=sys.stderr)
     return counts
 
 
@@ -96,13 +100,13 @@ def _earlier_files(folder: Path, names: Iterable[str]) -> list[Path]:
     return [folder / ROWS, beside(folder / ROWS, after=".partial"), *drawings]
 
 
-def pictures(inputs: Sequence[str]) -> list[str]:
-    """The pictures that the inputs stand for.
+def pictures(inputs: Sequence[str], skipped: Counter[str]) -> list[str]:
+    """The pictures that the inputs stand for; `skipped` counts a folder's other files by endings.
 
     Raises:
         UsageError: a video or a webcam is named, or a folder holds nothing else.
     """
-    sources = media.find(inputs)
+    sources = media.find(inputs, skipped=skipped)
     moving = {source for source in sources if media.is_moving(source)}
     named = [source for source in inputs if source in moving]
     kept = [source for source in sources if source not in moving]
@@ -110,6 +114,7 @@ def pictures(inputs: Sequence[str]) -> list[str]:
         raise UsageError(
             f"{(named or sources)[0]} is a video or animated: expected still pictures to explain"
         )
+    skipped.update(os.path.splitext(source)[1].lower() for source in moving)
     return kept
 
 

@@ -51,6 +51,17 @@ def test_a_picture_that_is_no_square(size: tuple[int, int], tmp_path: Path) -> N
     assert (output / "a-face0.png").is_file()
 
 
+def test_what_a_folder_holds_besides_is_counted(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("L", (30, 20), shade) for shade in (0, 200)]
+    frames[0].save(pictures / "moving.gif", save_all=True, append_images=frames[1:])
+    (pictures / "notes.txt").touch()
+    words = ["explain", str(pictures), "--model", str(write_model(tmp_path / "model"))]
+    assert main([*words, "--faces", "precropped", "--output", str(tmp_path / "out")]) == 0
+    assert "2 files skipped (1 .gif, 1 .txt)" in capsys.readouterr().err
+
+
 def test_pictures_of_one_stem_have_their_own_drawings(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

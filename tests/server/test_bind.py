@@ -888,6 +888,16 @@ def test_it_does_not_start_where_it_must_not(
     assert out == "" and err.count("\n") == 1 and message in err
 
 
+@pytest.mark.parametrize("token", ["", TOKEN])
+def test_a_proxy_without_a_token_is_told(
+    token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FERVOR_TOKEN", token)
+    monkeypatch.setattr(bind, "serve", lambda *_, **__: None)
+    assert main(["serve", "--trusted_proxy", "127.0.0.1", "--port", "0"]) == 0
+    assert ("without a token" in capsys.readouterr().err) == (not token)
+
+
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2

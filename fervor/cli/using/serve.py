@@ -1,6 +1,7 @@
 """The command `fervor serve`."""
 
 import os
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from fervor.cli.using import listed
@@ -91,6 +92,12 @@ def serve(
     )
     token = token or os.environ.get("FERVOR_TOKEN", "")
     place = work.Place(host, port, token, hosts.split(","), trusted_proxy)
+    if trusted_proxy and not token:
+        print(
+            "fervor serve: without a token everybody is answered whom the proxy lets through; "
+            "FERVOR_TOKEN sets one",
+            file=sys.stderr,
+        )
 
     def announce(address: str, predictor: "Predictor") -> None:
         name = model or ("vlm" if labels else "embedded")
