@@ -171,7 +171,10 @@ def test_a_wrong_description_file_leaves_nothing_behind(root: Path, tmp_path: Pa
 
 def test_a_frozen_tower_has_weights(root: Path, tmp_path: Path) -> None:
     run = replace(settings(root, tmp_path / "run"), method="classifier", text=Text())
-    lines = {"": r"has no weights of its own: name", "random": r"a random resnet18 .*: name its"}
+    lines = {
+        "": r"has no weights of its own: name",
+        "random": r"resnet18 is random in .*: name others",
+    }
     for weights, line in lines.items():
         encoder = Encoder(name="resnet18", weights=weights, size=32)
         with pytest.raises(UsageError, match=line):
