@@ -527,6 +527,16 @@ def test_a_still_picture_of_such_a_format_has_no_time(tmp_path: Path, ending: st
     assert not is_moving(str(path))
 
 
+def test_a_path_of_more_than_a_thousand_characters_is_one(tmp_path: Path) -> None:
+    """Systems take 4,096 bytes; what is longer is no path but, by all appearance, a content."""
+    deep = tmp_path.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    path = str(animation(deep / "a.gif"))
+    assert len(path) > 1000 and is_moving(path)
+    assert [frame.frame for frame in open_inputs([path])] == [0, 1, 2, 3]
+    assert len(list(frames_of([path]))) == 4
+
+
 def test_the_picture_before_an_animation_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     colours = ["red", "lime", "blue"]

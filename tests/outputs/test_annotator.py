@@ -168,6 +168,12 @@ class TestFilm:
         read = list(read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**7))
         assert len(read) == 4
 
+    def test_a_long_thin_video_is_drawn(self, tmp_path: Path) -> None:
+        """Enlarged as its height asks it would be 32,000 pixels wide, and codecs end at 16,384."""
+        self.video(tmp_path, [0.0, 0.1], size=(40, 4000))
+        (frame, _) = read_video(str(tmp_path / "out" / "clip.mp4"), Span(), max_pixels=10**8)
+        assert frame.shape == (160, 16_000)
+
     def test_a_gap_of_hours_is_an_hour(self, tmp_path: Path) -> None:
         """Codecs take no step of ten hours; what comes after it keeps its distances."""
         self.video(tmp_path, [0.0, 0.1, 40_000.0, 40_000.1])
