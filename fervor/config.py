@@ -318,7 +318,7 @@ SIDE, COUNT, OPTION = 2048, 1_000_000, 16_384
 """Largest side in pixels, largest number of anything, largest whole number among the options."""
 
 LEAST_SIDE = 8
-"""Smallest side of a crop in pixels."""
+"""Smallest side of a crop, and of a model's input, in pixels."""
 
 HIGHEST = {
     "encoder.size": SIDE,

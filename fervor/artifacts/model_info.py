@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from fervor.config import Encoder, Landmarks, Teacher
+from fervor.config import LEAST_SIDE, SIDE, Encoder, Landmarks, Teacher
 from fervor.errors import ModelError, counted
 from fervor.io import provenance
 from fervor.io.typed_json import decoded, encoded, read_object
@@ -161,7 +161,7 @@ def whole_numbers(values: Any, name: str = "") -> Iterator[tuple[str, int]]:
 
 Name = Annotated[str, _name]
 Line = Annotated[str, _printable]
-Side = Annotated[int, _within(8, 2048)]
+Side = Annotated[int, _within(LEAST_SIDE, SIDE)]
 Count = Annotated[int, _within(0, 2**53)]
 Cells = Annotated[int, _within(1, 2048)]
 Fraction = Annotated[float, _within(0, 1)]

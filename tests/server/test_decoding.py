@@ -167,6 +167,14 @@ def test_a_video_that_is_left_ends_its_process(tmp_path: Path) -> None:
     assert process is not None and process.poll() is not None
 
 
+def test_a_video_whose_first_frame_takes_too_long_is_an_error_there(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs fervor[video]")
+    clip = write_video(tmp_path / "a.mp4", [flat((200, 0, 0))] * 3)
+    with closing(Decoder(seconds=0.0001)) as decoder:
+        (frame,) = decoder.video(str(clip), "a.mp4", Span(), max_pixels=10**6)
+    assert (frame.frame, frame.image) == (0, None) and "decoding takes longer" in str(frame.error)
+
+
 def test_what_a_video_must_not_be(tmp_path: Path, decoder: Decoder) -> None:
     pytest.importorskip("av", reason="needs fervor[video]")
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(300))
