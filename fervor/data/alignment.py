@@ -41,7 +41,8 @@ from fervor.faces.types import Face, Pixels
 from fervor.io import provenance
 from fervor.io.atomic import check_inputs_stay, forget_partial, write_image
 from fervor.io.image import to_input, to_rgb
-from fervor.io.prefetch import in_threads, progress
+from fervor.io.prefetch import in_threads
+from fervor.io.progress import progress
 
 
 PART, IMAGES = ".manifest.part", "pictures"
@@ -223,15 +224,13 @@ def _processed(
     tasks: Sequence[_Task], settings: Settings, folder: Path, threads: int, total: int
 ) -> Iterator[Row]:
     detector = FaceDetector(threads=1)
-    with in_threads(threads) as each, progress(total, "aligning") as bar:
-        if bar is not None:
-            bar.update(total - len(tasks))
+    done = total - len(tasks)
+    with in_threads(threads) as each, progress(total, "aligning", done=done) as bar:
         for start in range(0, len(tasks), BATCH):
             batch = tasks[start : start + BATCH]
             for row in each(lambda one: _row(one, detector, settings, folder), batch):
                 yield row
-                if bar is not None:
-                    bar.update()
+                bar.update()
 
 
 def _row(one: _Task, detector: FaceDetector, settings: Settings, folder: Path) -> Row:

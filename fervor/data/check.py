@@ -15,7 +15,7 @@ from fervor.data.datasets import SPLITS, Expected, Sample
 from fervor.data.datasets.files import shown
 from fervor.data.duplicates import Fingerprint, fingerprints
 from fervor.errors import DataError, counted
-from fervor.io.prefetch import progress
+from fervor.io.progress import progress
 
 
 LISTED = 5
@@ -130,8 +130,7 @@ def _watched(count_there: Iterable[Fingerprint], count: int) -> list[Fingerprint
     with progress(count, "comparing") as bar:
         for fingerprint in count_there:
             prints.append(fingerprint)
-            if bar is not None:
-                bar.update()
+            bar.update()
     return prints
 
 

@@ -28,7 +28,8 @@ from fervor.faces.detector import WEIGHTS, FaceDetector
 from fervor.faces.types import Pixels
 from fervor.io import provenance
 from fervor.io.image import to_input, to_rgb
-from fervor.io.prefetch import in_threads, progress
+from fervor.io.prefetch import in_threads
+from fervor.io.progress import progress
 
 
 VERSION = 1
@@ -260,9 +261,7 @@ def _blocks(
                 target[row] = _fitted(pixels, form, reading.size)
         return lost
 
-    with in_threads() as each, progress(len(samples), "decoding") as bar:
-        if bar is not None:
-            bar.update(done)
+    with in_threads() as each, progress(len(samples), "decoding", done=done) as bar:
         for start in range(done, len(samples), rows):
             block = np.empty((min(rows, len(samples) - start), *form.shape), np.uint8)
             parts = range(0, len(block), CHUNK)
@@ -270,8 +269,7 @@ def _blocks(
             lost: list[int] = []
             for (target, _), missing in zip(chunks, each(lambda c: fill(*c), chunks), strict=True):
                 lost += missing
-                if bar is not None:
-                    bar.update(len(target))
+                bar.update(len(target))
             yield start, block, lost
 
 

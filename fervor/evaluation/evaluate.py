@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ from fervor.evaluation.subgroups import by_attributes
 from fervor.evaluation.training_split import check_persons, in_own_fold, own_training_samples
 from fervor.inference.open_vocabulary import METHOD, check_labels, read_vocabulary
 from fervor.io import provenance
+from fervor.io.progress import progress
 from fervor.methods.base import Method
 from fervor.methods.build import build, with_words
 from fervor.plugins import missing_extra
@@ -123,7 +124,7 @@ def logits_of(info: ModelInfo, images: ImageSet, words: Sequence[str] = ()) -> F
     Raises:
         UsageError: the model's classes are no words, or its text encoder does not know these.
     """
-    batches = evaluation_batches(images, size=info.input.size)
+    batches = _counted(evaluation_batches(images, size=info.input.size), len(images))
     if not words:
         return opened(info)(batches)
     if info.method != METHOD:
@@ -131,6 +132,14 @@ def logits_of(info: ModelInfo, images: ImageSet, words: Sequence[str] = ()) -> F
     vocabulary = read_vocabulary(info, words)
     embeddings = unit(opened(info, "embedding")(batches))
     return info.temperature * vocabulary.logits(embeddings, info.temperature)
+
+
+def _counted(batches: Iterable[Batch], total: int) -> Iterator[Batch]:
+    """The batches; says how far their answers are."""
+    with progress(total, "answering") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.label))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from fervor.evaluation.label_mapping import Scope
 from fervor.evaluation.significance import Floats, Ints
 from fervor.io import provenance
 from fervor.io.image import to_input
-from fervor.io.prefetch import progress
+from fervor.io.progress import progress
 from fervor.plugins import missing_extra
 
 
@@ -151,8 +151,7 @@ def measure(
                 pictures, numbers, name, severity, size=size, seed=seed, points=points
             )
             hits = int((_answers(network, batches, scope) == label).sum())
-            if bar is not None:
-                bar.update(len(numbers))
+            bar.update(len(numbers))
             return hits
 
         clean = right()

@@ -2,14 +2,13 @@
 
 import logging
 import os
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from threading import Condition, Thread
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fervor.errors import counted
 
@@ -203,23 +202,6 @@ def map_ordered(
             yield oldest()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def progress(
-    total: int | None, doing: str = "", *, unit: str = "pictures", shown: bool = True
-) -> AbstractContextManager[Any]:
-    """A bar on a terminal's error stream, once the work takes longer than two seconds.
-
-    `total` is None where nobody knows it; the block gets None where no bar is `shown`.
-    """
-    if not shown or not sys.stderr.isatty():
-        return nullcontext()
-    from tqdm import tqdm
-
-    bar: AbstractContextManager[Any] = tqdm(
-        total=total, desc=doing or None, unit=f" {unit}", delay=2, leave=False
-    )
-    return bar
 
 
 def in_order(numbered: Iterable[tuple[int, Item]]) -> Iterator[Item]:

@@ -17,7 +17,7 @@ from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
 from fervor.io.atomic import RowFile, beside, check_inputs_stay, lock_folder, write_image
 from fervor.io.csv_cells import encodable
-from fervor.io.prefetch import progress
+from fervor.io.progress import progress
 from fervor.outputs.annotator import output_names
 from fervor.outputs.explanation_figure import drawn
 from fervor.outputs.tables import TextTable
@@ -81,8 +81,7 @@ def run(
                 _write(rows, one.prediction, predictor.labels, more)
             table.write(answers)
             counts.update(answer.status for answer in answers)
-            if bar is not None:
-                bar.update()
+            bar.update()
     if skipped:
         print(media.skipped_files(skipped), file=sys.stderr)
     return counts

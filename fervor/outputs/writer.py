@@ -14,7 +14,7 @@ from fervor.inference.prediction import Answer
 from fervor.inference.predictor import Predictor
 from fervor.io import sources as media
 from fervor.io.atomic import check_inputs_stay
-from fervor.io.prefetch import progress
+from fervor.io.progress import progress
 from fervor.outputs import tables
 from fervor.outputs.summary import Summary, check_summary
 
@@ -159,8 +159,7 @@ def _run(
             counts["frames"] += frame.source in moving
             without_frames.pop(frame.source, None)
             counts.update(prediction.status for prediction in answer)
-            if bar is not None:
-                bar.update()
+            bar.update()
     for source in without_frames:
         advice = "name an earlier --start, a later --end or a smaller --every"
         print(f"{tables.visible(source)}: no frame of it is taken; {advice}", file=sys.stderr)

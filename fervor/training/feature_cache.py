@@ -29,6 +29,7 @@ from fervor.data.loading import evaluation_batches, pair_generator, teachers_of
 from fervor.data.samplers import Key, Partners, mixed_seed, seeded
 from fervor.errors import UsageError
 from fervor.io.atomic import atomic_write
+from fervor.io.progress import progress
 from fervor.methods.base import Method
 from fervor.models.amp import has_bfloat16
 
@@ -176,11 +177,13 @@ def _compute(
     boxes = images.boxes(pipeline.data.cache) if augment.occlude else None
 
     def maps() -> Iterator[NDArray[Any]]:
-        for indices in torch.arange(len(images)).split(CHUNK):
-            with seeded(mixed_seed(view, int(indices[0]))):
-                parts = None if boxes is None else boxes[indices]
-                image = augmentation(images.take(indices), parts)
-            yield _frozen(method, image)
+        with progress(len(images), f"caching view {view + 1} of {pipeline.data.views}") as bar:
+            for indices in torch.arange(len(images)).split(CHUNK):
+                with seeded(mixed_seed(view, int(indices[0]))):
+                    parts = None if boxes is None else boxes[indices]
+                    image = augmentation(images.take(indices), parts)
+                yield _frozen(method, image)
+                bar.update(len(indices))
 
     with _evaluated(method):
         _store(_path(folder, view), len(images), maps(), wait=wait)

@@ -1,4 +1,7 @@
-"""What a run says while it trains: a bar over all of it on a terminal, else a line per epoch."""
+"""What a run says while it trains: a bar over all of it on a terminal, else lines.
+
+A line for each epoch, and now and then one within it.
+"""
 
 import logging
 import sys
@@ -8,6 +11,8 @@ from typing import Any
 import pytorch_lightning as lightning
 from torch import Tensor
 from tqdm import tqdm
+
+from fervor.io.progress import Lines, duration
 
 
 logger = logging.getLogger(__name__)
@@ -22,7 +27,7 @@ class Progress(lightning.Callback):
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm[Any] | Lines | None = None
         self._begun = self._epoch_begun = 0.0
         self._first = self._total = self._steps = 0
         self._loss: Tensor | float = 0.0
@@ -31,10 +36,14 @@ class Progress(lightning.Callback):
         """Count the steps that are left; a resumed run begins where it stopped."""
         self._total = int(trainer.estimated_stepping_batches)
         self._first, self._begun = trainer.global_step, time.monotonic()
-        if sys.stderr.isatty() and trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        if sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total, initial=self._first, unit="step", dynamic_ncols=True
             )
+        else:
+            self._bar = Lines(self._total, "training", unit="steps", done=self._first)
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         """Take the time."""
@@ -63,7 +72,7 @@ class Progress(lightning.Callback):
             f"on {row['selected_on']}, {self._steps * self._batch_size / seconds:.0f} pictures/s, "
             f"{duration(left)} left"
         )
-        if self._bar is not None:
+        if isinstance(self._bar, tqdm):
             self._bar.write(shown, file=sys.stderr)
         else:
             logger.info(shown)
@@ -78,13 +87,6 @@ class Progress(lightning.Callback):
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
+        if isinstance(self._bar, tqdm):
             self._bar.close()
-            self._bar = None
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+        self._bar = None

@@ -1,9 +1,6 @@
 """Threads that keep the order, errors and filters; bars only where somebody looks."""
 
 import itertools
-import os
-import pty
-import sys
 import threading
 import time
 import warnings
@@ -12,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from fervor.errors import counted
-from fervor.io.prefetch import bounded, cores, in_order, in_threads, map_ordered, progress
+from fervor.io.prefetch import bounded, cores, in_order, in_threads, map_ordered
 
 
 def test_results_come_in_order_whatever_takes_long() -> None:
@@ -153,21 +150,6 @@ def test_filters_are_as_before() -> None:
     with in_threads(4) as each:
         list(each(noisy, range(60)))
     assert list(warnings.filters) == before
-
-
-def test_a_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    with progress(5) as bar:
-        assert bar is None
-    _, terminal = pty.openpty()
-    with os.fdopen(terminal, "w") as screen:
-        monkeypatch.setattr(sys, "stderr", screen)
-        with progress(5, shown=False) as bar:
-            assert bar is None
-        with progress(None, unit="frames") as bar:
-            assert (bar.total, bar.unit) == (None, " frames")
-        with progress(5, "decoding") as bar:
-            bar.update(2)
-            assert (bar.n, bar.total, bar.delay) == (2, 5, 2)
 
 
 def test_numbers_come_in_order_and_once() -> None:

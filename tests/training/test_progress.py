@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fervor.training.progress import duration
+from fervor.io import progress
 from fervor.training.trainer import train
 from tests.training.test_trainer import half, root, settings  # noqa: F401  (a fixture)
 
@@ -44,5 +44,21 @@ def test_a_stopped_run_says_how_to_go_on(
     assert f"go on with: fervor train --resume {tmp_path / 'run'}" in caplog.text
 
 
-def test_durations() -> None:
-    assert [duration(seconds) for seconds in (0, 61, 3723.4)] == ["0:00:00", "0:01:01", "1:02:03"]
+def test_a_log_hears_of_long_epochs_too(
+    root: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    half(root, tmp_path / "run", monkeypatch)
+    begun = [line for line in capsys.readouterr().err.splitlines() if "steps" in line]
+    train(settings(root, tmp_path / "run"), resume=True)
+    resumed = [line for line in capsys.readouterr().err.splitlines() if "steps" in line]
+    assert [line.split(",")[0] for line in begun] == [
+        f"training: {step} of 9 steps" for step in range(1, 5)
+    ]
+    assert begun[0].endswith(" left")
+    assert resumed[0].startswith("training: 4 of 9 steps, ")  # the first after its last whole epoch
+    assert resumed[-1] == "training: 9 of 9 steps, 0:00:00 left"

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 from fervor.errors import ModelError
 from fervor.io import provenance
 from fervor.io.atomic import write_bytes
-from fervor.io.prefetch import progress
+from fervor.io.progress import progress
 
 
 __all__ = ["IBUG", "MIRRORED", "FaceMesh", "Taught", "mirrored", "taught"]
@@ -150,8 +150,7 @@ def taught(faces: NDArray[np.uint8], folder: str) -> Taught:
     with progress(len(faces), "face mesh", unit="faces") as bar:
         for start in range(0, len(faces), BLOCK):
             parts.append(mesh(faces[start : start + BLOCK]))
-            if bar is not None:
-                bar.update(len(parts[-1].presence))
+            bar.update(len(parts[-1].presence))
     taught = Taught(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     if folder:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from fervor.faces.landmarks import GRAPH, SIZE
 from fervor.io.atomic import atomic_write
 from fervor.io.image import to_input
 from fervor.io.onnx_session import open_packaged
+from fervor.io.progress import progress
 
 
 PARTS = {
@@ -60,10 +61,12 @@ def _points(images: Tensor) -> Float[Tensor, "n 68 2"]:
     """Landmarks as shares of the image, by the packaged network."""
     session = open_packaged(GRAPH, "the landmark network", threads=0)
     points = []
-    for block in images.split(BATCH):
-        arrays = block.permute(0, 2, 3, 1).numpy()
-        inputs = [to_input(a[:, :, 0] if a.shape[2] == 1 else a, SIZE) for a in arrays]
-        points.append(session.run(["points"], {"image": np.stack(inputs)})[0])
+    with progress(len(images), "finding landmarks") as bar:
+        for block in images.split(BATCH):
+            arrays = block.permute(0, 2, 3, 1).numpy()
+            inputs = [to_input(a[:, :, 0] if a.shape[2] == 1 else a, SIZE) for a in arrays]
+            points.append(session.run(["points"], {"image": np.stack(inputs)})[0])
+            bar.update(len(block))
     return torch.from_numpy(np.concatenate(points))
 
 
