@@ -56,9 +56,11 @@ def main() -> None:
     method = build(info)
     assert isinstance(method, VLM), f"{given.model} is no model of method vlm"
     text = ProjectedText(MiniLMText(), method.projection)
-    clear = pictures(given.root, given.split, "majority")
-    votes = pictures(given.root, given.split, "argmax10")  # holds the former's pictures too
-    seen = embeddings(method, votes)
+    clear = pictures(given.root, given.split, "majority", info.input.size)
+    votes = pictures(
+        given.root, given.split, "argmax10", info.input.size
+    )  # holds the former's pictures too
+    seen = embeddings(method, votes, info.input.size)
     places = {source: place for place, source in enumerate(votes.sources)}
     vectors = seen[[places[source] for source in clear.sources]]
     scale = float(method.scale().detach()) / info.temperature
@@ -93,17 +95,17 @@ def main() -> None:
     print(path)
 
 
-def pictures(root: Path, split: str, protocol: str) -> ImageSet:
+def pictures(root: Path, split: str, protocol: str, size: int) -> ImageSet:
     """A split of FERPlus under a protocol."""
     samples = datasets.load("ferplus", root, split, protocol=protocol)
-    return read_images(samples, EXPRESSIONS, size=112)
+    return read_images(samples, EXPRESSIONS, size=size)
 
 
 @torch.no_grad()
-def embeddings(method: VLM, split: ImageSet) -> Floats:
+def embeddings(method: VLM, split: ImageSet, size: int) -> Floats:
     """Unit vectors [n d] of the pictures in the joint space."""
     pooled = [
-        method.features(batch.images()).pooled for batch in evaluation_batches(split, size=112)
+        method.features(batch.images()).pooled for batch in evaluation_batches(split, size=size)
     ]
     found: Floats = torch.nn.functional.normalize(torch.cat(pooled), dim=-1).numpy()
     return found
