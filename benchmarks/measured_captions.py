@@ -146,7 +146,8 @@ def unit(vectors: Floats) -> Floats:
     """Of length 1, their mean taken off first."""
     centred = vectors - vectors.mean(0)
     length: Floats = np.linalg.norm(centred, axis=-1, keepdims=True)
-    return centred / np.maximum(length, 1e-9)
+    unit_vectors: Floats = centred / np.maximum(length, 1e-9)
+    return unit_vectors
 
 
 def figures(scores: Floats, label: NDArray[np.intp]) -> str:

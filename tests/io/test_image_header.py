@@ -183,6 +183,55 @@ def test_strips_of_a_tiff_that_overlap_are_not_read_again_and_again() -> None:
     assert "overlap" in reason_of(content)
 
 
+def pages(*entries: tuple[tuple[int, int, int], ...]) -> bytes:
+    """A TIFF of pages with such entries: tag, amount and value, as 32-bit numbers."""
+    content = b"II*\0\x08\0\0\0"
+    for number, page in enumerate(entries):
+        content += struct.pack("<H", len(page))
+        content += b"".join(struct.pack("<HHII", tag, 4, *both) for tag, *both in page)
+        behind = len(content) + 4
+        content += struct.pack("<I", behind if number + 1 < len(entries) else 0)
+    return content
+
+
+def test_a_tiff_is_its_first_page() -> None:
+    sizes = [((256, 1, 90), (257, 1, 6)), ((256, 1, 6), (257, 1, 90)), ((256, 1, 0), (257, 1, 0))]
+    assert header_of(pages(*sizes)) == ImageHeader("TIFF", 90, 6, 3)
+    assert header_of(pages(*sizes)[:-20]) == ImageHeader("TIFF", 90, 6, 2)
+
+
+@pytest.mark.parametrize("compression", [1, 7])
+def test_lists_that_pages_of_a_tiff_share_are_not_read_for_each(compression: int) -> None:
+    count, number = 20_000, 300
+    lists = 8 + number * (2 + 5 * 12 + 4)
+    page = ((256, 1, 64), (257, 1, 64), (259, 1, compression))
+    page += ((273, count, lists), (279, count, lists))
+    content = pages(*[page] * number) + bytes(4 * count)
+    reads = []
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            found = super().read(size)
+            reads.append(len(found))
+            return found
+
+    read_header(Counted(content))
+    assert sum(reads) < 3 * len(content)
+
+
+def test_bytes_behind_a_webp_are_no_part_of_it() -> None:
+    content = saved("WEBP")
+    assert header_of(content + b"VP8 \x05\0\0\0ab") == header_of(content)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"hevx", b"hevm", b"hevs", b"mif1"])
+def test_every_brand_that_is_decoded_is_known(brand: bytes) -> None:
+    content = tile("HEIF")
+    branded = content[:8] + brand + content[12:]
+    assert header_of(branded) == header_of(content)
+    assert decode_image(io.BytesIO(branded), "x").error is None
+
+
 SIDE = 64
 """Of the picture that others are put together from."""
 

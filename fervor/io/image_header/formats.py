@@ -177,7 +177,12 @@ def _even(length: int) -> int:
 
 def _webp(file: BinaryIO) -> ImageHeader:
     width = height = frames = 0
-    for head in _chunks(file, 12, lambda head: 8 + _even(int.from_bytes(head[4:], "little"))):
+    file.seek(4)
+    (length,) = unpack("<I", file)  # what lies behind is no part of it
+    chunks = _chunks(file, 12, lambda head: 8 + _even(int.from_bytes(head[4:], "little")))
+    for head in chunks:
+        if length and file.tell() > 8 + length:
+            break
         columns, rows = _webp_size(head[:4], file.read(10))
         width, height = max(width, columns), max(height, rows)
         frames += head[:4] == b"ANMF"
@@ -223,6 +228,7 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 def _tiff(file: BinaryIO) -> ImageHeader:
+    """Of the first page, which alone is decoded; the others are counted."""
     file.seek(0)
     order = "<" if file.read(2) == b"II" else ">"
     big = unpack(f"{order}H", file)[0] == 43
@@ -230,7 +236,7 @@ def _tiff(file: BinaryIO) -> ImageHeader:
         file.seek(8)
     address = "Q" if big else "I"
     (offset,) = unpack(order + address, file)
-    width = height = pages = entries = scans = 0
+    width = height = scans = pages = entries = 0
     seen: set[int] = set()
     while offset and offset not in seen:
         seen.add(offset)
@@ -238,27 +244,36 @@ def _tiff(file: BinaryIO) -> ImageHeader:
         try:
             (count,) = unpack(order + ("Q" if big else "H"), file)
             entries = bounded(entries + 1 + count, "entries")
-            values: Counter[int] = Counter()
-            jpeg, listed, parts = False, 0, dict[int, list[int]]()
-            for tag, numbers in _tiff_entries(file, order, count, big=big):
-                jpeg = jpeg or (tag == _COMPRESSION and not _JPEGS.isdisjoint(numbers))
-                # which of two entries counts is the decoder's matter
-                values[tag] = max([values[tag], *numbers])
-                listed = bounded(listed + len(numbers), "strips or tiles", 4 * header.MAX_PARTS)
-                parts.setdefault(tag, []).extend(numbers)
+            if pages:
+                file.seek(count * (20 if big else 12), os.SEEK_CUR)
+            else:
+                width, height, scans = _tiff_page(file, order, count, big=big)
             (offset,) = unpack(order + address, file)
-            if jpeg:
-                scans = max(scans, _tiff_scans(file, parts))
         except struct.error:
-            if pages:  # a later page is cut off; the first is what is read
+            if pages:  # a later page is cut off
                 break
             raise
         pages += 1
-        width = max(width, *(values[tag] for tag in _WIDTHS))
-        height = max(height, *(values[tag] for tag in _HEIGHTS))
     if not width or not height:
         raise ValueError("no picture")
-    return ImageHeader("TIFF", width, height, pages, max(1, scans))
+    return ImageHeader("TIFF", width, height, pages, scans)
+
+
+def _tiff_page(file: BinaryIO, order: str, count: int, *, big: bool) -> tuple[int, int, int]:
+    """Width, height and scans of a page of so many entries; the file is then behind them."""
+    values: Counter[int] = Counter()
+    jpeg, listed, parts = False, 0, dict[int, list[int]]()
+    for tag, numbers in _tiff_entries(file, order, count, big=big):
+        jpeg = jpeg or (tag == _COMPRESSION and not _JPEGS.isdisjoint(numbers))
+        # which of two entries counts is the decoder's matter
+        values[tag] = max([values[tag], *numbers])
+        listed = bounded(listed + len(numbers), "strips or tiles", 4 * header.MAX_PARTS)
+        parts.setdefault(tag, []).extend(numbers)
+    width, height = (max(values[tag] for tag in tags) for tags in (_WIDTHS, _HEIGHTS))
+    end = file.tell()
+    scans = _tiff_scans(file, parts) if jpeg else 1
+    file.seek(end)
+    return width, height, scans
 
 
 def _tiff_scans(file: BinaryIO, parts: dict[int, list[int]]) -> int:

@@ -22,7 +22,10 @@ DEEPEST = 8
 """Pictures of pictures; a phone's gain map over tiles is two."""
 BRANDS = 1024
 """Bytes at the start of a file in which its formats are named."""
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+HEIF_BRANDS = (
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+    *(b"mif1", b"msf1"),
+)
 AVIF_BRANDS = (b"avif", b"avis")
 
 _INSIDE = {
