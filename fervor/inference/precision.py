@@ -73,11 +73,15 @@ def open_precision(
 
     Raises:
         ModelError: eight bits are asked for, and the folder has no such graph.
-        UsageError: no such precision.
+        UsageError: no such precision, or eight bits on a graphics card.
     """
     if precision not in get_args(Precision):
         raise UsageError(
             f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}"
+        )
+    if precision == "int8" and device != "cpu":
+        raise UsageError(
+            f"precision=int8 with device={device}: eight bits run on the processor; leave one out"
         )
     if precision == "int8" and INT8_GRAPH not in info.sha256:
         raise ModelError(

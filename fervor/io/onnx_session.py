@@ -15,6 +15,8 @@ __all__ = ["Device", "Session", "check_device", "open_packaged"]
 
 Device = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+OPTIONS = {"cuda": {"use_tf32": "0"}}
+"""Single precision is what is asked for, not products of 10 bits."""
 
 
 def check_device(device: str) -> None:
@@ -102,7 +104,7 @@ def _opened(
     # Threads that wait in a loop take the cores from the network whose turn it is: with detector
     # and classifier in turn, two threads were slower than one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"])))
+    providers = dict.fromkeys((device, "cpu"))
     source: str | bytes = str(graph)
     if sha256:
         source = graph.read_bytes()  # read once: what is checked is what runs
@@ -112,7 +114,13 @@ def _opened(
                 "the file is damaged or was changed; export or copy the model again"
             )
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            source,
+            options,
+            providers=[PROVIDERS[name] for name in providers],
+            provider_options=[OPTIONS.get(name, {}) for name in providers],
+            enable_fallback=0,  # a card that fails is an error, not a slower answer
+        )
     except Exception as error:  # onnxruntime's errors share no public root
         reason = " ".join(str(error).split())
         end = f"; {advice}" if advice else ""

@@ -41,6 +41,14 @@ def devices_and_nodes(processes: int) -> tuple[int, int]:
     return local, int(os.environ["WORLD_SIZE"]) // local
 
 
+def own_device() -> torch.device:
+    """The accelerator that this process trains on, or without one the processor."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def shard(count: int) -> Int[Tensor, " m"]:
     """The numbers below `count` that are this process's."""
     return torch.arange(count).tensor_split(world())[distributed.get_rank() if _together() else 0]

@@ -143,7 +143,9 @@ def _fingerprint(method: Method, images: ImageSet, config: Encoder, augment: Aug
     """What cached maps depend on, as a name: images, augmentation, frozen layers."""
     layers = asdict(replace(config, weights="", mirror=False))  # the probe below tells weights
     changes = None if augment is None else {**asdict(augment), "version": CHANGES}
-    settings = {"augment": changes, "encoder": layers, "chunk": CHUNK}
+    settings: dict[str, Any] = {"augment": changes, "encoder": layers, "chunk": CHUNK}
+    if augment is not None and has_bfloat16():
+        settings["precision"] = "bf16"  # see _frozen
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for block in images.blocks():
         digest.update(block.numpy().data)

@@ -34,6 +34,7 @@ from fervor.evaluation.operating_points import fitted_points
 from fervor.io import provenance
 from fervor.methods import build
 from fervor.methods.base import Method
+from fervor.models.distributed import own_device
 from fervor.training.activity import inactive_parts
 from fervor.training.feature_cache import plain_batches
 from fervor.training.licences import terms
@@ -79,7 +80,8 @@ def finish(
         raise ModelError(f"{folder / BEST} is damaged: {error}; train again") from None
     build.fill(method, tensors, folder / BEST)
     batches = plain_batches(method, splits.selection, run.pipeline)
-    logits = torch_logits(method, batches)
+    logits = torch_logits(method.to(own_device()), batches)  # a run's end has left it
+    method.cpu()
     if not np.isfinite(logits).all():
         raise UsageError(DIVERGED)
     label = splits.selection.label.numpy()

@@ -28,11 +28,10 @@ def prepare(method: Method, images: ImageSet, pipeline: Pipeline, *, precision: 
     settings = {"size": encoder.size, "grey": encoder.grey, "precision": precision}
     path = Path(cache) / f"prepared-{_fingerprint(method, images, settings)}.safetensors"
     cached = load_file(path) if cache and path.is_file() else None
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    method.to(device or "cpu")
     batches = evaluation_batches(images, size=encoder.size)
     halved = precision == "bf16"
-    with torch.autocast(device.type if device else "cpu", torch.bfloat16, enabled=halved):
+    device = next(method.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=halved):
         prepared = method.prepare(batches, kept=cached)
     if prepared and cached is None and cache:
         path.parent.mkdir(parents=True, exist_ok=True)

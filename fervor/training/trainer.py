@@ -106,6 +106,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
         method = build_method(run, networks, splits)
         _check_step(method, run.optim.batch_size, trainer.world_size)
         described(run, splits, method).validate()  # rather than after the last step
+        method.to(distributed.own_device())  # for what is cached before the first step
         prepare(method, splits.train, run.pipeline, precision=run.optim.precision)
         loop = Training(method, run, splits, folder, changes=changes)
         loader = training_loader(

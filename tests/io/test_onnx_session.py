@@ -7,13 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import onnxruntime
 import pytest
 
 from fervor.errors import ModelError, UsageError
+from fervor.faces.landmarks import GRAPH, SIZE
 from fervor.inference.predictor import Predictor
-from fervor.io.onnx_session import PROVIDERS, Session, check_device
+from fervor.io.onnx_session import PROVIDERS, Session, check_device, open_packaged
 from tests.support.models import write_model
 
 
@@ -27,9 +30,11 @@ class Opened:
     threads: int
     spinning: str
     providers: list[str]
+    given: dict[str, Any]
 
-    def __init__(self, graph: str, options: Any, providers: list[str]) -> None:
+    def __init__(self, graph: str, options: Any, providers: list[str], **given: Any) -> None:
         Opened.threads, Opened.providers = options.intra_op_num_threads, providers
+        Opened.given = given
         Opened.spinning = options.get_session_config_entry("session.intra_op.allow_spinning")
 
     def get_providers(self) -> list[str]:
@@ -58,6 +63,7 @@ def test_cuda_comes_first_and_the_processor_does_the_rest() -> None:
     Session(Path("a.onnx"), "a", 3, "cuda")
     assert Opened.providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert (Opened.threads, Opened.spinning) == (3, "0")
+    assert Opened.given["provider_options"] == [{"use_tf32": "0"}, {}]  # single precision is that
     Session(Path("a.onnx"), "a", 1)
     assert Opened.providers == ["CPUExecutionProvider"]
 
@@ -67,6 +73,25 @@ def test_a_card_that_does_not_start_is_not_replaced(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Opened, "usable", False)
     with pytest.raises(UsageError, match="device=cuda: onnxruntime could not start it"):
         Session(Path("a.onnx"), "a", 1, "cuda")
+
+
+def test_a_card_that_fails_later_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    session = open_packaged(GRAPH, "the landmark network", threads=1)
+    failure = onnxruntime.capi.onnxruntime_pybind11_state.EPFail("CUDA failure 2: out of memory")
+    inner = Mock(wraps=session._session._sess)
+    inner.run.side_effect = failure
+    monkeypatch.setattr(session._session, "_sess", inner)
+    with pytest.raises(ModelError, match="cannot answer: CUDA failure 2: out of memory"):
+        session.run(["points"], {"image": np.zeros((1, 3, SIZE, SIZE), np.float32)})
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("with_cuda")
+def test_eight_bits_do_not_run_on_a_card() -> None:
+    with pytest.raises(UsageError, match="precision=int8 with device=cuda: eight bits run on the"):
+        Predictor(device="cuda", precision="int8")
 
 
 def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:

@@ -166,6 +166,16 @@ def test_torchrun_counts_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> N
     assert processes.devices_and_nodes(1) == (4, 3)
 
 
+def test_each_process_has_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert processes.own_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert processes.own_device() == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert processes.own_device() == torch.device("cuda", 3)
+
+
 # A whole run
 
 

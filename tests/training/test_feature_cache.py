@@ -91,6 +91,20 @@ def test_views_of_another_meaning_of_the_settings_are_made_anew(
     assert len(list(Path(run.data.cache).glob("*/view0.npy"))) == 2
 
 
+def test_views_of_another_precision_are_others(
+    pictures: ImageSet, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(augment: Augment | None) -> str:
+        return feature_cache._fingerprint(Plain(encoder), pictures, run.encoder, augment)
+
+    encoder = built(run)
+    monkeypatch.setattr(feature_cache, "has_bfloat16", lambda: False)
+    single, plain = named(run.augment), named(None)
+    monkeypatch.setattr(feature_cache, "has_bfloat16", lambda: True)
+    assert named(run.augment) != single
+    assert named(None) == plain  # in single precision everywhere
+
+
 def test_cached_maps_give_what_pictures_give(pictures: ImageSet, run: Run) -> None:
     encoder = built(run)
     batches = view_batches(Plain(encoder), pictures, run.pipeline)

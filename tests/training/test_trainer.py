@@ -101,6 +101,26 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(settings(root, tmp_path_factory.mktemp("runs") / "run"))
 
 
+def test_what_is_cached_before_the_first_step_is_computed_where_the_steps_are(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    device, moved, plain = torch.device("cpu", 0), [], KE.to
+
+    def to(self: KE, *where: Any, **kinds: Any) -> KE:
+        moved.extend(where)
+        return plain(self, *where, **kinds)
+
+    monkeypatch.setattr(trainer.distributed, "own_device", lambda: device)
+    monkeypatch.setattr(trainer, "prepare", prepared)
+    monkeypatch.setattr(KE, "to", to)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(root, tmp_path / "run"))
+    assert moved == [device]
+
+
 def info_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "model.json").read_text())
     return found
