@@ -31,18 +31,22 @@ def prefetch(
     weight: Callable[[T], int],
     limit: int,
     replaces: Callable[[T, T], bool] = lambda item, waiting: False,
+    silence: float | None = None,
 ) -> Generator[T]:
     """The same items in the same order, made by a thread while the reader works.
 
     At most `limit` weight waits, and always room for one item. An item that `replaces` the last one
     that waits takes its place, and that one is left out. What the iterator raises is raised here,
     in its place. Closing this generator closes the other one.
+
+    Raises:
+        TimeoutError: no item came for `silence` seconds; None waits for ever.
     """
     shelf = _Shelf(items, weight, limit, replaces)
     thread = Thread(target=shelf.fill, name="fervor-ahead", daemon=True)
     thread.start()
     try:
-        yield from shelf.taken()
+        yield from shelf.taken(silence)
     finally:
         shelf.stop()
         thread.join(PATIENCE)
@@ -91,11 +95,11 @@ class _Shelf(Generic[T]):
             self._changed.notify_all()
             return True
 
-    def taken(self) -> Iterator[T]:
+    def taken(self, silence: float | None) -> Iterator[T]:
         while True:
             with self._changed:
-                while not self._waiting and not self._ended:
-                    self._changed.wait()
+                if not self._changed.wait_for(lambda: self._waiting or self._ended, silence):
+                    raise TimeoutError
                 if not self._waiting:
                     break
                 item, weight = self._waiting.popleft()

@@ -79,6 +79,8 @@ WHOLE = Span()
 PREFETCH_PIXELS = 16_000_000
 """Frames that wait decoded: so many pixels (64 MB of images) together, and always one."""
 
+SILENCE = 10.0
+"""Seconds after which a webcam that gives no image has stopped; some take three to start."""
 MAX_PIXELS = 128_000_000
 """Above the largest common camera (108 megapixels); half a gigabyte as RGB while it is decoded."""
 
@@ -184,13 +186,32 @@ def _stated_pixels(source: str) -> int:
 def _read_moving(sources: Iterable[str], span: Span, max_pixels: int) -> Generator[Frame]:
     for source in sources:
         if is_webcam(source):
-            yield from read_webcam(source, span, max_pixels=max_pixels)
+            yield from _read_live(source, span, max_pixels)
         elif is_animated(source):
             yield from _read_animation(source, span, max_pixels)
         elif reason := _unreadable(source):
             yield Frame(source, 0, None, None, reason)
         else:
             yield from read_video(source, span, max_pixels=max_pixels)
+
+
+def _read_live(source: str, span: Span, max_pixels: int) -> Generator[Frame]:
+    """A webcam's frames; one that gives none for a while has stopped, whatever it waits for."""
+    number = 0
+    frames = prefetch(
+        read_webcam(source, span, max_pixels=max_pixels),
+        weight=lambda frame: frame.pixels,
+        limit=PREFETCH_PIXELS,
+        replaces=_is_newer,
+        silence=SILENCE,
+    )
+    try:
+        for frame in frames:
+            number = frame.frame + 1
+            yield frame
+    except TimeoutError:
+        reason = f"the webcam stopped: it gave no image for {SILENCE:g} seconds"
+        yield Frame(source, number, None, None, reason, live=True)
 
 
 def _read_animation(source: str, span: Span, max_pixels: int) -> Generator[Frame]:

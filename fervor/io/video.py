@@ -7,7 +7,7 @@ video and names other files or addresses is refused.
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -185,7 +185,7 @@ def _first_shown(container: "InputContainer", *, max_pixels: int) -> int | None:
     return None
 
 
-def read_webcam(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
+def read_webcam(source: str, span: Span, *, max_pixels: int) -> Generator[Frame]:
     """The frames of a camera, until `span` ends, it is taken away, or the caller stops."""
     import av
 
@@ -196,12 +196,14 @@ def read_webcam(source: str, span: Span, *, max_pixels: int) -> Iterator[Frame]:
         with av.open(name, format=kind, options=options) as container:
             reader = _Reader(source, container, span, max_pixels, live=True)
             yield from reader.frames()
-    except (av.error.FFmpegError, InputError) as error:
-        if reader is None:
+    except (av.error.FFmpegError, InputError, ValueError) as error:
+        if reader is None:  # ValueError: a build of PyAV without the platform's cameras
             raise InputError(
                 f"{source} ({name}) cannot be opened: {_one_line(error)}; "
                 "is another program using it, and may this one?"
             ) from error
+        if not isinstance(error, av.error.FFmpegError | InputError):
+            raise
         reason = f"the webcam stopped: {_one_line(error)}"
         yield Frame(source, reader.number, None, None, reason, live=True)
 
@@ -231,9 +233,11 @@ def check_webcam(source: str) -> tuple[str, str]:
 def _windows_camera(source: str, number: int) -> str:
     from av.device import enumerate_input_devices
 
-    names = [
-        device.name for device in enumerate_input_devices("dshow") if "video" in device.media_types
-    ]
+    try:
+        devices = enumerate_input_devices("dshow")
+    except ValueError as error:
+        raise InputError(f"{source}: this PyAV reads no webcam: {_one_line(error)}") from error
+    names = [device.name for device in devices if "video" in device.media_types]
     if number >= len(names):
         raise InputError(
             f"{source}: this computer has {counted(len(names), 'webcam')}, counted from 0"

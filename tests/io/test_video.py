@@ -1,7 +1,11 @@
 """Videos give every frame with its number and its true time, whatever the file does."""
 
+import itertools
 import sys
+import threading
 import time
+from collections.abc import Generator
+from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 
 from fervor.errors import InputError, UsageError
-from fervor.io import video
+from fervor.io import prefetch, sources, video
 from fervor.io.frame import Frame, Span
 from fervor.io.sources import MAX_PIXELS, find, is_video, open_inputs
 from tests.support.videos import STEP, flat, write_video
@@ -348,6 +352,43 @@ class TestWebcam:
         monkeypatch.setattr(av, "open", busy)
         with pytest.raises(InputError, match=r"cannot be opened: Device or resource busy; is"):
             list(open_inputs(["webcam:0"]))
+
+    def test_a_camera_that_this_build_cannot_read(
+        self, camera: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import av.device
+
+        def without(name: str, *_: Any, **__: Any) -> Any:
+            raise ValueError("no container format 'v4l2'")
+
+        monkeypatch.setattr(av, "open", without)
+        with pytest.raises(InputError, match=r"cannot be opened: no container format 'v4l2'; is"):
+            list(open_inputs(["webcam:0"]))
+        monkeypatch.setattr(av.device, "enumerate_input_devices", without)
+        monkeypatch.setattr(sys, "platform", "win32")
+        with pytest.raises(InputError, match="webcam:0: this PyAV reads no webcam: no container"):
+            video.check_webcam("webcam:0")
+
+    @pytest.mark.parametrize("given", [0, 3])
+    def test_a_camera_that_falls_silent_has_stopped(
+        self, camera: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, given: int
+    ) -> None:
+        gone = threading.Event()
+        plain = video.read_webcam
+
+        def silent(*arguments: Any, **options: Any) -> Generator[Frame]:
+            yield from itertools.islice(plain(*arguments, **options), given)
+            gone.wait()
+
+        monkeypatch.setattr(sources, "read_webcam", silent)
+        monkeypatch.setattr(sources, "SILENCE", 0.3)
+        monkeypatch.setattr(prefetch, "PATIENCE", 0.1)
+        with closing(open_inputs(["webcam:0"])) as frames:
+            read = list(frames)
+        gone.set()
+        assert read[-1].error == "the webcam stopped: it gave no image for 0.3 seconds"
+        assert read[-1].live and read[-1].frame == given
+        assert all(frame.error is None for frame in read[:-1])
 
     @pytest.mark.parametrize(
         ("platform", "device"),

@@ -97,21 +97,21 @@ def robustness() -> str:
         return "Not yet measured."
     data, pictures = results[0]["data"], results[0]["pictures"]
     lines = [
-        f"FERPlus, protocol `{data['protocol']}`, split test, {results[0]['count']} of "
-        f"{pictures['of']:,} pictures, seed {pictures['seed']}; means over a group's corruptions "
-        "and five severities.",
+        f"FERPlus, protocol `{data['protocol']}`, split test of {pictures['of']:,}, seed "
+        f"{pictures['seed']}; means over a group's corruptions and five severities.",
         "",
-        "| model | clean | "
+        "| model | pictures | clean | "
         + " | ".join(results[0]["groups"])
         + " | all 16 | mean corruption error |",
-        "|---" * (len(results[0]["groups"]) + 4) + "|",
+        "|---" * (len(results[0]["groups"]) + 5) + "|",
     ]
     for result in results:
         other = result.get("baseline")
         error = f"{other['mean_corruption_error']:.1%} of {other['model']}'s" if other else ""
         groups = " | ".join(f"{accuracy:.1%}" for accuracy in result["groups"].values())
         lines.append(
-            f"| `{result['model']}` | {result['clean']['accuracy']:.1%} | {groups} | "
+            f"| `{result['model']}` | {result['count']:,} | {result['clean']['accuracy']:.1%} | "
+            f"{groups} | "
             f"{result['mean_accuracy']:.1%} | {error} |"
         )
     return "\n".join(lines)
