@@ -868,9 +868,11 @@ def _listens(port: int) -> bool:
         (["--port", "70000"], "expected 0 to 65535"),
         (["--port", "0", "--labels", "bored"], "give two or more"),
         (["--port", "0", "--labels", "a,b", "--model", "embedded"], "its own classes alone"),
-        (["--max_faces", "0"], "expected 1 or more"),
-        (["--client_requests", "0"], "limit client_requests=0: expected 1 or more"),
-        (["--max_video_frames", "0"], "limit video_frames=0: expected 1 or more"),
+        (["--max_faces", "0"], "--max_faces 0: expected 1 or more"),
+        (["--max_requests", "0"], "--max_requests 0: expected 1 or more"),
+        (["--max_upload_seconds", "0.5"], "--max_upload_seconds 0.5: expected 1 or more"),
+        (["--client_requests", "0"], "--client_requests 0: expected 1 or more"),
+        (["--max_video_frames", "0"], "--max_video_frames 0: expected 1 or more"),
         (["--trusted_proxy", "proxy"], "trusted_proxy=proxy: expected an address"),
         (["--host", "192.0.2.1", "--token", TOKEN], "name another --host"),
         (["--host", "nosuch.invalid", "--token", TOKEN], "name another --host"),
@@ -889,12 +891,16 @@ def test_it_does_not_start_where_it_must_not(
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])
+@pytest.mark.parametrize("proxy", [["--trusted_proxy", "127.0.0.1"], ["--hosts", "faces.test"]])
 def test_a_proxy_without_a_token_is_told(
-    token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    proxy: list[str],
+    token: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FERVOR_TOKEN", token)
     monkeypatch.setattr(bind, "serve", lambda *_, **__: None)
-    assert main(["serve", "--trusted_proxy", "127.0.0.1", "--port", "0"]) == 0
+    assert main(["serve", *proxy, "--port", "0"]) == 0
     assert ("without a token" in capsys.readouterr().err) == (not token)
 
 

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from fervor.cli.using import listed
-from fervor.errors import DONE
+from fervor.errors import DONE, UsageError
 from fervor.plugins import missing_extra
 
 
@@ -72,6 +72,18 @@ def serve(
     """
     with missing_extra("serve"):
         from fervor.server import bind as work
+    _check_limits(
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_faces=max_faces,
+        max_files=max_files,
+        max_requests=max_requests,
+        client_requests=client_requests,
+        max_upload_seconds=max_upload_seconds,
+        max_video_bytes=max_video_bytes,
+        max_video_seconds=max_video_seconds,
+        max_video_frames=max_video_frames,
+    )
     largest = max(64_000_000, max_bytes, max_video_bytes)
     limits = work.Limits(
         file_bytes=max_bytes,
@@ -92,7 +104,7 @@ def serve(
     )
     token = token or os.environ.get("FERVOR_TOKEN", "")
     place = work.Place(host, port, token, hosts.split(","), trusted_proxy)
-    if trusted_proxy and not token:
+    if (trusted_proxy or hosts) and not token:
         print(
             "fervor serve: without a token everybody is answered whom the proxy lets through; "
             "FERVOR_TOKEN sets one",
@@ -122,3 +134,10 @@ def serve(
     }
     work.serve(place, options, limits=limits, announce=announce)
     return DONE
+
+
+def _check_limits(**given: float) -> None:
+    """Raises UsageError where one is below 1, by the name that it is given by."""
+    for name, value in given.items():
+        if not value >= 1:
+            raise UsageError(f"--{name} {value:g}: expected 1 or more")
