@@ -443,6 +443,47 @@ def test_a_picture_that_is_refused_refuses_no_other(browser: Any, tmp_path: Path
         accessible(page)
 
 
+def drop(page: Any, *files: Path) -> None:
+    """From the file manager, which lists a folder as a file."""
+    data = {"items": [], "files": list(map(str, files)), "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 400, "data": data})
+
+
+UNREADABLE = "cannot be read: a folder, or changed since it was chosen"
+
+
+def test_a_folder_fails_no_picture_beside_it(browser: Any, server: Running, tmp_path: Path) -> None:
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    with opened(browser, server) as page:
+        drop(ready(page), folder, PHOTOGRAPH)
+        until(page, "document.querySelector('#alert').innerText.startsWith('holiday: ')")
+        until(page, "document.querySelectorAll('.strip [aria-label*=happiness]').length === 1")
+        assert UNREADABLE in page.inner_text("#alert")
+        assert "fervor serve" not in page.inner_text("#alert")
+        assert page.inner_text("#photos .panel .empty") == page.inner_text("#alert")
+        page.locator("#photos .strip button").nth(1).click()
+        assert page.inner_text("#photos .answer h2").lower() == "happiness"
+        accessible(page)
+
+
+def test_a_file_changed_since_it_was_chosen_is_said(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    edited = tmp_path / "edited.jpg"
+    edited.write_bytes(PHOTOGRAPH.read_bytes())
+    with opened(browser, server) as page:
+        choose(ready(page), edited)
+        edited.write_bytes(b"changed")
+        os.utime(edited, (1, 1))
+        page.get_by_role("button", name="Explain this answer").click()
+        until(page, "document.querySelector('#alert').innerText !== ''")
+        assert page.inner_text("#alert").startswith(f"edited.jpg: {UNREADABLE}")
+        assert page.get_by_role("button", name="Explain this answer").is_enabled()
+
+
 def test_pictures_are_dropped_and_pasted(browser: Any, server: Running) -> None:
     transfer = """async address => {
         const file = new File([await (await fetch(address)).blob()], "icon.svg");

@@ -3,6 +3,7 @@
 import { find } from "./elements.js";
 
 const KEY = "fervor-token";
+const LOST = "cannot be read: a folder, or changed since it was chosen; choose it, or the files in it, anew";
 
 export class Refusal extends Error {
   constructor(status, code, message, retry) {
@@ -14,8 +15,9 @@ export class Refusal extends Error {
 // The server, or this address's share of it, is full for a moment.
 export const busy = error => error.status === 429 || error.status === 503;
 
-// More than one request may hold, or than came in its time: fewer files may be taken.
-export const excessive = error => error.status === 413 || error.status === 408;
+// More than one request may hold, or than came in its time, or one file that cannot be sent: by
+// themselves the others may be taken.
+export const divisible = error => error.status === 413 || error.status === 408 || error.code === "unreadable";
 
 let asking = null;
 
@@ -47,6 +49,18 @@ function askForToken(wrong) {
   return asking;
 }
 
+// A request with a file that cannot be read fails as one without a server does; null where all can.
+async function unreadable(body) {
+  for (const file of body?.getAll("file") ?? []) {
+    try {
+      await file.slice(0, 1).arrayBuffer();
+    } catch {
+      return new Refusal(0, "unreadable", `${file.name}: ${LOST}`);
+    }
+  }
+  return null;
+}
+
 async function answered(path, options) {
   for (;;) {
     const stored = sessionStorage.getItem(KEY);
@@ -56,7 +70,7 @@ async function answered(path, options) {
       response = await fetch(path, { ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refusal(0, "unreachable", "The server does not answer. Is fervor serve still running?");
+      throw await unreadable(options?.body) ?? new Refusal(0, "unreachable", "The server does not answer. Is fervor serve still running?");
     }
     if (response.ok) return response;
     if (response.status === 401) {

@@ -104,7 +104,7 @@ async function ask(items) {
   } catch (error) {
     if (!(error instanceof api.Refusal)) throw error;
     if (round !== state.round) return;
-    if (items.length > 1 && api.excessive(error)) {
+    if (items.length > 1 && api.divisible(error)) {
       for (const one of items) if (round === state.round) await ask([one]); // which of them it is
       return;
     }
