@@ -377,6 +377,38 @@ def test_everything_works_from_the_keyboard(browser: Any, server: Running, tmp_p
         assert float(outline.removesuffix("px")) >= 2
 
 
+def test_the_focus_stays_where_a_key_was_pressed(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    """Whatever is drawn anew: by the key itself, or by the answer to another picture."""
+    key = "document.activeElement.dataset.key"
+    with opened(browser, server) as page:
+        choose(ready(page), two_faces(tmp_path))
+        page.locator("#photos .faces button").nth(1).focus()
+        page.keyboard.press("Enter")
+        assert page.inner_text("#photos .eyebrow").startswith("Face 2 of 2")
+        assert page.evaluate(key) == "face-1"
+        page.get_by_role("button", name="Explain this answer").focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate(key) == "explain"  # while it is explained
+        page.wait_for_selector("#photos .heat")
+        assert page.evaluate(key) == "heat-happiness"  # there is nothing more to explain
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#photos .heat", state="detached")
+        assert page.evaluate(key) == "heat-happiness"
+        page.get_by_role("button", name="Download CSV").focus()
+        page.set_input_files("#files", PHOTOGRAPH)
+        until(page, "document.querySelectorAll('.strip [aria-label*=astronaut]').length === 1")
+        page.wait_for_selector("#photos .box")
+        assert page.evaluate("document.activeElement.closest('.panel') !== null")
+        page.locator("#photos .strip button").nth(0).focus()  # not the picture that is shown
+        page.set_input_files("#files", PHOTOGRAPH)
+        until(
+            page, "document.querySelectorAll('.strip [aria-label*=\"in astronaut\"]').length === 2"
+        )
+        assert page.evaluate(key) == "0"
+
+
 def test_what_goes_wrong_is_said(browser: Any, server: Running, tmp_path: Path) -> None:
     for name, content in {"notes.jpg": b"no picture", "large.jpg": b"x" * 3_000_001}.items():
         (tmp_path / name).write_bytes(content)
@@ -682,8 +714,10 @@ def test_a_video_is_stopped_before_its_first_row(
         ready(page).click("#tab-video")
         page.set_input_files("#video-file", path)
         assert page.inner_text("#video .panel .busy") == "Reading face.webm"
-        page.click("#video-stop")
+        page.focus("#video-stop")
+        page.keyboard.press("Enter")
         page.wait_for_selector("#video-progress", state="hidden")
+        assert page.evaluate("document.activeElement.id") == "video-file"
         text = "face.webm: stopped before its first frame"
         assert page.inner_text("#video .panel .empty") == text
         assert page.inner_text("#alert") == ""

@@ -26,6 +26,17 @@ export function complain(text) {
   place.hidden = !text;
 }
 
+// For a place that is filled anew: call what it returns afterwards, and what had the focus there has
+// it again, by its data-key; else the first of the fallbacks that is there.
+export function holdFocus(place) {
+  if (!place.contains(document.activeElement)) return () => {};
+  const { key } = document.activeElement.dataset;
+  return (...fallbacks) => {
+    const same = [...place.querySelectorAll("[data-key]")].find(one => one.dataset.key === key);
+    (same ?? fallbacks.map(one => place.querySelector(one)).find(Boolean))?.focus();
+  };
+}
+
 export const megabytes = bytes => `${Number((bytes / 1e6).toPrecision(3))} MB`;
 
 // Why a file has no answer, for its panel; the server names the file in most reasons itself.

@@ -13,6 +13,7 @@ export function boxes(rows, size, colours, chosen, choose) {
     const button = element("button", {
       type: "button",
       className: "box",
+      "data-key": `face-${row.face}`,
       mark: colours[row.label] ?? "#fff",
       "aria-pressed": String(row.face === chosen),
       "aria-label": `Face ${row.face + 1}: ${row.label}, ${percent(row.prob)}${noted(row)}`,
@@ -36,7 +37,7 @@ export function bars(row, model, { heat = null, choose = null, choices = null, c
     const share = row[`p_${label}`] ?? 0;
     const name = choose && (choices ?? [label]).includes(label)
       ? element("button", {
-        type: "button", "aria-pressed": String(heat === label), onclick: () => choose(heat === label ? null : label),
+        type: "button", "data-key": `heat-${label}`, "aria-pressed": String(heat === label), onclick: () => choose(heat === label ? null : label),
         "aria-label": `Heat map of ${label}`,
       }, label)
       : label;
@@ -72,7 +73,7 @@ export function chips(rows, chosen, choose) {
   if (faces.length < 2) return null;
   return element("div", { className: "faces", role: "group", "aria-label": "Faces" },
     ...faces.map(row => element("button", {
-      type: "button", "aria-pressed": String(row.face === chosen), onclick: () => choose(row.face),
+      type: "button", "data-key": `face-${row.face}`, "aria-pressed": String(row.face === chosen), onclick: () => choose(row.face),
     }, `${row.face + 1} ${row.label}`)));
 }
 

@@ -81,7 +81,9 @@ async function read(file) {
     if (stopped) say("Stopped");
     else complain(error.message);
   }
-  find("#video-stop").hidden = true;
+  const button = find("#video-stop");
+  if (button === document.activeElement) find("#video-file").focus();
+  button.hidden = true;
   find("#video-progress").hidden = true;
   drawLanes();
   follow();

@@ -1,7 +1,7 @@
 // Pictures: dropped, chosen or pasted; answered together, shown one by one.
 
 import * as api from "./api.js";
-import { complain, element, find, megabytes, say, unanswered } from "./elements.js";
+import { complain, element, find, holdFocus, megabytes, say, unanswered } from "./elements.js";
 import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
 import { closeUp, cues, explainable, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
@@ -180,21 +180,21 @@ function drawStage() {
   });
   picture.append(image);
   const stage = find("#photos .stage");
-  const focused = stage.contains(document.activeElement);
+  const refocus = holdFocus(stage);
   stage.replaceChildren(picture);
-  if (focused) image.addEventListener("load", () => picture.querySelector('.box[aria-pressed="true"]')?.focus());
+  image.addEventListener("load", () => refocus('.box[aria-pressed="true"]'));
 }
 
 function drawStrip() {
   const strip = find("#photos .strip");
   strip.hidden = state.items.length < 2;
-  const focused = strip.contains(document.activeElement);
+  const refocus = holdFocus(strip);
   strip.replaceChildren(...state.items.map((one, number) => element("li", {},
     element("button", {
-      type: "button", "aria-current": String(number === state.current), onclick: () => choose(number),
+      type: "button", "data-key": number, "aria-current": String(number === state.current), onclick: () => choose(number),
       "aria-label": `Picture ${number + 1}: ${one.rows ? spoken(one.rows) : one.file.name}`,
     }, element("img", { src: one.address, alt: "" })))));
-  if (focused) strip.querySelector('[aria-current="true"]').focus();
+  refocus();
 }
 
 function chooseFace(face) {
@@ -216,10 +216,10 @@ function drawPanel() {
   } else parts.push(...faceParts());
   const all = () => state.items.flatMap(one => one.rows ?? []);
   if (all().length) parts.push(downloads(all, "fervor"));
-  const before = document.activeElement?.dataset?.key;
+  const refocus = holdFocus(panel);
   panel.replaceChildren(...parts);
   reveal(panel.querySelector(".faces"));
-  if (before) panel.querySelector(`[data-key="${before}"]`)?.focus();
+  refocus('.bars button[aria-pressed="true"]', ".bars button", "button");
 }
 
 // The chosen of many faces, by scrolling their list alone and not the page.
@@ -242,13 +242,16 @@ function faceParts() {
       heat: state.heat, choose: chooseHeat, choices: explained && explainable(explained),
       caption: explained ? "How likely each expression is; press a name to see its heat map" : undefined,
     }),
-    !explained && state.model.explains && element("button", { type: "button", disabled: explaining, onclick: explain, className: explaining ? "busy" : "" },
-      explaining ? "Explaining" : "Explain this answer"),
+    // Not `disabled` meanwhile: that would take the focus away.
+    !explained && state.model.explains && element("button", {
+      type: "button", "data-key": "explain", "aria-disabled": explaining && "true", onclick: explain, className: explaining ? "busy" : "",
+    }, explaining ? "Explaining" : "Explain this answer"),
   ].filter(Boolean);
 }
 
 async function explain() {
   const one = item(), { face, round } = state;
+  if (one.explaining) return;
   one.explaining = true;
   draw();
   say("Explaining");

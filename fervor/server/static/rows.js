@@ -37,6 +37,6 @@ export function downloads(rows, stem) {
     save(write(all, Object.keys(all[0] ?? {})), type, stem + ending);
   };
   return element("div", { className: "downloads actions" },
-    element("button", { type: "button", onclick: saved(csv, "text/csv", ".csv") }, "Download CSV"),
-    element("button", { type: "button", onclick: saved(jsonLines, "application/jsonl", ".jsonl") }, "Download JSON Lines"));
+    element("button", { type: "button", "data-key": "csv", onclick: saved(csv, "text/csv", ".csv") }, "Download CSV"),
+    element("button", { type: "button", "data-key": "jsonl", onclick: saved(jsonLines, "application/jsonl", ".jsonl") }, "Download JSON Lines"));
 }
