@@ -21,7 +21,7 @@ from fervor import Predictor
 from fervor.inference import minilm
 from fervor.outputs.tables import columns
 from tests.support.scenes import scene
-from tests.support.serving import PHOTOGRAPH, PREDICT, Running, serving
+from tests.support.serving import EXPLAIN, PHOTOGRAPH, PREDICT, Running, serving
 from tests.support.videos import moving, write_video
 
 
@@ -422,6 +422,27 @@ def test_what_goes_wrong_is_said(browser: Any, server: Running, tmp_path: Path) 
         page.locator("#photos .strip button").nth(1).click()
         assert page.inner_text("#photos .panel h2") == "No face found"
         accessible(page)
+
+
+@pytest.mark.parametrize("body", ['{"results": [[{"sta', "<html>", "{}", "null"])
+def test_an_answer_that_is_no_answer_ends_the_waiting(
+    browser: Any, server: Running, body: str
+) -> None:
+    """Of a proxy, or cut off by a server that ends."""
+    answer = {"status": 200, "content_type": "application/json", "body": body}
+    text = "The server's answer is cut off or not its own."
+    with opened(browser, server) as page:
+        page.route(f"**{PREDICT}*", lambda route: route.fulfill(**answer))
+        choose(ready(page), PHOTOGRAPH)
+        assert page.inner_text("#alert").startswith(text)
+        assert text in page.inner_text("#photos .panel .empty")
+        page.unroute(f"**{PREDICT}*")
+        choose(page, PHOTOGRAPH)
+        page.route(f"**{EXPLAIN}*", lambda route: route.fulfill(**answer))
+        page.get_by_role("button", name="Explain this answer").click()
+        until(page, "document.querySelector('#alert').innerText !== ''")
+        assert page.inner_text("#alert").startswith(text)
+        assert not page.locator("#photos .panel .busy").count()
 
 
 def statuses(page: Any) -> list[int]:

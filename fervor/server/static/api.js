@@ -96,18 +96,32 @@ function form(files) {
   return data;
 }
 
-export async function model() {
-  return (await answered("/v1/model")).json();
+const CUT = "The server's answer is cut off or not its own. Try again; where a proxy lies between, look at its log.";
+
+// Of an answer in JSON a field, or without a name all.
+async function json(path, options, name) {
+  const response = await answered(path, options);
+  let value;
+  try {
+    value = await response.json();
+    if (name) value = value[name];
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+  }
+  if (value === null || typeof value !== "object") throw new Refusal(0, "cut", CUT);
+  return value;
 }
 
-export async function predict(files, signal) {
-  const response = await answered(`/v1/predict?covered=true${prior}`, { method: "POST", body: form(files), signal });
-  return (await response.json()).results;
+export function model() {
+  return json("/v1/model");
 }
 
-export async function explain(file, face, signal) {
-  const response = await answered(`/v1/explain?face=${face}${prior}`, { method: "POST", body: form([file]), signal });
-  return (await response.json()).faces;
+export function predict(files, signal) {
+  return json(`/v1/predict?covered=true${prior}`, { method: "POST", body: form(files), signal }, "results");
+}
+
+export function explain(file, face, signal) {
+  return json(`/v1/explain?face=${face}${prior}`, { method: "POST", body: form([file]), signal }, "faces");
 }
 
 export async function* video(file, every, signal) {
