@@ -809,6 +809,35 @@ def test_it_fits_a_phone_and_keeps_still(browser: Any, server: Running) -> None:
         accessible(page)
 
 
+def overflow(page: Any) -> int:
+    """Pixels by which the page scrolls sideways."""
+    wide: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return wide
+
+
+@pytest.mark.parametrize("width", [320, 360, 375])
+def test_no_page_scrolls_sideways_on_a_small_phone(
+    browser: Any, server: Running, tmp_path: Path, width: int
+) -> None:
+    """320 px is what WCAG 1.4.10 asks for."""
+    with opened(browser, server, viewport={"width": width, "height": 640}) as page:
+        for tab in ("camera", "video", "photos"):
+            ready(page).click(f"#tab-{tab}")
+            assert overflow(page) <= 0, tab
+        choose(page, two_faces(tmp_path))
+        page.wait_for_selector(".box")
+        assert overflow(page) <= 0
+        page.get_by_role("button", name="Explain this answer").click()
+        page.wait_for_selector("#photos .heat")
+        assert overflow(page) <= 0
+        accessible(page)
+        page.goto(f"{server.address}/docs")
+        page.wait_for_selector("#paths section")
+        assert overflow(page) <= 0
+        page.goto(f"{server.address}/responsible-use")
+        assert overflow(page) <= 0
+
+
 @pytest.mark.parametrize("path", ["/docs", "/responsible-use"])
 def test_texts(browser: Any, server: Running, path: str) -> None:
     with opened(browser, server, path) as page:
