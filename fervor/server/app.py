@@ -32,6 +32,8 @@ __all__ = ["application"]
 
 STATIC = Path(__file__).parent / "static"
 OPEN = ("/", "/docs", "/responsible-use", "/openapi.json", "/favicon.ico", "/v1/health")
+SIZES = "Fervor-Sizes"
+"""The header with the pixels that boxes count in: a browser may show another size."""
 EVERY = 1_000
 """Of a video, the most frames from one that is looked at to the next."""
 
@@ -87,20 +89,23 @@ class Service:
         One list of rows for each file, in their order: a row for each face, largest first; one row
         with the status `no_face` or `error` for a picture without a face or one that cannot be
         read. The rows are those of `fervor predict`; `covered=true` adds what seems covered, and
-        `prior` names the operating point, natural or balanced, where it is not the server's.
+        the header `Fervor-Sizes: 640x480, ...` with the size of each upright picture (0x0 of one
+        that cannot be read). `prior` names the operating point, natural or balanced, where it is
+        not the server's.
         """
         predictor = self.at(prior)
-        answers: list[list[Prediction]] = await self._answered(
-            request, self.limits.files, predictor=predictor
-        )
+        job = await self._answered(request, self.limits.files, predictor=predictor)
+        answers: list[list[Prediction]] = job.future.result()
         self._check_faces(answers)
         labels = self.predictor.labels
+        sizes = ", ".join(f"{width}x{height}" for _, (width, height) in sorted(job.sizes.items()))
         return JSONResponse(
             {
                 "results": [
                     [row_of(face, labels, covered=covered) for face in answer] for answer in answers
                 ]
-            }
+            },
+            headers={SIZES: sizes} if covered else None,
         )
 
     async def explain(
@@ -123,8 +128,8 @@ class Service:
             raise Refused(501, "no_explanations", "the model of this server cannot be explained")
         predictor = self.at(prior)
         explained = partial(self._explained, predictor, face=face)
-        answer = await self._answered(request, 1, predictor=predictor, explain=explained)
-        return JSONResponse({"faces": answer})
+        job = await self._answered(request, 1, predictor=predictor, explain=explained)
+        return JSONResponse({"faces": job.future.result()})
 
     async def _answered(
         self,
@@ -133,9 +138,9 @@ class Service:
         *,
         predictor: Predictor,
         explain: Explain | None = None,
-    ) -> Any:
-        """What the model says of the pictures in a request; nobody waits for it any more where the
-        client has left."""
+    ) -> Job:
+        """The pictures of a request with what the model says of them; nobody waits for it any more
+        where the client has left."""
         client = request.scope[CLIENT]
         pictures = await self._received(request, files)
         try:
@@ -143,7 +148,8 @@ class Service:
             job = Job(client, pictures, pixels, explain, predictor)
             self.batcher.submit(job)
             try:
-                return await while_connected(request, asyncio.wrap_future(job.future))
+                await while_connected(request, asyncio.wrap_future(job.future))
+                return job
             finally:
                 self.batcher.cancel(job)
         finally:

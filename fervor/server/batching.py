@@ -58,6 +58,7 @@ class Job:
         explain: makes the answer of one picture, in place of the faces of all.
         predictor: the model at another operating point than the server's; None for the server's.
         future: the faces of each picture, or what `explain` gives.
+        sizes: width and height of each decoded picture, upright; 0, 0 where it cannot be read.
     """
 
     client: str
@@ -67,6 +68,7 @@ class Job:
     predictor: Predictor | None = None
     future: Future[Any] = field(default_factory=Future)
     faces: dict[int, list[Prediction]] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +213,8 @@ class Batcher:
             upload = picture.job.pictures[picture.number]
             frame = decoder.picture(content, upload.name, max_pixels=self._limits.pixels)
             del content
+            height, width = frame.shape
+            picture.job.sizes[picture.number] = (width, height)
             with self._changed:
                 del self._decoding[decoder]
                 if picture.job in self._jobs:

@@ -1,6 +1,7 @@
 """The endpoints with small limits, in this process: what is refused, and whose share it takes."""
 
 import asyncio
+import io
 import json
 import re
 import sys
@@ -27,6 +28,8 @@ from tests.support.videos import flat, write_video
 
 
 NOTHING = ("a.jpg", b"no picture")
+ORIENTATION = 0x112
+"""The tag of EXIF."""
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +159,20 @@ def test_bytes_of_one_client_and_of_all_are_bounded(made: Callable[..., Guard]) 
         assert answer.status == 200  # all of it was given back
 
     asyncio.run(work())
+
+
+def test_the_page_learns_in_which_pixels_boxes_count(made: Callable[..., Guard]) -> None:
+    """Of the upright picture, in a header: rows have their columns alone."""
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "WEBP", exif=turned)
+    files = [("a.webp", file.getvalue()), NOTHING]
+    guard = made()
+    assert "fervor-sizes" not in asyncio.run(asked(guard, "POST", PREDICT, *files)).headers
+    answer = asyncio.run(asked(guard, "POST", f"{PREDICT}?covered=true", *files))
+    assert answer.headers["fervor-sizes"] == "30x40, 0x0"
+    assert [rows[0]["status"] for rows in answer.json["results"]] == ["no_face", "error"]
 
 
 def test_two_videos_are_read_one_of_each_client(

@@ -424,7 +424,66 @@ def test_what_goes_wrong_is_said(browser: Any, server: Running, tmp_path: Path) 
         accessible(page)
 
 
-@pytest.mark.parametrize("body", ['{"results": [[{"sta', "<html>", "{}", "null"])
+def exif(tags: dict[int, Any], pixels: tuple[int, int] | None = None) -> Image.Exif:
+    made = Image.Exif()
+    made.update(tags)
+    if pixels:
+        made.get_ifd(0x8769).update(zip((0xA002, 0xA003), pixels, strict=True))
+    return made
+
+
+def test_boxes_lie_on_the_face_where_the_browser_scales_the_picture(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    """Chromium shows a JPEG of 144 dpi at half its size, where its EXIF says so."""
+    file = tmp_path / "dense.jpg"
+    dense = exif({0x11A: 144.0, 0x11B: 144.0, 0x128: 2}, (200, 150))
+    face = Image.open(PHOTOGRAPH).convert("RGB").crop((60, 0, 460, 300))
+    face.save(file, exif=dense, quality=95)
+    ((row,),) = server.post(PREDICT, [("dense.jpg", file.read_bytes())]).json["results"]
+    with opened(browser, server) as page:
+        choose(ready(page), file)
+        page.wait_for_selector(".box")
+        natural = "document.querySelector('.picture img').naturalWidth"
+        assert page.evaluate(natural) == 200
+        style = page.evaluate(
+            "(({left, width}) => [left, width])(document.querySelector('.box').style)"
+        )
+        for said, pixels in zip(style, (row["x"], row["width"]), strict=True):
+            assert float(said.removesuffix("%")) == pytest.approx(100 * pixels / 400, abs=0.01)
+        page.get_by_role("button", name="Explain this answer").click()
+        page.wait_for_selector("#close-up canvas")
+        size = "(one => [one.width, one.height])(document.querySelector('.heat'))"
+        assert page.evaluate(size) == [400, 300]
+        url = page.evaluate("document.querySelector('#close-up canvas').toDataURL()")
+        close_up = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+        assert close_up.getchannel("A").getextrema()[0] == 255  # filled by the picture
+
+
+def test_no_box_is_drawn_where_the_browser_turns_the_picture_otherwise(
+    browser: Any, server: Running, tmp_path: Path
+) -> None:
+    """Chromium takes no orientation from WebP."""
+    file = tmp_path / "turned.webp"
+    face = Image.open(PHOTOGRAPH).convert("RGB").crop((60, 0, 460, 300))
+    face.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif({0x112: 6}), lossless=True)
+    with opened(browser, server) as page:
+        choose(ready(page), file)
+        page.wait_for_selector("#photos .stage .notice")
+        text = "This browser shows turned.webp turned otherwise than it was read"
+        assert page.inner_text("#photos .stage .notice").startswith(text)
+        assert page.inner_text("#photos .answer h2").lower() == "happiness"
+        page.get_by_role("button", name="Explain this answer").click()
+        page.wait_for_selector("#reasons .cues")
+        page.wait_for_selector("#photos .stage .notice")
+        assert not page.locator(".box, .heat, #close-up canvas").count()
+        accessible(page)
+        choose(page, PHOTOGRAPH)
+        page.wait_for_selector(".box")
+        assert not page.locator("#photos .stage .notice").count()
+
+
+@pytest.mark.parametrize("body", ['{"results": [[{"sta', "<html>", "{}", "null", '{"results": []}'])
 def test_an_answer_that_is_no_answer_ends_the_waiting(
     browser: Any, server: Running, body: str
 ) -> None:

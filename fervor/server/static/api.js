@@ -100,7 +100,10 @@ const CUT = "The server's answer is cut off or not its own. Try again; where a p
 
 // Of an answer in JSON a field, or without a name all.
 async function json(path, options, name) {
-  const response = await answered(path, options);
+  return field(await answered(path, options), name);
+}
+
+async function field(response, name) {
   let value;
   try {
     value = await response.json();
@@ -108,7 +111,7 @@ async function json(path, options, name) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
   }
-  if (value === null || typeof value !== "object") throw new Refusal(0, "cut", CUT);
+  if (value === null || typeof value !== "object" || (name && !Array.isArray(value))) throw new Refusal(0, "cut", CUT);
   return value;
 }
 
@@ -116,8 +119,16 @@ export function model() {
   return json("/v1/model");
 }
 
-export function predict(files, signal) {
-  return json(`/v1/predict?covered=true${prior}`, { method: "POST", body: form(files), signal }, "results");
+// The rows of each picture, and the size in whose pixels their boxes are.
+export async function predict(files, signal) {
+  const response = await answered(`/v1/predict?covered=true${prior}`, { method: "POST", body: form(files), signal });
+  const results = await field(response, "results");
+  if (results.length !== files.length) throw new Refusal(0, "cut", CUT);
+  const sizes = (response.headers.get("fervor-sizes") ?? "").split(", ").map(text => text.split("x").map(Number));
+  return results.map((rows, number) => {
+    const [width, height] = sizes[number] ?? [];
+    return { rows, size: height ? { width, height } : null };
+  });
 }
 
 export function explain(file, face, signal) {

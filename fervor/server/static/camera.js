@@ -85,7 +85,7 @@ async function look(mine) {
   const time = (performance.now() - mine.began) / 1000;
   const blob = await new Promise(done => canvas.toBlob(done, "image/jpeg", 0.92));
   try {
-    const [rows] = await api.predict([new File([blob], "webcam.jpg")], mine.abort.signal);
+    const [{ rows }] = await api.predict([new File([blob], "webcam.jpg")], mine.abort.signal);
     if (mine.stopped) return;
     const timed = rows.map(row => ({ ...row, source: "webcam", frame: mine.frame, time_s: Number(time.toFixed(3)) }));
     mine.frame += 1;

@@ -46,7 +46,8 @@ export function overlay(row, label, size) {
 }
 
 // The face alone, large and grey, as the model saw it, under the same layer; and what its colours mean.
-export function closeUp(image, row, label) {
+// `size` is that of the picture in whose pixels the row is; the image may have another one.
+export function closeUp(image, row, label, size) {
   const { square } = row;
   const side = 480;
   const canvas = element("canvas", {
@@ -56,7 +57,7 @@ export function closeUp(image, row, label) {
   const view = new DOMMatrix([square[0][0], square[1][0], square[0][1], square[1][1], square[0][2], square[1][2]]);
   context.setTransform(new DOMMatrix([side, 0, 0, side, 0, 0]).multiply(view.inverse()));
   context.filter = "grayscale(1)"; // no colour of the picture takes part
-  context.drawImage(image, 0, 0);
+  context.drawImage(image, 0, 0, size.width, size.height);
   context.filter = "none";
   context.setTransform(side, 0, 0, side, 0, 0);
   context.globalAlpha = STRONGEST;

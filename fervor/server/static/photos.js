@@ -99,7 +99,7 @@ async function ask(items) {
   try {
     const results = await patiently(() => api.predict(items.map(one => one.file)));
     if (round !== state.round) return;
-    items.forEach((one, number) => { one.rows = results[number]; });
+    items.forEach((one, number) => Object.assign(one, results[number]));
     say(items.map(one => spoken(one.rows)).join(" "));
   } catch (error) {
     if (!(error instanceof api.Refusal)) throw error;
@@ -159,17 +159,28 @@ function drawReasons() {
   if (explained) reasons.replaceChildren(element("div", { id: "close-up" }), cues(explained));
 }
 
+// Whether the browser shows a picture on another side than the server saw it, as Chromium does WebP
+// with an orientation. Of another scale it may be.
+const turned = (image, size) =>
+  (image.naturalWidth - image.naturalHeight) * (size.width - size.height) < 0;
+
 function drawStage() {
-  const { address, file, rows } = item();
+  const { address, file, rows, size: answered } = item();
   const explained = reason();
+  const stage = find("#photos .stage");
   const picture = element("div", { className: "picture" });
   const image = element("img", { src: address, alt: `${file.name}${rows ? `: ${spoken(rows)}` : ""}` });
   const draw = () => {
-    if (!rows || !image.naturalWidth) return;
-    const size = { width: image.naturalWidth, height: image.naturalHeight };
-    if (state.heat && explained) picture.append(overlay(explained, state.heat, size));
+    if (!rows || !image.naturalWidth || !picture.isConnected) return;
+    const size = answered ?? { width: image.naturalWidth, height: image.naturalHeight };
+    if (turned(image, size)) {
+      stage.append(element("p", { className: "notice" },
+        `This browser shows ${file.name} turned otherwise than it was read: boxes and heat maps would lie beside the faces.`));
+      return;
+    }
     if (state.heat && explained) {
-      find("#close-up")?.replaceChildren(...closeUp(image, explained, state.heat));
+      picture.append(overlay(explained, state.heat, size));
+      find("#close-up")?.replaceChildren(...closeUp(image, explained, state.heat, size));
     }
     cover(picture, boxes(rows, size, state.model.colours, state.face, chooseFace));
   };
@@ -179,7 +190,6 @@ function drawStage() {
       `This browser cannot show ${file.name}.`));
   });
   picture.append(image);
-  const stage = find("#photos .stage");
   const refocus = holdFocus(stage);
   stage.replaceChildren(picture);
   image.addEventListener("load", () => refocus('.box[aria-pressed="true"]'));
