@@ -658,6 +658,59 @@ def test_each_recording_is_downloaded_by_itself(browser: Any, server: Running) -
         assert times[0] != times[1] and len(times[0]) > len(times[1]) > 0
 
 
+def test_a_webcam_that_is_taken_away_is_said(browser: Any, server: Running) -> None:
+    taken = """() => {
+        const [track] = document.querySelector('#camera-view').srcObject.getTracks();
+        track.stop();
+        track.dispatchEvent(new Event('ended'));
+    }"""
+    with opened(browser, server, permissions=["camera"]) as page:
+        ready(page).click("#tab-camera")
+        page.click("#camera-start")
+        page.wait_for_selector("#camera .box")
+        page.evaluate(taken)
+        assert page.inner_text("#alert").startswith("The webcam was unplugged or taken away")
+        assert page.is_visible("#camera-start") and not page.is_visible("#camera-stop")
+        page.wait_for_timeout(300)  # for a frame under way
+        answers = statuses(page)
+        page.wait_for_timeout(800)
+        assert not answers and not page.locator("#camera .box").count()
+        page.click("#camera-start")
+        page.wait_for_selector("#camera .box")
+        assert page.inner_text("#alert") == ""
+
+
+def test_frames_without_an_answer_are_said(browser: Any, server: Running) -> None:
+    labels = server.get("/v1/model").json["labels"]
+    row = dict.fromkeys(columns(labels)) | {"status": "error", "error": "no finite number"}
+    alert = "document.querySelector('#alert').innerText"
+    path = f"**{PREDICT}*"
+    busy = {"status": 503, "headers": {"retry-after": "1"}, "json": {"message": "busy"}}
+    with opened(browser, server, permissions=["camera"]) as page:
+        ready(page).click("#tab-camera")
+        page.click("#camera-start")
+        page.wait_for_selector("#camera .box")
+        page.evaluate("""() => {
+            window.alerts = 0;
+            const watcher = new MutationObserver(() => { window.alerts += 1; });
+            watcher.observe(document.querySelector('#alert'), {childList: true});
+        }""")
+        page.route(path, lambda route: route.fulfill(json={"results": [[row]]}))
+        until(page, f"{alert} === 'no finite number'")
+        assert page.inner_text("#camera .now") == "No answer to this frame."
+        assert not page.locator("#camera .box").count()
+        page.wait_for_timeout(800)
+        assert page.evaluate("window.alerts") == 1  # not for each frame
+        page.unroute(path)
+        page.wait_for_selector("#camera .box")
+        assert page.inner_text("#alert") == ""
+        page.route(path, lambda route: route.fulfill(**busy))
+        until(page, f"{alert}.startsWith('The server is busy')")
+        page.unroute(path)
+        until(page, f"{alert} === ''")
+        assert page.is_visible("#camera-stop")
+
+
 HESITANT = """() => {
     const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
     window.streams = [];

@@ -12,6 +12,7 @@ const SIDE = 640;
 const WINDOW = 60;
 const KEPT = 20_000;
 const SPOKEN = 4000;
+const LATE = 4000; // milliseconds without an answer after which a busy server is told
 
 const view = () => find("#camera-view");
 let model = null;
@@ -36,6 +37,11 @@ async function begin() {
   try {
     mine.stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: SIDE }, facingMode: "user" }, audio: false });
     if (mine.stopped) return release(mine); // the tab was left before the person said yes
+    mine.stream.getVideoTracks()[0].addEventListener("ended", () => {
+      if (mine.stopped) return;
+      complain("The webcam was unplugged or taken away; start it anew.");
+      stop();
+    });
     view().srcObject = mine.stream;
     await view().play();
   } catch (error) {
@@ -51,7 +57,7 @@ async function begin() {
   find("#camera-stop").hidden = false;
   find("#camera-stop").focus();
   say("The webcam runs");
-  mine.began = performance.now();
+  mine.began = mine.answered = performance.now();
   while (!mine.stopped) {
     const until = performance.now() + 1000 / RATE;
     await look(mine);
@@ -87,13 +93,18 @@ async function look(mine) {
   try {
     const [{ rows }] = await api.predict([new File([blob], "webcam.jpg")], mine.abort.signal);
     if (mine.stopped) return;
+    mine.answered = performance.now();
     const timed = rows.map(row => ({ ...row, source: "webcam", frame: mine.frame, time_s: Number(time.toFixed(3)) }));
     mine.frame += 1;
     mine.rows.push(...timed);
     mine.rows.splice(0, Math.max(0, mine.rows.length - KEPT));
     show(mine, timed, size);
   } catch (error) {
-    if (mine.stopped || api.busy(error)) return; // a busy server gets fewer frames
+    if (mine.stopped) return;
+    if (api.busy(error)) { // it gets fewer frames
+      if (performance.now() - mine.answered > LATE) complain("The server is busy: what is shown is of an earlier moment.");
+      return;
+    }
     complain(error.message);
     stop();
   }
@@ -111,16 +122,19 @@ function show(mine, rows, size) {
   seen.forEach(box => { box.tabIndex = -1; });
   cover(picture, seen);
   const first = shown(rows)[0];
+  const error = first ? "" : rows[0].error ?? "";
+  complain(error);
   const now = rows[0].time_s;
   const panel = find("#camera .panel");
   panel.querySelector(".now")?.remove();
   panel.prepend(element("div", { className: "now", style: { display: "grid", gap: "1rem" } },
-    ...(first ? [answer(first, "Largest face"), bars(first, model)] : [element("p", { className: "empty" }, "No face in view.")])));
+    ...(first ? [answer(first, "Largest face"), bars(first, model)]
+      : [element("p", { className: "empty" }, error ? "No answer to this frame." : "No face in view.")])));
   if (!panel.querySelector(".downloads")) panel.append(legend(model), downloads(() => recorded, "fervor-webcam"));
   const recent = mine.rows.filter(row => row.face === 0 && row.time_s > now - WINDOW);
   const line = find("#camera-line");
   draw(line, recent, model, { from: Math.max(0, now - WINDOW), to: Math.max(now, WINDOW), gap: 1 / RATE });
-  announce(mine, first, line);
+  if (!error) announce(mine, first, line); // which the alert reads aloud
 }
 
 // A live region that is not talkative: a change, and at most one each few seconds.

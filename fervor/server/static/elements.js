@@ -20,8 +20,10 @@ export function say(text) {
   find("#live").textContent = text;
 }
 
+// An alert is read aloud whenever it is written: the same one not again.
 export function complain(text) {
   const place = find("#alert");
+  if (place.textContent === text) return;
   place.textContent = text;
   place.hidden = !text;
 }
