@@ -771,14 +771,11 @@ def test_no_webcam_is_given_over_http_from_elsewhere(browser: Any) -> None:
         page.close()
 
 
-def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Path) -> None:
-    # VP8: every Chromium plays it
-    frames = moving(50, lambda number: (60 + 4 * number, 90))
-    path = write_video(tmp_path / "face.webm", frames, codec="libvpx")
+def test_a_video_becomes_a_timeline(browser: Any, server: Running, clip: Path) -> None:
     with opened(browser, server) as page:
         ready(page).click("#tab-video")
         accessible(page)
-        page.set_input_files("#video-file", path)
+        page.set_input_files("#video-file", clip)
         page.wait_for_selector("#video-progress", state="hidden")
         assert "mostly happiness" in page.inner_text("#lanes figcaption")
         label = page.get_attribute("#lanes canvas.seekable", "aria-label")
@@ -804,6 +801,60 @@ def test_a_video_becomes_a_timeline(browser: Any, server: Running, tmp_path: Pat
         )
         assert "Over the whole video" in page.inner_text("#video .panel")
         accessible(page)
+
+
+STREAMED = """({lines, pause}) => {
+    const fetch = window.fetch;
+    window.fetch = async (address, options) => {
+        if (!address.startsWith("/v1/video")) return fetch(address, options);
+        const bytes = new TextEncoder();
+        return new Response(new ReadableStream({ async start(stream) {
+            options.signal.addEventListener("abort", () => stream.error(options.signal.reason));
+            for (const line of lines) {
+                if (options.signal.aborted) return;
+                stream.enqueue(bytes.encode(line));
+                await new Promise(done => setTimeout(done, pause));
+            }
+            if (!options.signal.aborted) stream.close();
+        } }));
+    };
+}"""
+"""Lines in place of those of the server, with a pause (milliseconds) behind each."""
+
+
+def video_row(server: Running, frame: int, track: int = 0) -> str:
+    labels = server.get("/v1/model").json["labels"]
+    row = dict.fromkeys(columns(labels)) | {f"p_{label}": 0.0 for label in labels}
+    row |= {"source": "v.webm", "frame": frame, "time_s": frame / 25, "face": 0, "track": track}
+    row |= {"status": "ok", "x": 60, "y": 90, "width": 150, "height": 180, "covered": []}
+    return json.dumps(row | {"label": "happiness", "prob": 1.0, "p_happiness": 1.0}) + "\n"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VP8, which every Chromium plays: two seconds."""
+    path = tmp_path_factory.mktemp("clip") / "face.webm"
+    frames = moving(50, lambda number: (60 + 4 * number, 90))
+    return write_video(path, frames, codec="libvpx")
+
+
+def test_lanes_are_those_of_the_faces_seen_longest(
+    browser: Any, server: Running, clip: Path
+) -> None:
+    """Each of twelve faces is seen longer than the one before it."""
+    tracks = [track for track in range(12) for _ in range(track + 1)]
+    lines = [video_row(server, frame, track) for frame, track in enumerate(tracks)]
+    with opened(browser, server) as page:
+        ready(page).evaluate(STREAMED, {"lines": lines, "pause": 30})
+        page.click("#tab-video")
+        page.set_input_files("#video-file", clip)
+        page.wait_for_selector("#video-progress", state="hidden")
+        captions = page.locator("#lanes figcaption span").all_inner_texts()
+        names = [caption.split(",")[0] for caption in captions]
+        assert names == [f"Face {number}" for number in range(12, 4, -1)]
+        rows = page.locator("#video .panel .bars").last.locator("tbody th").all_inner_texts()
+        assert rows == names
+        assert page.inner_text("#lanes-note").startswith("The 8 faces that are seen longest")
 
 
 def test_limits_of_a_video_are_told(browser: Any, server: Running) -> None:

@@ -35,6 +35,7 @@ export function start(described) {
   });
   find("#video-stop").addEventListener("click", () => run?.abort.abort());
   for (const name of ["timeupdate", "seeked", "play", "loadeddata"]) view().addEventListener(name, follow);
+  find("#lanes-note").textContent = `The ${LANES} faces that are seen longest; the rows hold all.`;
   window.addEventListener("resize", () => run && drawLanes());
 }
 
@@ -98,6 +99,7 @@ function prepare(file) {
   progress.hidden = false;
   progress.removeAttribute("value");
   find("#lanes").replaceChildren();
+  find("#lanes-note").hidden = true;
   find("#video .panel").replaceChildren(element("p", { className: "busy" }, `Reading ${file.name}`));
 }
 
@@ -127,18 +129,30 @@ function summary(mine) {
 
 const longest = () => [...run.tracks].sort((a, b) => b[1].length - a[1].length).slice(0, LANES);
 
+function lane(track) {
+  const canvas = element("canvas", { className: "seekable", role: "img", onclick: seek });
+  const portrait = element("canvas", { className: "portrait", role: "img", "aria-label": `The face ${track + 1}`, hidden: true });
+  return element("figure", { className: "timeline", "data-track": track },
+    element("figcaption", {}, portrait, element("span")), canvas);
+}
+
+// One lane for each of the longest tracks, longest first; those that were overtaken go.
+function arrangeLanes(tracks) {
+  const place = find("#lanes");
+  const lanes = tracks.map(([track]) => place.querySelector(`[data-track="${track}"]`) ?? lane(track));
+  if (lanes.length !== place.children.length || lanes.some((one, number) => one !== place.children[number])) {
+    place.replaceChildren(...lanes);
+  }
+  return lanes;
+}
+
 function drawLanes() {
   const to = Number.isFinite(view().duration) ? view().duration : Math.max(run.end, 0.1);
-  const place = find("#lanes");
-  for (const [track, samples] of longest()) {
-    let figure = place.querySelector(`[data-track="${track}"]`);
-    if (!figure) {
-      const canvas = element("canvas", { className: "seekable", role: "img", onclick: seek });
-      const portrait = element("canvas", { className: "portrait", role: "img", "aria-label": `The face ${track + 1}`, hidden: true });
-      figure = element("figure", { className: "timeline", "data-track": track },
-        element("figcaption", {}, portrait, element("span")), canvas);
-      place.append(figure);
-    }
+  const tracks = longest();
+  const lanes = arrangeLanes(tracks);
+  find("#lanes-note").hidden = run.tracks.size <= LANES;
+  tracks.forEach(([track, samples], number) => {
+    const figure = lanes[number];
     const [first, last] = [samples[0].time_s, samples.at(-1).time_s];
     const share = means(samples, model);
     const words = Object.entries(share).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([label, mean]) => `${label} ${percent(mean)}`);
@@ -146,10 +160,7 @@ function drawLanes() {
     figure.querySelector("span").textContent = `Face ${track + 1}, ${clock(first)} to ${clock(last)}: mostly ${words[0]}`;
     figure.lastChild.setAttribute("aria-label", `Face ${track + 1} over time: on average ${words.join(", ")}`);
     draw(figure.lastChild, samples, model, { to, gap: run.gap, now: view().currentTime });
-  }
-  if (run.tracks.size > LANES && !place.querySelector(".quiet")) {
-    place.append(element("p", { className: "quiet" }, `The ${LANES} faces that are seen longest; the rows hold all.`));
-  }
+  });
 }
 
 function seek(event) {
