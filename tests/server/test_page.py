@@ -857,6 +857,70 @@ def test_lanes_are_those_of_the_faces_seen_longest(
         assert page.inner_text("#lanes-note").startswith("The 8 faces that are seen longest")
 
 
+@pytest.mark.parametrize("leave", [False, True])
+def test_a_video_that_was_stopped_says_how_far_it_is(
+    browser: Any, server: Running, clip: Path, leave: bool
+) -> None:
+    lines = [video_row(server, frame) for frame in range(500)]
+    with opened(browser, server) as page:
+        ready(page).evaluate(STREAMED, {"lines": lines, "pause": 40})
+        page.click("#tab-video")
+        page.set_input_files("#video-file", clip)
+        page.wait_for_selector("#lanes figure")
+        assert "Over the part that was read" in page.inner_text("#video .panel")
+        if leave:
+            page.click("#tab-photos")
+            page.click("#tab-video")
+        else:
+            page.click("#video-stop")
+        page.wait_for_selector("#video-progress", state="hidden")
+        read = page.inner_text("#video-part")
+        assert read.startswith("Stopped; read to ")
+        until_s = read.removeprefix("Stopped; read to ").rstrip(".")
+        part = f"Over the part that was read (to {until_s}), on average"
+        assert part in page.inner_text("#video .panel")
+        assert page.inner_text("#alert") == ""
+        accessible(page)
+
+
+@pytest.mark.parametrize("tail", ['{"source": "v.we', "<html>\n", "null\n"])
+def test_rows_that_end_within_a_line_are_not_the_whole_video(
+    browser: Any, server: Running, clip: Path, tail: str
+) -> None:
+    lines = [*(video_row(server, frame) for frame in range(20)), tail]
+    with opened(browser, server) as page:
+        ready(page).evaluate(STREAMED, {"lines": lines, "pause": 1})
+        page.click("#tab-video")
+        page.set_input_files("#video-file", clip)
+        page.wait_for_selector("#video-progress", state="hidden")
+        assert page.inner_text("#alert").startswith("face.webm: the answer ended before its last")
+        assert page.inner_text("#video-part") == "Ended early; read to 0.8 s."
+        lines[-1] = video_row(server, 20).rstrip()  # whole, without a line's end
+        page.reload()
+        ready(page).evaluate(STREAMED, {"lines": lines, "pause": 1})
+        page.click("#tab-video")
+        page.set_input_files("#video-file", clip)
+        page.wait_for_selector("#video-progress", state="hidden")
+        assert page.inner_text("#alert") == "" and page.is_hidden("#video-part")
+        assert "Over the whole video" in page.inner_text("#video .panel")
+
+
+def test_a_server_that_ends_within_a_video_is_named(browser: Any, tmp_path: Path) -> None:
+    frames = moving(300, lambda number: (60 + number % 100, 90))
+    path = write_video(tmp_path / "long.webm", frames, codec="libvpx")
+    with serving("--threads", "1") as server, opened(browser, server) as page:
+        ready(page).click("#tab-video")
+        page.select_option("#video-every", "1")
+        page.set_input_files("#video-file", path)
+        page.wait_for_selector("#lanes figure")
+        server.process.kill()
+        page.wait_for_selector("#video-progress", state="hidden")
+        said = page.inner_text("#alert")
+        assert said.startswith("long.webm: the answer ended before its last row.")
+        assert said.endswith("Is fervor serve still running?")
+        assert page.inner_text("#video-part").startswith("Ended early; read to ")
+
+
 def test_limits_of_a_video_are_told(browser: Any, server: Running) -> None:
     limits = ("--max_video_frames", "50", "--max_video_seconds", "1")
     with opened(browser, server) as page:

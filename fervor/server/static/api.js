@@ -3,7 +3,7 @@
 import { find } from "./elements.js";
 
 const KEY = "fervor-token";
-const LOST = "cannot be read: a folder, or changed since it was chosen; choose it, or the files in it, anew";
+const UNREADABLE = "cannot be read: a folder, or changed since it was chosen; choose it, or the files in it, anew";
 
 export class Refusal extends Error {
   constructor(status, code, message, retry) {
@@ -55,7 +55,7 @@ async function unreadable(body) {
     try {
       await file.slice(0, 1).arrayBuffer();
     } catch {
-      return new Refusal(0, "unreadable", `${file.name}: ${LOST}`);
+      return new Refusal(0, "unreadable", `${file.name}: ${UNREADABLE}`);
     }
   }
   return null;
@@ -96,6 +96,7 @@ function form(files) {
   return data;
 }
 
+const LOST = "the answer ended before its last row. Is fervor serve still running?";
 const CUT = "The server's answer is cut off or not its own. Try again; where a proxy lies between, look at its log.";
 
 // Of an answer in JSON a field, or without a name all.
@@ -138,14 +139,30 @@ export function explain(file, face, signal) {
 export async function* video(file, every, signal) {
   const path = `/v1/video?every=${every}&covered=true${prior}`;
   const response = await answered(path, { method: "POST", body: form([file]), signal });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    text += value;
-    const lines = text.split("\n");
+  for await (const piece of pieces(response)) {
+    const lines = (text + piece).split("\n");
     text = lines.pop();
-    for (const line of lines) yield JSON.parse(line);
+    for (const line of lines) yield parsed(line);
   }
+  if (text.trim()) yield parsed(text);
+}
+
+async function* pieces(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read().catch(error => {
+      throw error.name === "AbortError" ? error : new Refusal(0, "lost", LOST);
+    });
+    if (done) return;
+    yield value;
+  }
+}
+
+function parsed(line) {
+  try {
+    const row = JSON.parse(line);
+    if (row?.status) return row;
+  } catch { /* half a line */ }
+  throw new Refusal(0, "lost", LOST);
 }

@@ -41,10 +41,12 @@ export function holdFocus(place) {
 
 export const megabytes = bytes => `${Number((bytes / 1e6).toPrecision(3))} MB`;
 
-// Why a file has no answer, for its panel; the server names the file in most reasons itself.
+// The server names the file in most reasons itself.
+export const named = (file, reason) => (reason.includes(file.name) ? reason : `${file.name}: ${reason}`);
+
+// Why a file has no answer, for its panel.
 export function unanswered(file, reason, title = "Not answered") {
-  const text = reason.includes(file.name) ? reason : `${file.name}: ${reason}`;
-  return [element("h2", {}, title), element("p", { className: "empty" }, text)];
+  return [element("h2", {}, title), element("p", { className: "empty" }, named(file, reason))];
 }
 
 export function percent(share) {

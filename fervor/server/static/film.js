@@ -1,7 +1,7 @@
 // A video: its rows come while it is read; lanes show each face over time.
 
 import * as api from "./api.js";
-import { complain, element, find, megabytes, percent, say, unanswered } from "./elements.js";
+import { complain, element, find, megabytes, named, percent, say, unanswered } from "./elements.js";
 import { boxes, bars, answer, shown } from "./faces.js";
 import { clock, draw, legend, means } from "./lanes.js";
 import { Portraits } from "./portraits.js";
@@ -62,7 +62,7 @@ async function read(file) {
     return;
   }
   const every = Number(find("#video-every").value);
-  const mine = { rows: [], tracks: new Map(), largest: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file, ended: null };
+  const mine = { rows: [], tracks: new Map(), largest: new Map(), end: 0, gap: every / 25, abort: new AbortController(), drawn: 0, file, ended: null, whole: false };
   run = mine;
   prepare(file);
   mine.portraits = new Portraits(view().src);
@@ -74,14 +74,17 @@ async function read(file) {
     }
     if (run !== mine) return;
     mine.ended = unanswered(file, "no frame can be read", "Not readable");
+    mine.whole = mine.rows.at(-1)?.status !== "error"; // as of one longer than may be read
     say(summary(mine));
   } catch (error) {
     if (run !== mine) return;
     const stopped = error.name === "AbortError";
     mine.ended = stopped ? unanswered(file, "stopped before its first frame", "Stopped") : unanswered(file, error.message);
     if (stopped) say("Stopped");
-    else complain(error.message);
+    else complain(named(file, error.message));
   }
+  find("#video-part").textContent = `${mine.abort.signal.aborted ? "Stopped" : "Ended early"}; read to ${clock(mine.end)}.`;
+  find("#video-part").hidden = mine.whole || !mine.rows.length;
   const button = find("#video-stop");
   if (button === document.activeElement) find("#video-file").focus();
   button.hidden = true;
@@ -100,6 +103,7 @@ function prepare(file) {
   progress.removeAttribute("value");
   find("#lanes").replaceChildren();
   find("#lanes-note").hidden = true;
+  find("#video-part").hidden = true;
   find("#video .panel").replaceChildren(element("p", { className: "busy" }, `Reading ${file.name}`));
 }
 
@@ -212,5 +216,5 @@ function averages() {
       element("td", {}, label), element("td", {}, percent(share)));
   };
   return element("table", { className: "bars" },
-    element("caption", {}, "Over the whole video, on average"), element("tbody", {}, ...longest().map(line)));
+    element("caption", {}, `Over the ${run.whole ? "whole video" : `part that was read (to ${clock(run.end)})`}, on average`), element("tbody", {}, ...longest().map(line)));
 }
