@@ -921,6 +921,22 @@ def test_a_server_that_ends_within_a_video_is_named(browser: Any, tmp_path: Path
         assert page.inner_text("#video-part").startswith("Ended early; read to ")
 
 
+def test_a_video_is_dropped(browser: Any, server: Running, clip: Path) -> None:
+    with opened(browser, server) as page:
+        drop(ready(page), clip)
+        assert page.is_visible("#video")
+        page.wait_for_selector("#lanes figure")
+        page.wait_for_selector("#video-progress", state="hidden")
+        assert page.inner_text("#alert") == "" and not page.locator("#photos .strip li").count()
+        drop(page, PHOTOGRAPH, clip)
+        said = "Of 2 files face.webm alone is read: one video, or pictures, at a time"
+        assert page.inner_text("#alert") == said
+        page.wait_for_selector("#video-progress", state="hidden")
+        drop(page, PHOTOGRAPH)
+        page.wait_for_selector("#photos .box")
+        assert page.inner_text("#alert") == ""
+
+
 def test_limits_of_a_video_are_told(browser: Any, server: Running) -> None:
     limits = ("--max_video_frames", "50", "--max_video_seconds", "1")
     with opened(browser, server) as page:

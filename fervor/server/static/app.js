@@ -1,6 +1,7 @@
 // Starts the page: tabs, the model, and what is said about privacy.
 
 import * as api from "./api.js";
+import * as arrivals from "./arrivals.js";
 import * as camera from "./camera.js";
 import { complain, find, percent } from "./elements.js";
 import * as film from "./film.js";
@@ -75,6 +76,7 @@ try {
   photos.start(model);
   camera.start(model);
   film.start(model);
+  arrivals.start();
   document.documentElement.dataset.ready = "true";
 } catch (error) {
   complain(error.message);

@@ -28,6 +28,12 @@ export function complain(text) {
   place.hidden = !text;
 }
 
+// Beside what the alert already says.
+export function complainToo(text) {
+  const before = find("#alert").textContent;
+  if (!before.includes(text)) complain([before, text].filter(Boolean).join("; "));
+}
+
 // For a place that is filled anew: call what it returns afterwards, and what had the focus there has
 // it again, by its data-key; else the first of the fallbacks that is there.
 export function holdFocus(place) {

@@ -54,7 +54,7 @@ export function again() {
   if (!find("#video").hidden) read(file);
 }
 
-async function read(file) {
+export async function read(file) {
   run?.abort.abort();
   complain("");
   if (file.size > model.limits.video_bytes) {

@@ -1,7 +1,7 @@
 // Pictures: dropped, chosen or pasted; answered together, shown one by one.
 
 import * as api from "./api.js";
-import { complain, element, find, holdFocus, megabytes, say, unanswered } from "./elements.js";
+import { complain, complainToo, element, find, holdFocus, megabytes, say, unanswered } from "./elements.js";
 import { answer, bars, boxes, chips, shown, spoken } from "./faces.js";
 import { closeUp, cues, explainable, overlay } from "./heat.js";
 import { downloads } from "./rows.js";
@@ -17,30 +17,9 @@ export function start(model) {
   const { limits } = model;
   find("#photo-limits").textContent =
     `JPEG, PNG, WebP, BMP, TIFF or HEIC; up to ${megabytes(limits.file_bytes)} and ${Number((limits.pixels / 1e6).toPrecision(3))} million pixels each`;
-  const drop = find("#drop");
   find("#files").addEventListener("change", event => {
     take([...event.target.files]);
     event.target.value = "";
-  });
-  for (const name of ["dragenter", "dragover"]) {
-    document.addEventListener(name, event => {
-      if (!event.dataTransfer?.types.includes("Files")) return;
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => drop.classList.remove("over"));
-  document.addEventListener("drop", event => {
-    if (!event.dataTransfer?.files.length) return;
-    event.preventDefault();
-    find("#tab-photos").click();
-    take([...event.dataTransfer.files]);
-  });
-  document.addEventListener("paste", event => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length) return;
-    find("#tab-photos").click();
-    take(files);
   });
 }
 
@@ -73,7 +52,7 @@ function pixels(address) {
   });
 }
 
-async function take(files) {
+export async function take(files) {
   const { limits } = state.model;
   const large = files.filter(file => file.size > limits.file_bytes);
   complain(large.length ? `${large.map(file => file.name).join(", ")}: larger than ${megabytes(limits.file_bytes)}` : "");
@@ -109,8 +88,7 @@ async function ask(items) {
       return;
     }
     items.forEach(one => { one.error = error.message; });
-    const before = find("#alert").textContent; // of other pictures
-    if (!before.includes(error.message)) complain([before, error.message].filter(Boolean).join("; "));
+    complainToo(error.message);
   }
   draw();
 }
