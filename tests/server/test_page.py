@@ -937,6 +937,30 @@ def test_a_video_is_dropped(browser: Any, server: Running, clip: Path) -> None:
         assert page.inner_text("#alert") == ""
 
 
+def test_a_video_that_the_browser_cannot_play_is_said(
+    browser: Any, server: Running, clip: Path, tmp_path: Path
+) -> None:
+    """Its lanes are drawn all the same, and no moment of it is shown."""
+    frames = moving(30, lambda number: (60 + 4 * number, 90))
+    path = write_video(tmp_path / "talk.avi", frames, codec="mpeg4")
+    with opened(browser, server) as page:
+        ready(page).click("#tab-video")
+        page.set_input_files("#video-file", path)
+        page.wait_for_selector("#video-progress", state="hidden")
+        page.wait_for_selector("#unplayable")
+        said = page.inner_text("#unplayable")
+        assert said.startswith("This browser cannot play talk.avi.")
+        panel = page.inner_text("#video .panel")
+        assert " at 0.0 s" not in panel and "Over the whole video" in panel
+        assert "mostly happiness" in page.inner_text("#lanes figcaption")
+        assert not page.is_visible("#video-view")
+        accessible(page)
+        page.set_input_files("#video-file", clip)
+        page.wait_for_selector("#video .box")
+        assert page.is_hidden("#unplayable")
+        assert page.is_visible("#video-view")
+
+
 def test_limits_of_a_video_are_told(browser: Any, server: Running) -> None:
     limits = ("--max_video_frames", "50", "--max_video_seconds", "1")
     with opened(browser, server) as page:
@@ -965,6 +989,7 @@ def test_a_refused_video_is_not_read_for_ever(
         assert page.inner_text("#alert") == reason
         assert page.inner_text("#video .panel h2") == "Not answered"
         assert page.inner_text("#video .panel .empty") == reason
+        assert page.inner_text("#unplayable") == "This browser cannot play notes.mp4."
         assert not page.is_visible("#video-stop")
         accessible(page)
 

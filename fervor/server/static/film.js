@@ -18,6 +18,8 @@ const lasting = seconds => {
   return count === 1 ? "1 second" : `${count} seconds`;
 };
 const view = () => find("#video-view");
+// What a browser cannot play is an error, or has sound alone.
+const playable = () => !view().error && !(view().readyState && !view().videoWidth);
 let model = null;
 let run = null;
 
@@ -34,7 +36,7 @@ export function start(described) {
     if (file) read(file);
   });
   find("#video-stop").addEventListener("click", () => run?.abort.abort());
-  for (const name of ["timeupdate", "seeked", "play", "loadeddata"]) view().addEventListener(name, follow);
+  for (const name of ["timeupdate", "seeked", "play", "loadedmetadata", "loadeddata", "error"]) view().addEventListener(name, follow);
   find("#lanes-note").textContent = `The ${LANES} faces that are seen longest; the rows hold all.`;
   window.addEventListener("resize", () => run && drawLanes());
 }
@@ -163,7 +165,7 @@ function drawLanes() {
     run.portraits.take(figure.querySelector(".portrait"), run.largest.get(track));
     figure.querySelector("span").textContent = `Face ${track + 1}, ${clock(first)} to ${clock(last)}: mostly ${words[0]}`;
     figure.lastChild.setAttribute("aria-label", `Face ${track + 1} over time: on average ${words.join(", ")}`);
-    draw(figure.lastChild, samples, model, { to, gap: run.gap, now: view().currentTime });
+    draw(figure.lastChild, samples, model, { to, gap: run.gap, now: playable() ? view().currentTime : null });
   });
 }
 
@@ -179,8 +181,11 @@ function follow() {
   let picture = stage.querySelector(".picture");
   if (!picture) {
     picture = element("div", { className: "picture" }, view());
-    stage.replaceChildren(picture);
+    stage.prepend(picture);
   }
+  picture.hidden = !playable();
+  find("#unplayable").hidden = playable();
+  find("#unplayable").textContent = `This browser cannot play ${run.file.name}.${run.rows.length ? " The lanes and the rows hold what was read." : ""}`;
   const now = view().currentTime;
   const near = [...run.tracks.values()]
     .map(samples => samples.findLast(row => row.time_s <= now + 1e-3))
@@ -198,10 +203,10 @@ function follow() {
 
 function drawPanel(rows, now) {
   const panel = find("#video .panel");
-  const parts = rows.length
-    ? [answer(rows[0], `Face ${rows[0].track + 1} at ${clock(now)}`), bars(rows[0], model)]
-    : run.rows.length ? [element("p", { className: "empty" }, `No face at ${clock(now)}.`)]
-      : run.ended ?? [element("p", { className: "busy" }, `Reading ${run.file.name}`)];
+  const parts = [];
+  if (!run.rows.length) parts.push(...run.ended ?? [element("p", { className: "busy" }, `Reading ${run.file.name}`)]);
+  else if (rows.length && playable()) parts.push(answer(rows[0], `Face ${rows[0].track + 1} at ${clock(now)}`), bars(rows[0], model));
+  else if (playable()) parts.push(element("p", { className: "empty" }, `No face at ${clock(now)}.`));
   if (run.tracks.size) parts.push(averages());
   if (run.rows.length) parts.push(legend(model));
   panel.querySelectorAll(":scope > :not(.downloads)").forEach(part => part.remove());

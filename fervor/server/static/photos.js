@@ -164,7 +164,7 @@ function drawStage() {
   };
   image.addEventListener("load", draw);
   image.addEventListener("error", () => {
-    picture.replaceChildren(element("p", { className: "empty", style: { padding: "4rem 1rem", lineHeight: 1.5 } },
+    picture.replaceChildren(element("p", { className: "empty" },
       `This browser cannot show ${file.name}.`));
   });
   picture.append(image);
