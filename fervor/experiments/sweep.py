@@ -1,8 +1,8 @@
 """Sweeps over settings: many runs of one recipe, chosen by their figures on validation alone.
 
 The study is kept in a journal (Optuna) beside its runs, so that a sweep that was stopped goes on:
-finished trials are not repeated, and a run that was under way is taken up where it stopped. What it
-found is a result file with its provenance, whose `trials` are the rows.
+finished trials are not repeated, and a run that was under way or that failed is taken up where it
+stopped. What it found is a result file with its provenance, whose `trials` are the rows.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ Figure = Literal["accuracy", "mean_class_accuracy", "macro_f1", "negative_log_li
 
 JOURNAL, ROWS, LOCK = "journal.log", "trials.json", "lock"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""Trials with a figure, and those whose training failed; the others were stopped."""
+"""Trials with a figure, and those whose training failed."""
 
 TRIAL = "trial-"
 """What the names of the trials' run folders begin with."""
@@ -67,7 +67,8 @@ class Outcome:
     """What a sweep found.
 
     Attributes:
-        rows: a row of each trial that lies in what was asked for, the best first.
+        rows: a row of each trial that lies in what was asked for, the best first; those whose
+            training failed are the last and have no `selection`.
         path: the result file that holds them; none was written where every trial failed.
     """
 
@@ -249,12 +250,30 @@ def _check_earlier(
             )
 
 
-def _requeue(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
-    """Trials that a stopped process left behind are asked for again."""
+def _unfinished(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], recipe: Job
+) -> list[dict[str, Any]]:
+    """Settings of trials that were stopped or failed, each once, unless they were completed since.
+
+    What a process that was stopped has left running is told to be stopped: the folder is locked.
+    """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if _lies_in(space, trial.params):
-            study.enqueue_trial(trial.params)
         study.tell(trial.number, state=TrialState.FAIL)
+    unfinished = {
+        job_of(recipe, trial.params).folder: trial.params
+        for trial in _trials(study, space, (TrialState.FAIL, TrialState.PRUNED))
+    }
+    for folder in _complete(study, space, recipe):
+        unfinished.pop(folder, None)
+    return list(unfinished.values())
+
+
+def _complete(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], recipe: Job
+) -> list[Path]:
+    """Run folders of the complete trials; the sampler may have drawn one more than once."""
+    trials = _trials(study, space, (TrialState.COMPLETE,))
+    return [job_of(recipe, trial.params).folder for trial in trials]
 
 
 def _lies_in(space: Mapping[str, BaseDistribution], settings: Mapping[str, Any]) -> bool:
@@ -267,10 +286,11 @@ def _lies_in(space: Mapping[str, BaseDistribution], settings: Mapping[str, Any])
     )
 
 
-def _ended(
-    study: optuna.Study, space: Mapping[str, BaseDistribution]
+def _trials(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], states: tuple[TrialState, ...]
 ) -> list[optuna.trial.FrozenTrial]:
-    trials = study.get_trials(states=ENDED)
+    """The trials in these states whose settings are asked for, in the order of their starts."""
+    trials = study.get_trials(states=states)
     return [trial for trial in trials if _lies_in(space, trial.params)]
 
 
@@ -281,7 +301,8 @@ def _sample(
     recipe: Job,
     figure: Figure,
 ) -> None:
-    """Run what the sampler draws until so many trials have ended; a failed one counts.
+    """Run what an earlier start has left unfinished, then what the sampler draws, until there are
+    so many trials; one that fails counts until the next start.
 
     Raises:
         UsageError: the study has trials over a list of other values, or a range of another kind.
@@ -295,8 +316,11 @@ def _sample(
                     f"--vary {name}: --trials draws from the list of values or the kind of range "
                     "that the study has drawn from, expected the same: name another --study"
                 ) from None
-    _requeue(study, space)
-    while len(_ended(study, space)) < trials:
+    unfinished = _unfinished(study, space, recipe)
+    left = trials - len(_complete(study, space, recipe))
+    for _ in range(max(left, len(unfinished))):
+        if unfinished:
+            study.enqueue_trial(unfinished.pop(0))
         trial = study.ask(dict(space))
         value, state = _run(job_of(recipe, trial.params), figure)
         study.tell(trial, value, state)
@@ -309,11 +333,11 @@ def _work_through(
     recipe: Job,
     figure: Figure,
 ) -> None:
-    """Run every combination that has not ended; a study takes trials over lists that grow."""
-    ended = {job_of(recipe, trial.params).folder for trial in _ended(study, space)}
+    """Run every combination that is not complete; a study takes trials over lists that grow."""
+    done = _complete(study, space, recipe)
     for settings in grid:
         job = job_of(recipe, settings)
-        if job.folder not in ended:
+        if job.folder not in done:
             value, state = _run(job, figure)
             study.add_trial(
                 create_trial(
@@ -396,7 +420,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row for each trial that ended, the best first, failed ones last."""
     rows: dict[str, dict[str, Any]] = {}
-    for trial in _ended(study, space):
+    for trial in _trials(study, space, ENDED):
         job = job_of(recipe, trial.params)
         done = trial.state == TrialState.COMPLETE
         row: dict[str, Any] = {"settings": trial.params, "state": "complete" if done else "failed"}

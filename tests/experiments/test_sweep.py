@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fervor.cli.main import main
 from fervor.config import Augment, Data, Encoder, Optim, Run
 from fervor.errors import UsageError
 from fervor.evaluation import results
@@ -40,9 +41,10 @@ with open("data.txt", "a") as file:
 if pathlib.Path("stop").exists():
     (folder / "last.ckpt").touch()
     raise KeyboardInterrupt
-if temperature == 9:
+if temperature == 9 and not pathlib.Path("mended").exists():
+    (folder / "last.ckpt").touch()
     sys.exit("diverged")
-accuracy = 1 - (temperature - 0.3) ** 2 - recipe["optim"]["learning_rate"]
+accuracy = 1 - abs(temperature - 0.3) / 9 - recipe["optim"]["learning_rate"]
 info = json.loads({description!r})
 info["selection"] |= {{"accuracy": accuracy, "negative_log_likelihood": 1 - accuracy}}
 (folder / "model.json").write_text(json.dumps(info))
@@ -173,12 +175,59 @@ def test_what_stopped_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_run_that_fails_is_told_and_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
-    found = sweep(RECIPE, ["options.temperature=9,0.3"], folder=Path("s"))
+def test_a_run_that_fails_is_told_and_tried_again_by_the_next_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vary = ["options.temperature=9,0.3"]
+    found = sweep(RECIPE, vary, folder=Path("s"))
     assert [row["state"] for row in found.rows] == ["complete", "failed"]
     assert "diverged" in caplog.text
-    sweep(RECIPE, ["options.temperature=9,0.3"], folder=Path("s"))
-    assert len(trained()) == 2
+    again = sweep(RECIPE, vary, folder=Path("s"))
+    assert again.rows == found.rows and len(trained()) == 3  # it fails again
+    Path("mended").touch()
+    mended = sweep(RECIPE, vary, folder=Path("s"))
+    assert [row["state"] for row in mended.rows] == ["complete", "complete"]
+    assert [line.split()[:2] for line in trained() if " 9 " in line] == [
+        ["--config", "9"],
+        *[["--resume", "9"]] * 2,
+    ]
+    sweep(RECIPE, vary, folder=Path("s"))
+    assert len(trained()) == 4
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_drawn_trials_that_fail_are_tried_again_by_the_next_start() -> None:
+    """Whatever number of trials the next start asks for, and in place of newly drawn ones."""
+    vary = ["options.temperature=9,9.0"]
+    found = sweep(RECIPE, vary, trials=4, folder=Path("s"))
+    assert {row["state"] for row in found.rows} == {"failed"} and len(trained()) == 4
+    settings = {repr(row["settings"]) for row in found.rows}
+    Path("mended").touch()
+    for trials in (1, 4, 4):
+        mended = sweep(RECIPE, vary, trials=trials, folder=Path("s"))
+        assert {row["state"] for row in mended.rows} == {"complete"}
+        assert {repr(row["settings"]) for row in mended.rows} >= settings
+    states = [trial["state"] for trial in results.read(mended.path)["trials"]]
+    assert states == ["complete"] * len(states)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_command_ends_with_a_problem_where_a_trial_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["sweep", "--config", "ke/ferplus-mobilenet-evidence-ls", "--data.root", "here"]
+    words += ["--study", "s", "--vary"]
+    assert main([*words, "options.temperature=9"]) == 1
+    answer = capsys.readouterr()
+    assert answer.out == "failed   options.temperature=9\n"
+    assert "1 trial failed: the same command tries again\n" in answer.err
+    assert not Path("s/trials.json").exists()
+    assert main([*words, "options.temperature=9,0.3"]) == 1
+    assert capsys.readouterr().out.endswith("written to s/trials.json\n")
+    Path("mended").touch()
+    assert main([*words, "options.temperature=9,0.3"]) == 0
+    answer = capsys.readouterr()
+    assert "failed" not in answer.out + answer.err
 
 
 OTHERS = {

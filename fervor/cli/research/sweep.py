@@ -1,11 +1,12 @@
 """The command `fervor sweep`."""
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 from fervor.cli.notes import notes
 from fervor.config import Run
-from fervor.errors import DONE
+from fervor.errors import DONE, PROBLEM, counted
 from fervor.plugins import missing_extra
 
 
@@ -38,5 +39,10 @@ def sweep(
     for row in outcome.rows:
         shown = f"{row['selection'][figure]:.4f}" if "selection" in row else "failed"
         print(f"{shown:8}", *(f"{name}={value}" for name, value in row["settings"].items()))
-    print(f"written to {outcome.path}")
-    return DONE
+    failures = sum("selection" not in row for row in outcome.rows)
+    if failures < len(outcome.rows):
+        print(f"written to {outcome.path}")
+    if not failures:
+        return DONE
+    print(f"{counted(failures, 'trial')} failed: the same command tries again", file=sys.stderr)
+    return PROBLEM
