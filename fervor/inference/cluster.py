@@ -4,12 +4,15 @@ The inputs are cut into pieces; each piece goes to one of several workers, proce
 model each. Ray Data hands out no more pieces than the answers that are taken allow, starts a worker
 anew where one is lost, and gives its pieces out again. Answers carry the numbers of their inputs:
 each input is written once, in the order of the inputs, however often it was worked on. A picture
-that takes its worker with it, again and again, is answered as one that cannot be read.
+that takes its worker with it, again and again, is answered as one that cannot be read. What goes
+wrong within a worker is an answer too, which ends the run: Ray would print its traceback.
 """
 
 import logging
 import os
 import pickle
+import platform
+import re
 import secrets
 import shutil
 import sys
@@ -17,7 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow
@@ -25,7 +28,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from fervor.artifacts.model_info import SHIPPED
-from fervor.errors import EndpointError, UsageError, counted
+from fervor.errors import EndpointError, FervorError, UsageError, counted
 from fervor.faces.landmarks import PointFinder
 from fervor.inference.neutral_baseline import AUTO
 from fervor.inference.prediction import Answer
@@ -46,6 +49,9 @@ BATCHES = 4
 
 LOSSES = 2
 """Workers that a piece may lose before its pictures are looked at one by one."""
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+"""Colours of a terminal, in which Ray prints."""
 
 LOST = "its worker was lost each time that it was read"
 
@@ -96,7 +102,7 @@ def joined(workers: int, threads: int) -> Iterator[int]:
                 )
             yield workers or room
         except ray.exceptions.RayError as error:
-            raise EndpointError(f"{where} failed: {_first_line(error)}") from error
+            raise EndpointError(f"{where} failed: {_reason(error)}") from error
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
@@ -118,7 +124,7 @@ def _started(address: str, cores: int, folder: str) -> int:
                 ray.init("local", _temp_dir=folder, **own, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         what = f"{ADDRESS}={address}: no cluster answers" if address else "Ray cannot be started"
-        raise EndpointError(f"{what}: {_first_line(error)}") from error
+        raise EndpointError(f"{what}: {_reason(error)}") from error
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 0))
 
@@ -153,7 +159,7 @@ def answers(
     `options` are those of `Predictor`; the frames that come with the answers hold no pixels.
 
     Raises:
-        EndpointError: the cluster left pictures out.
+        EndpointError: a worker failed, or the cluster left pictures out.
     """
     losses = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Losses).remote()
     data = ray.data.from_arrow(list(_pieces(sources, BATCHES * options["batch_size"]))).map_batches(
@@ -166,7 +172,10 @@ def answers(
     )
     written = 0
     for written, content in enumerate(in_order(_numbered(data)), 1):
-        predictions, points = pickle.loads(content)
+        answer = pickle.loads(content)
+        if isinstance(answer, Failure):
+            raise EndpointError(f"a worker on {answer.machine} failed: {answer.reason}")
+        predictions, points = answer
         yield Frame(sources[written - 1], 0, None, None, None), predictions, points
     if written < len(sources):
         raise EndpointError(
@@ -236,8 +245,27 @@ class Losses:
         self._reading.pop(piece, None)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a worker answers where it cannot work, for each picture of a piece.
+
+    Attributes:
+        machine: name of the machine that it runs on.
+        reason: in one line.
+    """
+
+    machine: str
+    reason: str
+
+
+def _failure(error: Exception) -> Failure:
+    line = " ".join(str(error).split())
+    kind = "" if isinstance(error, FervorError) and line else type(error).__name__
+    return Failure(platform.node(), ": ".join(filter(None, (kind, line))))
+
+
 class Worker:
-    """A model in a process of its own, for one piece after another.
+    """A model in a process of its own, for one piece after another; it never raises.
 
     Args:
         losses: the `Losses` of all workers, an actor of Ray.
@@ -250,12 +278,28 @@ class Worker:
         self, losses: Any, folder: str, options: Mapping[str, Any], landmarks: bool
     ) -> None:
         self._losses, self._folder = losses, folder
-        self._predictor = Predictor(**options)
-        whole = options["faces"] == "precropped"
-        self._finder = PointFinder(self._predictor.threads, whole=whole) if landmarks else None
+        self._failure: Failure | None = None
+        try:
+            self._predictor = Predictor(**options)
+            whole = options["faces"] == "precropped"
+            self._finder = PointFinder(self._predictor.threads, whole=whole) if landmarks else None
+        except Exception as error:
+            self._failure = _failure(error)
 
     def __call__(self, piece: pyarrow.Table) -> pyarrow.Table:
         """Numbers and sources to numbers and answers."""
+        if self._failure is None:
+            try:
+                rows = self._rows(piece)
+            except Exception as error:
+                self._failure = _failure(error)
+        if self._failure is not None:
+            rows = [pickle.dumps(self._failure)] * len(piece)
+        return pyarrow.table(
+            {"number": piece["number"], "answer": pyarrow.array(rows, "large_binary")}
+        )
+
+    def _rows(self, piece: pyarrow.Table) -> list[bytes]:
         numbers = piece["number"].to_pylist()
         sources = [os.fsdecode(source) for source in piece["source"].to_pylist()]
         if ray.get(self._losses.begin.remote(numbers[0])):
@@ -264,8 +308,7 @@ class Worker:
         else:
             rows = list(self._answers(self._read(source) for source in sources))
         ray.get(self._losses.done.remote(numbers[0]))
-        answer = pyarrow.array(rows, "large_binary")
-        return pyarrow.table({"number": piece["number"], "answer": answer})
+        return rows
 
     def _answers(self, frames: Generator[Frame]) -> Iterator[bytes]:
         read = prefetch(frames, weight=lambda frame: frame.pixels, limit=media.PREFETCH_PIXELS)
@@ -292,6 +335,10 @@ class Worker:
         return replace(media.read_image(path), source=source)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line; of a traceback, as Ray's errors hold, what was raised."""
+    lines = [line for line in ANSI.sub("", str(error)).splitlines() if line.strip()]
+    code = [number for number, line in enumerate(lines) if line.startswith("    ")]
+    if code and code[-1] + 1 < len(lines):  # behind the last frame
+        lines = lines[code[-1] + 1 :]
+    return lines[0].strip() if lines else type(error).__name__

@@ -2,17 +2,21 @@
 
 import json
 import os
+import pickle
+import platform
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from fervor.cli.main import main
+from fervor.errors import ModelError
 from tests.support.models import write_model
 from tests.support.signals import hear_interruptions
 
@@ -32,6 +36,25 @@ if "default_worker.py" in " ".join(sys.orig_argv):
         return read(source, **options)
     media.read_image = killing
 """
+
+
+MISSING = """
+import sys
+if "default_worker.py" in " ".join(sys.orig_argv):
+    from fervor.errors import ModelError
+    from fervor.inference import predictor
+    def missing(*_, **__):
+        raise ModelError("/models/mine is missing: expected a model folder")
+    predictor.Predictor.__init__ = missing
+"""
+"""No worker finds its model."""
+
+ELSEWHERE = """
+import sys
+if "default_worker.py" in " ".join(sys.orig_argv):
+    sys.modules["fervor.inference.cluster"] = None
+"""
+"""No worker finds fervor."""
 
 
 @pytest.fixture
@@ -178,15 +201,63 @@ class TestPieces:
         losses.done(8)
         assert not losses.begin(8)
 
+    @pytest.mark.parametrize("fails", ["__init__", "with_frames"])
+    def test_what_goes_wrong_in_a_worker_is_an_answer(
+        self, fails: str, model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each picture of the piece has it, also where the worker could not even begin."""
+        from fervor.inference import cluster
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise ModelError("mine is missing")
+
+        calls = SimpleNamespace(remote=lambda *_: False)
+        monkeypatch.setattr(cluster.ray, "get", lambda answer: answer)
+        monkeypatch.setattr(cluster.Predictor, fails, fail)
+        options = {"model": str(model), "faces": "precropped", "batch_size": 8, "threads": 1}
+        losses = SimpleNamespace(begin=calls, done=calls)
+        worker = cluster.Worker(losses, str(pictures), options, False)
+        piece = next(cluster._pieces(["00.png", "01.png"], 8))
+        answers = worker(piece)["answer"].to_pylist()
+        expected = cluster.Failure(platform.node(), "mine is missing")
+        assert [pickle.loads(answer) for answer in answers] == [expected] * 2
+
+    def test_a_failure_names_what_is_no_error_of_ours(self) -> None:
+        from fervor.inference.cluster import _failure
+
+        assert _failure(RuntimeError("out\nof memory")).reason == "RuntimeError: out of memory"
+        assert _failure(MemoryError()).reason == "MemoryError"
+        assert _failure(ModelError()).reason == "ModelError"
+
+    def test_of_rays_errors_the_cause_is_told(self) -> None:
+        """Ray's own lines are above the cause, in colours; frames of its own are left out."""
+        from ray.exceptions import ActorDiedError, RayTaskError
+
+        from fervor.inference.cluster import _reason
+
+        def error(*frames: str) -> RayTaskError:
+            text = "\n".join(["Traceback (most recent call last):", *frames, "KeyError: 'x'", ""])
+            return RayTaskError("f", text, KeyError("x"), proctitle="f", pid=1, ip="192.0.2.1")
+
+        frame = '  File "a.py", line 1, in f\n    x["x"]\n    ~^^^^^'
+        for one in (error(frame), error(frame, frame), error("           ^^^^^^")):
+            for raised in (one, one.as_instanceof_cause(), ActorDiedError(one)):
+                assert _reason(raised) == "KeyError: 'x'"
+        assert _reason(ConnectionError("no\n\n  answer")) == "no"
+        assert _reason(ConnectionError()) == "ConnectionError"
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
-def started(tmp_path: Path, *words: str | Path) -> "subprocess.Popen[str]":
-    """A prediction over a cluster of this machine whose workers die of the poison."""
-    (tmp_path / "sitecustomize.py").write_text(KILLER, encoding="utf-8")
+def started(tmp_path: Path, *words: str | Path, program: str = KILLER) -> "subprocess.Popen[str]":
+    """A prediction over a cluster of this machine whose workers die of the poison.
+
+    `program` is what each process runs as it starts.
+    """
+    (tmp_path / "sitecustomize.py").write_text(program, encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), *sys.path[1:]])
     command = [sys.executable, "-m", "fervor", "predict", *map(str, words), "--cluster"]
     return subprocess.Popen(
@@ -287,3 +358,28 @@ class TestCluster:
         while left := [worker for worker in workers if is_alive(worker)]:
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
+
+    @pytest.mark.parametrize(
+        ("program", "lines", "reason"),
+        [
+            (
+                MISSING,
+                1,
+                f"a worker on {platform.node()} failed: /models/mine is missing: expected",
+            ),
+            # what Ray itself prints of a worker that does not start stands above it
+            (ELSEWHERE, None, "the cluster on this machine failed: ModuleNotFoundError: import of"),
+        ],
+    )
+    def test_why_a_worker_fails_is_one_line(
+        self, program: str, lines: int | None, reason: str, pictures: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "rows.jsonl"
+        process = started(tmp_path, pictures, "--output", output, program=program)
+        answer, error = process.communicate(timeout=300)
+        assert (process.returncode, answer) == (2, "")
+        assert any(
+            line.startswith(f"fervor predict: {reason}") and "\x1b" not in line
+            for line in error.splitlines()
+        ), error
+        assert lines is None or error.count("\n") == lines
