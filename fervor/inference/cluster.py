@@ -56,8 +56,12 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LOST = "its worker was lost each time that it was read"
 
 
-def find(inputs: Sequence[str], *, offline: bool = False) -> list[str]:
+def find(
+    inputs: Sequence[str], *, offline: bool = False, skipped: Counter[str] | None = None
+) -> list[str]:
     """The pictures that the inputs stand for: paths, folders, and addresses that fsspec knows.
+
+    `skipped` counts, by their endings, the files of folders that are no input.
 
     Raises:
         InputError: an input does not exist, or a folder holds no picture.
@@ -69,7 +73,10 @@ def find(inputs: Sequence[str], *, offline: bool = False) -> list[str]:
         raise UsageError(f"{away[0]}: --offline reads paths alone")
     names: list[str] = []
     for given in inputs:
-        names.extend(remote.find(given) if remote.is_remote(given) else media.find([given]))
+        if remote.is_remote(given):
+            names.extend(remote.find(given, skipped=skipped))
+        else:
+            names.extend(media.find([given], skipped=skipped))
     for source in names:
         moving = source.lower().endswith(media.VIDEO_ENDINGS) or media.is_webcam(source)
         if moving or (not remote.is_remote(source) and media.is_video(source)):

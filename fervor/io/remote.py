@@ -6,11 +6,20 @@ as s3fs for s3:// and gcsfs for gs://, which also reads the credentials, from wh
 
 import io
 import re
+from collections import Counter
 from typing import Any
 
 from fervor.errors import InputError, UsageError
 from fervor.io.frame import Frame
-from fervor.io.sources import ENDINGS, MAX_PIXELS, VIDEO_ENDINGS, decode_image, is_animated
+from fervor.io.sources import (
+    ENDINGS,
+    MAX_PIXELS,
+    VIDEO_ENDINGS,
+    decode_image,
+    is_animated,
+    skipped_files,
+    unusable_files,
+)
 
 
 __all__ = ["ANIMATION", "MAX_BYTES", "find", "is_remote", "read_image"]
@@ -21,6 +30,9 @@ ANIMATION = "an animation: --cluster takes pictures; give animations without it"
 MAX_BYTES = 256_000_000
 """Of one object, which is held in memory while it is decoded."""
 
+ABSENT = (404, 410)
+"""Answers over HTTP of a server that has no such file."""
+
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://")
 
 
@@ -29,30 +41,43 @@ def is_remote(source: str) -> bool:
     return ADDRESS.match(source) is not None
 
 
-def find(address: str) -> list[str]:
+def find(address: str, *, skipped: Counter[str] | None = None) -> list[str]:
     """The addresses that one stands for: of an image itself, of a folder its images and videos,
     recursively, sorted.
 
+    `skipped` counts, by their endings, the files of a folder that are no input.
+
     Raises:
-        InputError: nothing is there, it cannot be listed, or a folder holds no image.
+        InputError: nothing is there, it cannot be read, or a folder holds no image.
         UsageError: the package for such addresses is not installed, or nobody knows them.
     """
     system = _system(address)
     try:
-        if system.isfile(address):
+        if system.info(address)["type"] == "file":
             return [address]
-        if not system.exists(address):
-            raise InputError(f"{address} does not exist: expected a picture or a folder")
         names = system.find(address)
-    except InputError:
-        raise
     except Exception as error:  # each object store has errors of its own
-        raise InputError(f"{address} cannot be listed: {_said(error)}") from error
-    endings = (*ENDINGS, *VIDEO_ENDINGS)
-    matches = [name for name in names if name.lower().endswith(endings)]
+        if _is_absence(error):
+            raise InputError(f"{address} does not exist: expected a picture or a folder") from error
+        raise InputError(f"{address} cannot be read: {_said(_cause(error))}") from error
+    matches = [name for name in names if name.lower().endswith((*ENDINGS, *VIDEO_ENDINGS))]
+    others = unusable_files(set(names) - set(matches))
+    if skipped is not None:
+        skipped.update(others)
     if not matches:
-        raise InputError(f"{address} holds no picture: expected {', '.join(ENDINGS)}")
+        holds = f"; {skipped_files(others)}" if others else ""
+        raise InputError(f"{address} holds no picture{holds}: expected {', '.join(ENDINGS)}")
     return [system.unstrip_protocol(name) for name in sorted(matches, key=_parts)]
+
+
+def _cause(error: Exception) -> BaseException:
+    """Over HTTP all that goes wrong is a file that is not found, because of something else."""
+    return error.__cause__ or error if isinstance(error, FileNotFoundError) else error
+
+
+def _is_absence(error: Exception) -> bool:
+    cause = _cause(error)
+    return isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in ABSENT
 
 
 def read_image(address: str, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Frame:
@@ -92,7 +117,7 @@ def _parts(name: str) -> list[str]:
     return name.split("/")
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """What an error says, in one line."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(reason.split()) or type(error).__name__

@@ -50,6 +50,7 @@ __all__ = [
     "read_image",
     "readable_frame",
     "skipped_files",
+    "unusable_files",
 ]
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8]
@@ -334,13 +335,19 @@ def skipped_files(counts: Counter[str]) -> str:
     return f"{counted(total, 'file')} skipped ({', '.join(named)}{rest})"
 
 
+def unusable_files(names: Iterable[str]) -> Counter[str]:
+    """How many of a folder's other files have which ending; hidden ones do not count."""
+    files = (os.path.basename(name) for name in names)
+    return Counter(os.path.splitext(file)[1].lower() for file in files if file[:1] not in ("", "."))
+
+
 def _most(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0] or "~"))[:NAMED_ENDINGS]
 
 
 def _media_below(folder: str, skipped: Counter[str]) -> list[str]:
     paths: list[str] = []
-    others: Counter[str] = Counter()
+    others: list[str] = []
     endings = (*ENDINGS, *VIDEO_ENDINGS)
     # A folder that cannot be listed stays in the stream: reading it says why.
     walk = os.walk(folder, onerror=lambda error: paths.append(str(error.filename)))
@@ -348,11 +355,12 @@ def _media_below(folder: str, skipped: Counter[str]) -> list[str]:
         for name in names:
             if name.lower().endswith(endings):
                 paths.append(os.path.join(parent, name))
-            elif not name.startswith("."):
-                others[os.path.splitext(name)[1].lower()] += 1
-    skipped.update(others)
+            else:
+                others.append(name)
+    counts = unusable_files(others)
+    skipped.update(counts)
     if not paths:
-        holds = f"; {skipped_files(others)}" if others else ""
+        holds = f"; {skipped_files(counts)}" if counts else ""
         raise InputError(
             f"folder {folder} holds no picture and no video{holds}: expected {', '.join(endings)}"
         )

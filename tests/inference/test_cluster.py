@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,8 @@ from PIL import Image
 
 from fervor.cli.main import main
 from fervor.errors import ModelError
+from fervor.inference.prediction import Answer
+from fervor.io.frame import Frame
 from tests.support.models import write_model
 from tests.support.signals import hear_interruptions
 
@@ -140,6 +144,30 @@ class TestPieces:
         monkeypatch.setenv("HF_HUB_OFFLINE", "")  # --offline sets it
         (tmp_path / "clip.mp4").write_bytes(bytes(9))
         assert line in refused([*words, "--cluster"], capsys)
+
+    def test_files_of_folders_that_are_no_input_are_counted(
+        self,
+        model: Path,
+        pictures: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Of paths and addresses alike, as without a cluster; here a cluster that has no worker."""
+        from fervor.inference import cluster
+
+        def answers(sources: list[str], *_: Any, **__: Any) -> Iterator[Answer]:
+            yield from ((Frame(source, 0, None, None, "unread"), (), ()) for source in sources)
+
+        (pictures / "notes.txt").touch()
+        (pictures / ".hidden").touch()
+        monkeypatch.setattr(cluster, "joined", lambda *_: nullcontext(1))
+        monkeypatch.setattr(cluster, "answers", answers)
+        words = ["predict", str(pictures), f"file://{pictures}", "--cluster", "--model", str(model)]
+        assert main([*words, "--output", str(tmp_path / "rows.jsonl")]) == 0
+        assert capsys.readouterr().out.endswith("; 2 files skipped (2 .txt)\n")
+        assert main(words) == 0
+        assert capsys.readouterr().err == "2 files skipped (2 .txt)\n"
 
     def test_every_name_is_in_one_piece(self) -> None:
         from fervor.inference.cluster import _pieces

@@ -1,6 +1,7 @@
 """Pictures behind addresses: what is found, in which order, and what each fault says."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -81,10 +82,58 @@ def test_wrong_addresses(address: str, error: type[Exception], line: str) -> Non
         remote.find(address)
 
 
+class NotFound(Exception):
+    status = 404
+
+
+class Refused(Exception):
+    status = 403
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "line"),
+    [
+        (FileNotFoundError(), OSError(111, "Connection refused"), "read: Connection refused"),
+        (FileNotFoundError(), Refused("403, Forbidden"), "read: 403, Forbidden"),
+        (FileNotFoundError(), NotFound("404"), "does not exist"),
+        (FileNotFoundError(), FileNotFoundError(), "does not exist"),
+        (FileNotFoundError(), None, "does not exist"),
+        (PermissionError(13, "Permission denied"), NotFound("404"), "read: Permission denied"),
+    ],
+)
+def test_what_cannot_be_reached_is_not_said_to_be_absent(
+    error: Exception, cause: Exception | None, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP a server that does not answer gives a FileNotFoundError, too."""
+
+    class System:
+        def info(self, _: str) -> None:
+            raise error from cause
+
+        def isfile(self, _: str) -> bool:
+            return False
+
+        exists = isfile
+
+    monkeypatch.setattr(fsspec, "filesystem", lambda _: System())
+    with pytest.raises(InputError, match=f"^http://host/a.png (cannot be )?{line}"):
+        remote.find("http://host/a.png")
+
+
 def test_a_folder_without_pictures(bucket: str) -> None:
     fsspec.filesystem("memory").pipe("/bucket/texts/a.txt", b"text")
-    with pytest.raises(InputError, match=r"texts holds no picture: expected \.jpg"):
+    with pytest.raises(
+        InputError, match=r"texts holds no picture; 1 file skipped \(1 \.txt\): expected \.jpg"
+    ):
         remote.find(f"{bucket}/texts")
+
+
+def test_other_files_of_a_folder_are_counted_but_for_hidden_ones(bucket: str) -> None:
+    for name in ("b/.hidden", "b/TABLE.CSV", "b/licence"):
+        fsspec.filesystem("memory").pipe(f"/bucket/{name}", b"text")
+    skipped = Counter({".txt": 3})
+    assert len(remote.find(bucket, skipped=skipped)) == 5
+    assert skipped == {".txt": 4, ".csv": 1, "": 1}
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

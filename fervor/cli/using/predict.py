@@ -111,7 +111,7 @@ def predict(
         with missing_extra("cluster"):
             from fervor.inference import cluster as place
         threads = threads or 1
-        sources = place.find(inputs, offline=offline)
+        sources = place.find(inputs, offline=offline, skipped=skipped)
     elif workers:
         raise UsageError(f"workers={workers}: needs --cluster")
     else:
