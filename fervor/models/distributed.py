@@ -13,6 +13,8 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
+from fervor.errors import UsageError, counted
+
 
 def world() -> int:
     """How many processes train together."""
@@ -47,6 +49,25 @@ def own_device() -> torch.device:
     if accelerator is None or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_devices(processes: int) -> None:
+    """Look whether each process of this machine has a GPU of its own, where it has GPUs.
+
+    Raises:
+        UsageError: there are more processes than GPUs.
+    """
+    if torch.cuda.is_available():
+        devices, instead = torch.cuda.device_count(), ", or CUDA_VISIBLE_DEVICES= for processors"
+    elif torch.backends.mps.is_available():
+        devices, instead = 1, ""
+    else:
+        return
+    if processes > devices:
+        raise UsageError(
+            f"{counted(processes, 'process')} on a machine that has {counted(devices, 'GPU')}: "
+            f"expected at most one for each (--processes, torchrun --nproc-per-node){instead}"
+        )
 
 
 def shard(count: int) -> Int[Tensor, " m"]:

@@ -92,6 +92,7 @@ def train(run: Run, *, resume: bool = False) -> Path:
     run = replace(run, options=with_sentences(run.options))
     check_names(run)
     devices, nodes = distributed.devices_and_nodes(run.processes)
+    distributed.check_devices(devices)
     optim = amp.on_this_machine(run.optim, processes=devices * nodes, resume=resume)
     folder, original, run = run.folder, run, replace(run, optim=optim)
     trainer = _trainer(run.optim, folder, processes=run.processes)

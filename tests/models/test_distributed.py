@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from torch import Tensor, distributed
 
 from fervor.data.batch import Batch
+from fervor.errors import UsageError
 from fervor.methods import method_class
 from fervor.methods.base import Method
 from fervor.models import distributed as processes
@@ -158,6 +160,37 @@ def test_one_process_gathers_nothing() -> None:
     assert processes.shard(5).tolist() == [0, 1, 2, 3, 4]
     assert float(processes.largest(torch.tensor(2.0))) == 2
     assert processes.devices_and_nodes(3) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "count", "line"),
+    [
+        (
+            1,
+            False,
+            2,
+            "2 processes on a machine that has 1 GPU: expected .*node\\), or",
+        ),
+        (
+            2,
+            False,
+            3,
+            "3 processes on a machine that has 2 GPUs: expected .*node\\), or",
+        ),
+        (0, True, 2, "2 processes on a machine that has 1 GPU: expected .*node\\)$"),
+        (2, False, 2, ""),
+        (0, True, 1, ""),
+        (0, False, 9, ""),  # processors serve as many as are asked for
+    ],
+)
+def test_each_process_needs_a_gpu_where_there_are_any(
+    cuda: int, mps: bool, count: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    with pytest.raises(UsageError, match=line) if line else nullcontext():
+        processes.check_devices(count)
 
 
 def test_torchrun_counts_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -961,6 +961,21 @@ def test_wrong_settings_are_one_line(case: str, root: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run" / "history.json").exists()
 
 
+@pytest.mark.parametrize("started", ["alone", "by torchrun"])
+def test_more_processes_than_gpus_are_one_line(
+    started: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    alone = started == "alone"
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE") if not alone else ():
+        monkeypatch.setenv(name, "2")
+    run = replace(settings(root, tmp_path / "run"), processes=2 if alone else 1)
+    with pytest.raises(UsageError, match="2 processes on a machine that has 1 GPU: expected"):
+        train(run)
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_class_is_one_line(root: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "faces" / "train", ["happiness"], 8)
     data = Data(name="folder", root=str(tmp_path / "faces"))
