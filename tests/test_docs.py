@@ -86,6 +86,33 @@ def test_some_blocks_are_run() -> None:
     assert {param.values[0] for param in RUNNABLE} == {"python", "console"}
 
 
+STAND_IN = """#!/bin/bash
+while [[ $1 != --output ]]; do [[ $1 = pictures/* ]] && folder=$1; shift; done
+echo "$folder" >> asked.txt
+case $folder in *empty*) exit 2 ;; *stopped*) exit 130 ;; esac
+[[ -d $(dirname "$2") ]] || exit 2
+touch "$2"
+"""
+"""In place of fervor: writes no rows of a folder without pictures, nor into no folder."""
+
+
+def test_the_loop_over_folders_goes_on_but_after_an_interruption(tmp_path: Path) -> None:
+    (loop,) = (text for _, language, text in blocks("docs/cluster.md") if language == "bash")
+    program = tmp_path / "bin" / "fervor"
+    program.parent.mkdir()
+    program.write_text(STAND_IN, encoding="utf-8")
+    program.chmod(0o755)
+    for name in ("a", "b empty", "c", "d stopped", "e"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    path = os.pathsep.join([str(program.parent), os.environ["PATH"]])
+    for _ in range(2):
+        subprocess.run(["bash", "-c", loop], cwd=tmp_path, env={**os.environ, "PATH": path})
+    assert sorted(file.name for file in (tmp_path / "rows").iterdir()) == ["a.parquet", "c.parquet"]
+    asked = (tmp_path / "asked.txt").read_text(encoding="utf-8").splitlines()
+    again = ["pictures/b empty/", "pictures/d stopped/"]
+    assert asked == ["pictures/a/", again[0], "pictures/c/", again[1], *again]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_are_python(page: str) -> None:
     for _, language, text in blocks(page):
