@@ -136,16 +136,21 @@ def parsed(setting: str) -> tuple[str, BaseDistribution]:
     if not equals or not values:
         raise UsageError(f"--vary {setting}: expected name=value,value or name=low..high")
     _check_name(name)
-    if RANGE not in values:
-        return name, CategoricalDistribution([value_of(word) for word in values.split(",")])
     log = values.endswith(LOG)
-    low, high = (value_of(word) for word in values.removesuffix(LOG).split(RANGE, 1))
+    ends = [value_of(word) for word in values.removesuffix(LOG).split(RANGE, 1)]
+    if len(ends) == 1 or not any(map(_is_number, ends)):  # names of files may hold dots
+        return name, CategoricalDistribution([value_of(word) for word in values.split(",")])
+    low, high = ends
     try:
         if isinstance(low, int) and isinstance(high, int):
             return name, IntDistribution(low, high, log=log)
         return name, FloatDistribution(float(low), float(high), log=log)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--vary {setting}: expected two rising numbers ({error})") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def combinations(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]] | None:

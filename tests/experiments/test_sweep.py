@@ -336,6 +336,8 @@ def test_values_keep_their_kinds() -> None:
         "optim.learning_rate=1e-3,0.1": (0.001, 0.1),
         "options.centre=true,false": (True, False),
         "optim.name=sgd,adam": ("sgd", "adam"),
+        "encoder.weights=../a.safetensors,../b": ("../a.safetensors", "../b"),
+        "data.root=..": ("..",),
     }.items():
         name, found = parsed(words)
         assert name == words.partition("=")[0] and found.choices == expected  # type: ignore[attr-defined]
@@ -349,7 +351,10 @@ def test_values_keep_their_kinds() -> None:
         ("optim.learning=1,2", r"--vary optim.learning: no such setting, .*optim\.learning_rate"),
         ("optim.learning_rate", "expected name=value,value or name=low..high"),
         ("optim.learning_rate=2..1", "expected two rising numbers"),
-        ("optim.learning_rate=a..b", "expected two rising numbers"),
+        ("optim.learning_rate=0.1..b", "expected two rising numbers"),
+        ("optim.learning_rate=..1", "expected two rising numbers"),
+        ("optim.learning_rate=1..2,3", "expected two rising numbers"),
+        ("optim.learning_rate=a..b", r"--vary optim\.learning_rate=a\.\.b: .*Expected a <class"),
         ("selection=honest,paper", "--vary selection: a sweep chooses on validation alone"),
         ("output=a,b", "--vary output: every trial would train the same"),
         ("seed=0,x", r"--vary seed=x: .*Expected a <class 'int'>"),
