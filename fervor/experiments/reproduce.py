@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fervor.config import READING, Data, Run
-from fervor.errors import UsageError
+from fervor.errors import UsageError, counted
 from fervor.experiments.jobs import (
     Job,
     data_changes,
@@ -453,16 +453,20 @@ def _gains(results_of: Mapping[str, SeedResults], base: Row) -> dict[str, list[s
     """Each row's gain over the base, its 95 % interval, and its p value, corrected (Holm).
 
     Images and seeds are paired where both rows were tested on the same images and the files
-    hold every answer; else the seeds alone speak.
+    hold every answer; else the seeds alone speak. Behind the gain stands how many seeds both rows
+    have, where either has others too: the means over all seeds are then of other runs.
     """
     from fervor.evaluation.significance import Estimate, estimate, gain, holm
 
     estimates: dict[str, Estimate] = {}
+    seeds: dict[str, str] = {}
     for name, ours in results_of.items():
         shared = sorted(ours.results.keys() & results_of[base.name].results.keys())
         if name == base.name or not shared:
             continue
         pairs = [(ours.results[seed], results_of[base.name].results[seed]) for seed in shared]
+        if ours.results.keys() != results_of[base.name].results.keys():
+            seeds[name] = f" ({counted(len(shared), 'seed')} in both)"
         marks = {(one.get("answers") or {}).get("pictures") for pair in pairs for one in pair}
         if len(marks) == 1 and None not in marks:
             import numpy as np
@@ -477,7 +481,8 @@ def _gains(results_of: Mapping[str, SeedResults], base: Row) -> dict[str, list[s
     for (name, one), p_value in zip(estimates.items(), adjusted, strict=True):
         interval = f"{100 * one.low:+.2f} to {100 * one.high:+.2f}"
         alone = one.low == one.high  # one seed without its answers
-        cells[name] = [f"{100 * one.mean:+.2f}", *(("", "") if alone else (interval, _p(p_value)))]
+        mean = f"{100 * one.mean:+.2f}{seeds.get(name, '')}"
+        cells[name] = [mean, *(("", "") if alone else (interval, _p(p_value)))]
     return cells
 
 

@@ -113,6 +113,19 @@ def test_means_gains_and_published_numbers(tmp_path: Path) -> None:
     assert "was said, not checked" in text
 
 
+def test_a_gain_over_some_of_the_seeds_names_how_many(tmp_path: Path) -> None:
+    """The means beside it are over all seeds of either row."""
+    gain = "gain over KE-FER baseline (L_s)"
+    for seed in (0, 1):
+        write(tmp_path, "ke/rafdb-resnet18-ls", seed, 80.0 + seed, **BASE)
+    settings: dict[str, Any] = {"profile": "full", "same_weights": True}
+    for seed, expected in enumerate((" (1 seed in both)", "", " (2 seeds in both)")):
+        write(tmp_path, "ke/rafdb-resnet18", seed, 90.0 + seed, **FULL)
+        row = cells(shown("ke-table4", "rafdb", tmp_path, **settings), "KE-FER")
+        assert row["seeds"] == str(seed + 1)
+        assert row[gain].partition(" ")[1:] == (" " if expected else "", expected[1:])
+
+
 UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
     "initial weights": ({}, "initial weights"),
     "selection": ({"run_changes": {"selection": {"mode": "honest"}}}, "selection"),
