@@ -1,10 +1,11 @@
 """Draw docs/images/corruptions.png: one face under every corruption at every severity.
 
-    python benchmarks/draw_corruptions.py
+    python benchmarks/draw_corruptions.py [--output FILE.png]
 
 The face is examples/astronaut.jpg (NASA, public domain), cut out as `predict` does it.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fervor.io.image import to_rgb
 
 
 ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "docs" / "images" / "corruptions.png"
 SIDE = 48
 NAMES = 96
 """Pixels for a corruption's name."""
@@ -26,6 +28,9 @@ GAP = 3
 
 def main() -> None:
     """Draw and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="image file to write")
+    path = parser.parse_args().output
     with Image.open(ROOT / "examples" / "astronaut.jpg") as picture:
         pixels = to_rgb(picture)
     face = select(FaceDetector().detect([pixels])[0], "largest")[0]
@@ -45,8 +50,6 @@ def main() -> None:
             for place, image in enumerate(shown):
                 at = (left + NAMES + place * step, top)
                 sheet.paste(Image.fromarray(np.ascontiguousarray(image)), at)
-    path = ROOT / "docs" / "images" / "corruptions.png"
-    path.parent.mkdir(exist_ok=True)
     sheet.save(path, optimize=True)
     print(path)
 

@@ -45,7 +45,7 @@ def main() -> None:
     if not isinstance(method, LaCoVL) or method.semantic is None:
         parser.error(f"{arguments.run} is no run of method lacovl with a teacher")
     samples = datasets.load("ferplus", arguments.root, "valid", protocol="majority")
-    pictures = read_images(samples, method.labels, size=info.input.crop)
+    pictures = read_images(samples, method.labels, size=info.input.size)
     logits: dict[str, list[np.ndarray]] = {answer: [] for answer in ANSWERS}
     told = method.answer
 

@@ -29,11 +29,13 @@ def by_seed(paths: Sequence[Path]) -> dict[int, dict[str, Any]]:
     """Results by their seeds.
 
     Raises:
-        UsageError: two of one seed.
+        UsageError: two of one seed, or one of an old version, without its answers.
     """
     found: dict[int, dict[str, Any]] = {}
     for path in paths:
         result = read(path)
+        if not result.get("answers"):
+            raise UsageError(f"{path} holds no answers to each picture: evaluate its run again")
         seed = result["run"]["seed"]
         if seed in found:
             raise UsageError(f"{path} is the second result of seed {seed}: give one of each")
@@ -78,7 +80,7 @@ def main() -> int:
     print(f"gain {100 * found.mean:+.2f} points ({low:+.2f} to {high:+.2f}, 95 %), ", end="")
     print(f"p = {found.p_value:.3f}")
     for path in given.first:
-        for part in read(path)["run"]["inactive"]:
+        for part in read(path)["run"].get("inactive") or []:
             print(f"{path.name}: {part} did nothing")
     return 0
 

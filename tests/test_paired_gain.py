@@ -49,3 +49,13 @@ def test_rows_that_cannot_be_paired(tmp_path: Path) -> None:
         paired_gain.paired(first, row(tmp_path / "third", {0: 30}, "39 pictures"))
     with pytest.raises(UsageError, match="second result of seed 0"):
         paired_gain.paired([*first, *first], first)
+
+
+def test_results_without_answers_are_named(tmp_path: Path) -> None:
+    (path,) = row(tmp_path, {0: 36})
+    del (result := results.read(path))["answers"]
+    results.write(path, result, replace=True)
+    with pytest.raises(
+        UsageError, match=r"seed0\.json holds no answers .*: evaluate its run again"
+    ):
+        paired_gain.paired([path], [path])
