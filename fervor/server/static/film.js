@@ -220,6 +220,6 @@ function averages() {
     return element("tr", {}, element("th", { scope: "row" }, `Face ${track + 1}`),
       element("td", {}, label), element("td", {}, percent(share)));
   };
-  return element("table", { className: "bars" },
+  return element("table", { className: "bars averages" },
     element("caption", {}, `Over the ${run.whole ? "whole video" : `part that was read (to ${clock(run.end)})`}, on average`), element("tbody", {}, ...longest().map(line)));
 }
