@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fervor.errors import UsageError
+from fervor.errors import FervorError, UsageError
 from fervor.evaluation.results import read
 from fervor.evaluation.significance import Estimate, gain, units
 
@@ -74,7 +74,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         found = paired(given.first, given.second)
-    except UsageError as error:
+    except FervorError as error:
         parser.error(str(error))
     low, high = 100 * found.low, 100 * found.high
     print(f"gain {100 * found.mean:+.2f} points ({low:+.2f} to {high:+.2f}, 95 %), ", end="")

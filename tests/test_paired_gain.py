@@ -51,6 +51,18 @@ def test_rows_that_cannot_be_paired(tmp_path: Path) -> None:
         paired_gain.paired([*first, *first], first)
 
 
+def test_runs_that_do_not_say_what_was_inactive_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = row(tmp_path, {0: 36})
+    result = results.read(path)
+    del result["run"]["inactive"]
+    results.write(path, result, replace=True)
+    monkeypatch.setattr(sys, "argv", ["x", "--first", str(path), "--second", str(path)])
+    assert paired_gain.main() == 0
+    assert capsys.readouterr().out.startswith("gain +0.00 points")
+
+
 def test_results_without_answers_are_named(tmp_path: Path) -> None:
     (path,) = row(tmp_path, {0: 36})
     del (result := results.read(path))["answers"]
