@@ -2,11 +2,13 @@
 
 import json
 import random
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fervor.faces.detector import FaceDetector
 from tests.support.scenes import background, scene
@@ -18,6 +20,45 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 detection = pytest.importorskip("detection")
 measures = pytest.importorskip("measures")
 table = pytest.importorskip("table")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "benchmarks/draw_corruptions.py",
+        "tools/release/write_responsible_use.py",
+        "tools/release/write_results.py",
+        "tools/weights/make_cues.py",
+        "tools/weights/make_minilm_vectors.py",
+        "tools/weights/make_words.py",
+    ],
+)
+def test_help_writes_nothing(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of what writes tracked files without being told which."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    for name in ("write_text", "write_bytes"):
+        monkeypatch.setattr(Path, name, lambda *_, **__: pytest.fail("it writes"))
+    monkeypatch.setattr(Image.Image, "save", lambda *_, **__: pytest.fail("it writes"))
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_the_drawn_corruptions_are_those_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what other versions of Pillow round."""
+    path = tmp_path / "drawn.png"
+    monkeypatch.setattr(sys, "argv", ["draw_corruptions.py", "--output", str(path)])
+    runpy.run_path(str(ROOT / "benchmarks" / "draw_corruptions.py"), run_name="__main__")
+    stored, drawn = (
+        np.asarray(Image.open(file).convert("RGB"), int)
+        for file in (ROOT / "docs" / "images" / "corruptions.png", path)
+    )
+    assert stored.shape == drawn.shape
+    assert np.abs(stored - drawn).mean() < 0.2
 
 
 def test_layers_are_counted_as_by_hand() -> None:

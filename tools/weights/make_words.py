@@ -10,6 +10,7 @@ at where the learned projection puts them and weighted so that the classes stay 
 word takes part. Weights and graph of the model stay as they are. Needs MiniLM.
 """
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -66,6 +67,7 @@ Rows = tuple[Floats, Floats, Floats]
 
 def main() -> None:
     """Fit, store."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     tower = MiniLM()
     classes = load_file(FOLDER / CLASS_VECTORS)["class_vectors"].astype(np.float64)
     words = [
