@@ -1085,7 +1085,7 @@ def overflow(page: Any) -> int:
 
 @pytest.mark.parametrize("width", [320, 360, 375])
 def test_no_page_scrolls_sideways_on_a_small_phone(
-    browser: Any, server: Running, tmp_path: Path, width: int
+    browser: Any, server: Running, clip: Path, tmp_path: Path, width: int
 ) -> None:
     """320 px is what WCAG 1.4.10 asks for."""
     with opened(browser, server, viewport={"width": width, "height": 640}) as page:
@@ -1099,6 +1099,13 @@ def test_no_page_scrolls_sideways_on_a_small_phone(
         page.wait_for_selector("#photos .heat")
         assert overflow(page) <= 0
         accessible(page)
+        page.click("#tab-video")
+        page.evaluate(STREAMED, {"lines": [video_row(server, 0)], "pause": 1})
+        page.set_input_files("#video-file", clip)
+        page.wait_for_selector("#video .averages")
+        assert overflow(page) <= 0
+        cells = "[...document.querySelectorAll('#video .bars :is(th, td)')]"
+        assert page.evaluate(f"{cells}.every(one => one.scrollWidth <= one.clientWidth)")
         page.goto(f"{server.address}/docs")
         page.wait_for_selector("#paths section")
         assert overflow(page) <= 0
