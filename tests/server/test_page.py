@@ -1113,18 +1113,6 @@ def test_no_page_scrolls_sideways_on_a_small_phone(
         assert overflow(page) <= 0
 
 
-def test_averages_fit_on_a_small_phone(browser: Any, server: Running, clip: Path) -> None:
-    with opened(browser, server, viewport={"width": 320, "height": 640}) as page:
-        ready(page).evaluate(STREAMED, {"lines": [video_row(server, 0)], "pause": 1})
-        page.click("#tab-video")
-        page.set_input_files("#video-file", clip)
-        page.wait_for_selector("#video-progress", state="hidden")
-        cut = "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).length"
-        cells = page.locator(".averages td")
-        assert (cells.count(), cells.evaluate_all(cut)) == (2, 0)
-        assert overflow(page) <= 0
-
-
 @pytest.mark.parametrize("path", ["/docs", "/responsible-use"])
 def test_texts(browser: Any, server: Running, path: str) -> None:
     with opened(browser, server, path) as page:
