@@ -388,20 +388,16 @@ class TestCluster:
             time.sleep(0.1)
 
     @pytest.mark.parametrize(
-        ("program", "lines", "reason"),
+        ("program", "reason"),
         [
-            (
-                MISSING,
-                1,
-                f"a worker on {platform.node()} failed: /models/mine is missing: expected",
-            ),
-            # what Ray itself prints of a worker that does not start stands above it
-            (ELSEWHERE, None, "the cluster on this machine failed: ModuleNotFoundError: import of"),
+            (MISSING, f"a worker on {platform.node()} failed: /models/mine is missing: expected"),
+            (ELSEWHERE, "the cluster on this machine failed: ModuleNotFoundError: import of"),
         ],
     )
     def test_why_a_worker_fails_is_one_line(
-        self, program: str, lines: int | None, reason: str, pictures: Path, tmp_path: Path
+        self, program: str, reason: str, pictures: Path, tmp_path: Path
     ) -> None:
+        """What Ray itself prints of a worker that ends or does not start may stand above it."""
         output = tmp_path / "rows.jsonl"
         process = started(tmp_path, pictures, "--output", output, program=program)
         answer, error = process.communicate(timeout=300)
@@ -410,4 +406,4 @@ class TestCluster:
             line.startswith(f"fervor predict: {reason}") and "\x1b" not in line
             for line in error.splitlines()
         ), error
-        assert lines is None or error.count("\n") == lines
+        assert program == ELSEWHERE or "Traceback" not in error
