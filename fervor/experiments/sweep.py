@@ -67,7 +67,7 @@ class Outcome:
     """What a sweep found.
 
     Attributes:
-        rows: a row of each trial that lies in what was asked for, the best first; those whose
+        rows: a row of each trial whose settings lie in the space, the best first; those whose
             training failed are the last and have no `selection`.
         path: the result file that holds them; none was written where every trial failed.
     """
@@ -294,7 +294,7 @@ def _lies_in(space: Mapping[str, BaseDistribution], settings: Mapping[str, Any])
 def _trials(
     study: optuna.Study, space: Mapping[str, BaseDistribution], states: tuple[TrialState, ...]
 ) -> list[optuna.trial.FrozenTrial]:
-    """The trials in these states whose settings are asked for, in the order of their starts."""
+    """The trials in these states whose settings lie in the space, in the order of their starts."""
     trials = study.get_trials(states=states)
     return [trial for trial in trials if _lies_in(space, trial.params)]
 

@@ -12,7 +12,7 @@ FIRST, EVERY = 60.0, 300.0
 
 
 class Progress(Protocol):
-    """Counts what is done."""
+    """Counts what is done; tqdm's bars are such, too."""
 
     def update(self, n: int = 1) -> object:
         """So many more are done."""
@@ -24,6 +24,8 @@ class Lines:
 
     Args:
         total: of all, None where nobody knows it.
+        doing: what is done, before the numbers; empty for nothing.
+        unit: what is counted, in the plural.
         done: of an earlier run, which took none of this one's time.
     """
 
