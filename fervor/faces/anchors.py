@@ -150,11 +150,15 @@ def read(
     threshold: float,
     iou: float,
 ) -> tuple[Floats, Floats, Floats]:
-    """One image's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k]."""
+    """One image's outputs -> corners [k 4], points [k 5 2] in its pixels, scores [k].
+
+    Of anchors two to a cell: `score` [n], encoded `box` [n/2 2 4] and `points` [n/2 2 10].
+    """
     candidates = np.flatnonzero(score >= threshold)
     if candidates.size > CANDIDATES:
         candidates = candidates[np.argsort(-score[candidates], kind="stable")[:CANDIDATES]]
-    corners, marks = decode(anchors(*frame.outer)[candidates], box[candidates], points[candidates])
+    places = np.divmod(candidates, 2)
+    corners, marks = decode(anchors(*frame.outer)[candidates], box[places], points[places])
     indices = nms(corners, score[candidates], iou)
     corners = corners[indices].reshape(-1, 2, 2) * frame.scale
     corners = np.clip(corners, 0, np.array([frame.width, frame.height], np.float32))

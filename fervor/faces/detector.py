@@ -89,6 +89,7 @@ class FaceDetector:
         if not 0 <= smallest < np.inf:
             raise UsageError(f"smallest={smallest}: expected pixels, or 0 for faces of any size")
         self._session = open_packaged(weights, "the face detector", threads=threads, device=device)
+        self._outputs = list(self._session.outputs)
         self.threshold, self.iou, self.high = threshold, iou, high
         self.smallest, self.most = smallest, most
         self._at_once = at_once or threads or cores()
@@ -216,9 +217,7 @@ class FaceDetector:
     ) -> list[list[list[Face]]]:
         """Batches of parts of the same padded size each, step by step."""
         batches = [_batch(images, views) for views in several]
-        answers = [
-            self._session.run(["score", "box", "points"], {"image": batch}) for batch in batches
-        ]
+        answers = [self._answers(batch) for batch in batches]
         return [
             [
                 [
@@ -229,6 +228,14 @@ class FaceDetector:
             ]
             for views, answer in zip(several, answers, strict=True)
         ]
+
+    def _answers(self, batch: Pixels) -> tuple[Floats, Floats, Floats]:
+        """Of anchors, two to a cell, scores [b n], boxes [b n/2 2 4] and points [b n/2 2 10]."""
+        score, *places = self._session.run(self._outputs, {"image": batch})
+        if len(places) == 1:  # a cell's numbers side by side, scores' logits first
+            places = np.split(places[0], [2, 10], axis=2)[1:]
+        box, points = (part.reshape(len(batch), score.shape[1] // 2, 2, -1) for part in places)
+        return score, box, points
 
     def _faces(self, score: Floats, box: Floats, points: Floats, frame: Letterbox) -> list[Face]:
         boxes, marks, scores = read(

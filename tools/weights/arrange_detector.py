@@ -6,17 +6,20 @@ make_detector_int8.py does it by itself. For a graph that was made before, this 
 and its card. What is computed stays:
 
 - The image is read as one plane whose rows hold the colours side by side, so that nothing is
-  transposed: three columns of a kernel become nine, a stride of 2 becomes 6.
+  transposed: three columns of a kernel become nine, a stride of 2 becomes 6. A grey is subtracted
+  while bytes become numbers; what the mean colour differs by stands in the first biases.
 - The first two convolutions get 16 channels, the width of a register: the first one's stand there
   twice, the second one's with both signs, which saves the pass of a leaky rectifier.
 - Nearest enlarging becomes a copy (`Expand`).
 - Of the finest level's context two convolutions that read the same map become one, narrow ones are
   filled up to 16 channels, and each answers on the scale of what they are put together to.
 - Each level's answers are products of its map with kernels of 8 bits, in the order in which the map
-  lies in memory, and are put together as they are, not rounded to 8 bits for it.
+  lies in memory, and are put together as they are, not rounded to 8 bits for it. Boxes and points
+  stay side by side in `answers` (OUTPUTS): who reads a few of them takes these apart.
 
 Only rounding differs: products are added in another order, two of its steps are left out, one that
-the heads' kernels take is new.
+the heads' kernels take is new. And outside the image lies that grey, not the mean colour, 11 steps
+of 255 away at most: the first map's outermost rows and columns see a pixel of it.
 """
 
 import argparse
@@ -38,6 +41,13 @@ LARGEST = 127
 """The largest whole number of 8 bits."""
 ANSWERS = 30
 """Of a cell: two anchors with a score, four numbers of a box and ten of points."""
+OUTPUTS = {
+    "outputs": [
+        "score [b n]",
+        "answers [b n/2 30]: of a cell's two anchors the logits, encoded boxes, encoded points",
+    ]
+}
+"""What an arranged graph's card says of them."""
 
 Array = NDArray[Any]
 
@@ -131,23 +141,26 @@ def widen_first_stage(graph: Graph, stage: str = "maps.trunk.stage1") -> None:
 
 
 def read_as_plane(graph: Graph, first: str = "maps.trunk.stage1.0.0") -> None:
-    """Images [b h w 3] as [b 1 h 3w], less the mean colour, and the first convolution for them."""
+    """Images [b h w 3] as [b 1 h 3w], less a grey, and the first convolution for them."""
     convolution = graph.reading(f"{first}.bias")
     subtracted = graph.made(convolution.input[0])
     turned = graph.made(subtracted.input[0])
     kernels = graph.constants[f"{first}.weight.half"]  # [o c y x]
     graph.constant(f"{first}.weight.half", kernels.transpose(0, 2, 3, 1).reshape(-1, 1, 3, 9))
     set_attributes(convolution, kernel_shape=[3, 9], strides=[2, 6], pads=[1, 3, 1, 3])
-    colour = graph.constants[subtracted.input[2]].astype(np.float32)
+    colour = graph.constants[subtracted.input[2]].astype(np.float64)
+    grey = np.rint(colour.mean())
+    beyond = kernels.astype(np.float64).sum(axis=(2, 3)) @ (grey - colour)
+    biases = graph.constants[f"{first}.bias"]
+    graph.constant(f"{first}.bias", (biases + beyond).astype(biases.dtype))
+    one = graph.constant("one", np.array(1, np.float32))
+    zero = graph.constant("grey", np.array(grey, np.uint8))
     graph.replace(
         [turned, subtracted],
         [
-            helper.make_node("Shape", ["image"], ["width"], start=2, end=3),
-            helper.make_node("Tile", [graph.constant("colour", colour), "width"], ["row"]),
             helper.make_node("Reshape", ["image", graph.constant("to.rows", [0, 0, -1])], ["rows"]),
             helper.make_node("Unsqueeze", ["rows", graph.constant("second", [1])], ["plane"]),
-            helper.make_node("Cast", ["plane"], ["numbers"], to=TensorProto.FLOAT),
-            helper.make_node("Sub", ["numbers", "row"], list(subtracted.output)),
+            helper.make_node("DequantizeLinear", ["plane", one, zero], list(subtracted.output)),
         ],
     )
 
@@ -285,18 +298,19 @@ def answer_in_numbers(graph: Graph) -> None:
             ],
         )
         levels.append(f"{name}.answers")
-    numbers = graph.made(split.input[0])
     graph.replace(
-        [together, numbers], [helper.make_node("Concat", levels, list(numbers.output), axis=1)]
+        [together, graph.made(split.input[0])],
+        [helper.make_node("Concat", levels, ["answers"], axis=1)],
     )
-    parts = list(split.output)
-    for part, last, to in (
-        (parts[0], graph.made(score.input[0]), [0, -1]),
-        (parts[1], box, [0, -1, 4]),
-        (parts[2], points, [0, -1, 10]),
-    ):
-        shape = graph.constant(f"to.{len(to)}.{to[-1]}", to)
-        graph.replace([last], [helper.make_node("Reshape", [part, shape], list(last.output))])
+    ends = [graph.constant(name, [end]) for name, end in (("from", 0), ("to", 2), ("along", 2))]
+    flat = graph.constant("to.anchors", [0, -1])
+    graph.replace(
+        [split, box, points, graph.made(score.input[0])],
+        [
+            helper.make_node("Slice", ["answers", *ends], ["faces"]),
+            helper.make_node("Reshape", ["faces", flat], list(score.input)),
+        ],
+    )
 
 
 def rounded(kernels: Array) -> tuple[Array, Array]:
@@ -320,6 +334,9 @@ def arrange(path: Path) -> None:
     enlarge_by_copies(graph)
     join_context(graph)
     answer_in_numbers(graph)
+    outputs = model.graph.output
+    del outputs[1:]
+    outputs.append(helper.make_tensor_value_info("answers", TensorProto.FLOAT, ["b", "m", ANSWERS]))
     graph.store(model.graph)
     onnx.save(model, path)
 
@@ -337,7 +354,7 @@ def main() -> None:
     card_path = path.with_suffix(".json")
     card = json.loads(card_path.read_text(encoding="utf-8"))
     content = path.read_bytes()
-    card |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    card |= OUTPUTS | {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     card_path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ from fervor.graphs.quantize import compute_in_eight_bits
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from arrange_detector import arrange
+from arrange_detector import OUTPUTS, arrange
 from make_detector import export, subtract_in_one_pass
 from make_detector import fuse as fuse_normalisation
 from measure_detector import enlarged
@@ -128,7 +128,7 @@ def main() -> None:
     card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     del card["difference_to_torch"]
     content = arguments.output.read_bytes()
-    card |= {
+    card |= OUTPUTS | {
         "name": f"{card['name']}, narrower and in eight bits",
         "origin": WEIGHTS.name,
         "origin_sha256": card["sha256"],

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fervor.artifacts import packaged
 from fervor.faces.anchors import PADDING, STRIDES
-from fervor.faces.detector import INT8_WEIGHTS
+from fervor.faces.detector import INT8_WEIGHTS, WEIGHTS
 from tools.weights.arrange_detector import LANES, arrange, main, rounded
 from tools.weights.make_detector import SLOPE
 from tools.weights.make_detector_int8 import FineLevel, fuse_normalisation, narrow, quantise
@@ -33,9 +33,14 @@ def images(width: int, height: int) -> NDArray[np.uint8]:
 
 
 def answers(path: Path, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Scores [b n], boxes [b n 4] and points [b n 10], arranged or not."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: list[NDArray[np.float32]] = session.run(["score", "box", "points"], {"image": batch})
-    return found
+    score, *places = session.run(None, {"image": batch})
+    if len(places) == 1:
+        logits, *places = np.split(places[0], [2, 10], axis=2)
+        np.testing.assert_allclose(score, 1 / (1 + np.exp(-logits.reshape(score.shape))), atol=1e-6)
+    box, points = (part.reshape(*score.shape, -1) for part in places)
+    return [score, box, points]
 
 
 def context(path: Path, batch: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -128,11 +133,10 @@ def test_the_packaged_graph_is_arranged() -> None:
     """Nothing is transposed first, enlarged by searching or shaped by what was computed."""
     graph = onnx.load(INT8_WEIGHTS).graph
     assert not {"Resize", "Squeeze", "Mul"} & {node.op_type for node in graph.node}
-    (plane,) = (node for node in graph.node if node.op_type == "Cast" and node.input[0] == "plane")
-    (centred,) = (node for node in graph.node if plane.output[0] in node.input)
+    (centred,) = (node for node in graph.node if "plane" in node.input)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    assert centred.op_type == "Sub" and centred.input[1] == "row"
-    assert tuple(stored["colour"]) == PADDING  # so that what is filled up is nothing
+    assert centred.op_type == "DequantizeLinear" and centred.input[1:] == ["one", "grey"]
+    assert stored["one"] == 1 and stored["grey"] == round(np.mean(PADDING))
     assert stored["maps.trunk.stage1.0.0.weight.half"].shape == (LANES, 1, 3, 9)
     first, second, third = (
         stored[f"maps.trunk.stage1.{layer}.weight.half"] for layer in ("0.0", "1.0", "1.3")
@@ -147,11 +151,26 @@ def test_the_packaged_graph_is_arranged() -> None:
     assert kinds["activation"] == b"Relu" and "activation_params" not in kinds
 
 
+def test_what_is_filled_up_is_nothing() -> None:
+    """What the padding's colour and the grey differ by stands in the first biases."""
+    stored, whole = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+        for path in (INT8_WEIGHTS, WEIGHTS)
+    )
+    kernels = stored["maps.trunk.stage1.0.0.weight.half"].astype(np.float32)
+    beyond = kernels.reshape(LANES, -1, 3).sum(axis=1) @ (PADDING - stored["grey"].astype(float))
+    biases = whole["trunk.stage1.0.0.bias"]
+    np.testing.assert_allclose(
+        stored["maps.trunk.stage1.0.0.bias"] + beyond, np.tile(biases, 2), atol=1e-5
+    )
+    assert np.abs(beyond).max() > 1e-3
+
+
 def test_answers_are_products_of_what_lies_in_memory() -> None:
     graph = onnx.load(INT8_WEIGHTS).graph
     makers = {name: node for node in graph.node for name in node.output}
-    (split,) = (node for node in graph.node if node.op_type == "Split")
-    together = makers[split.input[0]]
+    assert "Split" not in {node.op_type for node in graph.node}
+    together = makers["answers"]
     assert together.op_type == "Concat" and len(together.input) == len(STRIDES)
     for name in together.input:
         product = makers[name]
