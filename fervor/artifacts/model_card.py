@@ -62,7 +62,7 @@ Method {info.method}, encoder {info.encoder.name}, input {info.input.size} px,
 {warning}
 ## Data
 
-{data.name}, protocol `{data.protocol}`{training}; epoch {selection.epoch} was chosen on
+{data.name}, protocol `{data.protocol}`{training}; epoch {selection.epoch + 1} was chosen on
 `{selection.split}` ({selection.mode}): accuracy {selection.accuracy:.4f}, mean class
 accuracy {selection.mean_class_accuracy:.4f}, macro F1 {selection.macro_f1:.4f}.
 The temperature {info.temperature:.4f} was fitted to the same pictures.{average}{taught}

@@ -58,7 +58,7 @@ def test_the_card_holds_counts_and_figures() -> None:
     text = card(info(licence="Apache-2.0", data_terms="FER2013: research only."))
     assert "| neutral | 8,740 | 1,182 |" in text
     assert "| happiness | 7,287 | 862 |" in text
-    for fact in ("0.9123", "0.8000", "0.8100", "epoch 7", "1.2500", "3,456,789", "seed\n29"):
+    for fact in ("0.9123", "0.8000", "0.8100", "epoch 8", "1.2500", "3,456,789", "seed\n29"):
         assert fact in text
     assert "FER2013: research only." in text
     assert "expression shown" in text
