@@ -124,6 +124,11 @@ def test_an_impossible_size_is_one_line(size: int) -> None:
         build_vlm(Encoder(name="vlm", weights="random", size=size), architecture=TINY)
 
 
+def test_another_size_than_the_weights_take_is_one_line() -> None:
+    with pytest.raises(UsageError, match="size is 112: .*weights.safetensors takes 144 pixels"):
+        build_vlm(Encoder(name="vlm", size=112))
+
+
 def test_pictures_of_another_size_are_one_line(tower: VisionTower) -> None:
     with pytest.raises(UsageError, match="give pictures of 64 pixels"):
         tower(torch.rand(1, 3, 96, 96))
@@ -240,7 +245,7 @@ def released() -> VLM:
 def test_the_shipped_graph_agrees_with_torch(released: VLM) -> None:
     import onnxruntime
 
-    faces = batch(EXPRESSIONS, 1, size=112).image
+    faces = batch(EXPRESSIONS, 1, size=144).image
     with torch.no_grad():
         features = released.features(faces)
         length = features.pooled.norm(dim=1, keepdim=True)
@@ -249,13 +254,13 @@ def test_the_shipped_graph_agrees_with_torch(released: VLM) -> None:
     found = session.run(["logits", "embedding", "local"], {"image": faces.numpy()})
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
-    assert found[2].shape == (8, 49, 384)
+    assert found[2].shape == (8, 81, 384)
 
 
 def test_the_shipped_tower_and_vectors_are_those_of_the_model(released: VLM) -> None:
-    tower = build_image_encoder(Encoder(name="vlm", grey=True)).eval()
+    tower = build_image_encoder(Encoder(name="vlm", size=144, grey=True)).eval()
     assert tower.report is not None and not tower.report.missing
-    faces = batch(EXPRESSIONS, 1, size=112).image
+    faces = batch(EXPRESSIONS, 1, size=144).image
     stored = build_text_encoder("vlm-vectors")
     nine = [stored.encode([fill(t, name) for t in TEMPLATES.values()]) for name in EXPRESSIONS]
     vectors = ensemble(torch.stack(nine))

@@ -1,7 +1,7 @@
 """The image tower of the embedded image-text model: a face-pretrained trunk, then a transformer.
 
 The trunk, a MobileNet trained on faces, stands where a vision transformer has its patch embedding:
-at 112 pixels it gives 7 x 7 places. Class token, positions and pre-norm layers follow as in CLIP,
+at 144 pixels it gives 9 x 9 places. Class token, positions and pre-norm layers follow as in CLIP,
 whose layers of transformers these are. The class token starts from the mean over the places, so
 that a tower without layers would already answer as the trunk does. All of this is ours; the
 alignment with texts is in methods/vlm.py.
@@ -151,7 +151,7 @@ def build_vlm(config: Encoder, *, architecture: Mapping[str, Any] | None = None)
     embedded classifier under a random transformer, or a state dict file.
 
     Raises:
-        UsageError: a size that is no multiple of 16.
+        UsageError: a size that is no multiple of 16, or not that of the weights.
         ModelError: weights that are missing or do not fit.
     """
     if config.size % 16 or config.size < FaceMobileNet.least:
@@ -167,6 +167,12 @@ def build_vlm(config: Encoder, *, architecture: Mapping[str, Any] | None = None)
         path = Path(config.weights) if config.weights else VLM
         state = read_state(path)
         state = _below(state, "image.") or state
+        places = len(state.get("positions", encoder.positions)) - 1
+        if places != len(encoder.positions) - 1:
+            raise UsageError(
+                f"size is {config.size}: {path} takes {16 * math.isqrt(places)} pixels; "
+                "set encoder.size, of a teacher teacher.size, to that"
+            )
         encoder.report = load_state(encoder, state, source=str(path))
     return encoder
 

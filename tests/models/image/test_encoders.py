@@ -31,6 +31,8 @@ def build(name: str, folder: Path, **options: Any) -> ImageEncoder:
     """A face net with its packaged weights, or a tiny one from a folder."""
     if name in tiny.SAVED:
         options |= {"weights": tiny.SAVED[name](folder / name), "size": 32}
+    if name == "vlm":
+        options |= {"size": 144}
     return build_image_encoder(Encoder(name=name, **options))
 
 
