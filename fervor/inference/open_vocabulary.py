@@ -38,7 +38,7 @@ LONGEST = 200
 """Characters of a label."""
 NONE = "none of these"
 """The label that wins where none of the others fits."""
-NEAR = 0.7
+NEAR = 0.725
 """Cosine with a word from which a class of the model is taken for what the word means."""
 LESS = 1.0
 """What is taken from the logit of NONE, because several classes stand for it."""
