@@ -1,6 +1,6 @@
 """Licence and data terms of what a run makes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fervor import plugins
@@ -39,16 +39,19 @@ def terms(run: Run) -> dict[str, str]:
     """
     start = run.encoder.weights
     start = PACKAGED.get(start or run.encoder.name, start or "random")
-    licence = "Apache-2.0 (this training)"
+    licences = ["Apache-2.0 (this training)"]
     data_terms = [(f"trained on {run.data.name}", datasets.dataset(run.data.name).TERMS)]
+
+    def add(what: str, weights: Mapping[str, str]) -> None:
+        licences.append(f"{what} {weights['name']}: {weights['licence']}")
+        data_terms.append((f"{what} {weights['name']}", weights["data_terms"]))
+
     if run.start:
         model = ModelInfo.read(run.start)
-        licence += f"; starting weights {model.name}: {model.licence}"
+        licences.append(f"starting weights {model.name}: {model.licence}")
         data_terms.append((f"starting weights {model.name}", model.data_terms))
     elif start in PACKAGED.values():
-        weights = _packaged(start)
-        licence += f"; starting weights {weights['name']}: {weights['licence']}"
-        data_terms.append((f"starting weights {weights['name']}", weights["data_terms"]))
+        add("starting weights", _packaged(start))
     elif start != "random":
         data_terms.append((f"starting weights {published_name(start)}", SOURCE))
     if run.data.teachers:
@@ -58,9 +61,7 @@ def terms(run: Run) -> dict[str, str]:
     if method_class(run.method).uses_text:
         text = run.text.name.removeprefix(plugins.SHUFFLED)
         for name in TEXTS.get(text, ()):
-            weights = _packaged(name)
-            licence += f"; text encoder {weights['name']}: {weights['licence']}"
-            data_terms.append((f"text encoder {weights['name']}", weights["data_terms"]))
+            add("text encoder", _packaged(name))
         if text not in TEXTS:
             stated = SOURCE
             if plugins.known("text_encoders", text):
@@ -70,9 +71,7 @@ def terms(run: Run) -> dict[str, str]:
         if network.name == "none":
             continue
         if not network.weights and network.name in PACKAGED:
-            weights = _packaged(PACKAGED[network.name])
-            licence += f"; {what} {weights['name']}: {weights['licence']}"
-            data_terms.append((f"{what} {weights['name']}", weights["data_terms"]))
+            add(what, _packaged(PACKAGED[network.name]))
         else:
             named = network.weights or f"{network.name} of the package"
             if plugins.is_reference(network.name):
@@ -83,7 +82,16 @@ def terms(run: Run) -> dict[str, str]:
         parts.append(plugins.load("image_encoders", run.teacher.name))
     declared = [getattr(part, "terms", "") for part in parts]
     said = "; ".join(filter(None, [_said_once(data_terms), *declared]))
-    return {"licence": licence, "data_terms": said}
+    return {"licence": _joined(licences), "data_terms": said}
+
+
+def _joined(licences: Sequence[str]) -> str:
+    """The parts' licences, a part that an earlier one holds left out."""
+    text = ""
+    for part in licences:
+        if part not in text:
+            text += f"; {part}" if text else part
+    return text
 
 
 def _said_once(data_terms: Sequence[tuple[str, str]]) -> str:
@@ -93,6 +101,7 @@ def _said_once(data_terms: Sequence[tuple[str, str]]) -> str:
     for part, stated in data_terms:
         terms_by_clause = {clause: clause.rpartition(": ")[2] for clause in stated.split("; ")}
         new = [clause for clause, own in terms_by_clause.items() if own not in said]
-        text.append(f"{part}: {'; '.join(new) or 'no further terms'}")
+        if new or not any(f"{part}: " in earlier for earlier in text):
+            text.append(f"{part}: {'; '.join(new) or 'no further terms'}")
         said |= {*terms_by_clause.values()} - {SOURCE}
     return "; ".join(text)

@@ -76,3 +76,12 @@ def test_what_parts_share_is_said_once(tmp_path: Path) -> None:
     assert "targets from b: no further terms; " in found
     source = "the terms of its source apply"
     assert f"targets from c: {source}; targets from a teacher: {source}" in found
+
+
+def test_a_text_encoder_that_the_starting_weights_name_is_said_once() -> None:
+    alone = terms(Run(start="embedded"))
+    found = terms(Run(method="ke", start="embedded", text=Text("minilm-vectors")))
+    assert "text encoder minilm_vectors" in alone["data_terms"]
+    for what in ("licence", "data_terms"):
+        assert found[what].count("text encoder minilm_vectors") == 1
+        assert found[what].count("MIT (package)") == alone[what].count("MIT (package)")
