@@ -35,6 +35,7 @@ INSTRUCTIONS = {
     "AVX-512 VNNI": {"avx512_vnni", "AVX512_CLX", "AVX512_ICL", "AVX512_SPR"},
     "AVX-VNNI": {"avx_vnni"},
     "AVX-512": {"avx512bw", "AVX512_SKX", "X86_V4"},
+    "AVX2": {"avx2", "AVX2", "X86_V3"},
     "ARM dot products": {"asimddp", "ASIMDDP"},
 }
 """Those with which products of eight bits take clearly less time, as Linux and numpy call them."""

@@ -329,7 +329,9 @@ class TestChoice:
             ({"avx2", "avx_vnni"}, "int8", "this processor has AVX-VNNI"),
             ({"X86_V3", "X86_V4"}, "int8", "this processor has AVX-512"),
             ({"ASIMD", "ASIMDDP"}, "int8", "this processor has ARM dot products"),
-            ({"avx2", "fma"}, "fp32", "this processor has no fast eight bits"),
+            ({"avx", "avx2", "fma"}, "int8", "this processor has AVX2"),
+            ({"X86_V2", "X86_V3"}, "int8", "this processor has AVX2"),
+            ({"avx", "sse4_2"}, "fp32", "this processor has no fast eight bits"),
         ],
     )
     def test_auto_follows_from_instructions(
