@@ -1,7 +1,7 @@
 """What MPA-FER costs beside full fine-tuning of the same towers: a table in Markdown.
 
     python benchmarks/measure_costs.py --encoder clip --text FOLDER_OR_HUB_NAME
-    python benchmarks/measure_costs.py --encoder vlm --text vlm --size 112
+    python benchmarks/measure_costs.py --encoder vlm --text vlm --size 144
 
 Each row runs in a process of its own, so that its peak memory is its own. Operations are those that
 torch's counter sees (matrix products, convolutions and attention) of a step, forward and backward,
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="vlm")
     parser.add_argument("--weights", default="")
     parser.add_argument("--text", default="vlm")
-    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--size", type=int, default=144)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
