@@ -23,7 +23,7 @@ def read(path: str) -> NDArray[np.uint8]:
 
 
 class Fervor:
-    """The embedded model, with the defaults of `fervor predict`: int8 where there is VNNI."""
+    """The embedded model, with the defaults of `fervor predict`: int8 where it is fast."""
 
     precision: Precision = "auto"
     smallest_face = 0.0
