@@ -709,6 +709,12 @@ def test_frames_without_an_answer_are_said(browser: Any, server: Running) -> Non
         page.unroute(path)
         until(page, f"{alert} === ''")
         assert page.is_visible("#camera-stop")
+        held: list[Any] = []
+        page.route(path, lambda route: held.append(route))
+        until(page, f"{alert}.startsWith('The server has not answered yet')")
+        assert len(held) == 1  # one frame at a time
+        page.unroute(path)  # which lets it go
+        until(page, f"{alert} === ''")
 
 
 HESITANT = """() => {

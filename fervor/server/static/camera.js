@@ -12,7 +12,7 @@ const SIDE = 640;
 const WINDOW = 60;
 const KEPT = 20_000;
 const SPOKEN = 4000;
-const LATE = 4000; // milliseconds without an answer after which a busy server is told
+const LATE = 4000; // milliseconds without an answer after which it is told
 
 const view = () => find("#camera-view");
 let model = null;
@@ -90,6 +90,9 @@ async function look(mine) {
   canvas.getContext("2d").drawImage(view(), 0, 0, size.width, size.height);
   const time = (performance.now() - mine.began) / 1000;
   const blob = await new Promise(done => canvas.toBlob(done, "image/jpeg", 0.92));
+  const late = setTimeout(() => {
+    if (!mine.stopped) complain("The server has not answered yet: what is shown is of an earlier moment.");
+  }, LATE);
   try {
     const [{ rows }] = await api.predict([new File([blob], "webcam.jpg")], mine.abort.signal);
     if (mine.stopped) return;
@@ -107,6 +110,8 @@ async function look(mine) {
     }
     complain(error.message);
     stop();
+  } finally {
+    clearTimeout(late);
   }
 }
 
