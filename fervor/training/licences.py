@@ -97,7 +97,7 @@ def _joined(licences: Sequence[str]) -> str:
 def _said_once(data_terms: Sequence[tuple[str, str]]) -> str:
     """What each part brings, without terms that an earlier part has said: models share sources."""
     said: set[str] = set()
-    text = []
+    text: list[str] = []
     for part, stated in data_terms:
         terms_by_clause = {clause: clause.rpartition(": ")[2] for clause in stated.split("; ")}
         new = [clause for clause, own in terms_by_clause.items() if own not in said]

@@ -21,6 +21,7 @@ from fervor.artifacts.model_info import (
 from fervor.errors import ModelError
 from tests.support.models import LABELS, write_model
 
+
 EARLIER = Path(__file__).parents[1] / "data" / "version-0.1" / "model"
 
 

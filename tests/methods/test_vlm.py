@@ -125,7 +125,7 @@ def test_an_impossible_size_is_one_line(size: int) -> None:
 
 
 def test_another_size_than_the_weights_take_is_one_line() -> None:
-    with pytest.raises(UsageError, match="size is 112: .*weights.safetensors takes 144 pixels"):
+    with pytest.raises(UsageError, match=r"size is 112: .*weights.safetensors takes 144 pixels"):
         build_vlm(Encoder(name="vlm", size=112))
 
 
