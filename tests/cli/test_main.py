@@ -291,8 +291,9 @@ def test_models_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> Non
 def test_models_says_what_auto_takes_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     _, _, said = capsys.readouterr().out.partition("What --precision auto takes on this machine\n")
-    taken = fervor.Predictor(faces="precropped", precision="auto").precision
-    assert said.split()[0].rstrip(":") == taken
+    for name, line in zip(("embedded", "vlm"), said.splitlines(), strict=False):
+        taken = fervor.Predictor(name, faces="precropped", precision="auto").precision
+        assert line.split()[:2] == [name, f"{taken}:"]
 
 
 def test_models_says_what_was_changed(
@@ -366,6 +367,7 @@ def test_what_an_evaluation_leaves_out_is_told(
         ("only in the data", "anger (7 pictures)"),
         ("without a face", "3 pictures left out"),
         ("also in train", "3 pictures left out"),
+        ("accuracy, all classes", "25.00%"),
     }
 
 

@@ -55,18 +55,23 @@ def evaluate(
         slices=[name.strip() for name in slices.split(",")] if slices else [],
     )
     low, high = result["accuracy_interval"]
-    print(f"accuracy             {result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)")
     persons = f" of {counted(result['persons'], 'person')}" if result["persons"] else ""
     count = counted(result["count"], "picture")
-    print(f"                     {result['correct']} of {count}{persons}")
-    print(f"mean class accuracy  {result['mean_class_accuracy']:.2%}")
-    print(f"macro F1             {result['macro_f1']:.2%}")
-    print(f"calibration error    {result['calibration_error']:.2%}")
-    for title, text in [*_left_out(result), *_compared(result)]:
-        print(f"{title:21}{text}")
-    print(f"written to           {path}")
+    lines = [
+        ("accuracy", f"{result['accuracy']:.2%} ({low:.2%} to {high:.2%}, 95 %)"),
+        ("", f"{result['correct']} of {count}{persons}"),
+        ("mean class accuracy", f"{result['mean_class_accuracy']:.2%}"),
+        ("macro F1", f"{result['macro_f1']:.2%}"),
+        ("calibration error", f"{result['calibration_error']:.2%}"),
+        *_left_out(result),
+        *_compared(result),
+        ("written to", str(path)),
+    ]
     if report:
-        print(f"report               {path.with_suffix('')}/report.html")
+        lines.append(("report", f"{path.with_suffix('')}/report.html"))
+    width = max(len(title) for title, _ in lines) + 2
+    for title, text in lines:
+        print(f"{title:{width}}{text}")
     return DONE
 
 
