@@ -6,7 +6,7 @@ from fervor.errors import DONE, PROBLEM
 def models() -> int:
     """List the weights that fervor ships, and what a checkpoint needs."""
     from fervor.artifacts import packaged
-    from fervor.artifacts.model_info import EMBEDDED, ModelInfo
+    from fervor.artifacts.model_info import SHIPPED, ModelInfo
     from fervor.inference.precision import automatic
 
     weights = packaged.shipped()
@@ -17,8 +17,10 @@ def models() -> int:
             print(f"  made of     {weight.needs}")
         verified = "verified" if weight.intact else "DIFFERS: reinstall fervor"
         print(f"  sha256      {weight.sha256}  {verified}")
-    precision, why = automatic(ModelInfo.read(EMBEDDED))
-    print(f"\nWhat --precision auto takes on this machine\n  {precision}: {why}")
+    print("\nWhat --precision auto takes on this machine")
+    for name, folder in SHIPPED.items():
+        precision, why = automatic(ModelInfo.read(folder))
+        print(f"  {name:34}  {precision}: {why}")
     print(
         "\nWhat a checkpoint needs\n"
         "  to predict                          model.onnx and model.json (from fervor export)\n"
