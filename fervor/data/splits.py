@@ -46,8 +46,8 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
     Raises:
         UsageError: no test split under `paper`, or one protocol for training and another for a
             selection that is held out of train.
-        DataError: there are no training images, none of a class that is asked for, one of a class
-            that the protocol does not have, or a single class.
+        DataError: there are no training images, none of a class that is asked for or selected on,
+            one of a class that the protocol does not have, or a single class.
     """
     data, encoder, seed = pipeline.data, pipeline.encoder, pipeline.seed
 
@@ -64,6 +64,11 @@ def read_splits(pipeline: Pipeline, *, selection: Selection = "honest") -> Split
         raise DataError(
             f"{labels[0]} is the only class of {data.name} at {data.root}: expected two or more to "
             "tell apart"
+        )
+    if unseen := sorted({sample.label for sample in selected} - set(labels)):
+        raise DataError(
+            f"{', '.join(unseen)}: in {split} of {data.name} at {data.root}, not in train; "
+            "expected pictures of the same classes"
         )
     if not selected and selection == "paper":
         raise UsageError(f"{data.name} at {data.root} has no test split: use --selection honest")

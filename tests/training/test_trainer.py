@@ -985,6 +985,14 @@ def test_one_class_is_one_line(root: Path, tmp_path: Path) -> None:
         train(settings(root, tmp_path / "run", data=data))
 
 
+def test_a_class_that_train_lacks_is_one_line(root: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "faces" / "train", ["happiness", "fear"], 8)
+    write_folder(tmp_path / "faces" / "valid", ["happiness", "contempt"], 8)
+    data = Data(name="folder", root=str(tmp_path / "faces"))
+    with pytest.raises(DataError, match=r"^contempt: in valid of folder at .*, not in train; exp"):
+        train(settings(root, tmp_path / "run", data=data))
+
+
 def test_each_process_needs_the_pictures_that_its_encoder_needs() -> None:
     plain = {"pairs": False, "image": Mock(fewest_images=2), "frozen": tuple}
     method = Mock(**plain)
