@@ -58,7 +58,7 @@ def run(
     check_inputs_stay(f"output {folder}", written, sources, kind="folder")
     counts: Counter[str] = Counter()
     with (
-        TextTable(sys.stdout, sources) as table,
+        TextTable(sys.stdout, sources, predictor.labels) as table,
         progress(len(sources)) as bar,
         lock_folder(folder),
         _rows_in(folder) as rows,

@@ -32,6 +32,8 @@ __all__ = [
     "visible",
 ]
 
+WIDEST = 60
+"""Signs of a column for a reader; what is longer moves its own row."""
 ROW_GROUP = 10_000
 """Rows of a Parquet row group: what is held in memory."""
 
@@ -301,6 +303,7 @@ def open_table(
 class TextTable:
     """Rows for a reader: the expression, the one that comes next, and where the face is.
 
+    Columns are as wide as the longest of `sources` and of `labels` ask for, up to 60 signs.
     `covered` says at the end of a line which parts of the face seem covered.
     """
 
@@ -308,16 +311,20 @@ class TextTable:
         self,
         stream: TextIO,
         sources: Sequence[str] = (),
+        labels: Sequence[str] = (),
         *,
         timed: bool = False,
         covered: bool = False,
     ) -> None:
-        longest = max((len(visible(source)) for source in sources), default=0)
-        self._width = min(max(longest, len("source")), 60)
+        self._width, self._label = (
+            min(max(len(visible(text)) for text in (title, *texts)), WIDEST)
+            for title, texts in (("source", sources), ("expression", labels))
+        )
         self._stream, self._timed, self._covered = stream, timed, covered
         self._stream.write(
             f"{'source':{self._width}}{'    time  track' if timed else ''}"
-            f"  face  expression   prob  next{'':17}x      y  width height\n"
+            f"  face  {'expression':{self._label}}   prob  {'next':{self._label + 11}}"
+            "x      y  width height\n"
         )
 
     def write(
@@ -331,7 +338,8 @@ class TextTable:
                 track = "" if prediction.track is None else prediction.track
                 source += f"{time:>8}{track:>7}"
             doubt = f"  {cover_note(prediction.covered or ())}" if self._covered else ""
-            self._stream.write(f"{source}  {_answer(prediction)}{doubt}".rstrip() + "\n")
+            answer = _answer(prediction, self._label)
+            self._stream.write(f"{source}  {answer}{doubt}".rstrip() + "\n")
         self._stream.flush()
 
     def __enter__(self) -> Self:
@@ -341,7 +349,8 @@ class TextTable:
         self._stream.flush()
 
 
-def _answer(prediction: Prediction) -> str:
+def _answer(prediction: Prediction, width: int) -> str:
+    """Face, label, its probability, the next one, and the box; `width` is the label's."""
     if prediction.box is None or prediction.prob is None:
         reason = f": {visible(prediction.error)}" if prediction.error else ""
         return f"   -  {prediction.status.replace('_', ' ')}{reason}"
@@ -349,7 +358,8 @@ def _answer(prediction: Prediction) -> str:
     following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
     x, y, width, height = (round(value) for value in prediction.box)
     return (
-        f"{prediction.face:4}  {prediction.label:11} {prediction.prob:.3f}  {following:16}"
+        f"{prediction.face:4}  {prediction.label:{width}}  {prediction.prob:.3f}  "
+        f"{following:{width + 6}}"
         f"{x:6} {y:6} {width:6} {height:6}"
     )
 

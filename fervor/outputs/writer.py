@@ -81,7 +81,7 @@ class Outputs:
                 covered=self.covered,
             )
         timed = any(map(media.is_moving, sources))
-        return tables.TextTable(self.stream, sources, timed=timed, covered=self.covered)
+        return tables.TextTable(self.stream, sources, labels, timed=timed, covered=self.covered)
 
     def summary(self, labels: Sequence[str]) -> Summary | None:
         """What is gathered of videos, where it is asked for."""

@@ -310,6 +310,20 @@ def test_text_table() -> None:
     ]
 
 
+def test_text_table_of_long_labels() -> None:
+    labels = ("a face with raised brows", "a face with a wrinkled nose")
+    stream = io.StringIO()
+    table = TextTable(stream, ["a.jpg"], labels)
+    for label, other in (labels, labels[::-1]):
+        table.write([face("a.jpg", label=label, probabilities={label: 0.7, other: 0.3})])
+    title, *rows = stream.getvalue().splitlines()
+    assert {row.index("0.700") + 5 for row in rows} == {title.index("prob") + 4}
+    assert {row.index(other) for row, other in zip(rows, labels[::-1], strict=True)} == {
+        title.index("next")
+    }
+    assert {len(row) for row in rows} == {len(title)}
+
+
 def test_text_table_commands_no_terminal() -> None:
     stream = io.StringIO()
     TextTable(stream).write([face("\x1b[31m\nred\udcff.jpg")])
