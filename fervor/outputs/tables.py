@@ -349,8 +349,8 @@ class TextTable:
         self._stream.flush()
 
 
-def _answer(prediction: Prediction, width: int) -> str:
-    """Face, label, its probability, the next one, and the box; `width` is the label's."""
+def _answer(prediction: Prediction, column: int) -> str:
+    """Face, label, its probability, the next one, and the box; `column` is the labels' width."""
     if prediction.box is None or prediction.prob is None:
         reason = f": {visible(prediction.error)}" if prediction.error else ""
         return f"   -  {prediction.status.replace('_', ' ')}{reason}"
@@ -358,8 +358,8 @@ def _answer(prediction: Prediction, width: int) -> str:
     following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
     x, y, width, height = (round(value) for value in prediction.box)
     return (
-        f"{prediction.face:4}  {prediction.label:{width}}  {prediction.prob:.3f}  "
-        f"{following:{width + 6}}"
+        f"{prediction.face:4}  {prediction.label:{column}}  {prediction.prob:.3f}  "
+        f"{following:{column + 6}}"
         f"{x:6} {y:6} {width:6} {height:6}"
     )
 
