@@ -64,9 +64,9 @@ class EpochSampler(Sampler[Key]):
             raise UsageError(f"--data.epoch_fraction {epoch_fraction}: expected above 0 up to 1")
         self.length = round(epoch_fraction * len(label))
         if self.length < batch_size:
-            share = "" if epoch_fraction == 1 else f"--data.epoch_fraction {epoch_fraction} of "
+            of = "" if epoch_fraction == 1 else f"--data.epoch_fraction {epoch_fraction} of "
             raise DataError(
-                f"{share}{counted(len(label), 'training picture')} cannot fill a batch of "
+                f"{of}{counted(len(label), 'training picture')} cannot fill a batch of "
                 f"{batch_size}: lower --optim.batch_size"
             )
         if batch_size % world:
